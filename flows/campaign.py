@@ -1,0 +1,166 @@
+"""A campaign: iterations of batch, teacher, signal and student, each starting from the last student (Sec. 4.4)."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from erpd_core.config import CampaignConfig
+from erpd_core.refs import EvalReport, Frozen, PolicyRef, ProblemsRef, RolloutRef
+from flows.iteration import IterationResult, Known, iteration, seed_for
+from flows.stages import Desk
+from tasks.datasets import draw_problems
+from tasks.evaluate import EvaluatePolicy
+from tasks.home import home
+from tasks.policies import import_policy
+from tasks.registry import Registry
+from tasks.resources import task_runner
+from tasks.rollouts import SampleRollouts
+from tasks.store import identity
+from tasks.tracking import Tracker
+from tasks.verbs import open_store
+
+
+class CampaignResult(Frozen):
+    """What a campaign came to: the contract's JSON, but for the links."""
+
+    campaign: str
+    status: str
+    recipe: str
+    base: EvalReport
+    iterations: tuple[IterationResult, ...]
+
+
+def campaign_id(config: CampaignConfig) -> str:
+    """The same question is the same campaign, on every machine: that is how a killed one is found again."""
+    return f"{config.name}-{identity('campaign', config.question(), {}, 1)[-10:]}"
+
+
+def events_path(campaign: str) -> Path:
+    """Where the stages of a campaign tell how far they are."""
+    return home() / "logs" / f"{campaign}.events.jsonl"
+
+
+def open_registry() -> Registry:
+    return Registry(f"sqlite:///{home() / 'registry.db'}")
+
+
+def open_tracker(uri: str | None = None) -> Tracker:
+    return Tracker(uri or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}", home() / "mlflow" / "artifacts")
+
+
+def run_campaign(config: CampaignConfig, recipe: str) -> CampaignResult:
+    """Run (or go on with) a campaign as a Prefect flow on the runner its runtime asks for."""
+    runner = task_runner(config.runtime)
+    named = campaign.with_options(task_runner=runner, flow_run_name=campaign_id(config))
+    result: CampaignResult = named(config, recipe)
+    return result
+
+
+@flow(name="campaign", validate_parameters=False)
+def campaign(config: CampaignConfig, recipe: str = "") -> CampaignResult:
+    """Every stage that the store already answers is shown as Cached; the rest is worked out."""
+    name = campaign_id(config)
+    registry, tracker = open_registry(), open_tracker()
+    registry.campaign_started(name, config.name, recipe, config.model_dump(mode="json"), _git_commit())
+    run = tracker.campaign_run(name, name, config.question(), {"recipe": recipe, "seed": str(config.seed)})
+    desk = Desk(
+        campaign=name,
+        model=config.name,
+        runtime=config.runtime,
+        store=open_store(),
+        registry=registry,
+        tracker=tracker,
+        run=run,
+        events=events_path(name),
+    )
+    status = "failed"
+    try:
+        result = Campaign(config, recipe, desk).run()
+        status = "completed"
+        return result
+    except KeyboardInterrupt:
+        status = "killed"
+        raise
+    finally:
+        registry.campaign_finished(name, status)  # type: ignore[arg-type]
+        tracker.finish(run, status)
+
+
+class Campaign:
+    def __init__(self, config: CampaignConfig, recipe: str, desk: Desk) -> None:
+        self.config, self.recipe, self.desk = config, recipe, desk
+
+    def run(self) -> CampaignResult:
+        base: PolicyRef = self.desk.ask("import", import_policy(self.config.model), "import the base model", 0, "base")
+        validation = self._problems("validation", self.config.evaluation.validation)
+        benchmarks = {name: self._problems(name, source) for name, source in self.config.evaluation.benchmarks.items()}
+        known = Known(
+            base=base,
+            start=base,
+            start_validation=self._validate(base, validation),
+            students={},
+            student_validations={},
+            validation=validation,
+            benchmarks=benchmarks,
+        )
+        report = self._evaluate_base(known)
+        results: list[IterationResult] = []
+        for index in range(1, self.config.iterations + 1):
+            runner = iteration.with_options(task_runner=task_runner(self.config.runtime))
+            result = runner(self.config, index, known, self.desk)
+            results.append(result)
+            if result.strategy == "stop":
+                break
+            known = known.model_copy(
+                update={
+                    "start": result.student_policy,
+                    "start_validation": result.student_validation,
+                    "students": {**known.students, index: result.student_policy},
+                    "student_validations": {**known.student_validations, index: result.student_validation},
+                }
+            )
+        return CampaignResult(
+            campaign=self.desk.campaign, status="completed", recipe=self.recipe, base=report, iterations=tuple(results)
+        )
+
+    def _problems(self, name: str, source: Any) -> ProblemsRef:
+        problems: ProblemsRef = self.desk.ask("problems", draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", 0, name)
+        return problems
+
+    def _validate(self, base: PolicyRef, validation: ProblemsRef) -> RolloutRef:
+        stage = SampleRollouts(
+            policy=base,
+            problems=validation,
+            sampling=self.config.evaluation.validation_sampling,
+            seed=seed_for(self.config, 0, "validation"),
+        )
+        rollouts: RolloutRef = self.desk.ask("rollouts", stage, "validate base", 0, "base validation")
+        return rollouts
+
+    def _evaluate_base(self, known: Known) -> EvalReport:
+        stage = EvaluatePolicy(
+            policy=known.base,
+            old=known.base,
+            base=known.base,
+            benchmarks=known.benchmarks,
+            sampling=self.config.evaluation.sampling,
+            seed=seed_for(self.config, 0, "benchmarks"),
+        )
+        report: EvalReport = self.desk.ask("evaluate", stage, "evaluate base", 0, "base evaluation")
+        self.desk.record_report(0, "base", report, known.base)
+        return report
+
+
+def _git_commit() -> str | None:
+    """The project's commit, when it runs from a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,107 @@
+"""How a flow asks for a stage (found in the store it is shown as Cached, else submitted to where work runs) and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erpd_core.config import RuntimeConfig
+from erpd_core.optimize import Record
+from erpd_core.refs import Decision, EvalReport, PolicyRef
+from tasks.progress import Progress
+from tasks.registry import Registry
+from tasks.resources import submit
+from tasks.stage import Stage
+from tasks.store import Store
+from tasks.tracking import TrackedRun, Tracker
+from tasks.verbs import TASKS, Verb, show_cached
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a running campaign writes to. Lives in the flow's process; stages never see it."""
+
+    campaign: str
+    model: str
+    """Name under which its checkpoints are registered in MLflow."""
+    runtime: RuntimeConfig
+    store: Store
+    registry: Registry
+    tracker: Tracker
+    run: TrackedRun
+    events: Path
+
+    # ---------------------------------------------------------------------------------------------------------------- stages
+
+    def ask(self, verb: Verb, stage: Stage[Any], label: str, iteration: int, role: str) -> Any:
+        """The stage's answer, recorded as playing `role` in this iteration (0: the base)."""
+        return self.ask_all(verb, [(stage, label, role)], iteration)[0]
+
+    def ask_all(self, verb: Verb, asked: Sequence[tuple[Stage[Any], str, str]], iteration: int) -> list[Any]:
+        """Several independent stages at once: (stage, label, role) each."""
+        answers: list[Any] = []
+        for stage, label, _ in asked:
+            title = f"{iteration}: {label}"
+            found = stage.stored(self.store)
+            if found is None:
+                answers.append(submit(TASKS[verb], self.runtime, stage, self.runtime, title, self.events))
+            else:
+                Progress(self.events, title).event(status="cached")
+                answers.append(show_cached(title, found))
+        answers = [answer.result() if hasattr(answer, "result") else answer for answer in answers]
+        for stage, _, role in asked:
+            self._record(stage.identity(), iteration, role)
+        return answers
+
+    def _record(self, artifact: str, iteration: int, role: str) -> None:
+        self._know(artifact)
+        self.registry.attach(self.campaign, iteration, role, artifact)
+
+    def _know(self, artifact: str) -> None:
+        """Record an artifact, and first what it was made from."""
+        manifest = self.store.manifest(artifact)
+        for parent in set(manifest.inputs.values()):
+            if parent not in self._known:
+                self._know(parent)
+        self.registry.record_artifact(
+            manifest.id, manifest.kind, manifest.question, list(manifest.inputs.items()), manifest.meta, manifest.seconds  # type: ignore[arg-type]
+        )  # fmt: skip
+        self._known.add(artifact)
+
+    @property
+    def _known(self) -> set[str]:
+        return self.__dict__.setdefault("known", set())  # type: ignore[no-any-return]
+
+    def seconds(self, *stages: Stage[Any]) -> float:
+        """What these stages cost when they were worked out, in whichever session that was."""
+        return sum(self.store.manifest(stage.identity()).seconds for stage in stages)
+
+    # -------------------------------------------------------------------------------------------------------------- tracking
+
+    def record_policy(self, policy: PolicyRef, iteration: int, role: str) -> None:
+        """A checkpoint: in the registry, and in MLflow as a version of the campaign's model."""
+        self._record(policy.id, iteration, role)
+        tags = {"role": role, "iteration": str(iteration), "step": str(policy.step)}
+        alias = role if role in ("teacher", "student") else None
+        self.tracker.register_policy(self.model, policy.id, self.run, alias=alias, uri=self.store.path(policy.id).as_uri(), tags=tags)
+
+    def record_decision(self, iteration: int, decision: Decision) -> None:
+        self.registry.record_decision(self.campaign, iteration, decision)
+        self.tracker.log_text(self.run, decision.model_dump_json(indent=1), f"decisions/{iteration}.json")
+        Progress(self.events, f"{iteration}: decided {decision.strategy}: {decision.reason}").event(status="said")
+
+    def record_report(self, iteration: int, role: str, report: EvalReport, policy: PolicyRef) -> None:
+        self.registry.record_report(self.campaign, iteration, role, report)
+        self.tracker.log_report(self.run, report, iteration, None if role in ("base", "student") else role)
+        phase = self.tracker.phase_run(self.run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration)})
+        self.tracker.log_report(phase, report, policy.step)
+        self.tracker.finish(phase)
+
+    def track_training(self, iteration: int, role: str, records: Sequence[Record], tags: Mapping[str, str]) -> None:
+        phase = self.tracker.phase_run(
+            self.run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration), **tags}
+        )
+        self.tracker.log_records(phase, records)
+        self.tracker.finish(phase)

@@ -1,0 +1,22 @@
+"""Sampling engines behind one interface. `transformers` is here; vLLM takes its place beside it (see `open_engine`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from erpd_core.config import RuntimeConfig
+from tasks.engines.base import Engine, Sample
+
+__all__ = ["Engine", "Sample", "open_engine"]
+
+
+def open_engine(folder: Path, runtime: RuntimeConfig) -> Engine:
+    """The engine the runtime asks for, with the policy in `folder` loaded. `auto` is transformers until vLLM is there.
+
+    Raises ValueError for an engine that is not installed.
+    """
+    if runtime.engine == "vllm":
+        raise ValueError("runtime.engine: vllm is not part of this version yet; use runtime.engine=transformers")
+    from tasks.engines.hf import TransformersEngine
+
+    return TransformersEngine(folder, runtime)

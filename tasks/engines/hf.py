@@ -1,0 +1,111 @@
+"""The transformers engine: a plain decoding loop. Each prompt is prefilled once and shared by its samples; finished rows leave the batch.
+
+Every response has a random stream of its own (its seed), one uniform number per token, so that samples belong to prompts, not to workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from erpd_core.config import RuntimeConfig, SamplingConfig
+from tasks.engines.base import Sample
+from tasks.models import load_model, load_tokenizer, stop_tokens
+
+BLOCK = 128
+"""Uniform numbers drawn at once for each response."""
+
+
+class TransformersEngine:
+    def __init__(self, folder: Path, runtime: RuntimeConfig) -> None:
+        self.model = load_model(folder, runtime)
+        self.tokenizer = load_tokenizer(folder)
+        self.stops = torch.tensor(sorted(stop_tokens(folder, self.tokenizer)), device=self.model.device)
+
+    def encode(self, prompt: str) -> list[int]:
+        if getattr(self.tokenizer, "chat_template", None):
+            messages = [{"role": "user", "content": prompt}]
+            ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        else:
+            ids = self.tokenizer(prompt)["input_ids"]
+        return [int(token) for token in ids]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    @torch.inference_mode()
+    def sample(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
+    ) -> list[Sample]:
+        device = self.model.device
+        streams = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+        logits, cache, mask, length = self._prefill(prompts)
+        logits = logits.repeat_interleave(sampling.samples, 0)
+        mask, length = mask.repeat_interleave(sampling.samples, 0), length.repeat_interleave(sampling.samples, 0)
+        cache.batch_repeat_interleave(sampling.samples)
+        alive = torch.arange(len(seeds), device=device)
+        tokens: list[list[int]] = [[] for _ in seeds]
+        uniform = torch.empty(0)
+        for position in range(sampling.max_new_tokens):
+            if position % BLOCK == 0:
+                rows = [streams[row].random(BLOCK) for row in alive.tolist()]
+                uniform = torch.from_numpy(np.stack(rows)).to(device)
+            chosen = draw(logits, uniform[:, position % BLOCK], sampling)
+            for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
+                tokens[row].append(token)
+            going = ~torch.isin(chosen, self.stops)
+            if not bool(going.all()):
+                keep = going.nonzero().squeeze(1)
+                alive, chosen, mask, length, uniform = (x[keep] for x in (alive, chosen, mask, length, uniform))
+                cache.batch_select_indices(keep)
+                tick(len(seeds) - len(alive))
+            if len(alive) == 0 or position + 1 == sampling.max_new_tokens:
+                break
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+            out = self.model(
+                input_ids=chosen[:, None], attention_mask=mask, position_ids=length[:, None], past_key_values=cache, use_cache=True
+            )
+            logits, length = out.logits[:, -1], length + 1
+        unfinished = set(alive.tolist())
+        return [Sample(row, index in unfinished) for index, row in enumerate(tokens)]
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+        device = self.model.device
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.model.config)
+        out = self.model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=position.to(device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1], cache, mask.to(device), mask.sum(1).to(device)
+
+
+def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
+    """One token per row by inverting the distribution function at `uniform_B`; temperature, then the smallest top-p nucleus."""
+    probs_BV = torch.softmax(logits_BV.double() / sampling.temperature, -1)
+    if sampling.top_p < 1.0:
+        sorted_BV, order_BV = probs_BV.sort(-1, descending=True, stable=True)
+        sorted_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
+        return order_BV.gather(1, _invert(sorted_BV, uniform_B)).squeeze(1)
+    return _invert(probs_BV, uniform_B).squeeze(1)
+
+
+def _invert(weight_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    cumulative_BV = weight_BV.cumsum(-1)
+    index_B1 = torch.searchsorted(cumulative_BV, (uniform_B[:, None] * cumulative_BV[:, -1:]), right=True)
+    return index_B1.clamp(max=weight_BV.shape[-1] - 1)

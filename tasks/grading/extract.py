@@ -1,0 +1,146 @@
+r"""Find the final answer inside a response: boxed, `#### 42`, "the final answer is ...", or the whole of a bare answer.
+
+Everything here is a linear scan over text and imports nothing heavy, because it runs in the parent process on whatever a policy wrote:
+an unbalanced brace repeated a million times must not cost more than reading it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["box", "marker", "hash", "whole"]
+TAIL = 3000
+"""Characters kept of an unboxed response: its end holds the answer, and Math-Verify's regular expressions are slow on long texts."""
+
+_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+framebox\s*\{|\\\\|\\[{}]|[{}]")
+_BARE_BOX = re.compile(r"\\+(?:boxed|fbox)\s+(-?[\w./\\]+)")
+_WORD_GAP = r"(?:and|or|und|et|y|for part \([a-z]\) and)"
+_GAP = re.compile(
+    rf"(?:\s|\$|\\[()\[\],;:!]|[,;.&]|\\q?quad|\\\\|(?<!\w){_WORD_GAP}(?!\w)|\\(?:text|mbox)\s*\{{\s*,?\s*{_WORD_GAP}\s*\}}"
+    r"|[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=)*"
+)
+_ANCHOR = re.compile(
+    r"(?:(?i:\b(?:final\s{1,5})?answers?\b\W{0,4}?(?:is|are)\b|\b(?:final\s{1,5})?answer\s{0,5}\**\s{0,5}(?:[:：=]|\n)"
+    r"|^[ \t]{0,8}\**A[ \t]{0,8}[:：])"
+    r"|答案(?:是|为|：|:))[*_:：\s]*",
+    re.MULTILINE,
+)
+_CUT = re.compile(r"\n|(?<=[\w})\]$%*])\.?\s*I hope\b|<\||</|(?<=[\w})\]$%*])[.!](?=\s+[A-Z\\\"'*]|\s*$)|。")
+_THINK_END = "</think>"
+
+
+@dataclass(frozen=True)
+class Answer:
+    r"""What a response gave as its answer, and how it was marked.
+
+    Example: `Answer(text="42", kind="box")` from `"so \\boxed{42}."`.
+    """
+
+    text: str
+    kind: Kind
+    context: str = ""
+    """For `marker` and `whole`: the end of the response, which Math-Verify searches when `text` is not plain."""
+
+
+def after_thinking(response: str) -> str:
+    """The part after the last `</think>`; a closed thinking part is never an answer."""
+    return response.rpartition(_THINK_END)[2]
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    r"""Outermost balanced `\boxed{...}` and `\fbox{...}`: (start, end, content), in order. One pass with a stack."""
+    stack: list[tuple[int, int] | None] = []  # (start, content start) of a box, None for a plain brace
+    found: list[tuple[int, int, str]] = []
+    for token in _TOKEN.finditer(text):
+        mark = token.group()
+        if mark[-1] == "{" and len(mark) > 2:
+            stack.append((token.start(), token.end()))
+        elif mark == "{":
+            stack.append(None)
+        elif mark == "}" and stack:
+            box = stack.pop()
+            if box is not None:
+                while found and found[-1][0] > box[0]:
+                    found.pop()  # it was inside this one
+                found.append((box[0], token.end(), text[box[1] : token.start()].strip()))
+    return found
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last box. Adjacent boxes ("\boxed{1} and \boxed{2}") are one answer, a list; an empty box counts only if alone."""
+    found = boxes(text)
+    if not found:
+        bare = _BARE_BOX.findall(text)
+        return bare[-1].rstrip(".") if bare else None
+    while len(found) > 1 and not found[-1][2]:
+        found.pop()
+    run = [found[-1]]
+    for box in reversed(found[:-1]):
+        if run[-1][0] - box[1] > 60 or not _GAP.fullmatch(text[box[1] : run[-1][0]]):
+            break
+        run.append(box)
+    contents = [content for _, _, content in reversed(run) if content]
+    unique = list(dict.fromkeys(contents))
+    return ", ".join(unique)
+
+
+def last_hash(text: str) -> str | None:
+    """Text after the last `####` (GSM8K), up to the end of its line."""
+    head, mark, tail = text.rpartition("####")
+    return tail.strip().split("\n")[0].strip() if mark and tail.strip() else None
+
+
+def last_marked(text: str) -> tuple[str, int] | None:
+    """Text after the last "final answer is", "answer:" or "A:", up to the end of the sentence, and where its marker starts."""
+    found = list(_ANCHOR.finditer(text))
+    if not found:
+        return None
+    last = found[-1]
+    rest = text[last.end() : last.end() + TAIL]
+    cut = _CUT.search(rest)
+    fragment = rest[: cut.start()] if cut else rest
+    return fragment.strip().strip("*\"' ").strip(), last.start()
+
+
+def _auto(response: str) -> Answer | None:
+    text = after_thinking(response)
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return Answer(boxed, "box") if boxed else None
+    hashed = last_hash(text)
+    if hashed is not None:
+        return Answer(hashed, "marker", hashed)
+    if not text.strip():
+        return None
+    marked = last_marked(text[-10 * TAIL :])
+    if marked is not None and marked[0]:
+        return Answer(marked[0], "marker", text[-10 * TAIL :][marked[1] :][:TAIL])
+    return Answer(text.strip()[-TAIL:], "whole", text.strip()[-TAIL:])
+
+
+def _boxed(response: str) -> Answer | None:
+    boxed = last_boxed(after_thinking(response))
+    return Answer(boxed, "box") if boxed else None
+
+
+def _hash(response: str) -> Answer | None:
+    """The tiny world's answers: "12,9#102" -> "102"."""
+    _, mark, tail = response.rpartition("#")
+    return Answer(tail.strip(), "hash") if mark and tail.strip() else None
+
+
+EXTRACTORS: dict[str, Callable[[str], Answer | None]] = {"auto": _auto, "boxed": _boxed, "hash": _hash}
+"""How an answer is marked, by name. `boxed` is the strict rule of RL rewards; `hash` is the embedded tiny world's."""
+
+
+def extract(response: str, extractor: str = "auto") -> Answer | None:
+    r"""The final answer of `response`, or None if it has none.
+
+    Example: `extract("<think>\\boxed{1}?</think> It is \\boxed{2}.").text == "2"`
+    """
+    if extractor not in EXTRACTORS:
+        raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[extractor](response)

@@ -1,0 +1,88 @@
+"""Verdicts that need no computer algebra. They run in the caller's process, so that worker processes start only when needed."""
+
+from __future__ import annotations
+
+import re
+
+from erpd_core.refs import Verdict
+from tasks.grading.extract import Answer, boxes, extract, last_boxed, last_hash, last_marked
+from tasks.grading.normalise import balance_braces, key, tidy
+from tasks.grading.numbers import read_based, read_number, same_number
+
+MAX_ANSWER = 10_000
+"""Characters. A longer "answer" is a runaway response, compared as a string only."""
+
+_LETTER = re.compile(r"\(?([A-Z])\)?")
+_LETTER_START = re.compile(r"\W*([A-Z])(?:\W|[^\x00-\x7f]|$)")
+_LETTER_MARKED = re.compile(r"(?<![A-Za-z])\(?([A-HJ-Z])\)?(?![A-Za-z'])")
+
+
+def gold_text(gold: str) -> str:
+    r"""The answer inside a gold entry, which may be a bare answer or a whole worked solution.
+
+    **Returns:** the stripped text. An empty gold is an error of the data, so it raises rather than grading everything wrong.
+    """
+    if not gold.strip():
+        raise ValueError("the gold answer is empty: a row without a gold answer cannot be graded; remove it or fill it in")
+    boxed = last_boxed(gold) if boxes(gold) else None
+    if boxed:
+        return boxed
+    head, mark, cut_off = gold.rpartition("boxed{")
+    if mark and head.endswith("\\") and cut_off.strip():
+        return balance_braces(cut_off)  # the data lost the box's closing brace
+    hashed = last_hash(gold)
+    if hashed:
+        return hashed
+    marked = last_marked(gold) if len(gold) > 60 else None
+    return marked[0] if marked and marked[0] else gold.strip()
+
+
+def choice_letter(answer: Answer) -> str | None:
+    """The option named by an answer to a multiple-choice question, as "C" in "the answer is (C), since ..."."""
+    text = key(answer.text)
+    whole = _LETTER.fullmatch(text)
+    if whole:
+        return whole.group(1)
+    plain = tidy(answer.text)
+    start = _LETTER_START.match(plain)
+    if start:
+        return start.group(1)
+    marked = _LETTER_MARKED.search(plain[:60]) if answer.kind == "marker" else None
+    return marked.group(1) if marked else None
+
+
+def compare_plain(gold: str, answer: Answer) -> Verdict | None:
+    """The verdict when both sides are plain strings or numbers, else None."""
+    if key(gold) == key(answer.text) and key(gold):
+        return "correct"
+    gold_number, number = read_number(gold), read_number(answer.text)
+    if gold_number and number and (gold_number.name is None or number.name is None or gold_number.name == number.name):
+        if same_number(gold_number, number):
+            return "correct"
+        if gold_number.definite and number.definite:
+            return "wrong"
+    gold_based, based = read_based(gold), read_based(answer.text)
+    if gold_based is not None and based is not None:
+        return "correct" if gold_based == based else "wrong"
+    if len(key(gold)) == len(key(answer.text)) == 1 and (key(gold) + key(answer.text)).isalpha():
+        return "wrong"
+    option = _LETTER.fullmatch(key(gold))
+    if option:
+        chosen = choice_letter(answer)
+        if chosen is not None:
+            return "correct" if chosen == option.group(1) else "wrong"
+    return None
+
+
+def quick_verdict(gold: str, prediction: str, extractor: str = "auto") -> Verdict | None:
+    """The verdict if it can be told without computer algebra, else None. `hash` answers are always told here: they are exact strings."""
+    wanted = gold_text(gold)
+    answer = extract(prediction, extractor)
+    if answer is None or not key(answer.text):
+        return "unparsable"
+    if len(answer.text) > MAX_ANSWER:
+        return "correct" if wanted == answer.text else "wrong"
+    verdict = compare_plain(wanted, answer)
+    if verdict is None and answer.kind == "hash":
+        return "wrong"
+    return verdict

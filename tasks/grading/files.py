@@ -1,0 +1,72 @@
+"""`erpd grade IN.jsonl OUT.jsonl`: rows with a gold answer and a prediction in, the same rows with a verdict out."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tasks.grading.workers import Grader
+
+NEEDED = ("gold", "prediction")
+VERDICTS = ("correct", "wrong", "unparsable", "timeout")
+
+
+def read_rows(source: Path) -> list[dict[str, Any]]:
+    """All rows of `source`, checked. Raises ValueError naming the file, the line and the remedy."""
+    rows = []
+    with source.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    rows.append(_row(line, f"{source}, line {number}"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    return rows
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error}); write one JSON object per line") from error
+    if not isinstance(row, dict):
+        raise ValueError(f'{where}: a {type(row).__name__}, not an object; write {{"gold": "...", "prediction": "..."}}')
+    for name in NEEDED:
+        if name not in row:
+            raise ValueError(f'{where}: no key "{name}"; every row needs "gold" and "prediction"')
+        if not isinstance(row[name], str):
+            raise ValueError(f'{where}: "{name}" is {json.dumps(row[name])[:40]}, not a string; put it in quotes')
+    if not row["gold"].strip():
+        raise ValueError(f'{where}: "gold" is empty, so there is nothing to grade against; fill it in or remove the row')
+    return row
+
+
+def grade_file(source: Path, target: Path, extractor: str = "auto", workers: int | None = None, deadline: float = 5.0) -> dict[str, int]:
+    """Grade a JSON-lines file. Rows keep their order and their other keys, and get `"verdict"`.
+
+    `target` appears whole or not at all, and may be `source`. **Returns:** how many rows got each verdict.
+    """
+    rows = read_rows(source)
+    with Grader(workers=workers, deadline=deadline) as grader:
+        verdicts = grader.grade_many([(row["gold"], row["prediction"]) for row in rows], extractor)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            for row, verdict in zip(rows, verdicts, strict=True):
+                out.write(json.dumps(row | {"verdict": verdict}, ensure_ascii=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    counts = Counter(verdicts)
+    return {verdict: counts[verdict] for verdict in VERDICTS}

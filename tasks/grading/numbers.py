@@ -1,0 +1,140 @@
+r"""Exact reading of plain numbers with their unit: integers, decimals, fractions, percentages, money, degrees. No sympy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tasks.grading.normalise import tidy
+
+MAX_CHARS = 1000
+DOUBLE = Fraction(1, 10**12)
+"""A decimal stands for an exact value only if it agrees to double precision: 0.0833333333333333 is 1/12, but 0.3333333333 is not 1/3."""
+
+_DECIMAL = r"(?:\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
+_POWER = r"(?:[eE][+-]?\d{1,2})?"
+_NUMBER = re.compile(
+    rf"(?P<sign>[+-]?)\s*(?P<money>\\?\$|[€£¥])?\s*(?P<sign2>-?)"
+    rf"(?:\\frac\{{\s*(?P<tn>-?{_DECIMAL})\s*\}}\{{\s*(?P<td>{_DECIMAL})\s*\}}"
+    rf"|\(?(?P<n>{_DECIMAL}{_POWER})\)?(?:\s*/\s*\(?(?P<d>{_DECIMAL})\)?)?)"
+    r"(?P<gap>\s*)(?P<percent>%|\\text\s*\{\s*%\s*\}|(?:per\s?cent|percent)\b)?(?P<degree>°|\s*\bdegrees?\b)?(?P<rest>.*)",
+    re.DOTALL,
+)
+_COMMA_DECIMAL = re.compile(r"([+-]?\d+),(\d{1,2}|\d{4,})")
+_UNIT_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mbox|rm|operatorname)\s*\{\s*([^{}\d]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?")
+_UNIT_WORDS = re.compile(r"\s*([A-Za-z][A-Za-z]*(?:[ /.-][A-Za-z]+)*)\.?\s*(?:\^\s*\{?\s*([23])\s*\}?)?")
+_BASED = re.compile(r"([0-9A-Za-z]+)_\{?(?:\\text\{)?(\d{1,2})\}{0,2}")
+_NAME = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?)?|\\[a-z]+)\s*=\s*(?=[^=])")
+_NOT_UNITS = frozenset(
+    "and or to if when where mod pi sqrt sin cos tan log ln exp for is not choose with times plus minus over in except i than at".split()
+)
+_UNITS = {
+    "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre", "m": "m meter metre",
+    "in": "inch inches", "ft": "ft foot feet", "mi": "mile", "yd": "yd yard", "g": "g gram", "kg": "kg kilogram", "s": "s sec second",
+    "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "year": "year yr", "l": "l liter litre", "ml": "ml milliliter",
+    "$": "dollar usd buck", "cent": "cent", "mph": "mph", "°": "degree deg",
+}  # fmt: skip
+_CANONICAL = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A plain number as written. Example: `Number(Fraction(28), percent=True)` for "28 %"."""
+
+    value: Fraction
+    percent: bool = False
+    decimal: bool = False
+    unit: str | None = None
+    """Canonical, with its power ("cm2"), or None when not a known unit."""
+    name: str | None = None
+    """The variable it was assigned to, as in "x = 3"."""
+    definite: bool = True
+    """False when the text has another reading ("1,22" may be a list)."""
+
+
+def _plain(text: str) -> Fraction:
+    return Fraction(text.replace(",", "").replace(" ", "").removesuffix("."))
+
+
+def _unit(rest: str, spaced: bool) -> tuple[bool, str | None]:
+    """(whether `rest` is nothing but a unit, its canonical name if known). One glued letter, as in "5m", may be a variable."""
+    if not rest.strip():
+        return True, None
+    marked = _UNIT_TEXT.fullmatch(rest.strip())
+    found = marked or _UNIT_WORDS.fullmatch(rest)
+    if found is None:
+        return False, None
+    words = found.group(1).lower().replace(".", " ").replace("/", " ").replace("-", " ").split()
+    if any(word in _NOT_UNITS for word in words):
+        return False, None
+    if not marked and len(found.group(1)) < 3:
+        known = found.group(1).lower() in _CANONICAL and (spaced or bool(found.group(2)))
+        if not known:
+            return False, None
+    power = found.group(2) or ("2" if {"square", "sq"} & set(words) else "3" if {"cubic", "cubed"} & set(words) else "")
+    if "squared" in words:
+        power = "2"
+    nouns = [word for word in words if word not in {"square", "squared", "sq", "cubic", "cubed"}]
+    unit = (_CANONICAL.get(nouns[0]) or _CANONICAL.get(nouns[0].rstrip("s"))) if len(nouns) == 1 else None
+    return True, unit + power if unit else None
+
+
+def read_number(text: str) -> Number | None:
+    r"""`text` as one plain number, or None. Example: `read_number(r"\\$1{,}000.99")` has value 100099/100."""
+    if len(text) > MAX_CHARS:
+        return None
+    text = tidy(text)
+    inner = re.fullmatch(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", text)
+    text = tidy(inner.group(1)) if inner else text
+    name = None
+    assigned = _NAME.match(text)
+    if assigned:
+        name, text = assigned.group(1), text[assigned.end() :]
+    comma = _COMMA_DECIMAL.fullmatch(text)
+    if comma:
+        return Number(Fraction(f"{comma.group(1)}.{comma.group(2)}"), decimal=True, name=name, definite=False)
+    if text.startswith("(") and text.endswith(")") and text.count("(") == 1 and "," not in text:
+        text = text[1:-1].strip()
+    match = _NUMBER.fullmatch(text)
+    if match is None or (match["sign"] and match["sign2"]):
+        return None
+    is_unit, unit = _unit(match["rest"], bool(match["gap"] or match["rest"][:1].isspace()))
+    if not is_unit or (match["percent"] and unit):
+        return None
+    top, bottom = match["tn"] or match["n"], match["td"] or match["d"]
+    below = _plain(bottom) if bottom else Fraction(1)
+    if below == 0:
+        return None
+    value = _plain(top) / below * (-1 if "-" in (match["sign"], match["sign2"]) else 1)
+    unit = "$" if match["money"] and not unit else "°" if match["degree"] and not unit else unit
+    ambiguous = bool(re.search(r"\d, \d", text))
+    decimal = "." in top or "e" in top.lower() or "." in (bottom or "")
+    return Number(value, bool(match["percent"]), decimal, unit, name, definite=not ambiguous)
+
+
+def same_number(gold: Number, prediction: Number) -> bool:
+    """Equal in value; N % stands for N and for N/100 (Math-Verify's convention); two different known units are never equal."""
+    if gold.unit and prediction.unit and gold.unit != prediction.unit:
+        return False
+    if _close(gold.value, prediction.value, gold.decimal or prediction.decimal):
+        return True
+    if gold.percent == prediction.percent:
+        return False
+    percent, plain = (gold, prediction) if gold.percent else (prediction, gold)
+    return _close(percent.value / 100, plain.value, gold.decimal or prediction.decimal)
+
+
+def read_based(text: str) -> Fraction | None:
+    """An integer with its base, as in "1112112_3"; None when it is not one (a digit not below the base, say)."""
+    match = _BASED.fullmatch(tidy(text).replace(" ", ""))
+    if match is None or not 2 <= int(match.group(2)) <= 36 or len(match.group(1)) > MAX_CHARS:
+        return None
+    try:
+        return Fraction(int(match.group(1), int(match.group(2))))
+    except ValueError:
+        return None
+
+
+def _close(a: Fraction, b: Fraction, decimal: bool) -> bool:
+    return a == b or (decimal and abs(a - b) <= DOUBLE * max(abs(a), abs(b)))

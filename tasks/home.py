@@ -1,0 +1,62 @@
+"""ERPD_HOME: the one place the program writes to, and the settings of the libraries that must be fixed before they are imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FOLDERS = ("store", "prefect", "mlflow", "ray", "logs", "tmp", "cache", "reports")
+
+
+def home() -> Path:
+    """The program's folder, absolute: `ERPD_HOME`, or `.erpd` in the working directory."""
+    return Path(os.environ.get("ERPD_HOME") or ".erpd").expanduser().resolve()
+
+
+def prepare() -> Path:
+    """Make the home and point every library that writes files into it. Idempotent; call before importing prefect, ray, mlflow or torch.
+
+    Settings a user has made in the environment win, except those that say where to write.
+    """
+    root = home()
+    for folder in FOLDERS:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    os.environ |= {
+        "ERPD_HOME": str(root),
+        "PREFECT_HOME": str(root / "prefect"),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(root / "prefect" / "storage"),
+        "PREFECT_SERVER_MEMO_STORE_PATH": str(root / "prefect" / "memo.toml"),
+        "MPLCONFIGDIR": str(root / "cache" / "matplotlib"),
+        "TORCHINDUCTOR_CACHE_DIR": str(root / "cache" / "inductor"),
+        "TMPDIR": str(root / "tmp"),
+    }
+    for name, value in {
+        "HF_HOME": str(root / "cache" / "huggingface"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_API_URL": "/api",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(root / "ray" / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    if not token.exists():
+        import secrets
+
+        fd = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_hex(32))
+    return root

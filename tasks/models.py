@@ -1,0 +1,105 @@
+"""Policies as transformers models: loading, the training forward over shared prompts, saving. Safetensors only, remote code never."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from erpd_core.attention import shared_prefix_attention
+from erpd_core.config import RuntimeConfig
+from erpd_core.layout import AttentionBucket, MicroBatch
+
+AttentionInterface.register("erpd_shared", shared_prefix_attention)
+
+
+class HFPolicy:
+    """A transformers causal LM behind `erpd_core.optimize.PolicyModel`. Works for decoders with full attention in every layer."""
+
+    def __init__(self, model: Any) -> None:
+        layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if layers != {"full_attention"}:
+            raise ValueError(f"{type(model).__name__} has layers of kind {sorted(layers)}; the shared-prompt layout knows full_attention only")
+        model.set_attn_implementation("erpd_shared")
+        self.model = model
+
+    def hidden(self, micro: MicroBatch) -> Tensor:
+        """[N, H] final hidden states that predict each response token."""
+        device = self.model.device
+        out = self.model.base_model(
+            input_ids=micro.input_T[None].to(device),
+            position_ids=micro.position_T[None].to(device),
+            attention_mask={"full_attention": None} if hasattr(self.model.config, "layer_types") else None,
+            use_cache=False,
+            buckets=tuple(_to(bucket, device) for bucket in micro.buckets),
+        )
+        hidden: Tensor = out.last_hidden_state[0][micro.predict_N.to(device)]
+        return hidden
+
+    def head(self) -> Tensor:
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def copy_from(self, tensors: dict[str, Tensor]) -> None:
+        """Overwrite parameters by name (resume)."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[name])
+
+
+def _to(bucket: AttentionBucket, device: torch.device) -> AttentionBucket:
+    if device.type == "cpu":
+        return bucket
+    return AttentionBucket(**{name: value.to(device) for name, value in vars(bucket).items()})
+
+
+def device_of(runtime: RuntimeConfig) -> torch.device:
+    if runtime.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(runtime.device)
+
+
+def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
+    """The causal LM in `folder`, on the runtime's device, in eval mode (no dropout: ratios must be exact)."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, runtime.dtype), use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    return model.to(device_of(runtime)).eval()
+
+
+def load_policy(folder: Path, runtime: RuntimeConfig) -> HFPolicy:
+    return HFPolicy(load_model(folder, runtime))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def vocabulary(folder: Path) -> int:
+    """Output tokens of the model in `folder`."""
+    config = json.loads((folder / "config.json").read_text())
+    return int(config["vocab_size"])
+
+
+def save_policy(policy: HFPolicy, folder: Path, like: Path) -> None:
+    """Write weights and config to `folder`, and every other small file (tokenizer, generation config, licence) from `like`."""
+    policy.model.save_pretrained(folder, safe_serialization=True)
+    for path in like.iterdir():
+        if path.is_file() and path.name != "manifest.json" and not path.name.startswith("model") and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end a response: the tokenizer's eos and every eos of the generation config."""
+    path = folder / "generation_config.json"
+    listed = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
+    more = listed if isinstance(listed, list) else [listed]
+    return {token for token in [tokenizer.eos_token_id, *more] if token is not None}

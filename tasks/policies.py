@@ -1,0 +1,127 @@
+"""Where a campaign's base comes from: the embedded tiny model, a directory, the hub, or a GGUF file inside an installed package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.refs import PolicyRef
+from tasks.stage import Context, Stage
+from tasks.store import Build, sha256
+
+ASSETS = Path(__file__).parent / "assets"
+PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
+"""Files of a model that are taken: weights as safetensors, config, tokenizer, chat template. Nothing that has to be unpickled or executed."""
+
+
+class ImportPolicy(Stage[PolicyRef]):
+    """Bring a base model into the store. Its identity is its bytes, not where they came from."""
+
+    KIND: ClassVar[str] = "policy"
+    VERSION: ClassVar[int] = 1
+    REF: ClassVar[type] = PolicyRef
+
+    files: dict[str, str]
+    """File name -> sha256."""
+    gguf: str | None = None
+    """Name of the one GGUF file that is turned into safetensors."""
+    folder: str
+    """Where the files are now; not part of the identity."""
+
+    def question(self) -> dict[str, Any]:
+        return {"files": self.files, "gguf": self.gguf}
+
+    def inputs(self) -> dict[str, str]:
+        return {}
+
+    def run(self, context: Context, build: Build) -> PolicyRef:
+        if self.gguf:
+            convert_gguf(Path(self.folder), self.gguf, build)
+        else:
+            for name in self.files:
+                build.put(name, partial(_link_or_copy, Path(self.folder) / name))
+        return PolicyRef(id=build.id)
+
+
+def import_policy(model: ModelConfig) -> ImportPolicy:
+    """The stage that imports `model`. Raises ValueError, saying what to do, when it is not there or not loadable safely."""
+    if isinstance(model, EmbeddedModel):
+        return _from_folder(ASSETS / f"{model.name}-base")
+    if isinstance(model, DirectoryModel):
+        return _from_folder(Path(model.path).expanduser())
+    if isinstance(model, PackagedModel):
+        spec = importlib.util.find_spec(model.package)
+        if spec is None or spec.origin is None:
+            raise ValueError(f"model.package: {model.package} is not installed; `make smollm2` installs SmolLM2 and what reads it")
+        path = Path(spec.origin).parent / model.file
+        if not path.exists():
+            raise ValueError(f"model.file: {model.package} has no file {model.file}; choose one it ships")
+        return ImportPolicy(files={path.name: sha256(path)}, gguf=path.name, folder=str(path.parent))
+    assert isinstance(model, HubModel)
+    return _from_folder(_download(model))
+
+
+def model_from_text(text: str) -> ModelConfig:
+    """`tiny`, a directory, or a hub id: what `erpd eval --model` takes."""
+    if text == "tiny":
+        return EmbeddedModel()
+    if Path(text).is_dir():
+        return DirectoryModel(path=text)
+    if text.count("/") == 1 and not text.startswith((".", "/")):
+        return HubModel(id=text)
+    raise ValueError(f"model: {text!r} is no directory, no hub id (owner/name) and not `tiny`; check the path")
+
+
+def _from_folder(folder: Path) -> ImportPolicy:
+    if not (folder / "config.json").exists():
+        raise ValueError(f"model: {folder} holds no config.json; give a Hugging Face model directory")
+    names = sorted({path.name for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()} - {"manifest.json"})
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"model: {folder} holds no .safetensors weights; pickled weights are never loaded, convert them first")
+    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
+        raise ValueError(f"model: {folder} holds no tokenizer; copy the tokenizer files of the model beside its weights")
+    return ImportPolicy(files={name: sha256(folder / name) for name in names}, folder=str(folder))
+
+
+def _download(model: HubModel) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=list(PATTERNS)))
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"model.id: the hub has no model {model.id} (or it is private: set HF_TOKEN)") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"model.id: {model.id} could not be fetched ({type(error).__name__}); check the network or give a directory") from error
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def convert_gguf(folder: Path, name: str, build: Build) -> None:
+    """Dequantise a GGUF file into an ordinary float32 safetensors model with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    scratch = build.folder / ".scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    for path in sorted(scratch.iterdir()):
+        build.put(path.name, partial(_link_or_copy, path))
+    shutil.rmtree(scratch)
+
+

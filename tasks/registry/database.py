@@ -1,0 +1,140 @@
+"""The registry's connection: an engine for SQLite or PostgreSQL, its schema brought up to date, and a portable upsert."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from tasks.registry.models import Base
+
+BUSY_SECONDS = 30
+"""How long a SQLite connection waits for another writer before it gives up."""
+_MIGRATION_LOCK = 0x45525044  # "ERPD": key of PostgreSQL's advisory lock
+_in_process = threading.Lock()  # alembic's environment is a global of the process
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+_INSERT: dict[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON has no word for become "NaN", "Infinity", "-Infinity", which pydantic reads back as floats."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False)
+
+
+def connect(url: str) -> sa.Engine:
+    """An engine for `url`; a SQLite file's folder is made, and its connections wait for each other instead of failing.
+
+    **Raises:** ValueError: the URL is of another database than SQLite or PostgreSQL, or its driver is not installed.
+    """
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+        if backend not in _INSERT:
+            raise ValueError(f"registry URL: {backend!r} is not supported; use sqlite:///PATH or postgresql+psycopg://...")
+        if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed, json_serializer=_dumps)
+    except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+        raise ValueError(f"registry URL cannot be used: {error}") from error
+    if backend == "sqlite":
+        _tame_sqlite(engine)
+    return engine
+
+
+def _tame_sqlite(engine: sa.Engine) -> None:
+    """Transactions that begin where SQLAlchemy says (pysqlite would start them late), write-ahead log, foreign keys checked."""
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        _write_ahead(connection)
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: sa.Connection) -> None:
+        # A writer takes the lock at once: a reader that turns writer midway would fail instead of waiting.
+        writing = connection.get_execution_options().get("erpd_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Readers and a writer side by side. The mode stays in the file; SQLite does not wait when two connections set it at once, so we do."""
+    for _ in range(BUSY_SECONDS * 20):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+
+
+def writing(engine: sa.Engine) -> sa.Engine:
+    """The same engine, for transactions that write."""
+    return engine.execution_options(erpd_writes=True)
+
+
+def _config(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Bring the schema to the newest revision, in one transaction; safe when several threads or processes do it at once.
+
+    **Raises:** RuntimeError: the database was written by a newer version of this program.
+    """
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    with engine.connect() as connection:
+        if MigrationContext.configure(connection).get_current_revision() == head:
+            return
+    try:
+        _move(engine, command.upgrade, "head")
+    except CommandError as error:
+        raise RuntimeError(f"the registry {engine.url!r} was written by a newer version of erpd; upgrade erpd ({error})") from error
+
+
+def downgrade(engine: sa.Engine, revision: str) -> None:
+    """Take the schema back to an earlier revision (`base`: no tables). What later revisions added is lost: make a copy first."""
+    _move(engine, command.downgrade, revision)
+
+
+def _move(engine: sa.Engine, move: Callable[[Config, str], None], revision: str) -> None:
+    with _in_process, writing(engine).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        move(_config(connection), revision)
+
+
+def upsert(session: Session, model: type[Base], row: dict[str, Any], update: Iterable[str] = ()) -> None:
+    """Insert `row`; where its primary key is there already, set the columns named in `update` and leave the others as they are."""
+    keys = [column.name for column in sa.inspect(model).primary_key]
+    statement = _INSERT[session.get_bind().dialect.name](model).values(**row)
+    changes = {name: statement.excluded[name] for name in update}
+    session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes) if changes else statement.on_conflict_do_nothing())

@@ -1,0 +1,115 @@
+"""What stages ask of the machine, and the only ray import. One Ray for the whole process, started when the first stage needs it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from erpd_core.config import RuntimeConfig
+from tasks.home import home
+
+SOCKET_LIMIT = 45
+"""Longest Ray folder whose sockets still fit into the 107 bytes a Unix socket path may have."""
+
+_lock = threading.Lock()
+
+
+def stage_cpus(runtime: RuntimeConfig) -> int:
+    """CPU threads one stage gets."""
+    return runtime.cpus or os.cpu_count() or 1
+
+
+def check_runtime(runtime: RuntimeConfig) -> None:
+    """Raises ValueError when the runtime cannot work here, before anything starts."""
+    folder = home() / "ray"
+    if runtime.ray == "on" and runtime.ray_address is None and len(str(folder)) > SOCKET_LIMIT:
+        raise ValueError(f"runtime.ray: Ray's sockets do not fit under {folder} ({len(str(folder))} characters, at most {SOCKET_LIMIT});"
+                         " set ERPD_HOME to a shorter path, or --set runtime.ray=off")  # fmt: skip
+
+
+def ensure_ray(runtime: RuntimeConfig) -> None:
+    """Connect to the runtime's cluster, or start a local one under ERPD_HOME. Idempotent; a start that fails is tried once more."""
+    import ray
+
+    with _lock:
+        if ray.is_initialized():
+            return
+        for attempt in (1, 2):
+            try:
+                if runtime.ray_address:
+                    ray.init(runtime.ray_address, namespace="prefect", log_to_driver=False, configure_logging=False)
+                else:
+                    ray.init(
+                        namespace="prefect",
+                        num_cpus=stage_cpus(runtime),
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        configure_logging=False,
+                        object_store_memory=256 << 20,  # references travel, tensors do not
+                        _temp_dir=str(home() / "ray"),
+                        _node_ip_address="127.0.0.1",
+                    )
+                break
+            except Exception:  # about one local start in ten times out on a busy machine (ray#65983)
+                ray.shutdown()
+                if attempt == 2:
+                    raise
+        _refuse_impossible(ray, runtime)
+
+
+def _refuse_impossible(ray: Any, runtime: RuntimeConfig) -> None:
+    """A task that asks for more than the cluster has would wait for ever: say what is missing instead."""
+    has = ray.cluster_resources()
+    for name, asked in (("CPU", stage_cpus(runtime)), ("GPU", runtime.gpus)):
+        if asked > has.get(name, 0):
+            raise ValueError(f"runtime: a stage asks for {asked:g} {name}, the Ray cluster has {has.get(name, 0):g}; lower it or add nodes")
+
+
+def stop_ray() -> None:
+    """Stop the local Ray of this process, or leave the cluster."""
+    import sys
+
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+def task_runner(runtime: RuntimeConfig) -> TaskRunner[Any]:
+    """Threads, or Ray."""
+    if runtime.ray == "off":
+        return ThreadPoolTaskRunner(max_workers=1)
+    return _lazy_ray_runner(runtime)
+
+
+def submit(task: Any, runtime: RuntimeConfig, *args: Any) -> Any:
+    """Submit a Prefect task to the current flow's runner with what a stage asks; returns its future."""
+    if runtime.ray == "off":
+        return task.submit(*args)
+    from prefect_ray import remote_options
+
+    # Ray would silently replay a task whose worker died while Prefect shows it Running for ever: retries are Prefect's.
+    with remote_options(num_cpus=stage_cpus(runtime), num_gpus=runtime.gpus, max_retries=0):
+        return task.submit(*args)
+
+
+def _lazy_ray_runner(runtime: RuntimeConfig) -> TaskRunner[Any]:
+    from prefect_ray.task_runners import RayTaskRunner
+
+    class LazyRayTaskRunner(RayTaskRunner):  # type: ignore[misc]
+        """A RayTaskRunner that starts Ray at its first task: a campaign whose every stage is cached never does."""
+
+        def __enter__(self) -> Any:
+            return TaskRunner.__enter__(self)
+
+        def __exit__(self, *details: Any) -> None:
+            TaskRunner.__exit__(self, *details)
+
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            ensure_ray(runtime)
+            return super().submit(*args, **kwargs)
+
+    return LazyRayTaskRunner()
+
+

@@ -1,0 +1,61 @@
+"""Policy x rollouts -> one column of token log-probs, always by the trainer's forward, never by the sampler."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from erpd_core.optimize import score
+from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef
+from tasks.models import load_policy, vocabulary
+from tasks.rollouts import load_batch, shards
+from tasks.stage import Context, Stage
+from tasks.store import Build, Store
+
+
+class ScoreRollouts(Stage[LogprobRef]):
+    """One float32 column per rollout shard, durable as soon as it exists, with the entropy column beside it."""
+
+    KIND: ClassVar[str] = "column"
+    VERSION: ClassVar[int] = 1
+    REF: ClassVar[type] = LogprobRef
+
+    policy: PolicyRef
+    rollouts: RolloutRef
+
+    def question(self) -> dict[str, Any]:
+        return {}
+
+    def inputs(self) -> dict[str, str]:
+        return {"policy": self.policy.id, "rollouts": self.rollouts.id}
+
+    def run(self, context: Context, build: Build) -> LogprobRef:
+        require_same_vocabulary(context.store, self.policy, self.rollouts.policy)
+        paths = list(shards(context.store, self.rollouts))
+        names = [path.with_suffix(".safetensors").name for path in paths]
+        todo = [index for index, name in enumerate(names) if not build.done(name)]
+        if todo:
+            policy = load_policy(context.store.path(self.policy.id), context.runtime)
+            for count, index in enumerate(todo, len(names) - len(todo) + 1):
+                lp_N, entropy_N = score(policy, load_batch(iter([paths[index]])), context.runtime.token_budget)
+                if not bool(torch.isfinite(lp_N).all()):
+                    raise FloatingPointError(f"{self.policy.id} gives log-probs that are not finite on {paths[index].name} of {self.rollouts.id}")
+                build.put(names[index], partial(save_file, {"lp": lp_N, "entropy": entropy_N}))
+                context.progress(count, len(names))
+        return LogprobRef(id=build.id, policy=self.policy, rollouts=self.rollouts.id)
+
+
+def load_column(store: Store, ref: LogprobRef, name: str = "lp") -> Tensor:
+    """The column over the whole rollout: [N] float32. `name` is `lp` or `entropy`."""
+    return torch.cat([load_file(path)[name] for path in sorted(store.path(ref.id).glob("shard-*.safetensors"))])
+
+
+def require_same_vocabulary(store: Store, a: PolicyRef, b: PolicyRef) -> None:
+    """Raises ValueError when two policies whose log-probs are compared do not share a vocabulary size."""
+    sizes = [vocabulary(store.path(policy.id)) for policy in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{a.id} has {sizes[0]} tokens and {b.id} {sizes[1]}: a log-ratio needs one vocabulary; use policies of one family")

@@ -1,0 +1,71 @@
+"""A stage: one question with an identity, and the work that answers it. Everything a campaign does is a stage.
+
+A stage is a frozen pydantic value. `question()` is what was asked, `inputs()` the identities it rests on, `VERSION` the code's: bump it when
+a change makes the step produce other values. The answer is a small ref, kept in the artifact's manifest.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+
+from erpd_core.config import RuntimeConfig
+from erpd_core.refs import Frozen
+from tasks.progress import Progress
+from tasks.store import Build, Store, identity
+
+
+Ref = TypeVar("Ref", bound=Frozen)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a stage runs: never part of what it answers."""
+
+    store: Store
+    runtime: RuntimeConfig
+    progress: Progress
+
+
+class Stage(Frozen, Generic[Ref]):
+    KIND: ClassVar[str]
+    VERSION: ClassVar[int]
+    REF: ClassVar[type[Any]]
+
+    @abstractmethod
+    def question(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def inputs(self) -> dict[str, str]: ...
+
+    @abstractmethod
+    def run(self, context: Context, build: Build) -> Ref:
+        """Do the work, putting files into the build. A build continued after a kill already holds what was put before."""
+
+    def identity(self) -> str:
+        return identity(self.KIND, self.question(), self.inputs(), self.VERSION)
+
+    def stored(self, store: Store) -> Ref | None:
+        """The answer when it is in the store, whole."""
+        artifact = self.identity()
+        if not store.has(artifact):
+            return None
+        ref: Ref = self.REF.model_validate(store.manifest(artifact).meta["ref"])
+        return ref
+
+
+def fulfil(stage: Stage[Ref], context: Context) -> Ref:
+    """The stage's answer: found in the store, or worked out now and stored."""
+    if context.runtime.cpus:
+        torch.set_num_threads(context.runtime.cpus)
+    with context.store.build(stage.KIND, stage.question(), stage.inputs(), stage.VERSION) as build:
+        if build is not None:
+            ref = stage.run(context, build)
+            build.commit({"ref": ref.model_dump(mode="json"), "engine": context.runtime.engine, "device": context.runtime.device})
+            return ref
+    found = stage.stored(context.store)
+    assert found is not None, "the store says the artifact is there"
+    return found

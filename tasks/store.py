@@ -1,0 +1,208 @@
+"""The content-addressed store: every artifact is written once, atomically, with checksums, under the identity of what was asked.
+
+`identity = hash(kind, question, identities of the inputs, version of the step)`. Hardware, paths, ports and worker counts never enter it.
+
+An artifact grows in `partial/<id>/`, file by file: each file is durable, with its checksum beside it, as soon as it is put, so a killed
+build goes on where it stopped. `commit` writes the manifest and renames the folder to `<kind>/<id>/`: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel
+
+SIDE = ".sum"
+"""Suffix of the checksum file beside each file of a partial artifact."""
+
+
+class StoredFile(BaseModel):
+    sha256: str
+    size: int
+
+
+class Manifest(BaseModel):
+    """What an artifact is, beside its bytes."""
+
+    id: str
+    kind: str
+    question: dict[str, Any]
+    inputs: dict[str, str]
+    """Role -> identity of each input artifact."""
+    version: int
+    meta: dict[str, Any]
+    files: dict[str, StoredFile]
+    seconds: float
+    """Time spent building it, over all sessions."""
+
+
+def identity(kind: str, question: Mapping[str, Any], inputs: Mapping[str, str], version: int) -> str:
+    """`kind-` and 20 hex digits of a hash of what was asked."""
+    text = json.dumps([kind, question, sorted(inputs.items()), version], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` fills a temporary file beside `path`, which is then made durable and renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        fd = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Build:
+    """An artifact being made. `put` files, then `commit`."""
+
+    def __init__(self, folder: Path, target: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self._target = target
+        self._manifest = manifest
+        self._since = time.monotonic()
+        self._clock = folder / ".seconds"
+        self._before = float(self._clock.read_text()) if self._clock.exists() else 0.0
+
+    @property
+    def id(self) -> str:
+        return self._manifest.id
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._since
+
+    def done(self, name: str) -> bool:
+        """Is this file there, with the bytes its checksum promises? A damaged one is removed."""
+        path, side = self.folder / name, self.folder / (name + SIDE)
+        if path.exists() and side.exists() and sha256(path) == side.read_text():
+            return True
+        path.unlink(missing_ok=True)
+        side.unlink(missing_ok=True)
+        return False
+
+    def put(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write one file durably. The checksum is made last, so that a file without one counts as absent."""
+        path = self.folder / name
+        (self.folder / (name + SIDE)).unlink(missing_ok=True)
+        write_atomically(path, write)
+        write_atomically(self.folder / (name + SIDE), lambda p: p.write_text(sha256(path)))
+        write_atomically(self._clock, lambda p: p.write_text(f"{self.seconds:.3f}"))
+
+    def drop(self, name: str) -> None:
+        """Remove a file that only served to resume."""
+        (self.folder / (name + SIDE)).unlink(missing_ok=True)
+        (self.folder / name).unlink(missing_ok=True)
+
+    def commit(self, meta: Mapping[str, Any]) -> Manifest:
+        names = sorted(str(side.relative_to(self.folder))[: -len(SIDE)] for side in self.folder.rglob("*" + SIDE))
+        files = {n: StoredFile(sha256=(self.folder / (n + SIDE)).read_text(), size=(self.folder / n).stat().st_size) for n in names}
+        manifest = self._manifest.model_copy(update={"meta": dict(meta), "files": files, "seconds": round(self.seconds, 3)})
+        write_atomically(self.folder / "manifest.json", lambda p: p.write_text(manifest.model_dump_json(indent=1)))
+        for name in names:
+            (self.folder / (name + SIDE)).unlink()
+        self._clock.unlink(missing_ok=True)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.replace(self._target)
+        return manifest
+
+
+class Store:
+    """Artifacts under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._verified: set[str] = set()
+
+    def path(self, artifact: str) -> Path:
+        """Where a complete artifact's files are."""
+        return self.root / artifact.partition("-")[0] / artifact
+
+    def manifest(self, artifact: str) -> Manifest:
+        """Raises FileNotFoundError when the artifact is not in the store."""
+        path = self.path(artifact) / "manifest.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{artifact} is not in the store at {self.root}; run the campaign that makes it")
+        return Manifest.model_validate_json(path.read_bytes())
+
+    def has(self, artifact: str) -> bool:
+        """Is it there with every byte its manifest promises (checked once per process)? A damaged artifact is set aside and counts as absent."""
+        if artifact in self._verified and (self.path(artifact) / "manifest.json").exists():
+            return True
+        damage = self.damage(artifact)
+        if damage is None:
+            self._verified.add(artifact)
+            return True
+        if self.path(artifact).exists():
+            aside = self.root / "damaged" / f"{artifact}.{time.time_ns()}"
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self.path(artifact).replace(aside)
+            (aside / "damage.txt").write_text(damage + "\n")
+        return False
+
+    def damage(self, artifact: str) -> str | None:
+        """What is wrong with an artifact, None if nothing is."""
+        try:
+            manifest = self.manifest(artifact)
+        except FileNotFoundError as error:
+            return str(error)
+        except ValueError:
+            return f"{artifact}: manifest.json is not readable"
+        for name, stored in manifest.files.items():
+            path = self.path(artifact) / name
+            if not path.exists():
+                return f"{artifact}: {name} is missing"
+            if path.stat().st_size != stored.size or sha256(path) != stored.sha256:
+                return f"{artifact}: {name} does not have the bytes its manifest promises"
+        return None
+
+    @contextmanager
+    def build(self, kind: str, question: Mapping[str, Any], inputs: Mapping[str, str], version: int) -> Iterator[Build | None]:
+        """Build the artifact of this question, or yield None when it is there already. Of two processes that ask, one does the work.
+
+        A build left without `commit` (an error, a kill) stays in `partial/` and is continued next time.
+        """
+        artifact = identity(kind, question, inputs, version)
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{artifact}.lock"):
+            if self.has(artifact):
+                yield None
+                return
+            folder = self.root / "partial" / artifact
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.rglob(".*.tmp"):
+                left.unlink()
+            blank = Manifest(
+                id=artifact, kind=kind, question=dict(question), inputs=dict(inputs), version=version, meta={}, files={}, seconds=0
+            )
+            yield Build(folder, self.path(artifact), blank)
+
+    def discard(self, artifact: str) -> None:
+        """Remove an artifact and what is left of its build."""
+        shutil.rmtree(self.path(artifact), ignore_errors=True)
+        shutil.rmtree(self.root / "partial" / artifact, ignore_errors=True)
+        self._verified.discard(artifact)
+
+    def artifacts(self, kind: str) -> Sequence[str]:
+        folder = self.root / kind
+        return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.exists() else []

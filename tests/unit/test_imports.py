@@ -1,0 +1,69 @@
+"""The rule of direction, held by a machine: `deployments -> flows -> tasks -> erpd_core`, and who may import what."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"prefect", "prefect_ray", "ray", "mlflow", "sqlalchemy", "alembic", "vllm", "transformers"}
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+
+
+def modules_after(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds once `statement` has run."""
+    code = f"{statement}\nimport json, sys; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_the_import_rules_hold():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "broken"),
+    [
+        ("erpd_core/method.py", "import tasks", "never backwards"),
+        ("tasks/verb.py", "import flows", "never backwards"),
+        ("flows/composition.py", "import deployments", "never backwards"),
+        ("erpd_core/method.py", "def late():\n    import transformers", "erpd_core is the method alone"),
+        ("tasks/verb.py", "import mlflow", "mlflow only in tasks.tracking"),
+        ("flows/composition.py", "import ray", "Ray only in tasks.resources"),
+        ("tasks/verb.py", "import vllm", "vLLM only in tasks.engines"),
+    ],
+)
+def test_a_broken_rule_is_noticed(tmp_path: Path, module: str, statement: str, broken: str):
+    """A house of four empty packages passes; one wrong import in it breaks exactly the contract meant for it."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("erpd_core", "tasks", "flows", "deployments"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    assert lint_imports(tmp_path).returncode == 0
+
+    (tmp_path / module).write_text(statement + "\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode != 0
+    verdicts = [line for line in done.stdout.splitlines() if line.endswith(("KEPT", "BROKEN"))]
+    assert [broken in line for line in verdicts if line.endswith("BROKEN")] == [True], done.stdout
+
+
+def test_config_does_not_import_torch():
+    loaded = modules_after("import erpd_core.config")
+    assert not loaded & (HEAVY | {"torch", "numpy"})
+
+
+def test_no_module_of_the_method_loads_anything_heavy():
+    every = (
+        "import importlib, pkgutil, erpd_core\n"
+        "for module in pkgutil.walk_packages(erpd_core.__path__, 'erpd_core.'): importlib.import_module(module.name)"
+    )
+    assert not modules_after(every) & HEAVY

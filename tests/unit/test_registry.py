@@ -1,0 +1,285 @@
+"""The registry on a real database: SQLite always, PostgreSQL too where ERPD_TEST_POSTGRES names a server one may create databases on."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from erpd_core.refs import Decision, EvalReport, Score
+from tasks.registry import Registry, database
+from tasks.registry.models import ArtifactRow, Base, EdgeRow
+
+ROOT = Path(__file__).parents[2]
+POSTGRES = os.environ.get("ERPD_TEST_POSTGRES")
+
+
+@pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES else [])])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database; its folder does not exist yet."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/100% new/registry.db"
+        return
+    server = sa.create_engine(POSTGRES or "", isolation_level="AUTOCOMMIT")
+    name = f"erpd_test_{uuid.uuid4().hex[:12]}"
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield server.url.set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture
+def registry(url: str) -> Iterator[Registry]:
+    registry = Registry(url)
+    yield registry
+    registry.close()
+
+
+def count(url: str) -> dict[str, int]:
+    """Rows of every table."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        rows = {
+            table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            for table in Base.metadata.sorted_tables
+        }
+    engine.dispose()
+    return rows
+
+
+def report(policy: str, avg: float = 0.5, kl: float = 0.25) -> EvalReport:
+    score = Score(avg=avg, k=4, problems=32, ci95=(avg - 0.1, avg + 0.1))
+    return EvalReport(policy=policy, scores={"tiny-test": score}, kl_old=kl, kl_base=kl, entropy=1.5, length=12.0)
+
+
+DECISION = Decision(strategy="S1", reason="the teacher is better", evidence={"gain": 0.125}, alternatives={"S2": "no weak teacher"})
+
+
+def one_iteration(registry: Registry) -> None:
+    """base -> rollouts (with problems) -> column, teacher -> signal -> student, told to the registry as a campaign does."""
+    registry.campaign_started("c-1", "demo", "quickstart", {"seed": 0, "teacher": {"loss": {"kind": "sapo"}}}, git_commit="abc")
+    registry.record_artifact("base", "policy", {"name": "tiny"})
+    registry.record_artifact("problems", "problems", {"kind": "tiny"}, meta={"count": 8})
+    registry.record_artifact(
+        "rollouts", "rollouts", {"samples": 4}, {"policy": "base", "problems": "problems"}, {"tokens": 99}, seconds=2.0
+    )
+    registry.record_artifact("lp-old", "column", {}, {"policy": "base", "rollouts": "rollouts"})
+    registry.record_artifact("teacher", "policy", {"step": 40}, [("init", "base"), ("rollouts", "rollouts"), ("loss-old", "lp-old")])
+    registry.record_artifact("lp-teacher", "column", {}, {"policy": "teacher", "rollouts": "rollouts"})
+    registry.record_artifact("signal", "signal", {"whiten": "shift"}, {"numerator": "lp-teacher", "denominator": "lp-old"})
+    registry.record_artifact("student", "policy", {"step": 10}, {"init": "base", "signal": "signal", "rollouts": "rollouts"})
+    registry.attach("c-1", 0, "base", "base")
+    registry.attach("c-1", 1, "teacher", "teacher")
+    registry.attach("c-1", 1, "student", "student")
+    registry.record_report("c-1", None, "base", report("base", 0.25, 0.0))
+    registry.record_report("c-1", 1, "teacher", report("teacher", 0.75))
+    registry.record_report("c-1", 1, "student", report("student", 0.7))
+    registry.record_decision("c-1", 1, DECISION, {"teacher": 3.0})
+
+
+def test_saying_everything_twice_changes_nothing(registry: Registry, url: str):
+    one_iteration(registry)
+    before, created = count(url), registry.artifact("rollouts").created_at
+    assert before == {
+        **{"campaigns": 1, "iterations": 1, "artifacts": 8, "edges": 14},
+        **{"campaign_artifacts": 3, "reports": 3, "scores": 3},
+    }
+    one_iteration(registry)
+    registry.record_artifact("rollouts", "rollouts", {"samples": 4}, {"policy": "base", "problems": "problems"})
+
+    assert count(url) == before
+    rollouts = registry.artifact("rollouts")
+    assert (rollouts.created_at, rollouts.seconds, rollouts.meta) == (created, 2.0, {"tokens": 99})
+
+
+def test_a_campaign_runs_ends_and_is_resumed(registry: Registry):
+    registry.campaign_started("c-1", "demo", "quickstart", {"seed": 0}, git_commit="abc")
+    started = registry.campaign("c-1")
+    assert (started.status, started.finished_at, started.config, started.git_commit) == ("running", None, {"seed": 0}, "abc")
+    assert abs((datetime.now(UTC) - started.created_at).total_seconds()) < 60
+
+    registry.campaign_finished("c-1", "failed")
+    failed = registry.campaign("c-1")
+    assert failed.status == "failed" and failed.finished_at is not None and failed.finished_at >= started.created_at
+
+    registry.campaign_started("c-1", "demo", "quickstart", {"seed": 0})
+    assert registry.campaign("c-1") == started
+    registry.campaign_finished("c-1")
+    assert registry.campaign("c-1").status == "completed"
+
+
+def test_a_resumed_iteration_keeps_the_seconds_of_phases_it_skipped(registry: Registry):
+    registry.campaign_started("c-1", "demo", "quickstart", {})
+    registry.iteration("c-1", 1, "running", {"rollouts": 5.0})
+    registry.record_decision("c-1", 1, DECISION, {"teacher": 3.0})
+    registry.iteration("c-1", 1, "completed", {"distill": 2.0})
+    (iteration,) = registry.iterations("c-1")
+    assert iteration.decision == DECISION and iteration.status == "completed"
+    assert iteration.seconds == {"rollouts": 5.0, "teacher": 3.0, "distill": 2.0}
+
+
+def test_reports_come_back_as_they_were_and_the_last_one_counts(registry: Registry):
+    one_iteration(registry)
+    assert [(one.iteration, one.role) for one in registry.reports("c-1")] == [(0, "base"), (1, "student"), (1, "teacher")]
+    assert registry.reports("c-1")[1].report == report("student", 0.7)
+
+    again = report("student", 0.9, kl=math.inf).model_copy(update={"entropy": math.nan})
+    registry.record_report("c-1", 1, "student", again)
+    read = registry.reports("c-1")[1].report
+    assert read.scores["tiny-test"].avg == 0.9 and read.kl_old == math.inf and math.isnan(read.entropy)
+    assert registry.scores("student") == {"tiny-test": [again.scores["tiny-test"]]}
+
+    registry.record_scores("student", {"tiny-test": Score(avg=0.5, k=1, problems=32, ci95=(0.4, 0.6))})
+    assert [score.k for score in registry.scores("student")["tiny-test"]] == [1, 4]
+
+
+def test_the_registry_says_what_produced_a_student_and_what_came_of_it(registry: Registry):
+    one_iteration(registry)
+    made_from = registry.lineage("student")
+    assert made_from.ids == {"student", "base", "problems", "rollouts", "lp-old", "teacher", "lp-teacher", "signal"}
+    assert [(line.depth, line.role, line.artifact.id) for line in made_from.lines[:5]] == [
+        (0, None, "student"),
+        (1, "init", "base"),
+        (1, "rollouts", "rollouts"),
+        (2, "policy", "base"),
+        (2, "problems", "problems"),
+    ]
+    assert len(made_from.lines) == 1 + 14  # the root, and every edge once
+    assert [line.artifact.id for line in made_from.lines if line.repeated] == ["rollouts", "lp-old", "rollouts", "rollouts"]
+
+    came = registry.descendants("teacher")
+    assert [(line.depth, line.role, line.artifact.id) for line in came.lines] == [
+        (0, None, "teacher"),
+        (1, "policy", "lp-teacher"),
+        (2, "numerator", "signal"),
+        (3, "signal", "student"),
+    ]
+    assert registry.descendants("student").ids == {"student"}
+    assert [(one.iteration, one.role, one.artifact.id) for one in registry.artifacts("c-1")] == [
+        (0, "base", "base"),
+        (1, "student", "student"),
+        (1, "teacher", "teacher"),
+    ]
+
+
+def test_a_chain_deeper_than_python_recurses_is_walked(registry: Registry, url: str):
+    registry.record_artifact("p-0", "policy", {})
+    blank = {"kind": "policy", "spec": {}, "meta": {}, "created_at": datetime.now(UTC)}
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:  # at once, since a commit for each would take seconds
+        connection.execute(sa.insert(ArtifactRow), [blank | {"id": f"p-{step}"} for step in range(1, 1201)])
+        connection.execute(sa.insert(EdgeRow), [{"child": f"p-{n}", "parent": f"p-{n - 1}", "role": "init"} for n in range(1, 1201)])
+    engine.dispose()
+    assert registry.lineage("p-1200").lines[-1].depth == 1200
+    assert len(registry.descendants("p-0").ids) == 1201
+
+
+def test_campaigns_are_found_by_id_name_or_beginning(registry: Registry):
+    for id, name in (("c-1", "night"), ("c-2", "night"), ("d-3", "noon")):
+        registry.campaign_started(id, name, "quickstart", {})
+    assert [one.id for one in registry.campaigns()] == ["d-3", "c-2", "c-1"]
+    assert registry.campaign("c-1").id == "c-1"
+    assert registry.campaign("night").id == registry.campaign("nig").id == "c-2"
+    assert registry.campaign("d-").id == "d-3"
+    with pytest.raises(LookupError, match=r"^'n' fits several campaigns: noon, night; give more of the name$"):
+        registry.campaign("n")
+    with pytest.raises(LookupError, match=r"^no campaign 'dawn'; known: noon, night$"):
+        registry.campaign("dawn")
+
+
+def test_what_does_not_fit_is_refused_by_name(registry: Registry):
+    with pytest.raises(LookupError, match="none has been run yet"):
+        registry.campaign("demo")
+    registry.campaign_started("c-1", "demo", "quickstart", {})
+    with pytest.raises(LookupError, match="its policy 'ghost' is not in the registry"):
+        registry.record_artifact("rollouts", "rollouts", {}, {"policy": "ghost"})
+    with pytest.raises(LookupError, match="no artifact 'rollouts'"):  # refused as a whole
+        registry.artifact("rollouts")
+    with pytest.raises(LookupError, match="no artifact 'ghost'"):
+        registry.lineage("ghost")
+    with pytest.raises(LookupError, match="no artifact 'ghost'"):
+        registry.attach("c-1", 1, "teacher", "ghost")
+    with pytest.raises(LookupError, match="no campaign with id 'c-9'"):
+        registry.record_report("c-9", 1, "student", report("student"))
+    with pytest.raises(ValueError, match="kind 'model' is not one of policy"):
+        registry.record_artifact("x", "model", {})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="count from 1"):
+        registry.record_decision("c-1", 0, DECISION)
+    with pytest.raises(ValueError, match="'mysql' is not supported"):
+        Registry("mysql://localhost/erpd")
+
+
+def test_migrations_lead_to_the_models_and_back(url: str):
+    engine = database.connect(url)
+    database.upgrade(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+        assert context.get_current_revision() is not None
+    database.downgrade(engine, "base")
+    assert set(sa.inspect(engine).get_table_names()) <= {"alembic_version"}
+    database.upgrade(engine)
+    assert set(sa.inspect(engine).get_table_names()) == {"alembic_version", *Base.metadata.tables}
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_version_is_refused(registry: Registry, url: str):
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(RuntimeError, match="written by a newer version"):
+        Registry(url)
+
+
+WRITER = """
+import sys
+from tasks.registry import Registry
+url, writer = sys.argv[1:]
+registry = Registry(url)
+registry.campaign_started("shared", "shared", "quickstart", {})
+for index in range(25):
+    registry.record_artifact(f"{writer}-{index}", "policy", {})
+    registry.record_artifact("both", "policy", {})
+    registry.record_artifact(f"{writer}-{index}-child", "policy", {}, {"init": "both"})
+"""
+
+
+def test_two_processes_make_one_database_and_share_it(url: str):
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, name], cwd=ROOT, stderr=subprocess.PIPE, text=True) for name in "ab"]
+    errors = [writer.communicate(timeout=120)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], errors
+    assert count(url)["artifacts"] == 101 and count(url)["campaigns"] == 1 and count(url)["edges"] == 50
+
+
+def test_threads_may_share_a_registry_from_its_first_moment(url: str):
+    failures: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            registry = Registry(url)
+            for index in range(10):
+                registry.record_artifact(f"{name}-{index}", "policy", {})
+            registry.close()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and count(url)["artifacts"] == 40

@@ -1,0 +1,149 @@
+"""The tiny world and the base committed for it: what the small-scale studies and most end-to-end tests stand on."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from erpd_core.refs import Problem
+from tasks import tiny_world
+
+BASE = Path(tiny_world.__file__).parent / "assets" / "tiny-base"
+SPLITS = ("train", "validation", "test")
+
+
+def numbers(problem: Problem) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.fullmatch(r"(\d\d)\+(\d\d)\+(\d\d)=", problem.prompt).groups())
+
+
+def test_world_is_light_to_import():
+    code = "import sys, tasks.tiny_world; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'numpy')))"
+    subprocess.run([sys.executable, "-c", code], cwd=BASE.parents[2], check=True)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_answers_are_right_and_ids_say_the_question(split):
+    for problem in tiny_world.problems(split, 500, seed=3):
+        assert all(10 <= n <= 99 for n in numbers(problem))
+        assert problem.answer == str(sum(numbers(problem)))
+        assert problem.id == f"tiny-{problem.prompt.removesuffix('=')}"
+
+
+def test_no_question_crosses_splits_even_permuted():
+    """Whole splits, not samples: together they are every question, and no two share one."""
+    capacity = {split: len(tiny_world._triples(split)) for split in SPLITS}
+    held = {s: {tuple(sorted(numbers(p))) for p in tiny_world.problems(s, capacity[s], seed=0)} for s in SPLITS}
+    assert {s: len(held[s]) for s in SPLITS} == capacity  # distinct within a call
+    assert not held["train"] & held["validation"] and not held["train"] & held["test"] and not held["validation"] & held["test"]
+    assert sum(capacity.values()) == 92 * 91 * 90 // 6  # multisets of 3 out of 90 numbers
+    assert min(capacity.values()) > 10_000
+    with pytest.raises(ValueError):
+        tiny_world.problems("test", capacity["test"] + 1, seed=0)
+
+
+def test_a_split_ignores_order():
+    for question in [(12, 34, 56), (99, 10, 10), (45, 67, 89)]:
+        assert len({tiny_world.split_of(*order) for order in permutations(question)}) == 1
+
+
+def test_problems_are_a_function_of_their_arguments():
+    once = tiny_world.problems("validation", 40, seed=7)
+    random.seed(1)  # the global generator is neither read...
+    state = random.getstate()
+    assert tiny_world.problems("validation", 40, seed=7) == once
+    assert random.getstate() == state  # ...nor moved
+    assert tiny_world.problems("validation", 40, seed=8) != once
+
+
+def test_problems_are_the_same_in_every_process_and_release():
+    """Pinned: a change here changes every benchmark and the base's training set."""
+    assert [p.prompt for split in SPLITS for p in tiny_world.problems(split, 2, seed=0)] == PINNED
+
+
+PINNED = ["74+92+76=", "20+29+85=", "43+14+70=", "25+61+82=", "33+37+43=", "39+32+22="]
+
+
+def test_demonstrations_mix_modes_as_documented():
+    rng = random.Random(0)
+    asked = tiny_world.problems("train", 20_000, seed=0)
+    said = [(p, tiny_world.demonstration(rng, p)) for p in asked]
+    modes = Counter(tiny_world.mode(p, r) for p, r in said)
+    right = Counter(tiny_world.mode(p, r) for p, r in said if tiny_world.extract(r) == p.answer)
+    assert modes["guess"] / len(said) == pytest.approx(0.45, abs=0.015)
+    assert right["guess"] / modes["guess"] == pytest.approx(0.40, abs=0.02)
+    assert modes["other"] == 0
+    assert right["column"] == modes["column"]  # followed faithfully, the good way is always right
+    assert right["forgot"] == 0
+    carries = [p for p, _ in said if sum(n % 10 for n in numbers(p)) >= 10]
+    assert modes["forgot"] / len(carries) == pytest.approx(0.55 * 0.25, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "mode"),
+    [
+        ("#97", "97", "guess"),
+        ("12,9#102", "102", "column"),
+        ("12,9#92", "92", "forgot"),
+        ("12,9#999", "999", "column"),
+        ("12,9#1#102", "102", "other"),
+        ("12,9", None, "other"),
+        ("", None, "other"),
+        ("12,9#", "", "other"),
+    ],
+)
+def test_reading_a_response(response, answer, mode):
+    problem = Problem(id="tiny-12+34+56", prompt="12+34+56=", answer="102")
+    assert tiny_world.extract(response) == answer
+    assert tiny_world.mode(problem, response) == mode
+
+
+def test_base_is_small_enough_to_commit():
+    assert sum(f.stat().st_size for f in BASE.iterdir()) < 4e6
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= {
+        f.name for f in BASE.iterdir()
+    }
+
+
+def test_base_tokenizer_round_trips_prompts_and_responses():
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
+    rng = random.Random(0)
+    assert tokenizer.chat_template is None
+    assert tokenizer.eos_token_id != tokenizer.pad_token_id
+    for problem in tiny_world.problems("test", 50, seed=0):
+        text = problem.prompt + tiny_world.demonstration(rng, problem)
+        ids = tokenizer(text).input_ids
+        assert len(ids) == len(text)  # one token a character, nothing added
+        assert tokenizer.decode(ids) == text
+        assert tokenizer(text + tokenizer.eos_token).input_ids == [*ids, tokenizer.eos_token_id]
+        assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
+
+
+def test_base_is_a_mixture_with_headroom():
+    """Loads, has a head size vLLM's CPU kernels run, ends its responses, and knows the good way without always taking it."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
+    assert model.config.architectures == ["Qwen3ForCausalLM"]
+    assert model.config.head_dim in (32, 64)
+    assert (model.config.vocab_size, model.config.eos_token_id) == (len(tokenizer), tokenizer.eos_token_id)
+
+    asked = [p for p in tiny_world.problems("validation", 150, seed=0) for _ in range(4)]
+    torch.manual_seed(0)
+    prompts = tokenizer([p.prompt for p in asked], return_tensors="pt")
+    out = model.generate(**prompts, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=16)[:, prompts.input_ids.shape[1] :]
+    assert (out == tokenizer.eos_token_id).any(dim=1).float().mean() > 0.99
+    said = list(zip(asked, tokenizer.decode(out, skip_special_tokens=True), strict=True))
+    right = [tiny_world.extract(r) == p.answer for p, r in said]
+    column = [ok for ok, (p, r) in zip(right, said, strict=True) if tiny_world.mode(p, r) == "column"]
+    assert 0.45 <= sum(right) / len(right) <= 0.60
+    assert sum(column) / len(column) >= 0.95
+    assert 0.3 <= len(column) / len(said) <= 0.6

@@ -1,0 +1,1 @@
+"""The outside: the `erpd` command and the servers it starts."""

@@ -33,9 +33,9 @@ def shared_prefix_attention(
     out_T = query.new_zeros(width, heads, value.shape[-1])
     for bucket in buckets:
         attended = scaled_dot_product_attention(
-            q_T[bucket.query_BQ].transpose(1, 2),
-            k_T[bucket.key_BK].transpose(1, 2),
-            v_T[bucket.key_BK].transpose(1, 2),
+            _rows(q_T, bucket.query_BQ),
+            _rows(k_T, bucket.key_BK),
+            _rows(v_T, bucket.key_BK),
             attn_mask=bucket.mask_BQK[:, None],
             scale=scaling,
             enable_gqa=heads != key.shape[1],
@@ -43,3 +43,8 @@ def shared_prefix_attention(
         flat = attended.transpose(1, 2).flatten(0, 1)
         out_T = out_T.index_copy(0, bucket.row_M, flat[bucket.output_M])
     return out_T[None], None
+
+
+def _rows(x_T: Tensor, index_BL: Tensor) -> Tensor:
+    """[B, heads, L, D] of rows [T, heads, D]. index_select, since the gradient of plain indexing adds up in no fixed order on the CPU."""
+    return x_T.index_select(0, index_BL.flatten()).unflatten(0, index_BL.shape).transpose(1, 2)

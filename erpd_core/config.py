@@ -358,6 +358,11 @@ class RuntimeConfig(Frozen):
     checkpoint_every: PositiveInt = 20
     """Optimizer steps between resumable checkpoints."""
 
+    @field_validator("ray", mode="before")
+    @classmethod
+    def _yaml_reads_on_and_off_as_booleans(cls, ray: object) -> object:
+        return {True: "on", False: "off"}[ray] if isinstance(ray, bool) else ray
+
 
 class CampaignConfig(Frozen):
     """A campaign: iterations of batch, teacher, signal, student (Sec. 3, 4.4)."""

@@ -11,17 +11,13 @@ from prefect import flow
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, Frozen, PolicyRef, ProblemsRef, RolloutRef
 from flows.iteration import IterationResult, Known, iteration, seed_for
-from flows.stages import Desk
+from flows.stages import Desk, open_registry, open_tracker
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
-from tasks.home import home
 from tasks.policies import import_policy
-from tasks.registry import Registry
 from tasks.resources import task_runner
 from tasks.rollouts import SampleRollouts
 from tasks.store import identity
-from tasks.tracking import Tracker
-from tasks.verbs import open_store
 
 
 class CampaignResult(Frozen):
@@ -32,24 +28,13 @@ class CampaignResult(Frozen):
     recipe: str
     base: EvalReport
     iterations: tuple[IterationResult, ...]
+    tracked: str
+    """Path of the campaign's page in MLflow's UI."""
 
 
 def campaign_id(config: CampaignConfig) -> str:
     """The same question is the same campaign, on every machine: that is how a killed one is found again."""
     return f"{config.name}-{identity('campaign', config.question(), {}, 1)[-10:]}"
-
-
-def events_path(campaign: str) -> Path:
-    """Where the stages of a campaign tell how far they are."""
-    return home() / "logs" / f"{campaign}.events.jsonl"
-
-
-def open_registry() -> Registry:
-    return Registry(f"sqlite:///{home() / 'registry.db'}")
-
-
-def open_tracker(uri: str | None = None) -> Tracker:
-    return Tracker(uri or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}", home() / "mlflow" / "artifacts")
 
 
 def run_campaign(config: CampaignConfig, recipe: str) -> CampaignResult:
@@ -64,19 +49,9 @@ def run_campaign(config: CampaignConfig, recipe: str) -> CampaignResult:
 def campaign(config: CampaignConfig, recipe: str = "") -> CampaignResult:
     """Every stage that the store already answers is shown as Cached; the rest is worked out."""
     name = campaign_id(config)
-    registry, tracker = open_registry(), open_tracker()
-    registry.campaign_started(name, config.name, recipe, config.model_dump(mode="json"), _git_commit())
-    run = tracker.campaign_run(name, name, config.question(), {"recipe": recipe, "seed": str(config.seed)})
-    desk = Desk(
-        campaign=name,
-        model=config.name,
-        runtime=config.runtime,
-        store=open_store(),
-        registry=registry,
-        tracker=tracker,
-        run=run,
-        events=events_path(name),
-    )
+    open_registry().campaign_started(name, config.name, recipe, config.model_dump(mode="json"), _git_commit())
+    open_tracker().campaign_run(name, name, config.question(), {"recipe": recipe, "seed": str(config.seed)})
+    desk = Desk.open(name, config)
     status = "failed"
     try:
         result = Campaign(config, recipe, desk).run()
@@ -86,8 +61,8 @@ def campaign(config: CampaignConfig, recipe: str = "") -> CampaignResult:
         status = "killed"
         raise
     finally:
-        registry.campaign_finished(name, status)  # type: ignore[arg-type]
-        tracker.finish(run, status)
+        desk.registry.campaign_finished(name, status)  # type: ignore[arg-type]
+        desk.tracker.finish(desk.run, status)
 
 
 class Campaign:
@@ -111,7 +86,7 @@ class Campaign:
         results: list[IterationResult] = []
         for index in range(1, self.config.iterations + 1):
             runner = iteration.with_options(task_runner=task_runner(self.config.runtime))
-            result = runner(self.config, index, known, self.desk)
+            result = runner(self.config, index, known, self.desk.campaign)
             results.append(result)
             if result.strategy == "stop":
                 break
@@ -124,7 +99,12 @@ class Campaign:
                 }
             )
         return CampaignResult(
-            campaign=self.desk.campaign, status="completed", recipe=self.recipe, base=report, iterations=tuple(results)
+            campaign=self.desk.campaign,
+            status="completed",
+            recipe=self.recipe,
+            base=report,
+            iterations=tuple(results),
+            tracked=self.desk.tracker.page(self.desk.run),
         )
 
     def _problems(self, name: str, source: Any) -> ProblemsRef:

@@ -52,9 +52,9 @@ def seed_for(config: CampaignConfig, iteration: int, purpose: str) -> int:
 
 
 @flow(name="iteration", flow_run_name="iteration-{index}", validate_parameters=False)
-def iteration(config: CampaignConfig, index: int, known: Known, desk: Any) -> IterationResult:
-    """Run iteration `index` (1, 2, ...) from `known.start`. `desk` is the running campaign's `flows.stages.Desk`."""
-    return Iteration(config, index, known, desk).run()
+def iteration(config: CampaignConfig, index: int, known: Known, campaign: str) -> IterationResult:
+    """Run iteration `index` (1, 2, ...) of a campaign from `known.start`."""
+    return Iteration(config, index, known, Desk.open(campaign, config)).run()
 
 
 class Iteration:

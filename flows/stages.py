@@ -7,21 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erpd_core.config import RuntimeConfig
+from erpd_core.config import CampaignConfig, RuntimeConfig
 from erpd_core.optimize import Record
 from erpd_core.refs import Decision, EvalReport, PolicyRef
+from tasks.home import home
 from tasks.progress import Progress
 from tasks.registry import Registry
 from tasks.resources import submit
 from tasks.stage import Stage
 from tasks.store import Store
 from tasks.tracking import TrackedRun, Tracker
-from tasks.verbs import TASKS, Verb, show_cached
+from tasks.verbs import TASKS, Verb, open_store, show_cached
+
+
+def events_path(campaign: str) -> Path:
+    """Where the stages of a campaign tell how far they are."""
+    return home() / "logs" / f"{campaign}.events.jsonl"
+
+
+def open_registry() -> Registry:
+    return Registry(f"sqlite:///{home() / 'registry.db'}")
+
+
+def open_tracker() -> Tracker:
+    return Tracker(f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}", home() / "mlflow" / "artifacts")
 
 
 @dataclass(frozen=True)
 class Desk:
-    """What a running campaign writes to. Lives in the flow's process; stages never see it."""
+    """What a running campaign writes to. Lives in the flow's process; stages never see it, and flows never hand it on (it does not travel)."""
 
     campaign: str
     model: str
@@ -32,6 +46,21 @@ class Desk:
     tracker: Tracker
     run: TrackedRun
     events: Path
+
+    @classmethod
+    def open(cls, campaign: str, config: CampaignConfig) -> Desk:
+        """The desk of a campaign that the registry knows."""
+        tracker = open_tracker()
+        return cls(
+            campaign=campaign,
+            model=config.name,
+            runtime=config.runtime,
+            store=open_store(),
+            registry=open_registry(),
+            tracker=tracker,
+            run=tracker.campaign_run(campaign, campaign),
+            events=events_path(campaign),
+        )
 
     # ---------------------------------------------------------------------------------------------------------------- stages
 

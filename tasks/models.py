@@ -38,7 +38,7 @@ class HFPolicy:
             use_cache=False,
             buckets=tuple(_to(bucket, device) for bucket in micro.buckets),
         )
-        hidden: Tensor = out.last_hidden_state[0][micro.predict_N.to(device)]
+        hidden: Tensor = out.last_hidden_state[0].index_select(0, micro.predict_N.to(device))
         return hidden
 
     def head(self) -> Tensor:

@@ -87,7 +87,7 @@ def submit(task: Any, runtime: RuntimeConfig, *args: Any) -> Any:
     """Submit a Prefect task to the current flow's runner with what a stage asks; returns its future."""
     if runtime.ray == "off":
         return task.submit(*args)
-    from prefect_ray import remote_options
+    from prefect_ray.context import remote_options
 
     # Ray would silently replay a task whose worker died while Prefect shows it Running for ever: retries are Prefect's.
     with remote_options(num_cpus=stage_cpus(runtime), num_gpus=runtime.gpus, max_retries=0):

@@ -6,11 +6,10 @@ a change makes the step produce other values. The answer is a small ref, kept in
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
-
-import torch
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.refs import Frozen
@@ -59,13 +58,18 @@ class Stage(Frozen, Generic[Ref]):
 
 def fulfil(stage: Stage[Ref], context: Context) -> Ref:
     """The stage's answer: found in the store, or worked out now and stored."""
-    if context.runtime.cpus:
-        torch.set_num_threads(context.runtime.cpus)
     with context.store.build(stage.KIND, stage.question(), stage.inputs(), stage.VERSION) as build:
         if build is not None:
+            _use_threads(context.runtime.cpus)
             ref = stage.run(context, build)
             build.commit({"ref": ref.model_dump(mode="json"), "engine": context.runtime.engine, "device": context.runtime.device})
             return ref
     found = stage.stored(context.store)
     assert found is not None, "the store says the artifact is there"
     return found
+
+
+def _use_threads(count: int | None) -> None:
+    import torch  # here, so that asking the store costs no import of torch
+
+    torch.set_num_threads(count or os.cpu_count() or 1)

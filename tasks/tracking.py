@@ -259,6 +259,10 @@ class Tracker:
 
     # ---------------------------------------------------------------------------------------------------------------- links
 
+    def page(self, run: TrackedRun) -> str:
+        """The path of a run's page, to put behind the address of whichever server shows this database."""
+        return f"/#/experiments/{self.experiment_id}/runs/{run.id}"
+
     def url(self, run: TrackedRun | None = None) -> str:
         """The page of a run (of the experiment's charts, without one); where there is no server, the tracking URI without its password."""
         page = f"experiments/{self.experiment_id}/runs"

@@ -1,0 +1,84 @@
+"""What a person sees while a campaign runs: a bar for the stage at work, a line for each that is done. Reads the campaign's events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tasks.progress import follow
+
+
+class Display:
+    """Context manager: follows `events` from now on and shows them on `console`."""
+
+    def __init__(self, events: Path, console: Console) -> None:
+        self.events, self.console = events, console
+        self.position = events.stat().st_size if events.exists() else 0
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[info]}", style="dim"),
+            console=console,
+            transient=True,
+        )
+        self.bars: dict[str, TaskID] = {}
+        self.since: dict[str, float] = {}
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        self.thread.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.ended.set()
+        self.thread.join()
+        self.progress.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        self.progress.print(text, style=style, highlight=False, markup=False)
+
+    def _follow(self) -> None:
+        while not self.ended.wait(0.25):
+            self._read()
+        self._read()
+
+    def _read(self) -> None:
+        events, self.position = follow(self.events, self.position)
+        for event in events:
+            self._show(event)
+
+    def _show(self, event: dict[str, Any]) -> None:
+        label, status = event["label"], event.get("status")
+        if status == "started":
+            self.since[label] = event["time"]
+            self.bars.setdefault(label, self.progress.add_task(label, total=None, info=""))
+        elif status == "finished":
+            self._end(label)
+            self.say(f"  done    {label}  ({event['time'] - self.since.get(label, event['time']):.1f} s)")
+        elif status == "cached":
+            self.say(f"  cached  {label}", style="dim")
+        elif status == "said":
+            self.say(f"  {label}", style="cyan")
+        else:
+            bar = self.bars.setdefault(label, self.progress.add_task(label, total=None, info=""))
+            info = "  ".join(f"{key} {value}" for key, value in event["info"].items())
+            self.progress.update(bar, completed=event["done"], total=event["total"], info=info)
+
+    def _end(self, label: str) -> None:
+        for key in [key for key in self.bars if key.startswith(label)]:  # an evaluation has a bar for each benchmark
+            self.progress.remove_task(self.bars.pop(key))
+
+
+def elapsed(since: float) -> str:
+    seconds = time.monotonic() - since
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

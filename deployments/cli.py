@@ -48,7 +48,9 @@ def _checking() -> Iterator[None]:
     except (ValueError, LookupError) as error:
         raise BadInput(error.args[0] if error.args else str(error)) from error
     except OSError as error:
-        raise BadInput(f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written") from error
+        raise BadInput(
+            f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written"
+        ) from error
 
 
 @contextmanager
@@ -151,7 +153,9 @@ def evaluate(
 def _print_evaluation(result: dict[str, Any]) -> None:
     for name, score in result["scores"].items():
         low, high = score["ci95"]
-        print(f"{name}: AVG@{score['k']} {100 * score['avg']:.1f}  (95 %: {100 * low:.1f} to {100 * high:.1f}, {score['problems']} problems)")
+        print(
+            f"{name}: AVG@{score['k']} {100 * score['avg']:.1f}  (95 %: {100 * low:.1f} to {100 * high:.1f}, {score['problems']} problems)"
+        )
     print(f"pass@{result['k']} {100 * result['pass_at_k']:.1f}   truncated {100 * result['truncated']:.1f} %")
     print(f"entropy {result['entropy']:.3f} nats/token   length {result['length']:.1f} tokens")
 
@@ -193,7 +197,8 @@ def up(as_json: Json = False) -> None:
         if as_json:
             out(json.dumps(links))
         else:
-            print(f"Prefect  {links['prefect_ui']}\nMLflow   {links['mlflow_url']}\nready in {time.monotonic() - started:.0f} s; `erpd down` stops both")
+            print(f"Prefect  {links['prefect_ui']}\nMLflow   {links['mlflow_url']}")
+            print(f"ready in {time.monotonic() - started:.0f} s; `erpd down` stops both")
 
 
 @app.command()

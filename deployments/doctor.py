@@ -12,7 +12,19 @@ from rich.table import Table
 
 from tasks.home import home
 
-NEEDED = ("torch", "transformers", "safetensors", "prefect", "prefect-ray", "ray", "mlflow", "sqlalchemy", "alembic", "pydantic", "math-verify")
+NEEDED = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "prefect",
+    "prefect-ray",
+    "ray",
+    "mlflow",
+    "sqlalchemy",
+    "alembic",
+    "pydantic",
+    "math-verify",
+)
 OPTIONAL = {
     "vllm": "fast sampling on GPUs: pip install -e '.[vllm]'",
     "gguf": "SmolLM2 without a model hub: make smollm2",
@@ -29,7 +41,9 @@ def examine(console: Console) -> bool:
     rows.append(("CPU cores", str(os.cpu_count()), True, False, ""))
     rows.append(_gpu())
     free = shutil.disk_usage(home()).free / 2**30
-    rows.append(("disk for ERPD_HOME", f"{free:.1f} GiB free at {home()}", free > 2, True, "free some space, or set ERPD_HOME to a larger disk"))
+    rows.append(
+        ("disk for ERPD_HOME", f"{free:.1f} GiB free at {home()}", free > 2, True, "free some space, or set ERPD_HOME to a larger disk")
+    )
     writable = os.access(home(), os.W_OK)
     rows.append(("ERPD_HOME writable", str(writable), writable, True, "choose a folder you may write: export ERPD_HOME=..."))
     socket = len(str(home() / "ray")) <= 45

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import socket
@@ -209,7 +208,3 @@ def status() -> dict[str, object]:
     """What runs now."""
     platform = running()
     return {"running": platform is not None, **(platform.links if platform else {})}
-
-
-def links_json(platform: Platform) -> str:
-    return json.dumps(platform.links)

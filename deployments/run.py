@@ -12,8 +12,8 @@ from rich.console import Console
 
 from deployments import platform
 from deployments.display import Display, elapsed
-from erpd_core.config import CampaignConfig
-from tasks.datasets import draw_problems
+from erpd_core.config import CampaignConfig, FileProblems
+from tasks.datasets import draw_problems, read_problems
 from tasks.home import home
 from tasks.policies import import_policy
 
@@ -49,10 +49,12 @@ def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, che
 
 
 def check_inputs(config: CampaignConfig) -> None:
-    """Raises ValueError for a model or data file that is not there, before any server starts."""
+    """Raises ValueError for a model or data file that is not there or not whole, before any server starts."""
     import_policy(config.model)
     for name, source in {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}.items():
         draw_problems(name, source, 0)
+        if isinstance(source, FileProblems):
+            read_problems(source, 0)
 
 
 def contract(result: Any, report: Path) -> dict[str, Any]:
@@ -73,11 +75,11 @@ def contract(result: Any, report: Path) -> dict[str, Any]:
 def report_campaign(campaign: str, console: Console) -> Path:
     """Print a campaign's table and write its report; the path of the HTML file. Raises LookupError for a campaign that is not known."""
     from flows.report import rich_table, table_rows, write_report
-    from flows.stages import open_registry
+    from flows.stages import open_registry, reports_path
     from tasks.store import Store
 
     registry = open_registry()
     found = registry.campaign(campaign)
-    path = write_report(registry, Store(home() / "store"), found.id, home() / "reports" / found.id)
+    path = write_report(registry, Store(home() / "store"), found.id, reports_path(found.id))
     console.print(rich_table(table_rows(registry, found.id)))
     return path

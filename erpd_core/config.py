@@ -128,6 +128,8 @@ class SignalSpec(Frozen):
     denominator: Annotated[str, Field(pattern=SIDE)] = "old"
     positives: Literal["all", "max", "min"] = "all"
     """On right responses keep all of the log-ratio, max(0, .) or min(0, .); done before whitening (Table 12)."""
+    clip: PositiveFloat | None = None
+    """Nats: log-ratios beyond it are cut to it before whitening, so that a few outliers do not carry the signal (not in the paper)."""
     whiten: Literal["shift", "scale", "off"] = "shift"
     """`shift`: mean 0 and variance 1 over response tokens (Sec. 3.3); `scale`: variance 1, signs kept; `off`: as is."""
 
@@ -147,7 +149,7 @@ class DistillPhase(Frozen):
 
 
 def _phases(**signal: str) -> tuple[DistillPhase, ...]:
-    return (DistillPhase(signal=SignalSpec(**signal)),)  # type: ignore[arg-type]
+    return (DistillPhase(signal=SignalSpec(**signal)),)
 
 
 class DistillConfig(Frozen):
@@ -159,7 +161,9 @@ class DistillConfig(Frozen):
     steps: PositiveInt = 10
     """Optimizer steps per phase (Sec. 4.4: 10 when iterating; 16 or 32 otherwise)."""
     keep: tuple[PositiveInt, ...] = ()
-    """Steps whose policy is kept for the curves of the report, besides the last one."""
+    """Steps whose policy is kept, besides the last one."""
+    select: Literal["last", "validation"] = "last"
+    """The student is the last step, or the kept step that validation prefers (of equals, the earliest: it is nearest to old)."""
     S1: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="old"))
     S2: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="weak", denominator="unlearned", positives="min"))
     S3: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="student:1"))
@@ -280,12 +284,12 @@ class HubProblems(_Problems):
 
 
 class GymProblems(_Problems):
-    """A reasoning-gym family: generated, verifiable, offline. `split` moves the generator's seed, and shared questions are dropped."""
+    """A reasoning-gym family: generated, verifiable, offline. A question belongs to one split by a hash of its text."""
 
     kind: Literal["gym"] = "gym"
     family: str
     split: Literal["train", "validation", "test"] = "train"
-    params: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    params: dict[str, int | float | str | bool | list[str]] = Field(default_factory=dict)
     count: PositiveInt | None = 256
 
 
@@ -329,7 +333,7 @@ class DecisionConfig(Frozen):
     """Which signal follows a teacher (Sec. 4.4): automatic from validation, or fixed per iteration."""
 
     mode: Literal["auto", "fixed"] = "auto"
-    fixed: tuple[Strategy, ...] = ("S1",)
+    fixed: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("S1",)
     """Strategy of iteration 1, 2, ...; the last one repeats."""
     allowed: tuple[Strategy, ...] = ("S1", "S2", "S3")
     """What the automatic decision may choose from; S2 also needs `weak_teacher`."""
@@ -337,6 +341,10 @@ class DecisionConfig(Frozen):
     """Points (of 1) the validation gain must exceed before it counts."""
     z: NonNegative = 1.64
     """Standard errors of the paired difference that separate a gain from noise (1.64: one-sided 95 %)."""
+
+    def fixed_for(self, iteration: int) -> Strategy:
+        """What `fixed` says for iteration 1, 2, ..."""
+        return self.fixed[min(iteration, len(self.fixed)) - 1]
 
 
 class RuntimeConfig(Frozen):
@@ -384,12 +392,15 @@ class CampaignConfig(Frozen):
 
     @model_validator(mode="after")
     def _sides_exist(self) -> CampaignConfig:
-        needs = self.decision.fixed if self.decision.mode == "fixed" else ()
-        if "S2" in needs and self.weak_teacher is None:
-            raise ValueError("decision.fixed asks for S2, which needs weak_teacher; add that section")
+        if self.decision.mode == "fixed":
+            fixed = [self.decision.fixed_for(index) for index in range(1, self.iterations + 1)]
+            if "S2" in fixed and self.weak_teacher is None:
+                raise ValueError("decision.fixed asks for S2, which needs weak_teacher; add that section")
+            if "S3" in fixed[:2]:
+                raise ValueError("decision.fixed asks for S3 before iteration 3, where no student is earlier than the start; move it back")
         trails = {"teacher": self.teacher.trail, "weak": self.weak_teacher.trail if self.weak_teacher else None}
         for strategy in ("S1", "S2", "S3"):
-            for phase in self.distill.phases(strategy):  # type: ignore[arg-type]
+            for phase in self.distill.phases(strategy):
                 for side in (phase.signal.numerator, phase.signal.denominator):
                     run, _, step = side.partition("@")
                     trail = trails.get(run)

@@ -57,4 +57,4 @@ def token_logprobs(hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor) -> tup
     **Arguments:** `hidden_NH` hidden states that predict `token_N`; `weight_VH` the output head.
     **Returns:** (lp_N, entropy_N), float32, nats, both differentiable in the hidden states and the head.
     """
-    return _ChunkedLogprobs.apply(hidden_NH, weight_VH, token_N)  # type: ignore[no-untyped-call,no-any-return]
+    return _ChunkedLogprobs.apply(hidden_NH, weight_VH, token_N)

@@ -23,7 +23,7 @@ def whiten(value_N: Tensor, mode: str) -> Tensor:
 
 
 def build_signal(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
-    """`A_hat = lp_numerator - lp_denominator`, masked on positives, then whitened: [N] float32.
+    """`A_hat = lp_numerator - lp_denominator`, masked on positives, clipped, then whitened: [N] float32.
 
     **Arguments:** columns over the batch's response tokens, None for a side that is `none`; `positive_N` bool, tokens of right responses.
     Raises ValueError when both sides are none, or the signal is constant or not finite.
@@ -38,4 +38,6 @@ def build_signal(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Te
     if spec.positives != "all":
         kept_N = ratio_N.clamp(min=0.0) if spec.positives == "max" else ratio_N.clamp(max=0.0)
         ratio_N = torch.where(positive_N, kept_N, ratio_N)
+    if spec.clip is not None:
+        ratio_N = ratio_N.clamp(-spec.clip, spec.clip)
     return whiten(ratio_N, spec.whiten)

@@ -42,7 +42,7 @@ def decide(
     }
 
     if config.mode == "fixed":
-        strategy = config.fixed[min(iteration, len(config.fixed)) - 1]
+        strategy = config.fixed_for(iteration)
         if strategy == "S3" and behind:
             evidence["student"] = max(behind, key=lambda i: behind[i].difference)
         others = {name: f"the recipe fixes {strategy}" for name in ("S1", "S2", "S3") if name != strategy}

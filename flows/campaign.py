@@ -11,6 +11,7 @@ from prefect import flow
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, Frozen, PolicyRef, ProblemsRef, RolloutRef
 from flows.iteration import IterationResult, Known, iteration, seed_for
+from flows.publish import publish
 from flows.stages import Desk, open_registry, open_tracker
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
@@ -62,10 +63,13 @@ def campaign(config: CampaignConfig, recipe: str = "") -> CampaignResult:
         raise
     finally:
         desk.registry.campaign_finished(name, status)  # type: ignore[arg-type]
+        publish(desk)
         desk.tracker.finish(desk.run, status)
 
 
 class Campaign:
+    """The steps of a campaign."""
+
     def __init__(self, config: CampaignConfig, recipe: str, desk: Desk) -> None:
         self.config, self.recipe, self.desk = config, recipe, desk
 
@@ -87,9 +91,10 @@ class Campaign:
         for index in range(1, self.config.iterations + 1):
             runner = iteration.with_options(task_runner=task_runner(self.config.runtime))
             result = runner(self.config, index, known, self.desk.campaign)
-            results.append(result)
-            if result.strategy == "stop":
+            if result is None:
                 break
+            results.append(result)
+            publish(self.desk)
             known = known.model_copy(
                 update={
                     "start": result.student_policy,
@@ -108,7 +113,9 @@ class Campaign:
         )
 
     def _problems(self, name: str, source: Any) -> ProblemsRef:
-        problems: ProblemsRef = self.desk.ask("problems", draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", 0, name)
+        problems: ProblemsRef = self.desk.ask(
+            "problems", draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", 0, name
+        )
         return problems
 
     def _validate(self, base: PolicyRef, validation: ProblemsRef) -> RolloutRef:

@@ -52,8 +52,8 @@ def seed_for(config: CampaignConfig, iteration: int, purpose: str) -> int:
 
 
 @flow(name="iteration", flow_run_name="iteration-{index}", validate_parameters=False)
-def iteration(config: CampaignConfig, index: int, known: Known, campaign: str) -> IterationResult:
-    """Run iteration `index` (1, 2, ...) of a campaign from `known.start`."""
+def iteration(config: CampaignConfig, index: int, known: Known, campaign: str) -> IterationResult | None:
+    """Run iteration `index` (1, 2, ...) of a campaign from `known.start`; None when its decision is to stop."""
     return Iteration(config, index, known, Desk.open(campaign, config)).run()
 
 
@@ -64,12 +64,17 @@ class Iteration:
         self.config, self.index, self.known, self.desk = config, index, known, desk
         self.seconds: dict[str, float] = {}
 
-    def run(self) -> IterationResult:
+    def run(self) -> IterationResult | None:
+        """The iteration's result; None when the decision is to stop, which is then what the registry says of it."""
         self.desk.registry.iteration(self.desk.campaign, self.index)
         self._sample_batch()
         self._train_teachers()
         decision = self._decide()
-        student = self.known.start if decision.strategy == "stop" else self._distil(decision)
+        if decision.strategy == "stop":
+            self._evaluate({"teacher": self.teacher})
+            self.desk.registry.iteration(self.desk.campaign, self.index, "completed", self.seconds)
+            return None
+        student = self._distil(decision)
         reports = self._evaluate({"teacher": self.teacher, "student": student})
         validation = self._validate([student], "student")[0]
         self.desk.registry.iteration(self.desk.campaign, self.index, "completed", self.seconds)
@@ -106,13 +111,10 @@ class Iteration:
         """The strong teacher, its step chosen on validation; a fixed strategy 2 that never looks at it goes without."""
         self.strong: TrainingRef | None = None
         self.weak: TrainingRef | None = None
-        fixed = self.config.decision.fixed[min(self.index, len(self.config.decision.fixed)) - 1]
+        fixed = self.config.decision.fixed_for(self.index)
         if self.config.decision.mode == "auto" or "teacher" in _runs(self.config.distill.phases(fixed)):
             self.strong = self._train(self.config.teacher, "teacher")
-            validations = self._validate(self.strong.trail, "teacher")
-            scores = [avg_at_k(outcomes(self.desk.store, ref)).avg for ref in validations]
-            best = scores.index(max(scores))
-            self.teacher, self.teacher_validation = self.strong.trail[best], validations[best]
+            self.teacher, self.teacher_validation = self._best(self.strong, "teacher")
         else:
             self._train_weak()
             assert self.weak is not None
@@ -178,10 +180,11 @@ class Iteration:
         )
         training: TrainingRef = self._ask("distill", stage, f"distil the student ({strategy})", "student training")
         self._spend("distill", stage)
-        for policy in training.trail:
-            self.desk.record_policy(policy, self.index, "student")
         self._track("student", training, {"strategy": strategy})
-        return training.last
+        student = self._best(training, "student")[0] if config.select == "validation" else training.last
+        for policy in [*(one for one in training.trail if one != student), student]:  # the last one recorded gets the alias
+            self.desk.record_policy(policy, self.index, "student")
+        return student
 
     def _phase(self, phase: DistillPhase, decision: Decision) -> SignalPhase:
         sides = {}
@@ -217,6 +220,13 @@ class Iteration:
         return self._column(policy, f"score the batch under {side}")
 
     # -------------------------------------------------------------------------------------------------------------- measuring
+
+    def _best(self, training: TrainingRef, role: str) -> tuple[PolicyRef, RolloutRef]:
+        """The kept policy with the highest validation score, of equals the earliest, and its validation."""
+        validations = self._validate(training.trail, role)
+        scores = [avg_at_k(outcomes(self.desk.store, ref)).avg for ref in validations]
+        best = scores.index(max(scores))
+        return training.trail[best], validations[best]
 
     def _validate(self, policies: Any, role: str) -> list[RolloutRef]:
         stages = [

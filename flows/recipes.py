@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ValueError(f"--set {override!r}: the value is not readable as YAML") from error
     if isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-4 as text
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4 as text
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = path.split(".")
     for part in parents:
         node = tree.setdefault(part, {})

@@ -25,6 +25,11 @@ def events_path(campaign: str) -> Path:
     return home() / "logs" / f"{campaign}.events.jsonl"
 
 
+def reports_path(campaign: str) -> Path:
+    """Where a campaign's report and its pictures are written."""
+    return home() / "reports" / campaign
+
+
 def open_registry() -> Registry:
     return Registry(f"sqlite:///{home() / 'registry.db'}")
 
@@ -35,7 +40,7 @@ def open_tracker() -> Tracker:
 
 @dataclass(frozen=True)
 class Desk:
-    """What a running campaign writes to. Lives in the flow's process; stages never see it, and flows never hand it on (it does not travel)."""
+    """What a running campaign writes to. It lives in one flow's process: stages never see it, and flows open their own."""
 
     campaign: str
     model: str
@@ -101,7 +106,7 @@ class Desk:
 
     @property
     def _known(self) -> set[str]:
-        return self.__dict__.setdefault("known", set())  # type: ignore[no-any-return]
+        return self.__dict__.setdefault("known", set())
 
     def seconds(self, *stages: Stage[Any]) -> float:
         """What these stages cost when they were worked out, in whichever session that was."""
@@ -124,7 +129,9 @@ class Desk:
     def record_report(self, iteration: int, role: str, report: EvalReport, policy: PolicyRef) -> None:
         self.registry.record_report(self.campaign, iteration, role, report)
         self.tracker.log_report(self.run, report, iteration, None if role in ("base", "student") else role)
-        phase = self.tracker.phase_run(self.run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration)})
+        phase = self.tracker.phase_run(
+            self.run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration)}
+        )
         self.tracker.log_report(phase, report, policy.step)
         self.tracker.finish(phase)
 

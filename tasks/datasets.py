@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -12,6 +13,9 @@ from erpd_core.config import FileProblems, GymProblems, HubProblems, ProblemsCon
 from erpd_core.refs import Problem, ProblemsRef
 from tasks.stage import Context, Stage
 from tasks.store import Build, Store, sha256
+
+GYM_SEED, GYM_POOL = 20_260_525, 20_000
+"""Where a reasoning-gym family is read from, and how far: the same pool for every split."""
 
 
 class DrawProblems(Stage[ProblemsRef]):
@@ -53,7 +57,7 @@ def load_problems(store: Store, ref: ProblemsRef) -> list[Problem]:
 
 
 def read_problems(source: ProblemsConfig, seed: int) -> list[Problem]:
-    """The problems themselves, wording applied. Raises ValueError, with file and row, for a source that is missing, malformed or too small."""
+    """The problems themselves, wording applied. Raises ValueError, naming file and row: a source missing, malformed or too small."""
     if isinstance(source, TinyProblems):
         from tasks.tiny_world import problems
 
@@ -87,32 +91,38 @@ def _worded(source: ProblemsConfig, problem: Problem) -> Problem:
 
 
 def _gym(source: GymProblems, seed: int) -> list[Problem]:
-    """Each split draws from seeds of its own; a question already met in an earlier split is dropped, so splits are disjoint."""
+    """Every question belongs to one split by a hash of its text, so splits are disjoint whatever is drawn from them."""
     try:
         import reasoning_gym
     except ImportError as error:
         raise ValueError("problems of kind gym need reasoning-gym; install the extra: pip install -e '.[problems]'") from error
     count = source.count or 256
-    splits = ("train", "validation", "test")
+    found: dict[str, Problem] = {}
     try:
-        pools = {
-            split: reasoning_gym.create_dataset(source.family, seed=10_000 + index, size=20 * count + 2_000, **source.params)
-            for index, split in enumerate(splits)
-        }
+        pool = reasoning_gym.create_dataset(source.family, seed=GYM_SEED, size=GYM_POOL, **source.params)
+        for row in pool:
+            question, answer = str(row["question"]), str(row["answer"])
+            if split_of(question) == source.split and question not in found:
+                found[question] = Problem(id=f"{source.family}-{sha256_text(question)[:12]}", prompt=question, answer=answer)
+            if len(found) >= 4 * count:
+                break
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"gym family {source.family!r} with {source.params}: {error}") from error
-    owner: dict[str, str] = {}
-    found: dict[str, Problem] = {}
-    for split in ("test", "validation", "train"):  # the smallest use is served first
-        for row in pools[split]:
-            question = str(row["question"])
-            if owner.setdefault(question, split) == split and split == source.split and question not in found:
-                found[question] = Problem(id=f"{source.family}-{split}-{len(found)}", prompt=question, answer=str(row["answer"]))
-        if split == source.split:
-            break
     if len(found) < count:
-        raise ValueError(f"gym family {source.family!r}: only {len(found)} different questions for {count} asked; widen params or lower count")
+        raise ValueError(
+            f"gym family {source.family!r}: only {len(found)} different questions for {count} asked; widen params or lower count"
+        )
     return [_worded(source, problem) for problem in random.Random(seed).sample(list(found.values()), count)]
+
+
+def split_of(question: str) -> str:
+    """`train` (80 %), `validation` or `test` (10 % each), by a hash of the question."""
+    place = int(sha256_text(question)[:8], 16) % 10
+    return "validation" if place == 8 else "test" if place == 9 else "train"
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _existing(source: FileProblems) -> Path:
@@ -142,7 +152,9 @@ def _file_rows(source: FileProblems) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{source.path}, line {number}: not JSON ({error}); a problems file has one JSON object per line") from error
+                raise ValueError(
+                    f"{source.path}, line {number}: not JSON ({error}); a problems file has one JSON object per line"
+                ) from error
             if not isinstance(row, dict):
                 raise ValueError(f"{source.path}, line {number}: a JSON object is needed, found {type(row).__name__}")
             rows.append(row)
@@ -155,5 +167,7 @@ def _hub_rows(source: HubProblems) -> list[dict[str, Any]]:
     try:
         loaded = datasets.load_dataset(source.id, revision=source.revision, split=source.split)
     except Exception as error:  # the library raises many kinds; all of them mean the same to the user
-        raise ValueError(f"data set {source.id} could not be loaded ({type(error).__name__}: {error}); check the id, split and network") from error
+        raise ValueError(
+            f"data set {source.id} could not be loaded ({type(error).__name__}: {error}); check the id, split and network"
+        ) from error
     return [dict(row) for row in loaded]

@@ -24,7 +24,9 @@ class HFPolicy:
     def __init__(self, model: Any) -> None:
         layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         if layers != {"full_attention"}:
-            raise ValueError(f"{type(model).__name__} has layers of kind {sorted(layers)}; the shared-prompt layout knows full_attention only")
+            raise ValueError(
+                f"{type(model).__name__} has layers of kind {sorted(layers)}; the shared-prompt layout knows full_attention only"
+            )
         model.set_attn_implementation("erpd_shared")
         self.model = model
 

@@ -16,7 +16,7 @@ from tasks.store import Build, sha256
 
 ASSETS = Path(__file__).parent / "assets"
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
-"""Files of a model that are taken: weights as safetensors, config, tokenizer, chat template. Nothing that has to be unpickled or executed."""
+"""Files of a model that are taken: weights as safetensors, config, tokenizer, chat template. Nothing to unpickle or execute."""
 
 
 class ImportPolicy(Stage[PolicyRef]):
@@ -97,7 +97,9 @@ def _download(model: HubModel) -> Path:
     except RepositoryNotFoundError as error:
         raise ValueError(f"model.id: the hub has no model {model.id} (or it is private: set HF_TOKEN)") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"model.id: {model.id} could not be fetched ({type(error).__name__}); check the network or give a directory") from error
+        raise ValueError(
+            f"model.id: {model.id} could not be fetched ({type(error).__name__}); check the network or give a directory"
+        ) from error
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -114,8 +116,8 @@ def convert_gguf(folder: Path, name: str, build: Build) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    del model.config.quantization_config  # the weights are plain float32 now, and must be saved as such
+    model.hf_quantizer = None
     scratch = build.folder / ".scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     model.save_pretrained(scratch)
@@ -123,5 +125,3 @@ def convert_gguf(folder: Path, name: str, build: Build) -> None:
     for path in sorted(scratch.iterdir()):
         build.put(path.name, partial(_link_or_copy, path))
     shutil.rmtree(scratch)
-
-

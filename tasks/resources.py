@@ -97,7 +97,7 @@ def submit(task: Any, runtime: RuntimeConfig, *args: Any) -> Any:
 def _lazy_ray_runner(runtime: RuntimeConfig) -> TaskRunner[Any]:
     from prefect_ray.task_runners import RayTaskRunner
 
-    class LazyRayTaskRunner(RayTaskRunner):  # type: ignore[misc]
+    class LazyRayTaskRunner(RayTaskRunner):
         """A RayTaskRunner that starts Ray at its first task: a campaign whose every stage is cached never does."""
 
         def __enter__(self) -> Any:
@@ -111,5 +111,3 @@ def _lazy_ray_runner(runtime: RuntimeConfig) -> TaskRunner[Any]:
             return super().submit(*args, **kwargs)
 
     return LazyRayTaskRunner()
-
-

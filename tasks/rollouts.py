@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,15 +65,14 @@ class SampleRollouts(Stage[RolloutRef]):
         if todo:
             engine = open_engine(context.store.path(self.policy.id), context.runtime)
             with Grader() as grader:
-                finished = (len(names) - len(todo)) * size * self.sampling.samples
                 for start in todo:
-                    table = self._shard(problems[start : start + size], engine, grader, lambda n, f=finished: context.progress(f + n, total))
-                    build.put(names[start], lambda path, table=table: pq.write_table(table, path, compression="zstd"))
-                    finished += len(table)
-                    context.progress(min(finished, total), total)
+                    ready = sum(build.done(name) for name in names.values()) * size * self.sampling.samples
+                    table = self._shard(problems[start : start + size], engine, grader, _Ticker(context, ready, total))
+                    build.put(names[start], partial(pq.write_table, table, compression="zstd"))
+            context.progress(total, total)
         return self._ref(build, list(names.values()))
 
-    def _shard(self, problems: list[Problem], engine: Engine, grader: Grader, tick: Any) -> pa.Table:
+    def _shard(self, problems: list[Problem], engine: Engine, grader: Grader, tick: Callable[[int], None]) -> pa.Table:
         prompts = [engine.encode(problem.prompt) for problem in problems]
         seeds = [seed_of(self.seed, problem.id, sample) for problem in problems for sample in range(self.sampling.samples)]
         samples = engine.sample(prompts, seeds, self.sampling, tick)
@@ -112,6 +112,16 @@ class SampleRollouts(Stage[RolloutRef]):
             tokens=tokens,
             accuracy=reward / sequences,
         )
+
+
+class _Ticker:
+    """Tells the progress of one shard as part of the whole."""
+
+    def __init__(self, context: Context, ready: int, total: int) -> None:
+        self.context, self.ready, self.total = context, ready, total
+
+    def __call__(self, finished: int) -> None:
+        self.context.progress(min(self.ready + finished, self.total - 1), self.total)
 
 
 def shard_name(index: int) -> str:

@@ -43,7 +43,9 @@ class ScoreRollouts(Stage[LogprobRef]):
             for count, index in enumerate(todo, len(names) - len(todo) + 1):
                 lp_N, entropy_N = score(policy, load_batch(iter([paths[index]])), context.runtime.token_budget)
                 if not bool(torch.isfinite(lp_N).all()):
-                    raise FloatingPointError(f"{self.policy.id} gives log-probs that are not finite on {paths[index].name} of {self.rollouts.id}")
+                    raise FloatingPointError(
+                        f"{self.policy.id} gives log-probs that are not finite on {paths[index].name} of {self.rollouts.id}"
+                    )
                 build.put(names[index], partial(save_file, {"lp": lp_N, "entropy": entropy_N}))
                 context.progress(count, len(names))
         return LogprobRef(id=build.id, policy=self.policy, rollouts=self.rollouts.id)
@@ -58,4 +60,6 @@ def require_same_vocabulary(store: Store, a: PolicyRef, b: PolicyRef) -> None:
     """Raises ValueError when two policies whose log-probs are compared do not share a vocabulary size."""
     sizes = [vocabulary(store.path(policy.id)) for policy in (a, b)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"{a.id} has {sizes[0]} tokens and {b.id} {sizes[1]}: a log-ratio needs one vocabulary; use policies of one family")
+        raise ValueError(
+            f"{a.id} has {sizes[0]} tokens and {b.id} {sizes[1]}: a log-ratio needs one vocabulary; use policies of one family"
+        )

@@ -1,7 +1,7 @@
 """A stage: one question with an identity, and the work that answers it. Everything a campaign does is a stage.
 
-A stage is a frozen pydantic value. `question()` is what was asked, `inputs()` the identities it rests on, `VERSION` the code's: bump it when
-a change makes the step produce other values. The answer is a small ref, kept in the artifact's manifest.
+A stage is a frozen pydantic value. `question()` is what was asked, `inputs()` the identities it rests on, `VERSION` the code's: bump it
+when a change makes the step produce other values. The answer is a small ref, kept in the artifact's manifest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from erpd_core.config import RuntimeConfig
 from erpd_core.refs import Frozen
 from tasks.progress import Progress
 from tasks.store import Build, Store, identity
-
 
 Ref = TypeVar("Ref", bound=Frozen)
 

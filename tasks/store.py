@@ -145,7 +145,10 @@ class Store:
         return Manifest.model_validate_json(path.read_bytes())
 
     def has(self, artifact: str) -> bool:
-        """Is it there with every byte its manifest promises (checked once per process)? A damaged artifact is set aside and counts as absent."""
+        """Is it there with every byte its manifest promises (checked once per process)?
+
+        A damaged artifact is set aside, with what is wrong with it, and counts as absent.
+        """
         if artifact in self._verified and (self.path(artifact) / "manifest.json").exists():
             return True
         damage = self.damage(artifact)

@@ -37,9 +37,10 @@ def perform(stage: Stage[Any], runtime: RuntimeConfig, label: str, events: Path 
 
 
 def _task(verb: str) -> Any:
-    return prefect.task(
-        perform, name=verb, task_run_name="{label}", retries=1, retry_delay_seconds=3, retry_condition_fn=_hopeful, persist_result=False
+    decorate = prefect.task(
+        name=verb, task_run_name="{label}", retries=1, retry_delay_seconds=3, retry_condition_fn=_hopeful, persist_result=False
     )
+    return decorate(perform)
 
 
 TASKS: dict[str, Any] = {verb: _task(verb) for verb in Verb.__args__}  # type: ignore[attr-defined]

@@ -1,10 +1,18 @@
 """Tests write into a directory of their own: `ERPD_HOME` points there before any test module is imported."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from helpers import Campaign, World
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -13,3 +21,42 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ["ERPD_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The embedded base, 64 of its training problems, 8 graded samples of each, their column. Tests add to the store, none damages it."""
+    from helpers import World, context
+
+    from erpd_core.config import EmbeddedModel, SamplingConfig, TinyProblems
+    from tasks.datasets import draw_problems
+    from tasks.policies import import_policy
+    from tasks.rollouts import SampleRollouts
+    from tasks.score import ScoreRollouts
+    from tasks.stage import fulfil
+    from tasks.store import Store
+
+    here = context(Store(tmp_path_factory.mktemp("world")))
+    base = fulfil(import_policy(EmbeddedModel()), here)
+    problems = fulfil(draw_problems("prompts", TinyProblems(count=64), 7), here)
+    sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
+    rollouts = fulfil(SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=7), here)
+    old = fulfil(ScoreRollouts(policy=base, rollouts=rollouts), here)
+    return World(here.store, base, problems, rollouts, old)
+
+
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """A home whose path is short enough for Ray's sockets, and that is not the working directory of anything."""
+    folder = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def undisturbed() -> Iterator[Campaign]:
+    """The shrunk campaign, run once to its end by the real command in an empty directory, with a home of its own."""
+    from helpers import run_campaign
+
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield run_campaign(Path(folder), "iterations=2")

@@ -28,4 +28,4 @@ class Engine(Protocol):
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
     ) -> list[Sample]:
-        """`sampling.samples` responses for each prompt, prompt-major; `seeds` has one 64-bit seed per response. `tick(finished)` reports."""
+        """`sampling.samples` responses for each prompt, prompt-major; `seeds` has one 64-bit seed each. `tick(finished)` reports."""

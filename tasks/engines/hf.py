@@ -99,7 +99,7 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tens
     """One token per row by inverting the distribution function at `uniform_B`; temperature, then the smallest top-p nucleus."""
     probs_BV = torch.softmax(logits_BV.double() / sampling.temperature, -1)
     if sampling.top_p < 1.0:
-        sorted_BV, order_BV = probs_BV.sort(-1, descending=True, stable=True)
+        sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
         sorted_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
         return order_BV.gather(1, _invert(sorted_BV, uniform_B)).squeeze(1)
     return _invert(probs_BV, uniform_B).squeeze(1)

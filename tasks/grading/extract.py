@@ -89,7 +89,7 @@ def last_boxed(text: str) -> str | None:
 
 def last_hash(text: str) -> str | None:
     """Text after the last `####` (GSM8K), up to the end of its line."""
-    head, mark, tail = text.rpartition("####")
+    _, mark, tail = text.rpartition("####")
     return tail.strip().split("\n")[0].strip() if mark and tail.strip() else None
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from erpd_core.refs import Verdict
 from tasks.grading.workers import Grader
 
 NEEDED = ("gold", "prediction")
-VERDICTS = ("correct", "wrong", "unparsable", "timeout")
+VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unparsable", "timeout")
 
 
 def read_rows(source: Path) -> list[dict[str, Any]]:
@@ -40,19 +40,22 @@ def _row(line: str, where: str) -> dict[str, Any]:
             raise ValueError(f'{where}: no key "{name}"; every row needs "gold" and "prediction"')
         if not isinstance(row[name], str):
             raise ValueError(f'{where}: "{name}" is {json.dumps(row[name])[:40]}, not a string; put it in quotes')
-    if not row["gold"].strip():
-        raise ValueError(f'{where}: "gold" is empty, so there is nothing to grade against; fill it in or remove the row')
     return row
 
 
 def grade_file(source: Path, target: Path, extractor: str = "auto", workers: int | None = None, deadline: float = 5.0) -> dict[str, int]:
     """Grade a JSON-lines file. Rows keep their order and their other keys, and get `"verdict"`.
 
-    `target` appears whole or not at all, and may be `source`. **Returns:** how many rows got each verdict.
+    `target` appears whole or not at all, and may be `source`. A row whose gold is blank has nothing to be graded against: `unparsable`.
+    **Returns:** how many rows got each verdict.
     """
     rows = read_rows(source)
+    gradable = [index for index, row in enumerate(rows) if row["gold"].strip()]
+    verdicts: list[Verdict] = ["unparsable"] * len(rows)
     with Grader(workers=workers, deadline=deadline) as grader:
-        verdicts = grader.grade_many([(row["gold"], row["prediction"]) for row in rows], extractor)
+        found = grader.grade_many([(rows[index]["gold"], rows[index]["prediction"]) for index in gradable], extractor)
+    for index, verdict in zip(gradable, found, strict=True):
+        verdicts[index] = verdict
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -68,5 +71,4 @@ def grade_file(source: Path, target: Path, extractor: str = "auto", workers: int
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    counts = Counter(verdicts)
-    return {verdict: counts[verdict] for verdict in VERDICTS}
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}

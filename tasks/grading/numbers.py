@@ -27,7 +27,37 @@ _UNIT_WORDS = re.compile(r"\s*([A-Za-z][A-Za-z]*(?:[ /.-][A-Za-z]+)*)\.?\s*(?:\^
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?(?:\\text\{)?(\d{1,2})\}{0,2}")
 _NAME = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?)?|\\[a-z]+)\s*=\s*(?=[^=])")
 _NOT_UNITS = frozenset(
-    "and or to if when where mod pi sqrt sin cos tan log ln exp for is not choose with times plus minus over in except i than at".split()
+    [
+        "and",
+        "or",
+        "to",
+        "if",
+        "when",
+        "where",
+        "mod",
+        "pi",
+        "sqrt",
+        "sin",
+        "cos",
+        "tan",
+        "log",
+        "ln",
+        "exp",
+        "for",
+        "is",
+        "not",
+        "choose",
+        "with",
+        "times",
+        "plus",
+        "minus",
+        "over",
+        "in",
+        "except",
+        "i",
+        "than",
+        "at",
+    ]
 )
 _UNITS = {
     "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre", "m": "m meter metre",

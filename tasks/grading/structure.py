@@ -11,19 +11,72 @@ _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\(?:text|textbf|textit|mat
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _STARTS = re.compile(r"[\W_]*[^\W\d_]{3,}")
 _MATHS = frozenset(
-    "and or sin cos tan cot sec csc log ln exp sqrt pi mod max min gcd lcm lim det rank arcsin arccos arctan frac infty deg in to".split()
+    [
+        "and",
+        "or",
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+        "sqrt",
+        "pi",
+        "mod",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "lim",
+        "det",
+        "rank",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "frac",
+        "infty",
+        "deg",
+        "in",
+        "to",
+    ]
 )
 _CLAUSE = re.compile(
     r"[\s,;$(]*(?:\\(?:text|mbox|textrm)\s*\{[\s,(]*)?"
     r"\b(?:for\s+(?:some|all|any|every|each|nonnegative|positive|real|integer)|where|with|such that)\b.*",
     re.DOTALL | re.IGNORECASE,
 )
-_NEGATIONS = frozenset("no not none never neither cannot except unless more less fewer greater least most impossible undefined".split())
+_NEGATIONS = frozenset(
+    [
+        "no",
+        "not",
+        "none",
+        "never",
+        "neither",
+        "cannot",
+        "except",
+        "unless",
+        "more",
+        "less",
+        "fewer",
+        "greater",
+        "least",
+        "most",
+        "impossible",
+        "undefined",
+    ]
+)
 _JOINT = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}|\\q?quad(?![a-zA-Z])|;|,|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|(?<=[\d)}])or(?=[A-Z(])|\n"
 )
 _ASSIGNED = re.compile(r"\s*([A-Za-z](?:_\{?\w{1,3}\}?)?)(?:\([a-z]\))?\s*=\s*([^=]+)")
-_NOT_UNITS = _MATHS | _NEGATIONS | frozenset("even odd prime all any some for where when is are if real integer positive".split())
+_NOT_UNITS = (
+    _MATHS
+    | _NEGATIONS
+    | frozenset(["even", "odd", "prime", "all", "any", "some", "for", "where", "when", "is", "are", "if", "real", "integer", "positive"])
+)
 _UNIT_END = re.compile(
     r"\s*(?:\\(?:text|mathrm|mbox|textbf|textit)\s*\{([^{}\d]*[a-z][^{}\d]*)\}"
     r"|(?<=[\s}])((?:square |cubic |sq )?(?:[ckm]?m|inch|inches|feet|ft|miles?"

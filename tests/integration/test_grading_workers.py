@@ -73,7 +73,7 @@ def test_memory_is_limited_per_worker() -> None:
 
 
 def test_workers_that_cannot_start_are_an_error_and_not_a_verdict() -> None:
-    with Grader(workers=1, memory=30 << 20) as grader, pytest.raises(GraderError, match="math_verify|cannot start"):
+    with Grader(workers=1, memory=30 << 20) as grader, pytest.raises(GraderError, match=r"math_verify|cannot start"):
         grader.grade_many([SLOW_PATH])
 
 
@@ -137,7 +137,6 @@ def test_grade_file_keeps_rows_keys_and_order(tmp_path: Path) -> None:
         ("[1]", "line 2: a list, not an object"),
         ('{"gold": "1"}', 'line 2: no key "prediction"'),
         ('{"gold": 1, "prediction": "1"}', 'line 2: "gold" is 1, not a string'),
-        ('{"gold": " ", "prediction": "1"}', 'line 2: "gold" is empty'),
     ],
 )
 def test_bad_rows_are_named_and_nothing_is_written(tmp_path: Path, line: str, message: str) -> None:
@@ -147,3 +146,10 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path: Path, line: str, me
         grade_file(source, target)
     assert message in str(caught.value) and str(source) in str(caught.value)
     assert not target.exists() and list(tmp_path.iterdir()) == [source]
+
+
+def test_a_blank_gold_is_unparsable_and_the_other_rows_are_graded(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"gold": " ", "prediction": "1"}\n{"gold": "1", "prediction": "1"}\n', encoding="utf-8")
+    assert grade_file(source, target) == {"correct": 1, "wrong": 0, "unparsable": 1, "timeout": 0}
+    assert [json.loads(line)["verdict"] for line in target.read_text().splitlines()] == ["unparsable", "correct"]

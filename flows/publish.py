@@ -1,0 +1,36 @@
+"""Show a campaign as it stands: its report on disk, in MLflow, and as an artifact on the Prefect run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect.artifacts import create_markdown_artifact
+
+from flows.report import write_report
+from flows.results import Row, benchmarks_of, interval, nats, percent, summary, table_rows
+from flows.stages import Desk, reports_path
+
+
+def publish(desk: Desk) -> None:
+    """Write the report anew and attach it; each call replaces the last."""
+    path = write_report(desk.registry, desk.store, desk.campaign, reports_path(desk.campaign))
+    desk.tracker.log_artifact(desk.run, path.parent, "report")
+    rows = table_rows(desk.registry, desk.campaign)
+    said = "\n\n".join(summary(rows))
+    create_markdown_artifact(
+        key="campaign-report",
+        markdown=f"{said}\n\n{markdown_table(rows)}\n\nThe whole report: `{path}`",
+        description=f"{desk.campaign}: base, teachers and students",
+    )
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The campaign's table for the Prefect UI."""
+    benchmarks = benchmarks_of(rows)
+    lines = [["policy", "signal", *benchmarks, "KL old", "KL base", "entropy", "length"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows:
+        scores = [f"{percent(s.avg)} {interval(s)}" if (s := row.report.scores.get(name)) else "" for name in benchmarks]
+        figures = [nats(row.report.kl_old), nats(row.report.kl_base), nats(row.report.entropy), f"{row.report.length:.1f}"]
+        lines.append([row.name, row.strategy if row.role == "student" else "", *scores, *figures])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,193 @@
+"""`erpd report`: what a campaign came to, as one self-contained HTML page with PNGs beside it.
+
+Everything is read from the registry, and the curves from the store; nothing is worked out again, so a report of a running, failed or killed
+campaign shows what there is. The same data gives the same bytes. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from erpd_core.config import CampaignConfig
+from erpd_core.refs import Score
+from flows.recipes import load_recipe
+from flows.results import Row, benchmarks_of, interval, nats, percent, points, rich_table, start_of, step_of, summary, table_rows
+from tasks.registry import Attached, Campaign, Iteration, Registry
+from tasks.store import Store, write_atomically
+
+if TYPE_CHECKING:  # slow to import
+    from tasks.figures import Run
+
+__all__ = ["rich_table", "summary", "table_rows", "write_report"]
+
+PNGS = ("score_vs_kl.png", "teacher.png", "unlearned.png", "student.png", "time.png")
+
+# ---------------------------------------------------------------------------------------------------------- how it was asked for
+
+
+def command(campaign: Campaign) -> tuple[str, bool]:
+    """The `erpd run` command that asks for this very config, and whether it was checked to do so (the recipe may be gone or changed)."""
+    plain = f"erpd run {shlex.quote(campaign.recipe or campaign.name)}"
+    try:
+        wanted = CampaignConfig.model_validate(campaign.config)
+        recipe = load_recipe(campaign.recipe).model_dump(mode="json")
+        settings = _differences(recipe, wanted.model_dump(mode="json"), "")
+        if load_recipe(campaign.recipe, settings) != wanted:
+            return plain, False
+    except ValueError:
+        return plain, False
+    return " ".join([plain, *(f"--set {shlex.quote(setting)}" for setting in settings)]), True
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str) -> list[str]:
+    """`key.path=value` for what differs; a mapping whose keys differ (another kind of loss) is written whole."""
+    found: list[str] = []
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and value.keys() == before.keys():
+            found += _differences(before, value, f"{above}{key}.")
+        elif value != before:
+            text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
+            found.append(f"{above}{key}={text}")
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- decisions
+
+EVIDENCE = {
+    "start": "Start on validation",
+    "teacher": "Teacher on validation",
+    "teacher_minus_start": "Teacher minus start, paired by problem",
+    "standard_error": "Standard error of that difference",
+    "z": "Standard errors a gain must exceed",
+    "min_gain": "Points a gain must exceed",
+    "teacher_minus_student": "Teacher minus earlier students",
+    "teacher_step": "Teacher's step, chosen on validation",
+    "student": "Earlier student chosen for strategy 3 (iteration)",
+}
+IN_POINTS = {"teacher_minus_start", "standard_error", "min_gain", "difference"}
+
+
+def evidence_lines(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A decision's evidence as (what, value in words) pairs; keys not known here keep their own name."""
+    return [(EVIDENCE.get(key, key.replace("_", " ")), _words(value, key)) for key, value in evidence.items()]
+
+
+def _words(value: Any, key: str = "") -> str:
+    if isinstance(value, Mapping):
+        if {"avg", "k", "problems", "ci95"} <= value.keys():
+            score = Score.model_validate(value)
+            return f"{percent(score.avg)} % {interval(score)}, AVG@{score.k} on {score.problems} problems"
+        if {"difference", "standard_error"} == value.keys():
+            return f"{points(value['difference'])} points, standard error {percent(value['standard_error'])}"
+        prefix = "iteration " if key == "teacher_minus_student" else ""
+        return "; ".join(f"{prefix}{name}: {_words(item, str(name))}" for name, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(item) for item in value) or "none"
+    if isinstance(value, float):
+        signed = points(value) if key != "standard_error" else percent(value)
+        return f"{signed} points" if key in IN_POINTS else f"{value:.4g}"
+    return str(value)
+
+
+# -------------------------------------------------------------------------------------------------------------------- the page
+
+
+def write_report(registry: Registry, store: Store, campaign_id: str, folder: Path) -> Path:
+    """Write `report.html` (self-contained) and its PNGs into `folder`; the path of the page.
+
+    **Raises:** LookupError: there is no such campaign.
+    """
+    campaign = registry.campaign(campaign_id)
+    iterations, attached = registry.iterations(campaign.id), registry.artifacts(campaign.id)
+    rows = table_rows(registry, campaign.id)
+    pictures = _pictures(rows, iterations, attached, store)
+    for name in PNGS:
+        if name in pictures:
+            write_atomically(folder / name, lambda path, name=name: path.write_bytes(pictures[name]))  # type: ignore[misc]
+        else:
+            (folder / name).unlink(missing_ok=True)
+    best = next((row for row in rows if row.best), None)
+    line, exact = command(campaign)
+    filters = {"percent": percent, "points": points, "nats": nats, "interval": interval, "evidence": evidence_lines, "step": step_of}
+    environment = Environment(
+        loader=PackageLoader("tasks"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= filters
+    page = environment.get_template("report.html.j2").render(
+        campaign=campaign,
+        model=" ".join(str(value) for value in dict(campaign.config.get("model") or {}).values() if value is not None),
+        command=line,
+        exact=exact,
+        rows=rows,
+        base=next((row for row in rows if row.role == "base"), None),
+        benchmarks=benchmarks_of(rows),
+        summary=summary(rows),
+        iterations=iterations,
+        phases=list(dict.fromkeys(phase for one in iterations for phase in one.seconds)),
+        attached=attached,
+        lineage=_lineage(registry, best),
+        pictures={name: base64.b64encode(image).decode() for name, image in pictures.items()},
+        config=yaml.safe_dump(campaign.config, sort_keys=False, allow_unicode=True, width=110),
+    )
+    path = folder / "report.html"
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _lineage(registry: Registry, best: Row | None) -> list[str]:
+    """What the best student was made from, one line per artifact, indented."""
+    try:
+        lines = registry.lineage(best.report.policy).lines if best else ()
+    except LookupError:
+        return []
+    return [
+        f"{'  ' * one.depth}{f'{one.role}: ' if one.role else ''}{one.artifact.id}{' (above)' if one.repeated else ''}" for one in lines
+    ]
+
+
+def _pictures(rows: Sequence[Row], iterations: Sequence[Iteration], attached: Sequence[Attached], store: Store) -> dict[str, bytes]:
+    from tasks import figures
+
+    places = []
+    for row in rows:
+        if row.moved:
+            start = start_of(row, rows)
+            places.append(
+                figures.Point(row.name, row.role, row.iteration, row.report.kl_base, row.report.scores, start.name if start else None)
+            )
+    chosen = {row.iteration: row.step for row in rows if row.role == "teacher"}
+    drawn = {
+        "score_vs_kl.png": figures.score_against_kl(places),
+        "teacher.png": figures.training_curves(_runs(attached, store, "teacher", chosen)),
+        "unlearned.png": figures.training_curves(_runs(attached, store, "unlearned", {})),
+        "student.png": figures.training_curves(_runs(attached, store, "student", {})),
+        "time.png": figures.time_by_phase({f"iteration {one.index}": one.seconds for one in iterations if one.seconds}),
+    }
+    return {name: figures.png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def _runs(attached: Sequence[Attached], store: Store, role: str, chosen: Mapping[int, int | None]) -> list[Run]:
+    """The training runs of a role. `chosen`: the step that became the iteration's policy, where there was a choice."""
+    from tasks.figures import Run
+
+    found = []
+    for one in (one for one in attached if one.role == f"{role} training"):
+        validation = {}
+        for other in attached:
+            if other.iteration == one.iteration and other.role == f"{role} validation" and role != "student":
+                ref = other.artifact.meta.get("ref") or {}
+                if {"policy", "accuracy"} <= ref.keys():
+                    validation[int(ref["policy"]["step"])] = float(ref["accuracy"])
+        records = store.path(one.artifact.id) / "records.jsonl"
+        rows = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
+        found.append(Run(f"iteration {one.iteration}", one.iteration, rows, validation, chosen.get(one.iteration)))
+    return found

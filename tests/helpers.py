@@ -1,0 +1,191 @@
+"""What several test files share: contexts, damage, the command line in a home of its own, and the processes that belong to a home."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from erpd_core.config import RuntimeConfig
+from erpd_core.refs import LogprobRef, PolicyRef, ProblemsRef, RolloutRef
+from tasks.progress import Progress
+from tasks.stage import Context
+from tasks.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+SHRUNK = (
+    "prompts.count=48",
+    "sampling.samples=8",
+    "sampling.shard=16",
+    "teacher.loss={kind: ce, beta: 0.05}",
+    "teacher.optimizer.lr=2e-4",
+    "teacher.minibatch=64",
+    "teacher.steps=12",
+    "teacher.keep=[6]",
+    "distill.steps=6",
+    "distill.keep=[]",
+    "evaluation.validation.count=32",
+    "evaluation.validation_sampling.samples=4",
+    "evaluation.validation_sampling.shard=16",
+    "evaluation.benchmarks.test.count=32",
+    "evaluation.sampling.samples=4",
+    "evaluation.sampling.shard=16",
+)
+"""`tiny`, small enough that a campaign is seconds of work. The losses are named so that tuning the recipe does not move these tests."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The embedded base in a store of its own, with a graded batch of its samples and their column."""
+
+    store: Store
+    base: PolicyRef
+    problems: ProblemsRef
+    rollouts: RolloutRef
+    old: LogprobRef
+
+    @property
+    def context(self) -> Context:
+        return context(self.store)
+
+
+def context(store: Store, events: Path | None = None, **runtime: Any) -> Context:
+    return Context(store, RuntimeConfig(ray="off", **runtime), Progress(events, "test"))
+
+
+def flip_a_bit(path: Path, at: float = 0.5) -> None:
+    """Change one bit in place; the file's inode is replaced, so that hard links elsewhere stay whole."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+# ------------------------------------------------------------------------------------------------------------------- processes
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """This process's environment, without what it has set for itself, for a child whose home is `home`."""
+    own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "HF_", "TMPDIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
+    return {**kept, "ERPD_HOME": str(home), "PYTHONPATH": str(ROOT), **more}
+
+
+def python(script: str, *arguments: object, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own; its exit code is the caller's to judge."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(home, **more))
+
+
+def erpd(*arguments: object, home: Path, cwd: Path | None = None, timeout: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deployments.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, cwd=cwd or home, env=environment(home, **more), stdin=subprocess.DEVNULL
+    )
+
+
+def sets(overrides: Sequence[str]) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def campaign_arguments(*overrides: str) -> list[str]:
+    """`erpd run` of the shrunk campaign, without Ray unless asked."""
+    return ["run", "tiny", "--json", *sets([*SHRUNK, "runtime.ray=off", *overrides])]
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Every process that was started for this home, this one excluded."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("ERPD_HOME") == str(home) or any(str(home) in part for part in process.cmdline())
+            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def no_process_left(home: Path, patience: float = 20.0) -> list[str]:
+    """Wait until no process of this home is left; the command lines of those that stayed."""
+    wait_until(lambda: not processes_of(home), patience)
+    return [" ".join(process.cmdline()) for process in processes_of(home)]
+
+
+def wait_until(condition: Callable[[], object], patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------------------- campaigns
+
+
+def events(home: Path, campaign: str = "*") -> list[dict[str, Any]]:
+    paths = sorted((home / "logs").glob(f"{campaign}.events.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a campaign came to, without what depends on when and where it ran."""
+    kept = {key: value for key, value in result.items() if key not in ("mlflow_url", "report")}
+    return {**kept, "iterations": [{key: value for key, value in one.items() if key != "seconds"} for one in result["iterations"]]}
+
+
+def tracked(home: Path) -> dict[str, dict[tuple[str, int], list[float | None]]]:
+    """Every point in MLflow's database, past MLflow's own reading: phase (or "campaign") -> (metric, step) -> values written."""
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
+    query = sa.text(
+        "SELECT COALESCE((SELECT value FROM tags t WHERE t.run_uuid = m.run_uuid AND t.key = 'erpd.phase'), 'campaign'), m.key, m.step,"
+        " CASE WHEN m.is_nan THEN NULL ELSE m.value END FROM metrics m"
+    )
+    found: dict[str, dict[tuple[str, int], list[float | None]]] = {}
+    with engine.connect() as connection:
+        for phase, name, step, value in connection.execute(query):
+            found.setdefault(phase, {}).setdefault((name, step), []).append(value)
+    engine.dispose()
+    return found
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign that `erpd run` ran: where, with what, and what came of it."""
+
+    folder: Path
+    arguments: list[str]
+    done: subprocess.CompletedProcess[str]
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        assert self.done.returncode == 0, self.done.stderr
+        return json.loads(self.done.stdout)
+
+    def again(self) -> Campaign:
+        """The same command once more, in the same home."""
+        return run_campaign(self.folder, arguments=self.arguments)
+
+
+def run_campaign(folder: Path, *overrides: str, arguments: list[str] | None = None) -> Campaign:
+    """Run the shrunk campaign in `folder`: its home, an empty working directory and an empty HOME lie side by side there."""
+    for name in ("home", "cwd", "user"):
+        (folder / name).mkdir(exist_ok=True)
+    arguments = arguments or campaign_arguments(*overrides)
+    return Campaign(folder, arguments, erpd(*arguments, home=folder / "home", cwd=folder / "cwd", HOME=str(folder / "user")))

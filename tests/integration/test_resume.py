@@ -1,0 +1,132 @@
+"""A campaign killed again and again, and started again with the same command, ends in the numbers of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import (
+    Campaign,
+    campaign_arguments,
+    environment,
+    events,
+    no_process_left,
+    numbers,
+    processes_of,
+    run_campaign,
+    tracked,
+    wait_until,
+)
+
+from tasks.registry import Registry
+from tasks.store import Store
+
+pytestmark = pytest.mark.slow
+
+RESUMABLE = "runtime.checkpoint_every=3"
+"""Checkpoints closer than the undisturbed campaign's: resources are not part of what was asked, so it is the same campaign."""
+
+
+def working_on(label: str, done: int = 0) -> Callable[[list[dict[str, Any]]], bool]:
+    """A moment: this stage is under way, with at least so many units done."""
+
+    def come(told: list[dict[str, Any]]) -> bool:
+        ours = [event for event in told if event["label"].startswith(label)]
+        return any(event.get("done", 0) >= done for event in ours) if done else any(event.get("status") == "started" for event in ours)
+
+    return come
+
+
+MOMENTS = {
+    "sampling the batch": working_on("1: sample the fixed batch"),
+    "training the teacher": working_on("1: train teacher", done=4),
+    "evaluating in iteration 2": working_on("2: evaluate"),
+}
+
+
+def kill_when(folder: Path, arguments: list[str], come: Callable[[list[dict[str, Any]]], bool]) -> None:
+    """Start the campaign and kill its whole process group, without a word, at a moment of its run."""
+    home = folder / "home"
+    before = len(events(home))
+    command = [sys.executable, "-m", "deployments.cli", *arguments]
+    log = (folder / "log.txt").open("a")
+    process = subprocess.Popen(
+        command, env=environment(home, HOME=str(folder / "user")), cwd=folder / "cwd", stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        assert wait_until(lambda: process.poll() is not None or come(events(home)[before:]), 200), (folder / "log.txt").read_text()
+        assert process.poll() is None, f"it ended before the moment came: {(folder / 'log.txt').read_text()}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """The campaign, killed at each of the moments and then let run to its end."""
+    folder = tmp_path_factory.mktemp("killed")
+    for name in ("home", "cwd", "user"):
+        (folder / name).mkdir()
+    (folder / "home" / "logs").mkdir()
+    arguments = campaign_arguments("iterations=2", RESUMABLE)
+    for moment, come in MOMENTS.items():
+        kill_when(folder, arguments, come)
+        assert no_process_left(folder / "home") == [], f"killed while {moment}"
+    return run_campaign(folder, arguments=arguments)
+
+
+def test_it_ends_in_the_same_numbers(disturbed: Campaign, undisturbed: Campaign):
+    assert numbers(disturbed.result) == numbers(undisturbed.result)
+
+
+def test_it_went_on_from_a_checkpoint(disturbed: Campaign):
+    """After the kill at step 4 or later, the first thing the teacher's training tells is a step beyond the checkpoint at 3."""
+    told = [event for event in events(disturbed.home) if event["label"].startswith("1: train teacher")]
+    starts = [index for index, event in enumerate(told) if event.get("status") == "started"]
+    assert len(starts) == 2
+    assert next(event["done"] for event in told[starts[1] :] if "done" in event) > 3
+
+
+def test_what_was_durable_was_not_made_again(disturbed: Campaign):
+    finished = [event["label"] for event in events(disturbed.home) if event.get("status") == "finished"]
+    assert len(finished) == len(set(finished))
+
+
+def test_mlflow_has_no_missing_and_no_doubled_points(disturbed: Campaign, undisturbed: Campaign):
+    ours, theirs = tracked(disturbed.home), tracked(undisturbed.home)
+    assert ours.keys() == theirs.keys()
+    for phase in theirs:
+        assert ours[phase].keys() == theirs[phase].keys(), phase
+        assert all(len(values) == 1 for values in ours[phase].values()), phase
+        timeless = {point for point in theirs[phase] if "seconds" not in point[0]}
+        assert {point: ours[phase][point] for point in timeless} == {point: theirs[phase][point] for point in timeless}, phase
+
+
+def test_the_stores_hold_the_same_artifacts_with_the_same_bytes(disturbed: Campaign, undisturbed: Campaign):
+    ours, theirs = (Store(campaign.home / "store") for campaign in (disturbed, undisturbed))
+    for kind in ("policy", "problems", "rollouts", "column", "training", "evaluation"):
+        assert ours.artifacts(kind) == theirs.artifacts(kind)
+        for artifact in theirs.artifacts(kind):
+            assert ours.damage(artifact) is None
+            assert ours.manifest(artifact).files == theirs.manifest(artifact).files, artifact
+    assert list((ours.root / "partial").iterdir()) == []
+    assert [path for path in ours.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"] == []
+
+
+def test_the_registry_says_it_is_completed(disturbed: Campaign):
+    book = Registry(f"sqlite:///{disturbed.home / 'registry.db'}")
+    (campaign,) = book.campaigns()
+    assert campaign.status == "completed" and campaign.finished_at is not None
+    assert [one.status for one in book.iterations(campaign.id)] == ["completed", "completed"]
+    book.close()
+
+
+def test_nothing_is_left_running_or_written_elsewhere(disturbed: Campaign):
+    assert processes_of(disturbed.home) == []
+    assert list((disturbed.folder / "cwd").iterdir()) == list((disturbed.folder / "user").iterdir()) == []

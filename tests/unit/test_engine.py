@@ -1,0 +1,220 @@
+"""The transformers engine: samples belong to prompts and seeds, and follow the distribution they should."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from helpers import World
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from erpd_core.config import RuntimeConfig, SamplingConfig
+from tasks.engines import Sample, open_engine
+from tasks.engines.hf import TransformersEngine, draw
+from tasks.rollouts import seed_of
+from tasks.tiny_world import problems
+
+PROMPTS = [problem.prompt for problem in problems("train", 24, 5)]
+
+
+@pytest.fixture(scope="module")
+def engine(world: World) -> TransformersEngine:
+    return open_engine(world.store.path(world.base.id), world.context.runtime)  # type: ignore[return-value]
+
+
+def sample(engine: TransformersEngine, prompts: list[str], config: SamplingConfig, seed: int = 0) -> dict[str, list[Sample]]:
+    encoded = [engine.encode(prompt) for prompt in prompts]
+    seeds = [seed_of(seed, prompt, number) for prompt in prompts for number in range(config.samples)]
+    found = engine.sample(encoded, seeds, config, lambda finished: None)
+    assert len(found) == len(seeds)
+    return {prompt: found[row * config.samples : (row + 1) * config.samples] for row, prompt in enumerate(prompts)}
+
+
+# ----------------------------------------------------------------------------------------------------------- samples belong to prompts
+
+
+def test_the_same_question_gives_the_same_samples(engine: TransformersEngine):
+    config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
+    assert sample(engine, PROMPTS, config) == sample(engine, PROMPTS, config)
+    assert sample(engine, PROMPTS, config) != sample(engine, PROMPTS, config, seed=1)
+
+
+def test_samples_of_one_prompt_differ(engine: TransformersEngine):
+    (row,) = sample(engine, PROMPTS[:1], SamplingConfig(samples=16, temperature=1.0, max_new_tokens=24)).values()
+    assert len({tuple(one.tokens) for one in row}) >= 3
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_samples_belong_to_prompts_not_to_the_batch_they_are_sampled_in(engine: TransformersEngine, top_p: float):
+    """Alone, in other company, in another order and beside longer prompts. Batch shapes move logits by about 1e-6, so that one in some
+    thousand draws may fall on the other side of a boundary; a stream that belonged to the batch would change nearly all of them."""
+    config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24, top_p=top_p)
+    together = sample(engine, PROMPTS, config)
+    others = {
+        "in another order": sample(engine, PROMPTS[::-1], config),
+        "in halves": {**sample(engine, PROMPTS[:12], config), **sample(engine, PROMPTS[12:], config)},
+        "beside a longer prompt": sample(engine, [*PROMPTS, PROMPTS[0] + PROMPTS[1] + PROMPTS[2]], config),
+        "alone": {prompt: sample(engine, [prompt], config)[prompt] for prompt in PROMPTS[:4]},
+    }
+    for how, found in others.items():
+        shared = [prompt for prompt in PROMPTS if prompt in found]
+        differing = [prompt for prompt in shared if found[prompt] != together[prompt]]
+        assert len(differing) <= len(shared) // 12, f"{how}: {differing}"
+
+
+def test_the_number_of_samples_does_not_change_the_first_ones(engine: TransformersEngine):
+    few = sample(engine, PROMPTS[:8], SamplingConfig(samples=2, temperature=1.0, max_new_tokens=24))
+    many = sample(engine, PROMPTS[:8], SamplingConfig(samples=5, temperature=1.0, max_new_tokens=24))
+    assert sum(many[prompt][:2] == few[prompt] for prompt in few) >= 7
+
+
+def test_a_longer_limit_only_adds_tokens(engine: TransformersEngine):
+    short = sample(engine, PROMPTS[:8], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=3))
+    long = sample(engine, PROMPTS[:8], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24))
+    same = [a.tokens == b.tokens[:3] for prompt in short for a, b in zip(short[prompt], long[prompt], strict=True)]
+    assert sum(same) >= len(same) - 1
+
+
+def test_streams_go_on_beyond_one_block_of_random_numbers(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch):
+    """Blocks are drawn for those still alive only; which block a number comes from must not matter."""
+    config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
+    whole = sample(engine, PROMPTS[:8], config)
+    monkeypatch.setattr("tasks.engines.hf.BLOCK", 3)
+    assert sample(engine, PROMPTS[:8], config) == whole
+
+
+# -------------------------------------------------------------------------------------------------------------------- what a sample is
+
+
+def test_a_response_ends_with_its_stop_token_or_is_truncated(engine: TransformersEngine):
+    stops = set(engine.stops.tolist())
+    for limit in (4, 24):
+        config = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=limit)
+        rows = [one for row in sample(engine, PROMPTS, config).values() for one in row]
+        for one in rows:
+            assert 1 <= len(one.tokens) <= limit
+            assert one.truncated == (one.tokens[-1] not in stops)
+            assert len(one.tokens) == limit or not one.truncated
+            assert not stops & set(one.tokens[:-1])
+        if limit == 4:
+            assert any(one.truncated for one in rows)
+    assert not any(one.truncated for one in rows), "the base ends its responses within 24 tokens"
+
+
+def test_text_holds_no_special_tokens(engine: TransformersEngine):
+    (row,) = sample(engine, PROMPTS[:1], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)).values()
+    assert all("<" not in engine.decode(one.tokens) and engine.decode(one.tokens) for one in row)
+
+
+def test_progress_is_told(engine: TransformersEngine):
+    told: list[int] = []
+    config = SamplingConfig(samples=2, temperature=1.0, max_new_tokens=24)
+    engine.sample([engine.encode(prompt) for prompt in PROMPTS], list(range(48)), config, told.append)
+    assert told == sorted(told) and told[-1] == 48
+
+
+def test_vllm_is_refused_with_what_to_do(world: World):
+    with pytest.raises(ValueError, match=r"runtime\.engine"):
+        open_engine(world.store.path(world.base.id), RuntimeConfig(engine="vllm"))
+
+
+# ---------------------------------------------------------------------------------------------------------------- against transformers
+
+
+@pytest.fixture(scope="module")
+def plain(world: World):
+    """The model as transformers loads it, with none of our code."""
+    return AutoModelForCausalLM.from_pretrained(world.store.path(world.base.id), dtype=torch.float32).eval()
+
+
+def padded(engine: TransformersEngine, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    encoded = [engine.encode(prompt) for prompt in prompts]
+    width = max(map(len, encoded))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in encoded])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
+    return ids, mask
+
+
+def test_a_low_temperature_is_greedy_decoding(engine: TransformersEngine, plain):
+    ids, mask = padded(engine, PROMPTS)
+    stop = engine.stops.tolist()[0]
+    greedy = plain.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=24, eos_token_id=stop, pad_token_id=stop)
+    cold = sample(engine, PROMPTS, SamplingConfig(samples=1, temperature=1e-4, max_new_tokens=24))
+    for row, prompt in zip(greedy[:, ids.shape[1] :].tolist(), PROMPTS, strict=True):
+        (one,) = cold[prompt]
+        assert one.tokens == row[: row.index(stop) + 1]
+
+
+def test_token_frequencies_are_those_of_generate(engine: TransformersEngine, plain):
+    """Second tokens of 1,500 samples each at temperature 0.8 and top-p 0.95, by two samplers of one model; bound: 5 standard errors."""
+    count, prompt = 1500, PROMPTS[0]
+    torch.manual_seed(0)
+    ids, mask = padded(engine, [prompt])
+    settings = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "max_new_tokens": 2, "num_return_sequences": count}
+    theirs = plain.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :]
+    ours = sample(engine, [prompt], SamplingConfig(samples=count, temperature=0.8, top_p=0.95, max_new_tokens=2))[prompt]
+    a, b = Counter(tuple(row) for row in theirs.tolist()), Counter(tuple(one.tokens) for one in ours)
+    for pair in a.keys() | b.keys():
+        share = (a[pair] + b[pair]) / (2 * count)
+        assert abs(a[pair] - b[pair]) / count < 5 * math.sqrt(2 * share * (1 - share) / count) + 2 / count, pair
+
+
+# --------------------------------------------------------------------------------------------------------------------------- drawing
+
+
+def test_draw_inverts_the_distribution_function():
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log().expand(7, 4)
+    uniform = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.88, 0.999999], dtype=torch.float64)
+    assert draw(logits, uniform, SamplingConfig(temperature=1.0)).tolist() == [0, 0, 1, 1, 2, 3, 3]
+
+
+def test_top_p_keeps_the_smallest_nucleus():
+    """Probabilities .5 .3 .15 .05. p = .5 keeps one token, p = .51 two, p = .8 two, p = .9 three; within it the shares are renormalised."""
+    logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
+    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+
+    def shares(top_p: float) -> list[float]:
+        drawn = draw(logits.expand(1000, 4), uniform, SamplingConfig(temperature=1.0, top_p=top_p))
+        return [float((drawn == token).double().mean()) for token in range(4)]
+
+    assert shares(0.49) == [0.0, 1.0, 0.0, 0.0]
+    assert shares(0.6) == pytest.approx([0, 0.5 / 0.8, 0, 0.3 / 0.8], abs=2e-3)
+    assert shares(0.9) == pytest.approx([0.15 / 0.95, 0.5 / 0.95, 0, 0.3 / 0.95], abs=2e-3)
+    assert shares(1.0) == pytest.approx([0.15, 0.5, 0.05, 0.3], abs=2e-3)
+
+
+def test_temperature_is_applied_before_the_nucleus():
+    logits = torch.tensor([0.6, 0.4]).log().expand(2, 2)
+    uniform = torch.tensor([0.0, 0.99], dtype=torch.float64)
+    assert draw(logits, uniform, SamplingConfig(temperature=1.0, top_p=0.65)).tolist() == [0, 1]
+    assert draw(logits, uniform, SamplingConfig(temperature=0.5, top_p=0.65)).tolist() == [0, 0], "0.36 / 0.52 = 0.69 covers 0.65 alone"
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.9)])
+def test_draws_follow_the_distribution(temperature: float, top_p: float):
+    """Chi-square over 20,000 seeded draws of 30 tokens stays under its 99.99 % quantile (29 degrees of freedom: 70)."""
+    count, size = 20_000, 30
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(size, generator=generator)
+    probs = torch.softmax(logits.double() / temperature, 0)
+    if top_p < 1:
+        order = probs.argsort(descending=True)
+        kept = order[: int((probs[order].cumsum(0) < top_p).sum()) + 1]
+        probs = torch.zeros_like(probs).index_copy(0, kept, probs[kept] / probs[kept].sum())
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+    drawn = draw(logits.expand(count, size), uniform, SamplingConfig(temperature=temperature, top_p=top_p))
+    seen = torch.bincount(drawn, minlength=size).double()
+    possible = probs > 0
+    assert seen[~possible].sum() == 0
+    expected = count * probs[possible]
+    assert float(((seen[possible] - expected) ** 2 / expected).sum()) < 70
+
+
+def test_a_token_without_probability_is_never_drawn():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]]).expand(3, 3)
+    uniform = torch.tensor([0.0, 0.5, 1.0 - 1e-16], dtype=torch.float64)
+    assert draw(logits, uniform, SamplingConfig(temperature=1.0)).tolist() == [1, 1, 1]
+    assert draw(logits, uniform, SamplingConfig(temperature=1.0, top_p=0.5)).tolist() == [1, 1, 1]

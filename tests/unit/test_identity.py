@@ -1,0 +1,253 @@
+"""Identity is what was asked, of what, by which version. Hardware, paths, homes, labels and worker counts never enter it."""
+
+# ruff: noqa: E501 (the table of changes has a row for each stage)
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import python
+
+from erpd_core.config import (
+    CE,
+    CampaignConfig,
+    DirectoryModel,
+    Distill,
+    EmbeddedModel,
+    FileProblems,
+    OptimizerConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    SignalSpec,
+    TinyProblems,
+    TrainConfig,
+    WeakTeacherConfig,
+)
+from erpd_core.refs import LogprobRef, PolicyRef, ProblemsRef, RolloutRef
+from flows.campaign import campaign_id
+from flows.recipes import load_recipe
+from tasks.datasets import DrawProblems, draw_problems
+from tasks.evaluate import EvaluatePolicy
+from tasks.policies import ASSETS, ImportPolicy, import_policy
+from tasks.rollouts import SampleRollouts
+from tasks.score import ScoreRollouts
+from tasks.stage import Stage
+from tasks.train import DistillStudent, KeptPolicy, SignalPhase, TrainTeacher
+
+POLICY, OTHER = PolicyRef(id="policy-a"), PolicyRef(id="policy-b")
+PROBLEMS = ProblemsRef(id="problems-a", name="prompts", count=4)
+ROLLOUTS = RolloutRef(id="rollouts-a", policy=POLICY, problems=PROBLEMS, samples=2, sequences=8, tokens=80, accuracy=0.5)
+OLD = LogprobRef(id="column-a", policy=POLICY, rollouts="rollouts-a")
+NEW = LogprobRef(id="column-b", policy=OTHER, rollouts="rollouts-a")
+SAMPLING = SamplingConfig(samples=2, max_new_tokens=24)
+TEACHER = TrainConfig(steps=9, keep=(3,))
+PHASE = SignalPhase(signal=SignalSpec(), steps=4, numerator=NEW, denominator=OLD)
+
+STAGES: dict[str, Stage[Any]] = {
+    "ImportPolicy": ImportPolicy(files={"model.safetensors": "00", "config.json": "11"}, folder="/here"),
+    "DrawProblems": DrawProblems(name="prompts", source=TinyProblems(count=9), seed=1),
+    "DrawProblems of a file": DrawProblems(name="prompts", source=FileProblems(path="/here/p.jsonl", count=9), seed=1, digest="00"),
+    "SampleRollouts": SampleRollouts(policy=POLICY, problems=PROBLEMS, sampling=SAMPLING, seed=1),
+    "ScoreRollouts": ScoreRollouts(policy=POLICY, rollouts=ROLLOUTS),
+    "KeptPolicy": KeptPolicy(training="training-a", step=3),
+    "TrainTeacher": TrainTeacher(init=POLICY, rollouts=ROLLOUTS, old=OLD, role="teacher", seed=1, config=TEACHER),
+    "TrainTeacher, unlearned": TrainTeacher(
+        init=POLICY, rollouts=ROLLOUTS, old=OLD, role="unlearned", seed=1, config=WeakTeacherConfig(steps=9, unlearn_step=3)
+    ),
+    "DistillStudent": DistillStudent(
+        init=POLICY, rollouts=ROLLOUTS, old=OLD, role="student", seed=1,
+        loss=Distill(), optimizer=OptimizerConfig(), minibatch=8, keep=(2,), phases=(PHASE,),
+    ),
+    "EvaluatePolicy": EvaluatePolicy(policy=OTHER, old=POLICY, base=POLICY, benchmarks={"test": PROBLEMS}, sampling=SAMPLING, seed=1),
+}  # fmt: skip
+
+NOT_ASKED: dict[str, list[dict[str, Any]]] = {
+    "ImportPolicy": [{"folder": "/elsewhere"}],
+    "DrawProblems": [{"name": "other"}, {"source": TinyProblems(count=9, seed=99)}],
+    "DrawProblems of a file": [{"name": "other"}, {"source": FileProblems(path="/elsewhere/q.jsonl", count=9)}],
+    "SampleRollouts": [
+        {"policy": PolicyRef(id="policy-a", role="student", step=7)},
+        {"problems": ProblemsRef(id="problems-a", name="x", count=4)},
+    ],
+    "ScoreRollouts": [{"rollouts": ROLLOUTS.model_copy(update={"accuracy": 0.25})}],
+    "TrainTeacher": [{"init": PolicyRef(id="policy-a", role="student", step=7)}],
+    "DistillStudent": [
+        {"keep": (2, 99)},
+        {"phases": (PHASE.model_copy(update={"signal": SignalSpec(numerator="teacher@3", denominator="base")}),)},
+    ],
+    "EvaluatePolicy": [{"policy": PolicyRef(id="policy-b", role="student", step=7)}],
+}
+"""Changes of a stage that change how it is done or called, not what is asked."""
+
+ASKED: dict[str, list[dict[str, Any]]] = {
+    "ImportPolicy": [{"files": {"model.safetensors": "01", "config.json": "11"}}, {"files": {"model.safetensors": "00"}}, {"gguf": "a.gguf"}],
+    "DrawProblems": [{"seed": 2}, *({"source": TinyProblems(**{"count": 9, **more})} for more in ({"count": 8}, {"split": "test"}, {"template": "Q {problem}"}, {"extractor": "auto"}))],
+    "DrawProblems of a file": [{"seed": 2}, {"digest": "01"}, *({"source": FileProblems(**{"path": "/here/p.jsonl", "count": 9, **more})} for more in ({"count": None}, {"problem_column": "q"}, {"answer_column": "a"}, {"template": "Q {problem}"}, {"extractor": "boxed"}))],
+    "SampleRollouts": [{"policy": OTHER}, {"problems": ProblemsRef(id="problems-b", name="prompts", count=4)}, {"seed": 2}, *({"sampling": SAMPLING.model_copy(update=more)} for more in ({"samples": 3}, {"temperature": 0.7}, {"top_p": 0.9}, {"max_new_tokens": 25}))],
+    "ScoreRollouts": [{"policy": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}],
+    "KeptPolicy": [{"training": "training-b"}, {"step": 4}],
+    "TrainTeacher": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, *({"config": TEACHER.model_copy(update=more)} for more in ({"steps": 10}, {"keep": (4,)}, {"minibatch": 63}, {"loss": CE()}, {"loss": CE(beta=0.02)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"optimizer": OptimizerConfig(max_grad_norm=2.0)}))],
+    "TrainTeacher, unlearned": [{"config": WeakTeacherConfig(steps=9, unlearn_step=4)}],
+    "DistillStudent": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, {"loss": Distill(clip_low=0.1)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"minibatch": 9}, {"keep": ()}, {"phases": (PHASE, PHASE)}, *({"phases": (PHASE.model_copy(update=more),)} for more in ({"steps": 5}, {"numerator": OLD}, {"denominator": None}, {"signal": SignalSpec(whiten="off")}, {"signal": SignalSpec(positives="min")}))],
+    "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}],
+}  # fmt: skip
+
+OTHER_RUNTIME = {
+    "ray": "off",
+    "ray_address": "10.0.0.1:6379",
+    "engine": "transformers",
+    "device": "cpu",
+    "dtype": "bfloat16",
+    "cpus": 7,
+    "gpus": 2.0,
+    "token_budget": 999,
+    "checkpoint_every": 3,
+}
+
+
+def kinds(of: type) -> Iterator[type]:
+    for kind in of.__subclasses__():
+        yield from kinds(kind)
+        if "run" in vars(kind) and kind.__module__.startswith("tasks."):
+            yield kind
+
+
+def test_every_stage_of_the_project_is_in_these_tests():
+    assert {kind.__name__ for kind in kinds(Stage)} == {name.partition(",")[0].partition(" of")[0] for name in STAGES}
+    assert set(ASKED) == set(STAGES) >= set(NOT_ASKED)
+
+
+def test_resources_do_not_affect_identity():
+    """The same campaign on any machine, with any engine, device, budget or number of workers, is the same campaign."""
+    assert set(OTHER_RUNTIME) == set(RuntimeConfig.model_fields), "a new field of the runtime belongs in this test"
+    tiny = load_recipe("tiny")
+    for name, value in OTHER_RUNTIME.items():
+        other = load_recipe("tiny", [f"runtime.{name}={json.dumps(value)}"])
+        assert other.runtime != tiny.runtime or getattr(tiny.runtime, name) == value
+        assert other.question() == tiny.question() and campaign_id(other) == campaign_id(tiny), name
+    assert not any("runtime" in stage.question() for stage in STAGES.values())
+    assert not {name for kind in kinds(Stage) for name in kind.model_fields} & set(OTHER_RUNTIME), "no stage even holds a resource"
+
+
+def test_a_description_does_not_affect_identity():
+    assert campaign_id(load_recipe("tiny", ["description=other words"])) == campaign_id(load_recipe("tiny"))
+
+
+@pytest.mark.parametrize("name", sorted(NOT_ASKED))
+def test_how_and_where_a_stage_is_done_does_not_affect_its_identity(name: str):
+    stage = STAGES[name]
+    for change in NOT_ASKED[name]:
+        other = stage.model_copy(update=change)
+        assert other != stage
+        assert other.identity() == stage.identity(), change
+
+
+@pytest.mark.parametrize("name", sorted(ASKED))
+def test_whatever_is_asked_of_a_stage_affects_its_identity(name: str):
+    stage = STAGES[name]
+    found = [stage.model_copy(update=change).identity() for change in ASKED[name]]
+    assert len({stage.identity(), *found}) == 1 + len(found), [
+        c for c, one in zip(ASKED[name], found, strict=True) if one == stage.identity()
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_the_version_of_a_step_affects_its_identity(name: str, monkeypatch: pytest.MonkeyPatch):
+    before = STAGES[name].identity()
+    monkeypatch.setattr(type(STAGES[name]), "VERSION", 99)
+    assert STAGES[name].identity() != before
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_stage_that_travelled_as_json_has_the_same_identity(name: str):
+    stage = STAGES[name]
+    again = type(stage).model_validate_json(stage.model_dump_json())
+    assert again == stage and again.identity() == stage.identity()
+
+
+ASKED_OF_A_CAMPAIGN = [
+    "name=other", "seed=1", "iterations=2", "prompts.count=9", "prompts.split=test", "sampling.samples=3", "sampling.temperature=0.5",
+    "sampling.top_p=0.5", "sampling.max_new_tokens=9", "teacher.loss={kind: sapo}", "teacher.loss={kind: sapo, tau_neg: 3}", "teacher.optimizer.lr=1",
+    "teacher.optimizer.weight_decay=1", "teacher.minibatch=9", "teacher.steps=999", "teacher.keep=[7]", "weak_teacher.unlearn_step=11",
+    "weak_teacher.steps=99", "distill.loss.clip_high=9", "distill.loss.entropy_weight=9", "distill.optimizer.lr=1", "distill.steps=99", "distill.select=validation", "distill.minibatch=9",
+    "distill.S1=[{signal: {whiten: scale}}]", "distill.S3=[{signal: {denominator: base}}]", "evaluation.validation.count=9",
+    "evaluation.validation_sampling.samples=3", "evaluation.benchmarks.test.count=9", "evaluation.benchmarks.more={kind: tiny}", "evaluation.sampling.top_p=0.5",
+    "decision.mode=fixed", "decision.allowed=[S1]", "decision.z=9", "decision.min_gain=0.5",
+]  # fmt: skip
+
+
+def test_whatever_is_asked_of_a_campaign_affects_its_identity():
+    common = ["decision={}", "teacher.keep=[]", "distill.keep=[]", "distill.select=last"]
+    base = campaign_id(load_recipe("tiny", common))
+    found = {override: campaign_id(load_recipe("tiny", [*common, override])) for override in ASKED_OF_A_CAMPAIGN}
+    assert [override for override, one in found.items() if one == base] == []
+    assert len(set(found.values())) == len(found)
+
+
+# --------------------------------------------------------------------------------------------------------------------------- paths
+
+
+def test_where_a_model_lies_does_not_affect_what_is_imported(tmp_path: Path):
+    places = [Path(shutil.copytree(ASSETS / "tiny-base", tmp_path / name)) for name in ("one", "two")]
+    found = {import_policy(DirectoryModel(path=str(place))).identity() for place in places}
+    assert found == {import_policy(EmbeddedModel()).identity()}
+
+
+def test_where_a_file_lies_does_not_affect_what_is_drawn(tmp_path: Path):
+    row = '{"problem": "1+1", "answer": "2"}\n'
+    for name in ("one.jsonl", "two.jsonl"):
+        (tmp_path / name).write_text(row)
+    one, two = (draw_problems("a", FileProblems(path=str(tmp_path / name)), 0).identity() for name in ("one.jsonl", "two.jsonl"))
+    assert one == two
+    (tmp_path / "two.jsonl").write_text(row * 2)
+    assert draw_problems("a", FileProblems(path=str(tmp_path / "two.jsonl")), 0).identity() != one
+
+
+def campaign_from(model: Path, data: Path) -> CampaignConfig:
+    return load_recipe("tiny", [f"model={{kind: directory, path: {model}}}", f"prompts={{kind: file, path: {data}}}"])
+
+
+def test_where_model_and_data_lie_does_not_affect_the_campaign(tmp_path: Path):
+    """Moved or mounted elsewhere they are the same bytes: the killed campaign must be found again."""
+    for name in ("one", "two"):
+        shutil.copytree(ASSETS / "tiny-base", tmp_path / name)
+        (tmp_path / name / "p.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+    one, two = (campaign_from(tmp_path / name, tmp_path / name / "p.jsonl") for name in ("one", "two"))
+    assert campaign_id(one) == campaign_id(two)
+
+
+def test_other_bytes_in_the_same_place_are_another_campaign(tmp_path: Path):
+    """The campaign's page, its MLflow run and its report must not mix two models that lay in one directory one after the other."""
+    shutil.copytree(ASSETS / "tiny-base", tmp_path / "one")
+    data = tmp_path / "p.jsonl"
+    data.write_text('{"problem": "1+1", "answer": "2"}\n')
+    before = campaign_id(campaign_from(tmp_path / "one", data))
+    os.truncate(tmp_path / "one" / "model.safetensors", 1000)
+    after = campaign_id(campaign_from(tmp_path / "one", data))
+    data.write_text('{"problem": "1+2", "answer": "3"}\n')
+    assert len({before, after, campaign_id(campaign_from(tmp_path / "one", data))}) == 3
+
+
+ELSEWHERE = """
+import json, sys
+from flows.campaign import campaign_id
+from flows.recipes import load_recipe
+from test_identity import STAGES
+print(json.dumps({"campaign": campaign_id(load_recipe("tiny")), **{name: stage.identity() for name, stage in STAGES.items()}}))
+"""
+
+
+def test_another_process_home_and_hash_seed_gives_the_same_identities(tmp_path: Path):
+    path = os.pathsep.join(str(Path(__file__).parents[number]) for number in range(3))
+    done = python(ELSEWHERE, home=tmp_path / "far" / "away", PYTHONPATH=path, PYTHONHASHSEED="12345", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "campaign": campaign_id(load_recipe("tiny")),
+        **{name: stage.identity() for name, stage in STAGES.items()},
+    }

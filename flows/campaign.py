@@ -34,8 +34,16 @@ class CampaignResult(Frozen):
 
 
 def campaign_id(config: CampaignConfig) -> str:
-    """The same question is the same campaign, on every machine: that is how a killed one is found again."""
-    return f"{config.name}-{identity('campaign', config.question(), {}, 1)[-10:]}"
+    """The same question is the same campaign, on every machine: that is how a killed one is found again.
+
+    The model and data files enter by their bytes, not by where they lie.
+    """
+    sources = {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}
+    question = config.question() | {"model": import_policy(config.model).identity()}
+    question |= {"sources": {name: draw_problems(name, source, 0).question() for name, source in sources.items()}}
+    question["prompts"] = None
+    question["evaluation"] = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling"})
+    return f"{config.name}-{identity('campaign', question, {}, 1)[-10:]}"
 
 
 def run_campaign(config: CampaignConfig, recipe: str) -> CampaignResult:

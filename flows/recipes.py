@@ -39,13 +39,20 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> CampaignConfig:
 def recipe_path(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+        if not _is_file(path):
             raise ValueError(f"recipe file {name} is not there; check the path, or choose one of: {', '.join(recipe_names())}")
         return path
     found = FOLDER / f"{name}.yaml"
     if name not in recipe_names():
         raise ValueError(f"no recipe {name!r}; choose one of: {', '.join(recipe_names())}, or give a YAML path")
     return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for any file, or with a null byte
+        return False
 
 
 def explain(error: ValidationError) -> str:
@@ -75,7 +82,7 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ValueError(f"{path.name}: extends must be the name of one recipe, found {parent!r}")
     beside = path.parent / parent
-    above = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_path(parent)
+    above = beside if beside.suffix in (".yaml", ".yml") and _is_file(beside) else recipe_path(parent)
     return _merge(_extended(above, (*seen, path)), tree)
 
 
@@ -88,6 +95,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: broken YAML at {where}: {getattr(error, 'problem', None) or 'not readable'}; mend that line") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text; a recipe is a YAML file") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply to read; a recipe has a few levels") from error
+    except ValueError as error:  # a date or a number that YAML recognises and Python cannot hold
+        raise ValueError(f"{path}: {error}; put that value in quotes or correct it") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of keys to values, found {type(tree).__name__}")
     return tree
@@ -105,12 +116,13 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
+    shown = override if len(override) <= 80 else override[:77] + "..."
     if not equals or not path:
-        raise ValueError(f"--set {override!r}: write key.path=value, for example --set seed=3")
+        raise ValueError(f"--set {shown!r}: write key.path=value, for example --set seed=3")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {override!r}: the value is not readable as YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"--set {shown!r}: the value is not readable as YAML; put it in quotes") from error
     if isinstance(value, str):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4 as text
             value = float(value)
@@ -118,7 +130,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for part in parents:
         node = tree.setdefault(part, {})
         if not isinstance(node, dict):
-            raise ValueError(f"--set {override!r}: {part} is not a section")
+            raise ValueError(f"--set {shown!r}: {part} is not a section")
         tree = node
     if last == "kind" and tree.get("kind") != value:
         tree.clear()  # the other keys belong to the kind that was there

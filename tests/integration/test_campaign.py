@@ -140,13 +140,13 @@ def test_a_campaign_is_a_parent_run_with_its_phases_as_children(runs: dict[str, 
     assert parent.data.tags["erpd.campaign"] == first["campaign"]
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for name, run in runs.items() if name != "campaign")
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert parent.data.params["teacher.steps"] == "12" and parent.data.params["prompts.count"] == "48"
+    assert parent.data.params["teacher.steps"] == "60" and parent.data.params["prompts.count"] == "48"
 
 
 def test_every_step_is_tracked_once(undisturbed: Campaign, second: Any):
     found = tracked(undisturbed.home)
     for index in (1, 2):
-        for role, steps in (("teacher", 12), ("student", 6)):
+        for role, steps in (("teacher", 60), ("student", 6)):
             points = found[f"{index}/{role}"]
             assert [points.get(("train/loss", step), []).__len__() for step in range(1, steps + 1)] == [1] * steps
             assert ("train/loss", steps + 1) not in points
@@ -168,7 +168,7 @@ def test_scores_and_kl_in_mlflow_are_those_of_the_contract(undisturbed: Campaign
 def test_the_registry_holds_reports_decisions_and_times(undisturbed: Campaign, first: dict[str, Any]):
     book = registry(undisturbed)
     campaign = book.campaign(first["campaign"])
-    assert (campaign.status, campaign.recipe, campaign.config["teacher"]["steps"]) == ("completed", "tiny", 12)
+    assert (campaign.status, campaign.recipe, campaign.config["teacher"]["steps"]) == ("completed", "tiny", 60)
     reports = {(one.iteration, one.role): one.report.model_dump(mode="json") for one in book.reports(campaign.id)}
     assert reports[0, "base"] == first["base"]
     for one, kept in zip(first["iterations"], book.iterations(campaign.id), strict=True):

@@ -219,7 +219,13 @@ def test_weak_checkpoints_are_looked_up_in_the_weak_run():
 
 def test_fixed_s2_needs_a_weak_teacher():
     with pytest.raises(ValidationError, match="needs weak_teacher"):
-        campaign(decision={"mode": "fixed", "fixed": ["S1", "S2"]})
+        campaign(iterations=2, decision={"mode": "fixed", "fixed": ["S1", "S2"]})
+
+
+def test_fixed_s3_needs_a_student_earlier_than_the_start():
+    campaign(iterations=3, decision={"mode": "fixed", "fixed": ["S1", "S1", "S3"]})
+    with pytest.raises(ValidationError, match="before iteration 3"):
+        campaign(iterations=2, decision={"mode": "fixed", "fixed": ["S1", "S3"]})
 
 
 @pytest.mark.parametrize("sides", [("weak", "old"), ("teacher", "unlearned"), ("weak@60", "old")], ids=str)

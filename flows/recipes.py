@@ -65,6 +65,8 @@ def explain(error: ValidationError) -> str:
             lines.append(f"{place}: unknown key; remove it or correct its spelling (`erpd show tiny` prints every key)")
         elif kind == "missing":
             lines.append(f"{place}: is missing; add it")
+        elif kind == "union_tag_not_found":
+            lines.append(f"{place}: needs a `kind` that says which of its forms is meant (in YAML a space follows the colon)")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             given = "" if isinstance(fault["input"], dict | list) else f" (given: {fault['input']!r})"

@@ -169,7 +169,7 @@ class DistillConfig(_Config):
     keep: tuple[PositiveInt, ...] = ()
     """Steps whose policy is kept, besides the last one."""
     select: Literal["last", "validation"] = "last"
-    """The student is the last step, or the kept step that validation prefers (of equals, the earliest: it is nearest to old)."""
+    """The student is the last step, or the earliest kept one that no later one beats on validation beyond noise (`decision.z`)."""
     S1: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="old"))
     S2: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="weak", denominator="unlearned", positives="min"))
     S3: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="student:1"))

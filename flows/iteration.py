@@ -9,7 +9,7 @@ from prefect import flow
 
 from erpd_core.config import CampaignConfig, DistillPhase, Strategy, TrainConfig
 from erpd_core.refs import Decision, EvalReport, Frozen, LogprobRef, PolicyRef, ProblemsRef, RolloutRef, TrainingRef
-from erpd_core.scoring import avg_at_k
+from erpd_core.scoring import avg_at_k, earliest_unbeaten
 from erpd_core.strategy import decide
 from flows.stages import Desk
 from tasks.datasets import draw_problems
@@ -181,7 +181,7 @@ class Iteration:
         training: TrainingRef = self._ask("distill", stage, f"distil the student ({strategy})", "student training")
         self._spend("distill", stage)
         self._track("student", training, {"strategy": strategy})
-        student = self._best(training, "student")[0] if config.select == "validation" else training.last
+        student = self._thriftiest(training) if config.select == "validation" else training.last
         for policy in [*(one for one in training.trail if one != student), student]:  # the last one recorded gets the alias
             self.desk.record_policy(policy, self.index, "student")
         return student
@@ -227,6 +227,11 @@ class Iteration:
         scores = [avg_at_k(outcomes(self.desk.store, ref)).avg for ref in validations]
         best = scores.index(max(scores))
         return training.trail[best], validations[best]
+
+    def _thriftiest(self, training: TrainingRef) -> PolicyRef:
+        """The earliest kept policy that no later one beats on validation beyond noise: the nearest to old of those as good."""
+        tried = [outcomes(self.desk.store, ref) for ref in self._validate(training.trail, "student")]
+        return training.trail[earliest_unbeaten(tried, self.config.decision.z)]
 
     def _validate(self, policies: Any, role: str) -> list[RolloutRef]:
         stages = [

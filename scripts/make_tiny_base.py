@@ -1,7 +1,7 @@
 """Train the tiny base of `tasks/tiny_world.py` from scratch and save it as an ordinary Hugging Face model directory.
 
     python -m scripts.make_tiny_base                  # rewrites tasks/assets/tiny-base: a few minutes on two cores
-    python -m scripts.make_tiny_base --out /tmp/base --steps 200
+    python -m scripts.make_tiny_base --out base --steps 200
 
 The architecture is Qwen3's, 0.2 M parameters, with a head size of 32, which vLLM's CPU kernels support. Seeded: the same machine, library
 versions and thread count give the same weights. Demonstrations come from the train split alone.

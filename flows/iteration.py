@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -229,9 +231,40 @@ class Iteration:
         return training.trail[best], validations[best]
 
     def _thriftiest(self, training: TrainingRef) -> PolicyRef:
-        """The earliest kept policy that no later one beats on validation beyond noise: the nearest to old of those as good."""
-        tried = [outcomes(self.desk.store, ref) for ref in self._validate(training.trail, "student")]
-        return training.trail[earliest_unbeaten(tried, self.config.decision.z)]
+        """The earliest kept policy within the KL budget that no later one within it beats on validation beyond noise."""
+        config = self.config.distill
+        within = list(training.trail)
+        evidence: dict[str, Any] = {"kept": [policy.step for policy in within]}
+        if config.kl_budget or config.kl_budget_of_teacher:
+            reports = self._validation_reports([self.teacher, *within])
+            budget = min(config.kl_budget or math.inf, (config.kl_budget_of_teacher or math.inf) * reports[0].kl_old)
+            spent = {policy: report.kl_old for policy, report in zip(within, reports[1:], strict=True)}
+            within = [policy for policy in within if spent[policy] <= budget] or within[:1]
+            evidence |= {"kl_budget": budget, "kl_old": {policy.step: kl for policy, kl in spent.items()}}
+        tried = [outcomes(self.desk.store, ref) for ref in self._validate(within, "student")]
+        student = within[earliest_unbeaten(tried, self.config.decision.z)]
+        scores = {policy.step: avg_at_k(one).avg for policy, one in zip(within, tried, strict=True)}
+        self.desk.record_selection(self.index, {"chosen": student.step, "validation": scores, **evidence})
+        return student
+
+    def _validation_reports(self, policies: Sequence[PolicyRef]) -> list[EvalReport]:
+        """Scores and KL on the validation samples, which selection may look at (the same samples that `_validate` draws)."""
+        validation = self.config.evaluation.validation_sampling
+        stages = [
+            EvaluatePolicy(
+                policy=policy,
+                old=self.known.start,
+                base=self.known.base,
+                benchmarks={"validation": self.known.validation},
+                sampling=validation,
+                seed=seed_for(self.config, 0, "validation"),
+            )
+            for policy in policies
+        ]
+        asked = [(stage, f"measure {stage.policy.role} (step {stage.policy.step}) on validation", "validation report") for stage in stages]
+        reports: list[EvalReport] = self.desk.ask_all("evaluate", asked, self.index)
+        self._spend("validation", *stages)
+        return reports
 
     def _validate(self, policies: Any, role: str) -> list[RolloutRef]:
         stages = [

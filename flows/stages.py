@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,11 @@ class Desk:
         self.registry.record_decision(self.campaign, iteration, decision)
         self.tracker.log_text(self.run, decision.model_dump_json(indent=1), f"decisions/{iteration}.json")
         Progress(self.events, f"{iteration}: decided {decision.strategy}: {decision.reason}").event(status="said")
+
+    def record_selection(self, iteration: int, evidence: Mapping[str, Any]) -> None:
+        """Which kept step became the student, and the validation scores and KL it was chosen by."""
+        self.tracker.log_text(self.run, json.dumps(evidence, indent=1), f"selections/{iteration}.json")
+        Progress(self.events, f"{iteration}: chose the student of step {evidence['chosen']}").event(status="said")
 
     def record_report(self, iteration: int, role: str, report: EvalReport, policy: PolicyRef) -> None:
         self.registry.record_report(self.campaign, iteration, role, report)

@@ -1,0 +1,48 @@
+"""One run is one frozen, printable value: `CampaignConfig`. Defaults are the paper's (the section or table is named at each).
+
+Importing this package does not import torch. What the machine is like lives in `RuntimeConfig`, which never enters an identity.
+"""
+
+from erpd_core.config.campaign import CampaignConfig, DecisionConfig
+from erpd_core.config.common import Strategy
+from erpd_core.config.distillation import SIDE, DistillConfig, DistillPhase, SignalSpec
+from erpd_core.config.losses import CE, GRPO, MSE, SAPO, SFT, Distill, Loss, TeacherLoss
+from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config.problems import FileProblems, GymProblems, HubProblems, ProblemsConfig, TinyProblems
+from erpd_core.config.runtime import RuntimeConfig
+from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
+from erpd_core.config.training import OptimizerConfig, TrainConfig, WeakTeacherConfig
+
+__all__ = [
+    "CE",
+    "GRPO",
+    "MSE",
+    "SAPO",
+    "SFT",
+    "SIDE",
+    "CampaignConfig",
+    "DecisionConfig",
+    "DirectoryModel",
+    "Distill",
+    "DistillConfig",
+    "DistillPhase",
+    "EmbeddedModel",
+    "EvaluationConfig",
+    "FileProblems",
+    "GymProblems",
+    "HubModel",
+    "HubProblems",
+    "Loss",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PackagedModel",
+    "ProblemsConfig",
+    "RuntimeConfig",
+    "SamplingConfig",
+    "SignalSpec",
+    "Strategy",
+    "TeacherLoss",
+    "TinyProblems",
+    "TrainConfig",
+    "WeakTeacherConfig",
+]

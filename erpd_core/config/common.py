@@ -1,0 +1,19 @@
+"""What every part of a config is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from erpd_core.refs import Frozen
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Strategy = Literal["S1", "S2", "S3"]
+
+
+class Config(Frozen):
+    """Every number of a config is finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)

@@ -1,0 +1,90 @@
+"""Stage 2: signals and the students distilled from them (Sec. 3.2, 3.3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from erpd_core.config.common import Config, Strategy
+from erpd_core.config.losses import Distill
+from erpd_core.config.training import OptimizerConfig
+
+SIDE = r"^(teacher(@\d+)?|weak(@\d+)?|unlearned|student:\d+|old|base|none)$"
+
+
+class SignalSpec(Config):
+    """A token signal A_hat = lp_numerator - lp_denominator (Sec. 3.3, 3.4, Fig. 3). A strategy is this data, not code.
+
+    A side is `teacher` (the step validation chose) or `teacher@40`, `weak` (last step of the unlearned run) or `weak@60`, `unlearned`
+    (its `unlearn_step`), `student:1` (student of iteration 1), `old` ("Curr." of Table 7), `base`, or `none` ("None" of Table 7).
+    """
+
+    numerator: Annotated[str, Field(pattern=SIDE)] = "teacher"
+    denominator: Annotated[str, Field(pattern=SIDE)] = "old"
+    positives: Literal["all", "max", "min"] = "all"
+    """On right responses keep all of the log-ratio, max(0, .) or min(0, .); done before whitening (Table 12)."""
+    clip: PositiveFloat | None = None
+    """Nats: log-ratios beyond it are cut to it before whitening, so that a few outliers do not carry the signal (not in the paper)."""
+    whiten: Literal["shift", "scale", "off"] = "shift"
+    """`shift`: mean 0 and variance 1 over response tokens (Sec. 3.3); `scale`: variance 1, signs kept; `off`: as is."""
+
+    @model_validator(mode="after")
+    def _something_to_distil(self) -> SignalSpec:
+        if self.numerator == self.denominator:
+            raise ValueError(f"numerator and denominator are both {self.numerator!r}: the signal would be zero; change one of them")
+        return self
+
+
+class DistillPhase(Config):
+    """A stretch of distillation steps on one signal; several phases on one student are an ensemble (Table 8)."""
+
+    signal: SignalSpec = Field(default_factory=SignalSpec)
+    steps: PositiveInt | None = None
+    """Optimizer steps; the distillation's own `steps` when absent."""
+
+
+def _phases(**signal: str) -> tuple[DistillPhase, ...]:
+    return (DistillPhase(signal=SignalSpec(**signal)),)
+
+
+class DistillConfig(Config):
+    """Stage 2: distil token signals into the iteration's start under a trust region (Sec. 3.2, 3.3)."""
+
+    loss: Distill = Field(default_factory=Distill)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    minibatch: PositiveInt = 64
+    steps: PositiveInt = 10
+    """Optimizer steps per phase (Sec. 4.4: 10 when iterating; 16 or 32 otherwise)."""
+    keep: tuple[PositiveInt, ...] = ()
+    """Steps whose policy is kept, besides the last one."""
+    select: Literal["last", "validation"] = "last"
+    """The student is the last step, or, of the kept ones within the KL budget, the earliest that no later one beats on validation beyond
+    noise (`decision.z`); the first kept one when none is within it."""
+    kl_budget: PositiveFloat | None = None
+    """The trust region's radius (Eq. 7): KL(student || old), nats per token on fresh validation samples; for `select: validation`."""
+    kl_budget_of_teacher: PositiveFloat | None = None
+    """The same as a share of the teacher's own KL to old; the smaller of the two budgets holds."""
+    S1: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="old"))
+    S2: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="weak", denominator="unlearned", positives="min"))
+    S3: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="student:1"))
+    """For strategy 3 the decision replaces `student:1` by the earlier student it chose."""
+
+    @model_validator(mode="after")
+    def _keep_within_steps(self) -> DistillConfig:
+        last = max(self.total_steps("S1"), self.total_steps("S2"), self.total_steps("S3"))
+        if self.keep and max(self.keep) > last:
+            raise ValueError(f"keep: step {max(self.keep)} lies beyond the last step {last}; lower it or raise steps")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_has_a_choice(self) -> DistillConfig:
+        if (self.kl_budget or self.kl_budget_of_teacher) and not (self.select == "validation" and self.keep):
+            raise ValueError("a KL budget chooses among kept steps; set select: validation and name some steps in keep")
+        return self
+
+    def phases(self, strategy: Strategy) -> tuple[DistillPhase, ...]:
+        return {"S1": self.S1, "S2": self.S2, "S3": self.S3}[strategy]
+
+    def total_steps(self, strategy: Strategy) -> int:
+        return sum(phase.steps or self.steps for phase in self.phases(strategy))

@@ -1,0 +1,66 @@
+"""The losses by name, each with the defaults of its source."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat
+
+from erpd_core.config.common import Config, Fraction, NonNegative
+
+
+class _Loss(Config):
+    kl_weight: NonNegative = 0.0
+    """Weight of the k2 penalty, whose on-policy gradient is that of KL(theta || old) (Sec. 4.2, Table 5)."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus, token mean (Table 6b: 0.5)."""
+
+
+class GRPO(_Loss):
+    """Hard-clipped surrogate with group-normalised reward (Sec. 4.1)."""
+
+    kind: Literal["grpo"] = "grpo"
+    clip_low: Fraction = 0.2
+    clip_high: NonNegative = 0.28
+
+
+class SAPO(_Loss):
+    """Soft-clipped surrogate: a sigmoid of the ratio instead of a cut (Sec. 4.1; tau_neg 1.05)."""
+
+    kind: Literal["sapo"] = "sapo"
+    tau_pos: PositiveFloat = 1.0
+    tau_neg: PositiveFloat = 1.05
+
+
+class CE(_Loss):
+    """Cross-entropy of the implicit reward beta * log-ratio against the outcome (Eq. 1-3; beta 0.001 to 0.05, sum or mean over tokens)."""
+
+    kind: Literal["ce"] = "ce"
+    beta: PositiveFloat = 0.01
+    aggregate: Literal["sum", "mean"] = "sum"
+
+
+class MSE(_Loss):
+    """Squared error of the token's own probability against the outcome (Eq. 10); unconstrained, unlearns first."""
+
+    kind: Literal["mse"] = "mse"
+    negative_weight: NonNegative = 1.0
+    """Weight of tokens of wrong responses relative to right ones (Table 9: w = 0.5 or 1)."""
+
+
+class SFT(_Loss):
+    """Negative log-likelihood of right responses only; recovers a teacher from an unlearned policy (Table 9)."""
+
+    kind: Literal["sft"] = "sft"
+
+
+class Distill(_Loss):
+    """Stage 2: clipped surrogate on a fixed, whitened token signal (Eq. 9). The paper leaves epsilon open; 0.2 is PPO's."""
+
+    kind: Literal["distill"] = "distill"
+    clip_low: Fraction = 0.2
+    clip_high: NonNegative = 0.2
+
+
+TeacherLoss = Annotated[GRPO | SAPO | CE | MSE | SFT, Field(discriminator="kind")]
+Loss = Annotated[GRPO | SAPO | CE | MSE | SFT | Distill, Field(discriminator="kind")]

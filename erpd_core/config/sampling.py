@@ -1,0 +1,40 @@
+"""How policies are sampled, and what they are measured on (Sec. 4.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from erpd_core.config.common import Config
+from erpd_core.config.problems import ProblemsConfig
+
+
+class SamplingConfig(Config):
+    """How a policy is sampled (Sec. 4.1: 16 samples, T 0.6, 32,768 tokens for the fixed batch; T 0.6 and top-p 0.95 to evaluate)."""
+
+    samples: PositiveInt = 16
+    temperature: PositiveFloat = 0.6
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: PositiveInt = 32_768
+    shard: PositiveInt = 64
+    """Prompts per shard: what is durable at once, and sampled as one batch."""
+
+
+class EvaluationConfig(Config):
+    """Selection happens on `validation` only; `benchmarks` are for reporting (Sec. 4.1)."""
+
+    validation: ProblemsConfig
+    validation_sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920))
+    benchmarks: dict[str, ProblemsConfig]
+    sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920))
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _names(cls, benchmarks: dict[str, ProblemsConfig]) -> dict[str, ProblemsConfig]:
+        if not benchmarks:
+            raise ValueError("benchmarks: name at least one benchmark to report on")
+        for name in benchmarks:
+            if name == "validation" or not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"benchmarks: {name!r} must be letters, digits, - and _, and not 'validation'")
+        return benchmarks

@@ -1,0 +1,62 @@
+"""Stage 1: teachers, strong and unlearned (Sec. 3.1, 3.4)."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from erpd_core.config.common import Config, NonNegative
+from erpd_core.config.losses import MSE, SAPO, TeacherLoss
+
+
+class OptimizerConfig(Config):
+    """AdamW (Sec. 4.1: lr 1e-6). The paper names no betas, decay or clipping; these are the field's usual ones."""
+
+    lr: PositiveFloat = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class TrainConfig(Config):
+    """Stage 1: many off-policy steps on one fixed batch, keeping a trail of checkpoints (Sec. 3.1)."""
+
+    loss: TeacherLoss = Field(default_factory=SAPO)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    minibatch: PositiveInt = 64
+    """Trajectories per optimizer step (Sec. 4.1: 32, 64 or 256)."""
+    steps: PositiveInt = 80
+    keep: tuple[PositiveInt, ...] = ()
+    """Steps whose policy is kept, besides the last one."""
+
+    @field_validator("keep")
+    @classmethod
+    def _sorted(cls, keep: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(keep)))
+
+    @model_validator(mode="after")
+    def _keep_within_steps(self) -> TrainConfig:
+        if self.keep and self.keep[-1] > self.steps:
+            raise ValueError(f"keep: step {self.keep[-1]} lies beyond the last step {self.steps}; lower it or raise steps")
+        return self
+
+    @property
+    def trail(self) -> tuple[int, ...]:
+        """Every kept step, ascending; the last is always kept."""
+        return tuple(sorted({*self.keep, self.steps}))
+
+
+class WeakTeacherConfig(TrainConfig):
+    """The unlearned run of strategy 2 (Sec. 3.4): MSE by default; `un` is an early checkpoint of it (usually steps 10 to 30)."""
+
+    loss: TeacherLoss = Field(default_factory=MSE)
+    unlearn_step: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _unlearn_step_is_early(self) -> WeakTeacherConfig:
+        if self.unlearn_step >= self.steps:
+            raise ValueError(f"unlearn_step {self.unlearn_step} must come before the last step {self.steps}")
+        return self
+
+    @property
+    def trail(self) -> tuple[int, ...]:
+        return tuple(sorted({*self.keep, self.unlearn_step, self.steps}))

@@ -14,6 +14,7 @@ from erpd_core.kl import k3
 from erpd_core.layout import MicroBatch, plan
 from erpd_core.logprobs import token_logprobs
 from erpd_core.losses import LossInputs, Totals, policy_loss
+from erpd_core.signals import Signal
 
 Record = dict[str, float]
 
@@ -51,7 +52,7 @@ def optimize(
     optimizer: torch.optim.Optimizer,
     batch: TokenBatch,
     old_N: Tensor,
-    signal_N: Tensor,
+    signal: Signal,
     loss: Loss,
     *,
     steps: int,
@@ -63,12 +64,13 @@ def optimize(
 ) -> Iterator[Record]:
     """Take optimizer steps `start + 1 ... steps` on a fixed batch; yield the record of each after it is taken.
 
-    **Arguments:** `old_N`, `signal_N` columns over the batch's tokens; `seed` fixes the data order, so a run resumed at `start` with the
-    optimizer's state goes on exactly as an undisturbed one. Raises FloatingPointError at a loss or gradient that is not finite.
+    **Arguments:** `old_N` a column over the batch's tokens; `signal` what the loss sees as advantage; `seed` fixes the data order, so a run
+    resumed at `start` with the optimizer's state goes on exactly as an undisturbed one. Raises FloatingPointError at a loss or gradient
+    that is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)
     for step in range(start + 1, steps + 1):
-        yield _step(model, optimizer, batch, next(order), old_N, signal_N, loss, max_grad_norm, token_budget, step)
+        yield _step(model, optimizer, batch, next(order), old_N, signal, loss, max_grad_norm, token_budget, step)
 
 
 def _step(
@@ -77,7 +79,7 @@ def _step(
     batch: TokenBatch,
     chosen: Tensor,
     old_N: Tensor,
-    signal_N: Tensor,
+    signal: Signal,
     loss: Loss,
     max_grad_norm: float,
     token_budget: int,
@@ -96,7 +98,7 @@ def _step(
         x = LossInputs(
             lp_N=lp_N,
             old_N=old_N[index].to(device),
-            signal_N=signal_N[index].to(device),
+            signal_N=signal.at(index, lp_N.detach()),
             entropy_N=entropy_N,
             reward_S=batch.reward_S[micro.sequences].to(device),
             seq_N=torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device),

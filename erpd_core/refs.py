@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Role = Literal["base", "teacher", "unlearned", "student", "online"]
+Role = Literal["base", "teacher", "unlearned", "extra", "student", "online"]
 Verdict = Literal["correct", "wrong", "unparsable", "timeout"]
 
 
@@ -123,7 +123,7 @@ class EvalReport(Frozen):
 class Decision(Frozen):
     """Which strategy was chosen after a teacher, and why (Sec. 4.4, Fig. 3)."""
 
-    strategy: Literal["S1", "S2", "S3", "online", "stop"]
+    strategy: Literal["S1", "S2", "S3", "online", "none", "stop"]
     reason: str
     evidence: dict[str, Any] = Field(default_factory=dict)
     alternatives: dict[str, str] = Field(default_factory=dict)

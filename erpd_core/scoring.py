@@ -67,14 +67,6 @@ def compare(a: Outcomes, b: Outcomes) -> Comparison:
     return Comparison(difference=mean, standard_error=math.sqrt(var / n), problems=n)
 
 
-def earliest_unbeaten(candidates: Sequence[Outcomes], z: float) -> int:
-    """Index of the first candidate that no later one beats by more than z standard errors: the least step that gets what is to be got."""
-    for index, outcomes in enumerate(candidates):
-        if not any(compare(later, outcomes).beyond_noise(z) for later in candidates[index + 1 :]):
-            return index
-    raise ValueError("there is no candidate to choose from")
-
-
 def _same_k(outcomes: Outcomes) -> int:
     sizes = {len(row) for row in outcomes.values()}
     if len(sizes) != 1 or 0 in sizes:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -22,15 +27,15 @@ def whiten(value_N: Tensor, mode: str) -> Tensor:
     return ((value_N.double() - centre) / std).to(value_N.dtype)
 
 
-def build_signal(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
-    """`A_hat = lp_numerator - lp_denominator`, masked on positives, clipped, then whitened: [N] float32.
+def log_ratio(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
+    """`lp_numerator - lp_denominator`, masked on positives, then clipped: [N] float32, not yet whitened.
 
-    **Arguments:** columns over the batch's response tokens, None for a side that is `none`; `positive_N` bool, tokens of right responses.
-    Raises ValueError when both sides are none, or the signal is constant or not finite.
+    **Arguments:** columns over response tokens, None for a side that is `none`; `positive_N` bool, tokens of right responses.
+    Raises ValueError when both sides are none, or the ratio is not finite.
     """
     if numerator_N is None and denominator_N is None:
         raise ValueError("a signal needs a numerator or a denominator")
-    zero = torch.zeros(len(positive_N))
+    zero = torch.zeros(len(positive_N), device=positive_N.device)
     ratio_N = (zero if numerator_N is None else numerator_N) - (zero if denominator_N is None else denominator_N)
     if not bool(torch.isfinite(ratio_N).all()):
         bad = int((~torch.isfinite(ratio_N)).sum())
@@ -40,4 +45,57 @@ def build_signal(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Te
         ratio_N = torch.where(positive_N, kept_N, ratio_N)
     if spec.clip is not None:
         ratio_N = ratio_N.clamp(-spec.clip, spec.clip)
-    return whiten(ratio_N, spec.whiten)
+    return ratio_N
+
+
+def build_signal(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
+    """The fixed signal `A_hat` of a batch: the log-ratio, whitened over its response tokens. Raises as `log_ratio` and `whiten` do."""
+    return whiten(log_ratio(spec, numerator_N, denominator_N, positive_N), spec.whiten)
+
+
+def weighted_sum(signals: Sequence[tuple[float, Tensor]], mode: str) -> Tensor:
+    """Whitened signals times their weights, and the sum whitened again, so that its scale does not depend on the weights."""
+    return whiten(torch.stack([weight * signal_N for weight, signal_N in signals]).sum(0), mode)
+
+
+class Signal(Protocol):
+    """The token signal of a batch, asked for by micro-batch."""
+
+    def at(self, index: Tensor, lp_N: Tensor) -> Tensor:
+        """The signal of the tokens `index`, whose log-probs under the policy in training are now `lp_N` (no gradient): [n]."""
+
+
+@dataclass(frozen=True)
+class FixedSignal:
+    """A column held fixed: trajectory advantages in stage 1, `A_hat` in stage 2."""
+
+    signal_N: Tensor
+
+    def at(self, index: Tensor, lp_N: Tensor) -> Tensor:
+        return self.signal_N[index].to(lp_N.device)
+
+
+@dataclass(frozen=True)
+class LiveSignal:
+    """Fig. 7's variant: the denominator is the policy in training, so the pull ends where the student has reached the numerator.
+
+    Centre and scale of the whitening are those of the signal at the start, where the live policy is old: both variants begin alike.
+    """
+
+    spec: SignalSpec
+    numerator_N: Tensor
+    old_N: Tensor
+    positive_N: Tensor
+
+    @cached_property
+    def _centre_and_scale(self) -> tuple[float, float]:
+        start_N = log_ratio(self.spec, self.numerator_N, self.old_N, self.positive_N).double()
+        whiten(start_N, self.spec.whiten)  # refuses a constant signal
+        centre = start_N.mean().item() if self.spec.whiten == "shift" else 0.0
+        return centre, 1.0 if self.spec.whiten == "off" else start_N.std(unbiased=False).item()
+
+    def at(self, index: Tensor, lp_N: Tensor) -> Tensor:
+        centre, scale = self._centre_and_scale
+        device = lp_N.device
+        ratio_N = log_ratio(self.spec, self.numerator_N[index].to(device), lp_N.detach(), self.positive_N[index].to(device))
+        return (ratio_N - centre) / scale

@@ -42,7 +42,7 @@ def campaign_id(config: CampaignConfig) -> str:
     question = config.question() | {"model": import_policy(config.model).identity()}
     question |= {"sources": {name: draw_problems(name, source, 0).question() for name, source in sources.items()}}
     question["prompts"] = None
-    question["evaluation"] = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling"})
+    question["evaluation"] = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling", "signal"})
     return f"{config.name}-{identity('campaign', question, {}, 1)[-10:]}"
 
 
@@ -108,6 +108,7 @@ class Campaign:
                     "start": result.student_policy,
                     "start_validation": result.student_validation,
                     "students": {**known.students, index: result.student_policy},
+                    "strategies": (*known.strategies, result.strategy),
                     "student_validations": {**known.student_validations, index: result.student_validation},
                 }
             )

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import flow
 
-from erpd_core.config import CampaignConfig, DistillPhase, Strategy, TrainConfig
-from erpd_core.refs import Decision, EvalReport, Frozen, LogprobRef, PolicyRef, ProblemsRef, RolloutRef, TrainingRef
-from erpd_core.scoring import avg_at_k, earliest_unbeaten
+from erpd_core.config import CampaignConfig, DistillPhase, RunConfig, Strategy, TrainConfig
+from erpd_core.refs import Decision, EvalReport, Frozen, LogprobRef, PolicyRef, ProblemsRef, Role, RolloutRef, TrainingRef
+from erpd_core.scoring import avg_at_k
 from erpd_core.strategy import decide
 from flows.stages import Desk
-from tasks.datasets import draw_problems
+from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
+from tasks.measure import MeasureSignal
+from tasks.online import TrainOnline
 from tasks.rollouts import SampleRollouts, outcomes
 from tasks.score import ScoreRollouts
-from tasks.train import DistillStudent, SignalPhase, TrainTeacher, load_records
+from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher, load_records
 
 
 class IterationResult(Frozen):
@@ -44,6 +46,8 @@ class Known(Frozen):
     students: dict[int, PolicyRef]
     """Students of earlier iterations; the last one is the start."""
     student_validations: dict[int, RolloutRef]
+    strategies: tuple[str, ...] = ()
+    """What the iterations before this one did."""
     validation: ProblemsRef
     benchmarks: dict[str, ProblemsRef]
 
@@ -65,38 +69,72 @@ class Iteration:
     def __init__(self, config: CampaignConfig, index: int, known: Known, desk: Desk) -> None:
         self.config, self.index, self.known, self.desk = config, index, known, desk
         self.seconds: dict[str, float] = {}
+        self.trained: dict[str, TrainingRef] = {}
+        self.teacher: PolicyRef | None = None
 
     def run(self) -> IterationResult | None:
         """The iteration's result; None when the decision is to stop, which is then what the registry says of it."""
         self.desk.registry.iteration(self.desk.campaign, self.index)
+        if self.config.decision.fixed_for(self.index) == "online":
+            return self._result(self._fixed_online(), *self._train_online())
         self._sample_batch()
-        self._train_teachers()
+        teacher = self._train_teachers()
         decision = self._decide()
         if decision.strategy == "stop":
-            self._evaluate({"teacher": self.teacher})
+            self._evaluate({"teacher": teacher})
             self.desk.registry.iteration(self.desk.campaign, self.index, "completed", self.seconds)
             return None
-        student = self._distil(decision)
-        reports = self._evaluate({"teacher": self.teacher, "student": student})
-        validation = self._validate([student], "student")[0]
+        if decision.strategy == "online":
+            return self._result(decision, *self._train_online())
+        student = teacher if decision.strategy == "none" else self._distil(decision)
+        if self.config.evaluation.signal:
+            self._measure_signal(teacher, student)
+        return self._result(decision, student, self._validate([student], "student")[0])
+
+    def _result(self, decision: Decision, student: PolicyRef, validation: RolloutRef) -> IterationResult:
+        """Evaluate what the iteration came to. An online stage without a teacher has its own policy stand for it."""
+        if student.role != "student":
+            self.desk.record_policy(student, self.index, "student")
+        teacher = self.teacher or student
+        reports = self._evaluate({"teacher": teacher, "student": student} if self.teacher else {"student": student})
         self.desk.registry.iteration(self.desk.campaign, self.index, "completed", self.seconds)
         return IterationResult(
             index=self.index,
             strategy=decision.strategy,
             decision=decision,
-            teacher=reports["teacher"],
+            teacher=reports.get("teacher", reports["student"]),
             student=reports["student"],
             seconds=self.seconds,
-            teacher_policy=self.teacher,
+            teacher_policy=teacher,
             student_policy=student,
             student_validation=validation,
         )
 
+    # -------------------------------------------------------------------------------------------------------------- on policy
+
+    def _fixed_online(self) -> Decision:
+        decision = Decision(strategy="online", reason="fixed by the recipe", alternatives={})
+        self.desk.record_decision(self.index, decision)
+        return decision
+
+    def _train_online(self) -> tuple[PolicyRef, RolloutRef]:
+        """On-policy training from the start (Fig. 8); the kept step that validates best, and its validation."""
+        assert self.config.online is not None, "the config checks that online stages have their section"
+        prompts = self._ask("problems", self._prompts(), "draw prompts", "prompts")
+        stage = TrainOnline(
+            init=self.known.start, problems=prompts, config=self.config.online, seed=seed_for(self.config, self.index, "online")
+        )
+        training: TrainingRef = self._ask("train", stage, f"train on policy ({self.config.online.steps} steps)", "online training")
+        self._spend("online", stage)
+        for policy in training.trail:
+            self.desk.record_policy(policy, self.index, "online")
+        self._track("online", training, {"loss": self.config.online.loss.kind})
+        return self._best(training, "online")
+
     # ------------------------------------------------------------------------------------------------------- the fixed batch
 
     def _sample_batch(self) -> None:
-        prompts = draw_problems("prompts", self.config.prompts, seed_for(self.config, self.index, "prompts"))
-        problems = self._ask("problems", prompts, "draw prompts", "prompts")
+        problems = self._ask("problems", self._prompts(), "draw prompts", "prompts")
         sampling = SampleRollouts(
             policy=self.known.start,
             problems=problems,
@@ -107,41 +145,41 @@ class Iteration:
         self.old = self._column(self.known.start, "score the batch under old")
         self._spend("rollouts", sampling)
 
+    def _prompts(self) -> DrawProblems:
+        return draw_problems("prompts", self.config.prompts, seed_for(self.config, self.index, "prompts"))
+
     # -------------------------------------------------------------------------------------------------------------- teachers
 
-    def _train_teachers(self) -> None:
-        """The strong teacher, its step chosen on validation; a fixed strategy 2 that never looks at it goes without."""
-        self.strong: TrainingRef | None = None
-        self.weak: TrainingRef | None = None
+    def _train_teachers(self) -> PolicyRef:
+        """The strong teacher, its step chosen on validation; a fixed strategy that never looks at it goes without."""
         fixed = self.config.decision.fixed_for(self.index)
-        if self.config.decision.mode == "auto" or "teacher" in _runs(self.config.distill.phases(fixed)):
-            self.strong = self._train(self.config.teacher, "teacher")
-            self.teacher, self.teacher_validation = self._best(self.strong, "teacher")
+        runs = _runs(self.config.distill.sides(fixed)) if fixed in ("S1", "S2", "S3") else ["teacher"]
+        if "teacher" in runs or not runs:
+            self.teacher, self.teacher_validation = self._best(self._run("teacher"), "teacher")
         else:
-            self._train_weak()
-            assert self.weak is not None
-            self.teacher = self.weak.last
+            self.teacher = self._run(runs[0]).last
             self.teacher_validation = self._validate([self.teacher], "unlearned teacher")[0]
+        return self.teacher
 
-    def _train_weak(self) -> None:
-        if self.weak is None:
-            assert self.config.weak_teacher is not None, "the config checks that strategy 2 has its section"
-            self.weak = self._train(self.config.weak_teacher, "unlearned")
+    def _run(self, name: str) -> TrainingRef:
+        """A training run of the recipe on this batch, trained when it is first asked for."""
+        if name not in self.trained:
+            config = {"teacher": self.config.teacher, "weak": self.config.weak_teacher, **self.config.runs}[name]
+            assert config is not None, "the config checks that every side has its run"
+            role: Role = "teacher" if name == "teacher" else "unlearned" if name == "weak" else "extra"
+            init = self._policy(config.init) if isinstance(config, RunConfig) else self.known.start
+            self.trained[name] = self._train(config, init, role, name if role == "extra" else role)
+        return self.trained[name]
 
-    def _train(self, config: TrainConfig, role: Any) -> TrainingRef:
+    def _train(self, config: TrainConfig, init: PolicyRef, role: Role, name: str) -> TrainingRef:
         stage = TrainTeacher(
-            init=self.known.start,
-            rollouts=self.batch,
-            old=self.old,
-            role=role,
-            config=config,
-            seed=seed_for(self.config, self.index, role),
+            init=init, rollouts=self.batch, old=self.old, role=role, config=config, seed=seed_for(self.config, self.index, name)
         )
-        training: TrainingRef = self._ask("train", stage, f"train {role} ({config.loss.kind}, {config.steps} steps)", f"{role} training")
+        training: TrainingRef = self._ask("train", stage, f"train {name} ({config.loss.kind}, {config.steps} steps)", f"{name} training")
         self._spend("teacher", stage)
         for policy in training.trail:
-            self.desk.record_policy(policy, self.index, role)
-        self._track(f"{role}", training, {"loss": config.loss.kind})
+            self.desk.record_policy(policy, self.index, name)
+        self._track(name, training, {"loss": config.loss.kind})
         return training
 
     # -------------------------------------------------------------------------------------------------------------- decision
@@ -155,7 +193,10 @@ class Iteration:
             teacher=outcomes(read, self.teacher_validation),
             students={index: outcomes(read, ref) for index, ref in self.known.student_validations.items()},
             weak_available=self.config.weak_teacher is not None,
+            online_available=self.config.online is not None,
+            before=self.known.strategies,
         )
+        assert self.teacher is not None
         decision = decision.model_copy(update={"evidence": {**decision.evidence, "teacher_step": self.teacher.step}})
         self.desk.record_decision(self.index, decision)
         return decision
@@ -163,11 +204,22 @@ class Iteration:
     # --------------------------------------------------------------------------------------------------------------- student
 
     def _distil(self, decision: Decision) -> PolicyRef:
+        """Distil every alternative of the strategy; of several, or of several kept steps, validation chooses the student."""
         config = self.config.distill
         strategy: Strategy = decision.strategy  # type: ignore[assignment]
-        if strategy == "S2":
-            self._train_weak()
-        phases = tuple(self._phase(phase, decision) for phase in config.phases(strategy))
+        trainings = {name: self._distillation(name, phases, decision) for name, phases in config.alternatives(strategy).items()}
+        if config.select == "validation" or len(trainings) > 1:
+            student = self._choose(trainings)
+        else:
+            student = next(iter(trainings.values())).last
+        trails = [policy for training in trainings.values() for policy in training.trail]
+        for policy in [*(one for one in trails if one != student), student]:  # the last one recorded gets the alias
+            self.desk.record_policy(policy, self.index, "student")
+        return student
+
+    def _distillation(self, name: str, phases: Sequence[DistillPhase], decision: Decision) -> TrainingRef:
+        config = self.config.distill
+        role = f"student {name}".rstrip()
         stage = DistillStudent(
             init=self.known.start,
             rollouts=self.batch,
@@ -178,48 +230,59 @@ class Iteration:
             optimizer=config.optimizer,
             minibatch=config.minibatch,
             keep=config.keep,
-            phases=phases,
+            phases=tuple(self._phase(phase, decision) for phase in phases),
+            kl_stop=config.kl_stop,
         )
-        training: TrainingRef = self._ask("distill", stage, f"distil the student ({strategy})", "student training")
+        training: TrainingRef = self._ask("distill", stage, f"distil the {role} ({decision.strategy})", f"{role} training")
         self._spend("distill", stage)
-        self._track("student", training, {"strategy": strategy})
-        student = self._thriftiest(training) if config.select == "validation" else training.last
-        for policy in [*(one for one in training.trail if one != student), student]:  # the last one recorded gets the alias
-            self.desk.record_policy(policy, self.index, "student")
-        return student
+        self._track(role.replace(" ", "-"), training, {"strategy": decision.strategy})
+        return training
 
     def _phase(self, phase: DistillPhase, decision: Decision) -> SignalPhase:
-        sides = {}
-        for name, side in (("numerator", phase.signal.numerator), ("denominator", phase.signal.denominator)):
-            if side.startswith("student:") and "student" in decision.evidence:
-                side = f"student:{decision.evidence['student']}"
-            sides[name] = self._side(side)
-        return SignalPhase(signal=phase.signal, steps=phase.steps or self.config.distill.steps, **sides)
+        signals = [(phase.signal, 1.0), *((one.signal, one.weight) for one in phase.plus)]
+        return SignalPhase(
+            signals=tuple(
+                SidedSignal(
+                    spec=spec,
+                    weight=weight,
+                    numerator=self._side(spec.numerator, decision),
+                    denominator=self._side(spec.denominator, decision),
+                )
+                for spec, weight in signals
+            ),
+            steps=phase.steps or self.config.distill.steps,
+        )
 
-    def _side(self, side: str) -> LogprobRef | None:
+    def _side(self, side: str, decision: Decision) -> LogprobRef | None:
         """The column of one side of a signal (see `SignalSpec`)."""
-        run, _, step = side.partition("@")
-        if run == "none":
+        if side in ("none", "live"):
             return None
-        if run == "old":
+        if side == "old":
             return self.old
+        if side.startswith("student:") and "student" in decision.evidence:
+            side = f"student:{decision.evidence['student']}"
+        return self._column(self._policy(side), f"score the batch under {side}")
+
+    def _policy(self, side: str) -> PolicyRef:
+        """The policy that a side names."""
+        run, _, step = side.partition("@")
+        if run == "old":
+            return self.known.start
         if run == "base":
-            policy = self.known.base
-        elif run.startswith("student:"):
+            return self.known.base
+        if run.startswith("student:"):
             number = int(run.removeprefix("student:"))
             if number not in self.known.students:
                 known = sorted(self.known.students) or "none yet"
                 raise ValueError(f"iteration {self.index}: {side} is not there (students of iterations: {known}); use another strategy")
-            policy = self.known.students[number]
-        elif run == "teacher":
-            assert self.strong is not None
-            policy = self.strong.at(int(step)) if step else self.teacher
-        else:
-            self._train_weak()
-            assert self.weak is not None and self.config.weak_teacher is not None
-            number = self.config.weak_teacher.unlearn_step if run == "unlearned" else int(step or self.weak.last.step)
-            policy = self.weak.at(number)
-        return self._column(policy, f"score the batch under {side}")
+            return self.known.students[number]
+        if run == "unlearned":
+            assert self.config.weak_teacher is not None, "the config checks that it is there"
+            return self._run("weak").at(self.config.weak_teacher.unlearn_step)
+        if run == "teacher" and not step and self.teacher is not None:
+            return self.teacher
+        training = self._run(run)
+        return training.at(int(step)) if step else training.last
 
     # -------------------------------------------------------------------------------------------------------------- measuring
 
@@ -230,22 +293,27 @@ class Iteration:
         best = scores.index(max(scores))
         return training.trail[best], validations[best]
 
-    def _thriftiest(self, training: TrainingRef) -> PolicyRef:
-        """The earliest kept policy within the KL budget that no later one within it beats on validation beyond noise."""
+    def _choose(self, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
+        """The kept student with the highest validation score within the KL budget, of equals the earliest; the first if none is within."""
         config = self.config.distill
-        within = list(training.trail)
-        evidence: dict[str, Any] = {"kept": [policy.step for policy in within]}
-        if config.kl_budget or config.kl_budget_of_teacher:
-            reports = self._validation_reports([self.teacher, *within])
-            budget = min(config.kl_budget or math.inf, (config.kl_budget_of_teacher or math.inf) * reports[0].kl_old)
-            spent = {policy: report.kl_old for policy, report in zip(within, reports[1:], strict=True)}
-            within = [policy for policy in within if spent[policy] <= budget] or within[:1]
-            evidence |= {"kl_budget": budget, "kl_old": {policy.step: kl for policy, kl in spent.items()}}
-        tried = [outcomes(self.desk.store, ref) for ref in self._validate(within, "student")]
-        student = within[earliest_unbeaten(tried, self.config.decision.z)]
-        scores = {policy.step: avg_at_k(one).avg for policy, one in zip(within, tried, strict=True)}
-        self.desk.record_selection(self.index, {"chosen": student.step, "validation": scores, **evidence})
-        return student
+        tried = [(name, policy) for name, training in trainings.items() for policy in training.trail]
+        teacher, *reports = self._validation_reports([self.teacher or self.known.start, *(policy for _, policy in tried)])
+        budget = min(config.kl_budget or math.inf, (config.kl_budget_of_teacher or math.inf) * teacher.kl_old)
+        score = [report.scores["validation"].avg for report in reports]
+        within = [place for place, report in enumerate(reports) if report.kl_old <= budget] or [0]
+        best = max(within, key=lambda place: score[place])
+        self.desk.record_selection(
+            self.index,
+            {
+                "chosen": {"alternative": tried[best][0], "step": tried[best][1].step},
+                "kl_budget": budget if math.isfinite(budget) else None,
+                "kept": [
+                    {"alternative": name, "step": policy.step, "score": score[place], "kl_old": reports[place].kl_old}
+                    for place, (name, policy) in enumerate(tried)
+                ],
+            },
+        )
+        return tried[best][1]
 
     def _validation_reports(self, policies: Sequence[PolicyRef]) -> list[EvalReport]:
         """Scores and KL on the validation samples, which selection may look at (the same samples that `_validate` draws)."""
@@ -280,6 +348,12 @@ class Iteration:
         answers: list[RolloutRef] = self.desk.ask_all("rollouts", asked, self.index)
         self._spend("validation", *stages)
         return answers
+
+    def _measure_signal(self, teacher: PolicyRef, student: PolicyRef) -> None:
+        """How far the student followed the teacher on the fixed batch (Fig. 7, Fig. 10)."""
+        columns = [self._column(policy, f"score the batch under the {policy.role}") for policy in (teacher, student)]
+        stage = MeasureSignal(rollouts=self.batch, old=self.old, teacher=columns[0], student=columns[1])
+        self._ask("score", stage, "measure what the student made of its signal", "signal")
 
     def _evaluate(self, policies: dict[str, PolicyRef]) -> dict[str, EvalReport]:
         stages = {role: self._evaluation(policy) for role, policy in policies.items()}
@@ -318,6 +392,11 @@ class Iteration:
         self.desk.track_training(self.index, role, load_records(self.desk.store, training), tags)
 
 
-def _runs(phases: tuple[DistillPhase, ...]) -> set[str]:
-    """The training runs that signals rest on."""
-    return {side.partition("@")[0] for phase in phases for side in (phase.signal.numerator, phase.signal.denominator)}
+def _runs(sides: Sequence[str]) -> list[str]:
+    """The training runs that sides rest on, in order."""
+    names = [side.partition("@")[0] for side in sides]
+    return list(dict.fromkeys("weak" if name == "unlearned" else name for name in names if not _untrained(name)))
+
+
+def _untrained(name: str) -> bool:
+    return name in ("old", "base", "none", "live") or name.startswith("student:")

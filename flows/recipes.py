@@ -26,10 +26,25 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> CampaignConfig:
     **Raises:** ValueError, one line with place and mend: unknown recipe, broken YAML, unknown key, wrong value, malformed override.
     """
     path = recipe_path(name)
-    tree = _extended(path, ())
+    tree = read_tree(path)
+    apply_overrides(tree, overrides)
+    tree.setdefault("name", path.stem)
+    return config_of(tree, name)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """A recipe's mapping with what it extends below it, not yet checked."""
+    return _extended(path, ())
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `key.path=value` in place. Raises ValueError for a malformed one."""
     for override in overrides:
         _override(tree, override)
-    tree.setdefault("name", path.stem)
+
+
+def config_of(tree: Mapping[str, Any], name: str) -> CampaignConfig:
+    """The config a mapping stands for. Raises ValueError, in one line that begins with `name`."""
     try:
         return CampaignConfig.model_validate(tree)
     except ValidationError as error:
@@ -85,7 +100,7 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{path.name}: extends must be the name of one recipe, found {parent!r}")
     beside = path.parent / parent
     above = beside if beside.suffix in (".yaml", ".yml") and _is_file(beside) else recipe_path(parent)
-    return _merge(_extended(above, (*seen, path)), tree)
+    return merge(_extended(above, (*seen, path)), tree)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -106,13 +121,13 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings are merged key by key; a mapping of another `kind` replaces the one below, since its keys mean other things."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
         same = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind")
-        merged[key] = _merge(old, value) if same else value  # type: ignore[arg-type]
+        merged[key] = merge(old, value) if same else value  # type: ignore[arg-type]
     return merged
 
 

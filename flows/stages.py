@@ -128,7 +128,8 @@ class Desk:
     def record_selection(self, iteration: int, evidence: Mapping[str, Any]) -> None:
         """Which kept step became the student, and the validation scores and KL it was chosen by."""
         self.tracker.log_text(self.run, json.dumps(evidence, indent=1), f"selections/{iteration}.json")
-        Progress(self.events, f"{iteration}: chose the student of step {evidence['chosen']}").event(status="said")
+        chosen = f"step {evidence['chosen']['step']} {evidence['chosen']['alternative']}".rstrip()
+        Progress(self.events, f"{iteration}: chose the student of {chosen}").event(status="said")
 
     def record_report(self, iteration: int, role: str, report: EvalReport, policy: PolicyRef) -> None:
         self.registry.record_report(self.campaign, iteration, role, report)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from erpd_core.advantages import group_normalised
 from erpd_core.batch import TokenBatch
-from erpd_core.config import Distill, DistillPhase, Loss, OptimizerConfig, TrainConfig, WeakTeacherConfig
+from erpd_core.config import Distill, Loss, OptimizerConfig, SignalSpec, TrainConfig, WeakTeacherConfig
 from erpd_core.optimize import Record, make_optimizer, optimize
-from erpd_core.refs import LogprobRef, PolicyRef, Role, RolloutRef, TrainingRef
-from erpd_core.signals import build_signal
+from erpd_core.refs import Frozen, LogprobRef, PolicyRef, Role, RolloutRef, TrainingRef
+from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
 from tasks.models import HFPolicy, load_policy, save_policy
 from tasks.rollouts import load_batch, shards
 from tasks.score import load_column
@@ -31,10 +31,10 @@ RECORDS = "records.jsonl"
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of steps on one loss and one signal column."""
+    """A stretch of steps on one loss and one signal."""
 
     loss: Loss
-    signal_N: Tensor
+    signal: Signal
     steps: int
 
 
@@ -66,21 +66,24 @@ class _Training(Stage[TrainingRef]):
         optimizer_config: OptimizerConfig,
         minibatch: int,
         keep: Sequence[int],
+        kl_stop: float | None = None,
     ) -> TrainingRef:
         policy = load_policy(context.store.path(self.init.id), context.runtime)
         optimizer = make_optimizer(policy, optimizer_config)
         done, records = _resume(build, policy, optimizer)
         old_N = load_column(context.store, self.old)
         total = sum(phase.steps for phase in phases)
-        trail = [self._policy_ref(build.id, step) for step in keep]
+        stopped = False
         offset = 0
         for number, phase in enumerate(phases):
+            if stopped:
+                break
             steps = optimize(
                 policy,
                 optimizer,
                 batch,
                 old_N,
-                phase.signal_N,
+                phase.signal,
                 phase.loss,
                 steps=phase.steps,
                 start=min(max(done - offset, 0), phase.steps),
@@ -92,15 +95,20 @@ class _Training(Stage[TrainingRef]):
             for record in steps:
                 step = int(record["step"]) + offset
                 records.append({**record, "step": step})
-                if step in keep:
+                stopped = kl_stop is not None and record["kl_old_theta_on_old_batch"] >= kl_stop
+                if step in keep or stopped:
                     self._keep(context, build.id, step, policy)
                 if step % context.runtime.checkpoint_every == 0 and step < total:
                     _checkpoint(build, policy, optimizer, step, records)
                 context.progress(step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3))
+                if stopped:
+                    break
             offset += phase.steps
         build.put(RECORDS, lambda path: path.write_text(_lines(records)))
         build.drop(RESUME)
-        return TrainingRef(id=build.id, trail=tuple(trail))
+        last = int(records[-1]["step"])
+        kept = [step for step in keep if step < last] + [last]
+        return TrainingRef(id=build.id, trail=tuple(self._policy_ref(build.id, step) for step in kept))
 
     def _policy_ref(self, training: str, step: int) -> PolicyRef:
         return PolicyRef(id=KeptPolicy(training=training, step=step).identity(), role=self.role, step=step)
@@ -152,16 +160,29 @@ class TrainTeacher(_Training):
     def run(self, context: Context, build: Build) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
         advantage_N = group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
-        phase = Phase(self.config.loss, advantage_N, self.config.steps)
+        phase = Phase(self.config.loss, FixedSignal(advantage_N), self.config.steps)
         return self._train(context, build, batch, [phase], self.config.optimizer, self.config.minibatch, self.config.trail)
 
 
-class SignalPhase(DistillPhase):
-    """A distillation phase whose sides have become columns."""
+class SidedSignal(Frozen):
+    """A signal whose sides have become columns; a side that is none, or live, has none."""
 
-    steps: int
+    spec: SignalSpec
+    weight: float = 1.0
     numerator: LogprobRef | None
     denominator: LogprobRef | None
+
+
+class SignalPhase(Frozen):
+    """A distillation phase ready to run: the sum of its signals, for so many steps."""
+
+    signals: tuple[SidedSignal, ...]
+    steps: int
+
+    def question(self) -> dict[str, Any]:
+        """What is done with the columns; which columns they are is said by the inputs."""
+        first, *more = [_arithmetic(one) for one in self.signals]
+        return {"signal": first, "steps": self.steps} | ({"plus": more} if more else {})
 
 
 class DistillStudent(_Training):
@@ -172,6 +193,7 @@ class DistillStudent(_Training):
     minibatch: int
     keep: tuple[int, ...]
     phases: tuple[SignalPhase, ...]
+    kl_stop: float | None = None
 
     @property
     def trail(self) -> tuple[int, ...]:
@@ -180,35 +202,43 @@ class DistillStudent(_Training):
 
     def question(self) -> dict[str, Any]:
         fields = {"loss", "optimizer", "minibatch", "seed"}
-        phases = [{"signal": _arithmetic(phase), "steps": phase.steps} for phase in self.phases]
-        return {**self.model_dump(mode="json", include=fields), "trail": self.trail, "phases": phases}
+        stop = {} if self.kl_stop is None else {"kl_stop": self.kl_stop}
+        phases = [phase.question() for phase in self.phases]
+        return {**self.model_dump(mode="json", include=fields), **stop, "trail": self.trail, "phases": phases}
 
     def inputs(self) -> dict[str, str]:
         inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
         for number, phase in enumerate(self.phases, 1):
-            if phase.numerator:
-                inputs[f"numerator-{number}"] = phase.numerator.id
-            if phase.denominator:
-                inputs[f"denominator-{number}"] = phase.denominator.id
+            for part, signal in enumerate(phase.signals):
+                place = f"{number}.{part}" if part else f"{number}"
+                if signal.numerator:
+                    inputs[f"numerator-{place}"] = signal.numerator.id
+                if signal.denominator:
+                    inputs[f"denominator-{place}"] = signal.denominator.id
         return inputs
 
     def run(self, context: Context, build: Build) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.reward_S[batch.seq_N] > 0.5
-        phases = [
-            Phase(
-                self.loss,
-                build_signal(phase.signal, _column(context.store, phase.numerator), _column(context.store, phase.denominator), positive_N),
-                phase.steps,
-            )
-            for phase in self.phases
+        phases = [Phase(self.loss, self._signal(context.store, phase, positive_N), phase.steps) for phase in self.phases]
+        return self._train(context, build, batch, phases, self.optimizer, self.minibatch, self.trail, self.kl_stop)
+
+    def _signal(self, store: Store, phase: SignalPhase, positive_N: Tensor) -> Signal:
+        first = phase.signals[0]
+        if first.spec.denominator == "live":
+            assert first.numerator is not None, "the config checks that a live denominator has a policy as numerator"
+            return LiveSignal(first.spec, load_column(store, first.numerator), load_column(store, self.old), positive_N)
+        built = [
+            (one.weight, build_signal(one.spec, _column(store, one.numerator), _column(store, one.denominator), positive_N))
+            for one in phase.signals
         ]
-        return self._train(context, build, batch, phases, self.optimizer, self.minibatch, self.trail)
+        return FixedSignal(built[0][1] if len(built) == 1 else weighted_sum(built, first.spec.whiten))
 
 
-def _arithmetic(phase: DistillPhase) -> dict[str, Any]:
-    """What is done with the columns; which columns they are is said by the inputs."""
-    return phase.signal.model_dump(mode="json", exclude={"numerator", "denominator"})
+def _arithmetic(signal: SidedSignal) -> dict[str, Any]:
+    live = {"denominator": "live"} if signal.spec.denominator == "live" else {}
+    weight = {} if signal.weight == 1.0 else {"weight": signal.weight}
+    return signal.spec.model_dump(mode="json", exclude={"numerator", "denominator"}) | live | weight
 
 
 def _column(store: Store, ref: LogprobRef | None) -> Tensor | None:

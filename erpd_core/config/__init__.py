@@ -3,15 +3,15 @@
 Importing this package does not import torch. What the machine is like lives in `RuntimeConfig`, which never enters an identity.
 """
 
-from erpd_core.config.campaign import CampaignConfig, DecisionConfig
-from erpd_core.config.common import Strategy
-from erpd_core.config.distillation import SIDE, DistillConfig, DistillPhase, SignalSpec
+from erpd_core.config.campaign import CampaignConfig, DecisionConfig, Fallback
+from erpd_core.config.common import Choice, Strategy
+from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
 from erpd_core.config.losses import CE, GRPO, MSE, SAPO, SFT, Distill, Loss, TeacherLoss
 from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
 from erpd_core.config.problems import FileProblems, GymProblems, HubProblems, ProblemsConfig, TinyProblems
 from erpd_core.config.runtime import RuntimeConfig
 from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
-from erpd_core.config.training import OptimizerConfig, TrainConfig, WeakTeacherConfig
+from erpd_core.config.training import OptimizerConfig, RunConfig, TrainConfig, WeakTeacherConfig
 
 __all__ = [
     "CE",
@@ -20,7 +20,9 @@ __all__ = [
     "SAPO",
     "SFT",
     "SIDE",
+    "Addend",
     "CampaignConfig",
+    "Choice",
     "DecisionConfig",
     "DirectoryModel",
     "Distill",
@@ -28,6 +30,7 @@ __all__ = [
     "DistillPhase",
     "EmbeddedModel",
     "EvaluationConfig",
+    "Fallback",
     "FileProblems",
     "GymProblems",
     "HubModel",
@@ -37,6 +40,7 @@ __all__ = [
     "OptimizerConfig",
     "PackagedModel",
     "ProblemsConfig",
+    "RunConfig",
     "RuntimeConfig",
     "SamplingConfig",
     "SignalSpec",

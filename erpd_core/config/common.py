@@ -11,6 +11,8 @@ from erpd_core.refs import Frozen
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Strategy = Literal["S1", "S2", "S3"]
+Choice = Literal["S1", "S2", "S3", "online", "none"]
+"""What an iteration may do: distil by a strategy, train online, or take the teacher itself as its student (a control arm)."""
 
 
 class Config(Frozen):

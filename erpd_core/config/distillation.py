@@ -10,18 +10,22 @@ from erpd_core.config.common import Config, Strategy
 from erpd_core.config.losses import Distill
 from erpd_core.config.training import OptimizerConfig
 
-SIDE = r"^(teacher(@\d+)?|weak(@\d+)?|unlearned|student:\d+|old|base|none)$"
+SIDE = r"^(student:\d+|[a-z][a-z0-9_]*(@\d+)?)$"
+Side = Annotated[str, Field(pattern=SIDE)]
+PLAIN_SIDES = ("old", "base", "none", "unlearned")
+"""Sides that take no step; every other is `student:N`, `live`, or a training run."""
 
 
 class SignalSpec(Config):
     """A token signal A_hat = lp_numerator - lp_denominator (Sec. 3.3, 3.4, Fig. 3). A strategy is this data, not code.
 
     A side is `teacher` (the step validation chose) or `teacher@40`, `weak` (last step of the unlearned run) or `weak@60`, `unlearned`
-    (its `unlearn_step`), `student:1` (student of iteration 1), `old` ("Curr." of Table 7), `base`, or `none` ("None" of Table 7).
+    (its `unlearn_step`), a run of the recipe's `runs` (`recovered`, `recovered@40`), `student:1` (student of iteration 1), `old` ("Curr."
+    of Table 7), `base`, `none` ("None" of Table 7), or, as denominator, `live`: the student in training itself (Fig. 7).
     """
 
-    numerator: Annotated[str, Field(pattern=SIDE)] = "teacher"
-    denominator: Annotated[str, Field(pattern=SIDE)] = "old"
+    numerator: Side = "teacher"
+    denominator: Side = "old"
     positives: Literal["all", "max", "min"] = "all"
     """On right responses keep all of the log-ratio, max(0, .) or min(0, .); done before whitening (Table 12)."""
     clip: PositiveFloat | None = None
@@ -33,15 +37,42 @@ class SignalSpec(Config):
     def _something_to_distil(self) -> SignalSpec:
         if self.numerator == self.denominator:
             raise ValueError(f"numerator and denominator are both {self.numerator!r}: the signal would be zero; change one of them")
+        if self.numerator == "live" or (self.denominator == "live" and self.numerator == "none"):
+            raise ValueError("the student in training can only be set against a policy: use live as denominator of one")
         return self
+
+
+class Addend(Config):
+    """One more signal of a weighted sum."""
+
+    signal: SignalSpec
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
 
 
 class DistillPhase(Config):
     """A stretch of distillation steps on one signal; several phases on one student are an ensemble (Table 8)."""
 
     signal: SignalSpec = Field(default_factory=SignalSpec)
+    plus: tuple[Addend, ...] = ()
+    """Signals added to it, each whitened before it is weighted, and the sum whitened again (beyond the paper)."""
     steps: PositiveInt | None = None
     """Optimizer steps; the distillation's own `steps` when absent."""
+
+    @model_validator(mode="after")
+    def _live_alone(self) -> DistillPhase:
+        if self.plus and "live" in (self.signal.denominator, *(one.signal.denominator for one in self.plus)):
+            raise ValueError("a live denominator changes at every step and cannot be added to other signals; make it a phase of its own")
+        return self
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Every side of its signals."""
+        signals = (self.signal, *(one.signal for one in self.plus))
+        return tuple(side for signal in signals for side in (signal.numerator, signal.denominator))
+
+
+Phases = Annotated[tuple[DistillPhase, ...], Field(min_length=1)]
+Alternatives = Annotated[dict[str, Phases], Field(min_length=1)]
 
 
 def _phases(**signal: str) -> tuple[DistillPhase, ...]:
@@ -59,15 +90,17 @@ class DistillConfig(Config):
     keep: tuple[PositiveInt, ...] = ()
     """Steps whose policy is kept, besides the last one."""
     select: Literal["last", "validation"] = "last"
-    """The student is the last step, or, of the kept ones within the KL budget, the earliest that no later one beats on validation beyond
-    noise (`decision.z`); the first kept one when none is within it."""
+    """The student is the last step, or the kept one with the highest validation score within the KL budget (the first if none is)."""
     kl_budget: PositiveFloat | None = None
     """The trust region's radius (Eq. 7): KL(student || old), nats per token on fresh validation samples; for `select: validation`."""
     kl_budget_of_teacher: PositiveFloat | None = None
     """The same as a share of the teacher's own KL to old; the smaller of the two budgets holds."""
-    S1: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="old"))
-    S2: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="weak", denominator="unlearned", positives="min"))
-    S3: tuple[DistillPhase, ...] = Field(default_factory=lambda: _phases(numerator="teacher", denominator="student:1"))
+    kl_stop: PositiveFloat | None = None
+    """Stop before `steps` once KL(old || student) on the old batch (k3, nats per token, of the step's minibatch) has reached this."""
+    S1: Phases | Alternatives = Field(default_factory=lambda: _phases(numerator="teacher", denominator="old"))
+    """Phases on one student; or named alternatives, each distilled, of which validation chooses one (Table 8, Sec. 4.5)."""
+    S2: Phases | Alternatives = Field(default_factory=lambda: _phases(numerator="weak", denominator="unlearned", positives="min"))
+    S3: Phases | Alternatives = Field(default_factory=lambda: _phases(numerator="teacher", denominator="student:1"))
     """For strategy 3 the decision replaces `student:1` by the earlier student it chose."""
 
     @model_validator(mode="after")
@@ -83,8 +116,15 @@ class DistillConfig(Config):
             raise ValueError("a KL budget chooses among kept steps; set select: validation and name some steps in keep")
         return self
 
-    def phases(self, strategy: Strategy) -> tuple[DistillPhase, ...]:
-        return {"S1": self.S1, "S2": self.S2, "S3": self.S3}[strategy]
+    def alternatives(self, strategy: Strategy) -> dict[str, tuple[DistillPhase, ...]]:
+        """What a strategy distils: alternatives by name; a single one has the name ""."""
+        found = {"S1": self.S1, "S2": self.S2, "S3": self.S3}[strategy]
+        return found if isinstance(found, dict) else {"": found}
 
     def total_steps(self, strategy: Strategy) -> int:
-        return sum(phase.steps or self.steps for phase in self.phases(strategy))
+        """Steps of the longest alternative."""
+        return max(sum(phase.steps or self.steps for phase in phases) for phases in self.alternatives(strategy).values())
+
+    def sides(self, strategy: Strategy) -> tuple[str, ...]:
+        """Every side of every signal of a strategy, in order."""
+        return tuple(side for phases in self.alternatives(strategy).values() for phase in phases for side in phase.sides)

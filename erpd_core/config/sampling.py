@@ -28,6 +28,8 @@ class EvaluationConfig(Config):
     validation_sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920))
     benchmarks: dict[str, ProblemsConfig]
     sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920))
+    signal: bool = False
+    """Score the student on the fixed batch too, and keep how far it followed its teacher, token by token (Fig. 7, Fig. 10)."""
 
     @field_validator("benchmarks")
     @classmethod

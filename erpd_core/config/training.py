@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from erpd_core.config.common import Config, NonNegative
@@ -60,3 +62,10 @@ class WeakTeacherConfig(TrainConfig):
     @property
     def trail(self) -> tuple[int, ...]:
         return tuple(sorted({*self.keep, self.unlearn_step, self.steps}))
+
+
+class RunConfig(TrainConfig):
+    """One more training run on the fixed batch, for signals to name: `un` at another rate, a recovered teacher (Table 9)."""
+
+    init: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(@\d+)?$")] = "old"
+    """Where it starts: `old`, or a side such as `unlearned`, `weak@10` or another run's name."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpd_core.scoring import avg_at_k, compare, earliest_unbeaten, pass_at_k
+from erpd_core.scoring import avg_at_k, compare, pass_at_k
 
 rows = st.integers(1, 6).flatmap(lambda k: st.lists(st.lists(st.integers(0, 1), min_size=k, max_size=k), min_size=1, max_size=8))
 
@@ -149,15 +149,3 @@ def test_compare_refuses_different_problems():
 def test_one_problem_says_nothing_about_noise():
     """Its spread is unknown, not zero."""
     assert not compare({"x": [1, 0]}, {"x": [0, 0]}).beyond_noise(1.64)
-
-
-def test_the_earliest_step_that_no_later_one_beats_beyond_noise_is_chosen():
-    def scored(right: int) -> dict[str, list[float]]:
-        """100 problems, 4 samples each, `right` of the problems always solved."""
-        return {str(problem): [float(problem < right)] * 4 for problem in range(100)}
-
-    assert earliest_unbeaten([scored(50), scored(80), scored(81)], z=1.64) == 1
-    assert earliest_unbeaten([scored(80), scored(80)], z=1.64) == 0
-    assert earliest_unbeaten([scored(80), scored(50)], z=1.64) == 0
-    with pytest.raises(ValueError, match="no candidate"):
-        earliest_unbeaten([], z=1.64)

@@ -42,7 +42,7 @@ def campaign_id(config: CampaignConfig) -> str:
     question = config.question() | {"model": import_policy(config.model).identity()}
     question |= {"sources": {name: draw_problems(name, source, 0).question() for name, source in sources.items()}}
     question["prompts"] = None
-    question["evaluation"] = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling", "signal"})
+    question["evaluation"] = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling", "samples", "signal"})
     return f"{config.name}-{identity('campaign', question, {}, 1)[-10:]}"
 
 
@@ -144,6 +144,7 @@ class Campaign:
             base=known.base,
             benchmarks=known.benchmarks,
             sampling=self.config.evaluation.sampling,
+            samples=self.config.evaluation.samples,
             seed=seed_for(self.config, 0, "benchmarks"),
         )
         report: EvalReport = self.desk.ask("evaluate", stage, "evaluate base", 0, "base evaluation")

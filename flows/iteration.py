@@ -154,7 +154,7 @@ class Iteration:
         """The strong teacher, its step chosen on validation; a fixed strategy that never looks at it goes without."""
         fixed = self.config.decision.fixed_for(self.index)
         runs = _runs(self.config.distill.sides(fixed)) if fixed in ("S1", "S2", "S3") else ["teacher"]
-        if "teacher" in runs or not runs:
+        if "teacher" in runs or not runs or self.config.decision.teacher == "always":
             self.teacher, self.teacher_validation = self._best(self._run("teacher"), "teacher")
         else:
             self.teacher = self._run(runs[0]).last
@@ -371,6 +371,7 @@ class Iteration:
             base=self.known.base,
             benchmarks=self.known.benchmarks,
             sampling=self.config.evaluation.sampling,
+            samples=self.config.evaluation.samples,
             seed=seed_for(self.config, 0, "benchmarks"),
         )
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import Frozen
-from flows.recipes import apply_overrides, config_of, explain, merge, read_tree, recipe_path
+from flows.recipes import FOLDER, apply_overrides, config_of, explain, merge, read_tree, recipe_path
 
 Scale = Literal["tiny", "smollm2", "paper"]
 Picture = Literal["gains", "score_vs_kl", "teacher_curves", "online_curves", "stages", "deviation", "log_ratios", "time"]
@@ -97,7 +97,7 @@ def _scale(file: StudyFile, overrides: Sequence[str]) -> tuple[Scale, list[str]]
 
 
 def _arm(path: Path, file: StudyFile, arm: ArmFile, scale: Scale, overrides: Sequence[str]) -> Arm:
-    tree: dict[str, Any] = read_tree(recipe_path(scale))
+    tree: dict[str, Any] = read_tree(FOLDER / "scales" / f"{scale}.yaml")
     layers: list[Mapping[str, Any]] = [file.common, file.scales[scale], arm.set, arm.at.get(scale, {})]
     for layer in layers:
         tree = merge(tree, layer)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from erpd_core.config import SamplingConfig
 from erpd_core.kl import k1
@@ -32,10 +33,13 @@ class EvaluatePolicy(Stage[EvalReport]):
     """The campaign's base, for `kl_base`."""
     benchmarks: dict[str, ProblemsRef]
     sampling: SamplingConfig
+    samples: dict[str, int] = Field(default_factory=dict)
+    """Samples per problem of single benchmarks, instead of `sampling.samples`."""
     seed: int
 
     def question(self) -> dict[str, Any]:
-        return {"sampling": self.sampling.model_dump(mode="json"), "seed": self.seed, "benchmarks": sorted(self.benchmarks)}
+        samples = {"samples": self.samples} if self.samples else {}
+        return {"sampling": self.sampling.model_dump(mode="json"), **samples, "seed": self.seed, "benchmarks": sorted(self.benchmarks)}
 
     def inputs(self) -> dict[str, str]:
         problems = {f"benchmark-{name}": ref.id for name, ref in self.benchmarks.items()}
@@ -47,7 +51,8 @@ class EvaluatePolicy(Stage[EvalReport]):
         tokens = sequences = 0
         for name, problems in self.benchmarks.items():
             part = dataclasses.replace(context, progress=Progress(context.progress.path, f"{context.progress.label} on {name}"))
-            rollouts = fulfil(SampleRollouts(policy=self.policy, problems=problems, sampling=self.sampling, seed=self.seed), part)
+            sampling = self.sampling.model_copy(update={"samples": self.samples.get(name, self.sampling.samples)})
+            rollouts = fulfil(SampleRollouts(policy=self.policy, problems=problems, sampling=sampling, seed=self.seed), part)
             scores[name] = avg_at_k(outcomes(context.store, rollouts))
             for total, value in self._sums(context, rollouts).items():
                 totals[total] += value

@@ -62,7 +62,7 @@ class MeasureSignal(Stage[SignalRef]):
 def by_deviation(teacher_N: Tensor, student_N: Tensor) -> list[dict[str, float]]:
     """Tokens in `BINS` equal groups by |teacher - old|: each group's mean teacher and student deviation and their ratio (Fig. 7).
 
-    The ratio is one of means, so that tokens the teacher hardly moved do not divide by nothing. Groups the teacher did not move are left out.
+    The ratio is one of means, so that tokens the teacher hardly moved do not divide by nothing. Groups it did not move are left out.
     """
     order = teacher_N.abs().argsort()
     rows = []

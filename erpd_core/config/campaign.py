@@ -28,6 +28,8 @@ class DecisionConfig(Config):
     mode: Literal["auto", "fixed"] = "auto"
     fixed: Annotated[tuple[Choice, ...], Field(min_length=1)] = ("S1",)
     """What iteration 1, 2, ... does; the last one repeats. `none` makes the teacher the student: the control arms of Table 2."""
+    teacher: Literal["needed", "always"] = "needed"
+    """`always` trains and reports the strong teacher also where a fixed strategy does not look at it (Table 2, batches 5 and 6)."""
     allowed: tuple[Literal["S1", "S2", "S3", "online"], ...] = ("S1", "S2", "S3", "online")
     """What the automatic decision may choose from; S2 also needs `weak_teacher`, online also `online`."""
     min_gain: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from erpd_core.config.common import Config
 from erpd_core.config.problems import ProblemsConfig
@@ -28,6 +28,8 @@ class EvaluationConfig(Config):
     validation_sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920))
     benchmarks: dict[str, ProblemsConfig]
     sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920))
+    samples: dict[str, PositiveInt] = Field(default_factory=dict)
+    """Samples per problem of single benchmarks, instead of `sampling.samples` (Sec. 4.1: BeyondAIME 16, IMO AnswerBench 4)."""
     signal: bool = False
     """Score the student on the fixed batch too, and keep how far it followed its teacher, token by token (Fig. 7, Fig. 10)."""
 
@@ -40,3 +42,9 @@ class EvaluationConfig(Config):
             if name == "validation" or not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"benchmarks: {name!r} must be letters, digits, - and _, and not 'validation'")
         return benchmarks
+
+    @model_validator(mode="after")
+    def _samples_of_benchmarks(self) -> EvaluationConfig:
+        if unknown := self.samples.keys() - self.benchmarks.keys():
+            raise ValueError(f"samples: there is no benchmark {', '.join(sorted(unknown))} (there are {', '.join(self.benchmarks)})")
+        return self

@@ -42,7 +42,7 @@ class PolicyRef(Frozen):
     id: str
     role: Role = "base"
     step: int = 0
-    """Optimizer steps taken from the policy it started from."""
+    """Steps of the training that kept it: optimizer steps, or the fresh batches of an online stage."""
 
 
 class ProblemsRef(Frozen):

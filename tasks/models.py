@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from erpd_core.attention import shared_prefix_attention
 from erpd_core.config import RuntimeConfig
 from erpd_core.layout import AttentionBucket, MicroBatch
 
-AttentionInterface.register("erpd_shared", shared_prefix_attention)
+SHARED = "erpd_shared"
+AttentionInterface.register(SHARED, shared_prefix_attention)
 
 
 class HFPolicy:
@@ -27,7 +30,8 @@ class HFPolicy:
             raise ValueError(
                 f"{type(model).__name__} has layers of kind {sorted(layers)}; the shared-prompt layout knows full_attention only"
             )
-        model.set_attn_implementation("erpd_shared")
+        self._own_attention = model.config._attn_implementation
+        model.set_attn_implementation(SHARED)
         self.model = model
 
     def hidden(self, micro: MicroBatch) -> Tensor:
@@ -49,6 +53,15 @@ class HFPolicy:
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Within it `model` has the attention it was loaded with, for an engine that samples these very weights between updates."""
+        self.model.set_attn_implementation(self._own_attention)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(SHARED)
 
     def copy_from(self, tensors: dict[str, Tensor]) -> None:
         """Overwrite parameters by name (resume)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,33 +67,11 @@ class SampleRollouts(Stage[RolloutRef]):
             with Grader() as grader:
                 for start in todo:
                     ready = sum(build.done(name) for name in names.values()) * size * self.sampling.samples
-                    table = self._shard(problems[start : start + size], engine, grader, _Ticker(context, ready, total))
+                    some, tick = problems[start : start + size], _Ticker(context, ready, total)
+                    table = sample_and_grade(some, engine, grader, self.sampling, self.seed, self.problems.extractor, tick)
                     build.put(names[start], partial(pq.write_table, table, compression="zstd"))
             context.progress(total, total)
         return self._ref(build, list(names.values()))
-
-    def _shard(self, problems: list[Problem], engine: Engine, grader: Grader, tick: Callable[[int], None]) -> pa.Table:
-        prompts = [engine.encode(problem.prompt) for problem in problems]
-        seeds = [seed_of(self.seed, problem.id, sample) for problem in problems for sample in range(self.sampling.samples)]
-        samples = engine.sample(prompts, seeds, self.sampling, tick)
-        texts = [engine.decode(sample.tokens) for sample in samples]
-        owner = [index for index in range(len(problems)) for _ in range(self.sampling.samples)]
-        pairs = [(problems[index].answer, text) for index, text in zip(owner, texts, strict=True)]
-        verdicts = grader.grade_many(pairs, extractor=self.problems.extractor)
-        return pa.table(
-            {
-                "problem": [problems[index].id for index in owner],
-                "sample": [row % self.sampling.samples for row in range(len(samples))],
-                "prompt_tokens": [prompts[index] for index in owner],
-                "response_tokens": [sample.tokens for sample in samples],
-                "text": texts,
-                "gold": [problems[index].answer for index in owner],
-                "verdict": list(verdicts),
-                "reward": [float(verdict == "correct") for verdict in verdicts],
-                "truncated": [sample.truncated for sample in samples],
-            },
-            schema=SCHEMA,
-        )
 
     def _ref(self, build: Build, names: list[str]) -> RolloutRef:
         sequences = tokens = 0
@@ -112,6 +90,39 @@ class SampleRollouts(Stage[RolloutRef]):
             tokens=tokens,
             accuracy=reward / sequences,
         )
+
+
+def sample_and_grade(
+    problems: Sequence[Problem],
+    engine: Engine,
+    grader: Grader,
+    sampling: SamplingConfig,
+    seed: int,
+    extractor: str,
+    tick: Callable[[int], None],
+) -> pa.Table:
+    """`sampling.samples` verified responses to each problem: rows of `SCHEMA`. `tick(finished)` reports responses."""
+    prompts = [engine.encode(problem.prompt) for problem in problems]
+    seeds = [seed_of(seed, problem.id, sample) for problem in problems for sample in range(sampling.samples)]
+    samples = engine.sample(prompts, seeds, sampling, tick)
+    texts = [engine.decode(sample.tokens) for sample in samples]
+    owner = [index for index in range(len(problems)) for _ in range(sampling.samples)]
+    pairs = [(problems[index].answer, text) for index, text in zip(owner, texts, strict=True)]
+    verdicts = grader.grade_many(pairs, extractor=extractor)
+    return pa.table(
+        {
+            "problem": [problems[index].id for index in owner],
+            "sample": [row % sampling.samples for row in range(len(samples))],
+            "prompt_tokens": [prompts[index] for index in owner],
+            "response_tokens": [sample.tokens for sample in samples],
+            "text": texts,
+            "gold": [problems[index].answer for index in owner],
+            "verdict": list(verdicts),
+            "reward": [float(verdict == "correct") for verdict in verdicts],
+            "truncated": [sample.truncated for sample in samples],
+        },
+        schema=SCHEMA,
+    )
 
 
 class _Ticker:
@@ -139,8 +150,13 @@ def shards(store: Store, ref: RolloutRef) -> Iterator[Path]:
 
 
 def load_batch(paths: Iterator[Path]) -> TokenBatch:
-    """Shards as one TokenBatch; consecutive rows of one problem are a group."""
-    table = pa.concat_tables([pq.read_table(path) for path in paths]).combine_chunks()
+    """Shards as one TokenBatch."""
+    return to_batch([pq.read_table(path) for path in paths])
+
+
+def to_batch(tables: Sequence[pa.Table]) -> TokenBatch:
+    """Rows of `SCHEMA` as one TokenBatch; consecutive rows of one problem are a group."""
+    table = pa.concat_tables(tables).combine_chunks()
     problem = table["problem"].to_numpy(zero_copy_only=False)
     first = np.concatenate([[True], problem[1:] != problem[:-1]])
     prompts = table["prompt_tokens"].take(pa.array(np.flatnonzero(first))).to_pylist()

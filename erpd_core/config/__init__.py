@@ -8,6 +8,7 @@ from erpd_core.config.common import Choice, Strategy
 from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
 from erpd_core.config.losses import CE, GRPO, MSE, SAPO, SFT, Distill, Loss, TeacherLoss
 from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config.online import OnlineConfig
 from erpd_core.config.problems import FileProblems, GymProblems, HubProblems, ProblemsConfig, TinyProblems
 from erpd_core.config.runtime import RuntimeConfig
 from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
@@ -37,6 +38,7 @@ __all__ = [
     "HubProblems",
     "Loss",
     "ModelConfig",
+    "OnlineConfig",
     "OptimizerConfig",
     "PackagedModel",
     "ProblemsConfig",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -19,14 +19,10 @@ class OptimizerConfig(Config):
     max_grad_norm: PositiveFloat = 1.0
 
 
-class TrainConfig(Config):
-    """Stage 1: many off-policy steps on one fixed batch, keeping a trail of checkpoints (Sec. 3.1)."""
+class TrailConfig(Config):
+    """A training of so many steps that keeps some of its policies."""
 
-    loss: TeacherLoss = Field(default_factory=SAPO)
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    minibatch: PositiveInt = 64
-    """Trajectories per optimizer step (Sec. 4.1: 32, 64 or 256)."""
-    steps: PositiveInt = 80
+    steps: PositiveInt
     keep: tuple[PositiveInt, ...] = ()
     """Steps whose policy is kept, besides the last one."""
 
@@ -36,7 +32,7 @@ class TrainConfig(Config):
         return tuple(sorted(set(keep)))
 
     @model_validator(mode="after")
-    def _keep_within_steps(self) -> TrainConfig:
+    def _keep_within_steps(self) -> Self:
         if self.keep and self.keep[-1] > self.steps:
             raise ValueError(f"keep: step {self.keep[-1]} lies beyond the last step {self.steps}; lower it or raise steps")
         return self
@@ -45,6 +41,16 @@ class TrainConfig(Config):
     def trail(self) -> tuple[int, ...]:
         """Every kept step, ascending; the last is always kept."""
         return tuple(sorted({*self.keep, self.steps}))
+
+
+class TrainConfig(TrailConfig):
+    """Stage 1: many off-policy steps on one fixed batch, keeping a trail of checkpoints (Sec. 3.1)."""
+
+    loss: TeacherLoss = Field(default_factory=SAPO)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    minibatch: PositiveInt = 64
+    """Trajectories per optimizer step (Sec. 4.1: 32, 64 or 256)."""
+    steps: PositiveInt = 80
 
 
 class WeakTeacherConfig(TrainConfig):

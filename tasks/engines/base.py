@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from erpd_core.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,6 @@ class Engine(Protocol):
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
     ) -> list[Sample]:
         """`sampling.samples` responses for each prompt, prompt-major; `seeds` has one 64-bit seed each. `tick(finished)` reports."""
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Sample from these weights (name, tensor) from now on: taken over in place, by no restart and no file."""

@@ -5,7 +5,8 @@ Every response has a random stream of its own (its seed), one uniform number per
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,16 @@ from transformers import DynamicCache
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines.base import Sample
-from tasks.models import load_model, load_tokenizer, stop_tokens
+from tasks.models import HFPolicy, load_model, load_tokenizer, stop_tokens
 
 BLOCK = 128
 """Uniform numbers drawn at once for each response."""
 
 
 class TransformersEngine:
-    def __init__(self, folder: Path, runtime: RuntimeConfig) -> None:
-        self.model = load_model(folder, runtime)
+    def __init__(self, folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None) -> None:
+        self.model = trained.model if trained else load_model(folder, runtime)
+        self._ready = trained.sampling if trained else nullcontext
         self.tokenizer = load_tokenizer(folder)
         self.stops = torch.tensor(sorted(stop_tokens(folder, self.tokenizer)), device=self.model.device)
 
@@ -38,8 +40,20 @@ class TransformersEngine:
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    @torch.inference_mode()
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        own = dict(self.model.named_parameters())
+        for name, weight in weights:
+            if weight is not own[name]:  # the trainer's, when the model is shared: nothing to take over
+                own[name].copy_(weight)
+
     def sample(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
+    ) -> list[Sample]:
+        with self._ready(), torch.inference_mode():
+            return self._sample(prompts, seeds, sampling, tick)
+
+    def _sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
     ) -> list[Sample]:
         device = self.model.device

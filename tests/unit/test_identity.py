@@ -16,11 +16,13 @@ from helpers import python
 
 from erpd_core.config import (
     CE,
+    SAPO,
     CampaignConfig,
     DirectoryModel,
     Distill,
     EmbeddedModel,
     FileProblems,
+    OnlineConfig,
     OptimizerConfig,
     RuntimeConfig,
     SamplingConfig,
@@ -34,11 +36,13 @@ from flows.campaign import campaign_id
 from flows.recipes import load_recipe
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
+from tasks.online import TrainOnline
 from tasks.policies import ASSETS, ImportPolicy, import_policy
 from tasks.rollouts import SampleRollouts
 from tasks.score import ScoreRollouts
 from tasks.stage import Stage
-from tasks.train import DistillStudent, KeptPolicy, SignalPhase, TrainTeacher
+from tasks.train import DistillStudent, SignalPhase, TrainTeacher
+from tasks.training import KeptPolicy
 
 POLICY, OTHER = PolicyRef(id="policy-a"), PolicyRef(id="policy-b")
 PROBLEMS = ProblemsRef(id="problems-a", name="prompts", count=4)
@@ -47,6 +51,7 @@ OLD = LogprobRef(id="column-a", policy=POLICY, rollouts="rollouts-a")
 NEW = LogprobRef(id="column-b", policy=OTHER, rollouts="rollouts-a")
 SAMPLING = SamplingConfig(samples=2, max_new_tokens=24)
 TEACHER = TrainConfig(steps=9, keep=(3,))
+ONLINE = OnlineConfig(steps=9, keep=(3,), sampling=SAMPLING)
 PHASE = SignalPhase(signal=SignalSpec(), steps=4, numerator=NEW, denominator=OLD)
 
 STAGES: dict[str, Stage[Any]] = {
@@ -60,6 +65,7 @@ STAGES: dict[str, Stage[Any]] = {
     "TrainTeacher, unlearned": TrainTeacher(
         init=POLICY, rollouts=ROLLOUTS, old=OLD, role="unlearned", seed=1, config=WeakTeacherConfig(steps=9, unlearn_step=3)
     ),
+    "TrainOnline": TrainOnline(init=POLICY, problems=PROBLEMS, seed=1, config=ONLINE),
     "DistillStudent": DistillStudent(
         init=POLICY, rollouts=ROLLOUTS, old=OLD, role="student", seed=1,
         loss=Distill(), optimizer=OptimizerConfig(), minibatch=8, keep=(2,), phases=(PHASE,),
@@ -77,6 +83,11 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     ],
     "ScoreRollouts": [{"rollouts": ROLLOUTS.model_copy(update={"accuracy": 0.25})}],
     "TrainTeacher": [{"init": PolicyRef(id="policy-a", role="student", step=7)}],
+    "TrainOnline": [
+        {"init": PolicyRef(id="policy-a", role="student", step=7)},
+        {"problems": ProblemsRef(id="problems-a", name="x", count=4)},
+        {"config": ONLINE.model_copy(update={"keep": (3, 9)})},
+    ],
     "DistillStudent": [
         {"keep": (2, 99)},
         {"phases": (PHASE.model_copy(update={"signal": SignalSpec(numerator="teacher@3", denominator="base")}),)},
@@ -94,6 +105,7 @@ ASKED: dict[str, list[dict[str, Any]]] = {
     "KeptPolicy": [{"training": "training-b"}, {"step": 4}],
     "TrainTeacher": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, *({"config": TEACHER.model_copy(update=more)} for more in ({"steps": 10}, {"keep": (4,)}, {"minibatch": 63}, {"loss": CE()}, {"loss": CE(beta=0.02)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"optimizer": OptimizerConfig(max_grad_norm=2.0)}))],
     "TrainTeacher, unlearned": [{"config": WeakTeacherConfig(steps=9, unlearn_step=4)}],
+    "TrainOnline": [{"init": OTHER}, {"problems": ProblemsRef(id="problems-b", name="prompts", count=4)}, {"seed": 2}, *({"config": ONLINE.model_copy(update=more)} for more in ({"steps": 10}, {"keep": (4,)}, {"prompts_per_step": 63}, {"updates_per_batch": 2}, {"loss": SAPO()}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"sampling": SAMPLING.model_copy(update={"temperature": 0.7})}))],
     "DistillStudent": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, {"loss": Distill(clip_low=0.1)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"minibatch": 9}, {"keep": ()}, {"phases": (PHASE, PHASE)}, *({"phases": (PHASE.model_copy(update=more),)} for more in ({"steps": 5}, {"numerator": OLD}, {"denominator": None}, {"signal": SignalSpec(whiten="off")}, {"signal": SignalSpec(positives="min")}))],
     "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}],
 }  # fmt: skip

@@ -23,7 +23,8 @@ from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.score import ScoreRollouts
 from tasks.stage import fulfil
 from tasks.store import Store
-from tasks.train import RESUME, DistillStudent, KeptPolicy, SignalPhase, TrainTeacher, load_records
+from tasks.train import DistillStudent, SignalPhase, TrainTeacher
+from tasks.training import RESUME, KeptPolicy, load_records
 
 SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=64)
 FAST = OptimizerConfig(lr=2e-4)

@@ -1,0 +1,141 @@
+"""What every training is: policies kept at some steps, a record of every step, and one file to go on from after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from erpd_core.optimize import Record
+from erpd_core.refs import PolicyRef, Role, TrainingRef
+from tasks.models import HFPolicy, save_policy
+from tasks.stage import Context, Stage
+from tasks.store import Build, Store
+
+RESUME = "resume.safetensors"
+RECORDS = "records.jsonl"
+
+
+class Training(Stage[TrainingRef]):
+    """A run that starts from `init` and leaves a trail of policies."""
+
+    KIND: ClassVar[str] = "training"
+    VERSION: ClassVar[int] = 1
+    REF: ClassVar[type] = TrainingRef
+
+    init: PolicyRef
+    role: Role
+    seed: int
+
+    def stored(self, store: Store) -> TrainingRef | None:
+        """A training whose kept policies are not all there, whole, has to be done again; those that are whole stay."""
+        ref = super().stored(store)
+        if ref is not None and not all([store.has(policy.id) for policy in ref.trail]):
+            store.discard(ref.id)
+            return None
+        return ref
+
+    def after_step(
+        self,
+        context: Context,
+        build: Build,
+        policy: HFPolicy,
+        optimizer: torch.optim.Optimizer,
+        records: Sequence[Record],
+        keep: Sequence[int],
+    ) -> None:
+        """Keep the policy if the last record's step is in `keep` (ascending; its last is the run's), write a checkpoint when it is time."""
+        step = int(records[-1]["step"])
+        if step in keep:
+            self._keep(context, build.id, step, policy)
+        if step % context.runtime.checkpoint_every == 0 and step < keep[-1]:
+            _checkpoint(build, policy, optimizer, step, records)
+
+    def finish(self, build: Build, records: Sequence[Record], keep: Sequence[int]) -> TrainingRef:
+        """The run's answer, once every step of `keep` is stored: its records stay, what only served to resume goes."""
+        build.put(RECORDS, lambda path: path.write_text(_lines(records)))
+        build.drop(RESUME)
+        return TrainingRef(id=build.id, trail=tuple(self._policy_ref(build.id, step) for step in keep))
+
+    def _policy_ref(self, training: str, step: int) -> PolicyRef:
+        return PolicyRef(id=KeptPolicy(training=training, step=step).identity(), role=self.role, step=step)
+
+    def _keep(self, context: Context, training: str, step: int, policy: HFPolicy) -> None:
+        kept = KeptPolicy(training=training, step=step)
+        with context.store.build(kept.KIND, kept.question(), kept.inputs(), kept.VERSION) as build:
+            if build is None:
+                return
+            scratch = build.folder / ".scratch"
+            save_policy(policy, scratch, like=context.store.path(self.init.id))
+            for path in sorted(scratch.iterdir()):
+                build.put(path.name, path.rename)
+            scratch.rmdir()
+            build.commit({"ref": self._policy_ref(training, step).model_dump(mode="json")})
+
+
+class KeptPolicy(Stage[PolicyRef]):
+    """The identity of a policy kept at a step of a training run. It is made by that run, never by itself."""
+
+    KIND: ClassVar[str] = "policy"
+    VERSION: ClassVar[int] = 1
+    REF: ClassVar[type] = PolicyRef
+
+    training: str
+    step: int
+
+    def question(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def inputs(self) -> dict[str, str]:
+        return {"training": self.training}
+
+    def run(self, context: Context, build: Build) -> PolicyRef:
+        raise LookupError(f"step {self.step} of {self.training} is not in the store; run the training again")
+
+
+def load_records(store: Store, ref: TrainingRef) -> list[Record]:
+    """The record of every optimizer step, in order."""
+    return _read(store.path(ref.id) / RECORDS)
+
+
+def _read(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _lines(records: Sequence[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _checkpoint(build: Build, policy: HFPolicy, optimizer: torch.optim.Optimizer, step: int, records: Sequence[Record]) -> None:
+    """Weights, optimizer moments, step and records in ONE file, so that they can never disagree. Data order follows from the step."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in policy.model.named_parameters():
+        tensors[f"weight/{name}"] = parameter.detach()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = value
+    metadata = {"step": str(step), "records": _lines(records)}
+    build.put(RESUME, partial(save_file, tensors, metadata=metadata))
+
+
+def resume(build: Build, policy: HFPolicy, optimizer: torch.optim.Optimizer) -> tuple[int, list[Record]]:
+    """Steps done and their records; 0 and none without a whole checkpoint."""
+    if not build.done(RESUME):
+        return 0, []
+    from safetensors import safe_open
+
+    path = build.folder / RESUME
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    policy.copy_from({name.removeprefix("weight/"): value for name, value in tensors.items() if name.startswith("weight/")})
+    for name, parameter in policy.model.named_parameters():
+        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors]  # none before the first update
+        if keys:
+            optimizer.state[parameter] = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in keys}
+    return int(metadata["step"]), [json.loads(line) for line in metadata["records"].splitlines()]

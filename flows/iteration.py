@@ -20,7 +20,8 @@ from tasks.measure import MeasureSignal
 from tasks.online import TrainOnline
 from tasks.rollouts import SampleRollouts, outcomes
 from tasks.score import ScoreRollouts
-from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher, load_records
+from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
+from tasks.training import load_records
 
 
 class IterationResult(Frozen):

@@ -24,7 +24,7 @@ Place = Annotated[str, Field(pattern=r"^(base|\d+\.(teacher|student))$")]
 class ArmFile(Frozen):
     """One arm as it stands in a recipe."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+-]{0,60}$")]
     set: dict[str, Any] = Field(default_factory=dict)
     """What is different in this arm."""
     at: dict[Scale, dict[str, Any]] = Field(default_factory=dict)
@@ -102,5 +102,5 @@ def _arm(path: Path, file: StudyFile, arm: ArmFile, scale: Scale, overrides: Seq
     for layer in layers:
         tree = merge(tree, layer)
     apply_overrides(tree, overrides)
-    tree |= {"name": f"{path.stem}-{arm.name}".replace(".", "-")[:61], "description": f"{path.stem}, {arm.name}: {file.description}"}
+    tree |= {"name": f"{path.stem}-{arm.name}".replace(".", "-").replace("+", "-")[:61], "description": f"{path.stem}, {arm.name}: {file.description}"}
     return Arm(name=arm.name, config=config_of(tree, f"{path.stem}, arm {arm.name}"), rows=arm.rows)

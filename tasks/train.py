@@ -20,7 +20,6 @@ from tasks.score import load_column
 from tasks.stage import Context
 from tasks.store import Build, Store
 from tasks.training import Training, resume
-from tasks.training import load_records as load_records  # for flows.iteration
 
 
 @dataclass(frozen=True)

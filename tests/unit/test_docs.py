@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import shlex
 import types
@@ -16,11 +17,14 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+from erpd_core.batch import TokenBatch
 from erpd_core.config import SIDE, CampaignConfig, SignalSpec
 from erpd_core.losses import LOSSES, LossInputs, Totals
+from erpd_core.online import fresh_record
 from erpd_core.optimize import StepStatistics
 from erpd_core.refs import EvalReport
 from flows.recipes import load_recipe
+from tasks.online import OnlineLoop
 
 ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs" / "paper_index.md"
@@ -195,7 +199,14 @@ def record_keys() -> frozenset[str]:
         statistics = StepStatistics()
         statistics.add(x, loss(config[kind](), x)[1])
         keys |= statistics.record().keys()
-    return frozenset(keys)
+    return frozenset(keys | online_record_keys())
+
+
+def online_record_keys() -> set[str]:
+    """Keys that only a step of on-policy training has: those of its fresh batch, and those that `OnlineLoop` writes out."""
+    batch = TokenBatch.build(prompts=[[1]], responses=[[1]], groups=[0], rewards=[1])
+    written = re.findall(r'^ +"(\w+)": ', inspect.getsource(OnlineLoop), re.MULTILINE)
+    return {*fresh_record(batch, torch.zeros(1), torch.zeros(1), torch.zeros(1)), *written}
 
 
 def _loss_models() -> list[type[BaseModel]]:

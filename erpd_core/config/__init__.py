@@ -6,7 +6,7 @@ Importing this package does not import torch. What the machine is like lives in 
 from erpd_core.config.campaign import CampaignConfig, DecisionConfig
 from erpd_core.config.common import Strategy
 from erpd_core.config.distillation import SIDE, DistillConfig, DistillPhase, SignalSpec
-from erpd_core.config.losses import CE, GRPO, MSE, SAPO, SFT, Distill, Loss, TeacherLoss
+from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
 from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
 from erpd_core.config.problems import FileProblems, GymProblems, HubProblems, ProblemsConfig, TinyProblems
 from erpd_core.config.runtime import RuntimeConfig
@@ -15,11 +15,14 @@ from erpd_core.config.training import OptimizerConfig, TrainConfig, WeakTeacherC
 
 __all__ = [
     "CE",
+    "CISPO",
+    "DISPO",
     "GRPO",
     "MSE",
     "SAPO",
     "SFT",
     "SIDE",
+    "VESPO",
     "CampaignConfig",
     "DecisionConfig",
     "DirectoryModel",
@@ -37,6 +40,7 @@ __all__ = [
     "OptimizerConfig",
     "PackagedModel",
     "ProblemsConfig",
+    "Reinforce",
     "RuntimeConfig",
     "SamplingConfig",
     "SignalSpec",

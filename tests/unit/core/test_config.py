@@ -9,9 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from erpd_core.config import (
     CE,
+    CISPO,
+    DISPO,
     GRPO,
     MSE,
     SAPO,
+    VESPO,
     CampaignConfig,
     DecisionConfig,
     Distill,
@@ -129,6 +132,10 @@ def test_a_teacher_is_not_trained_by_distillation():
         (CE, {"beta": 0}),
         (CE, {"aggregate": "median"}),
         (MSE, {"negative_weight": -1}),
+        (CISPO, {"max_weight": 0}),
+        (VESPO, {"lambda_neg": 0}),
+        (DISPO, {"right_low": 1.5}),
+        (DISPO, {"wrong_high": -0.1}),
         (GRPO, {"kl_weight": float("nan")}),
         (OptimizerConfig, {"lr": 0}),
         (SamplingConfig, {"top_p": 0}),

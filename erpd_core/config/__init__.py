@@ -5,13 +5,15 @@ Importing this package does not import torch. What the machine is like lives in 
 
 from erpd_core.config.campaign import CampaignConfig, DecisionConfig
 from erpd_core.config.common import Strategy
+from erpd_core.config.critic import CriticConfig
 from erpd_core.config.distillation import SIDE, DistillConfig, DistillPhase, SignalSpec
-from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
+from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
 from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config.optimizer import OptimizerConfig
 from erpd_core.config.problems import FileProblems, GymProblems, HubProblems, ProblemsConfig, TinyProblems
 from erpd_core.config.runtime import RuntimeConfig
 from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
-from erpd_core.config.training import OptimizerConfig, TrainConfig, WeakTeacherConfig
+from erpd_core.config.training import TrainConfig, WeakTeacherConfig
 
 __all__ = [
     "CE",
@@ -19,11 +21,13 @@ __all__ = [
     "DISPO",
     "GRPO",
     "MSE",
+    "PPO",
     "SAPO",
     "SFT",
     "SIDE",
     "VESPO",
     "CampaignConfig",
+    "CriticConfig",
     "DecisionConfig",
     "DirectoryModel",
     "Distill",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat
 
 from erpd_core.config.common import Config, Fraction, NonNegative
+from erpd_core.config.critic import CriticConfig
 
 
 class _Loss(Config):
@@ -22,6 +23,17 @@ class GRPO(_Loss):
     kind: Literal["grpo"] = "grpo"
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.28
+
+
+class PPO(_Loss):
+    """Hard-clipped surrogate on advantages of a value network (Sec. 4.1). The paper gives PPO no clip; 0.2 is PPO's own."""
+
+    kind: Literal["ppo"] = "ppo"
+    clip_low: Fraction = 0.2
+    clip_high: NonNegative = 0.2
+    alpha: PositiveFloat = 0.05
+    """The policy's GAE lambda is 1 - 1 / (alpha * length), VAPO's (arXiv 2504.05118); the paper prints it without the "1 -"."""
+    critic: CriticConfig = Field(default_factory=CriticConfig)
 
 
 class SAPO(_Loss):
@@ -102,5 +114,5 @@ class Distill(_Loss):
     clip_high: NonNegative = 0.2
 
 
-TeacherLoss = Annotated[GRPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO, Field(discriminator="kind")]
-Loss = Annotated[GRPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO | Distill, Field(discriminator="kind")]
+TeacherLoss = Annotated[GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO, Field(discriminator="kind")]
+Loss = Annotated[GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO | Distill, Field(discriminator="kind")]

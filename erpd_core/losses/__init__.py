@@ -16,6 +16,7 @@ from erpd_core.losses.distill import distill
 from erpd_core.losses.grpo import grpo
 from erpd_core.losses.inputs import LossInputs, Metrics, Totals
 from erpd_core.losses.mse import mse
+from erpd_core.losses.ppo import ppo
 from erpd_core.losses.reinforce import reinforce
 from erpd_core.losses.sapo import sapo
 from erpd_core.losses.sft import sft
@@ -23,6 +24,7 @@ from erpd_core.losses.vespo import vespo
 
 LOSSES: dict[str, Callable[[Any, LossInputs], tuple[Tensor, Metrics]]] = {
     "grpo": grpo,
+    "ppo": ppo,
     "sapo": sapo,
     "ce": ce,
     "mse": mse,

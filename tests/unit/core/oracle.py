@@ -98,7 +98,7 @@ def vespo(c, rows, rewards):
 
 
 ORACLE = {
-    "grpo": grpo, "sapo": sapo, "ce": ce, "mse": mse, "sft": sft, "distill": distill,
+    "grpo": grpo, "sapo": sapo, "ce": ce, "mse": mse, "sft": sft, "distill": distill, "ppo": distill,
     "reinforce": reinforce, "cispo": cispo, "dispo": dispo, "vespo": vespo,
 }  # fmt: skip
 

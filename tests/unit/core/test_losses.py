@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, SAPO, SFT, VESPO, Distill, Reinforce
+from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Reinforce
 from erpd_core.losses import LOSSES, policy_loss
 
 from . import oracle
@@ -30,6 +30,8 @@ CONFIGS = [
     SFT(),
     Distill(),
     Distill(clip_low=0.1, clip_high=0.3),
+    PPO(),
+    PPO(clip_low=0.1, clip_high=0.3),
     Reinforce(),
     *STOPPED,
 ]
@@ -62,10 +64,11 @@ def test_grpo_by_hand():
     assert metrics["clip_fraction"].tolist() == [1, 0, 1]
 
 
-def test_distill_by_hand_is_a_token_mean():
+@pytest.mark.parametrize("config", [Distill(), PPO()], ids=lambda config: config.kind)
+def test_distill_and_ppo_by_hand_are_token_means(config):
     """The same tokens; the clip is 0.2 on both sides, and all three tokens weigh the same."""
     x = loss_inputs([log(1.5), log(0.5), log(0.5)], [0, 0, 0], [1, 1, -2], [1, 0], [2, 1])
-    assert LOSSES["distill"](Distill(), x)[0].item() == pytest.approx((-1.2 - 0.5 + 1.6) / 3)
+    assert LOSSES[config.kind](config, x)[0].item() == pytest.approx((-1.2 - 0.5 + 1.6) / 3)
 
 
 def test_sapo_by_hand():
@@ -259,7 +262,7 @@ def test_at_ratio_one_the_gradient_is_reinforces(config):
     torch.testing.assert_close(gradient(config, x), reinforce_N, **CLOSE)
 
 
-@pytest.mark.parametrize("config", [GRPO(clip_low=0.2, clip_high=0.28), Distill(clip_low=0.1, clip_high=0.4)], ids=name)
+@pytest.mark.parametrize("config", [GRPO(clip_low=0.2, clip_high=0.28), PPO(), Distill(clip_low=0.1, clip_high=0.4)], ids=name)
 def test_the_surrogate_is_cut_only_where_the_ratio_has_gone_far_in_the_signals_direction(config):
     low, high = 1 - config.clip_low, 1 + config.clip_high
     cases = [  # ratio, signal, does the gradient stop

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from safetensors.torch import load_file, save_file
+from pydantic import model_validator
 from torch import Tensor
 
-from erpd_core.advantages import group_normalised
+from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, whitened
 from erpd_core.batch import TokenBatch
-from erpd_core.config import Distill, DistillPhase, Loss, OptimizerConfig, TrainConfig, WeakTeacherConfig
+from erpd_core.config import PPO, Distill, DistillPhase, Loss, OptimizerConfig, TrainConfig, WeakTeacherConfig
 from erpd_core.optimize import Record, make_optimizer, optimize
-from erpd_core.refs import LogprobRef, PolicyRef, Role, RolloutRef, TrainingRef
+from erpd_core.refs import LogprobRef, PolicyRef, Role, RolloutRef, TrainingRef, ValuesRef
 from erpd_core.signals import build_signal
+from tasks.checkpoint import RESUME, checkpoint, put_records, read_records, resume
 from tasks.models import HFPolicy, load_policy, save_policy
 from tasks.rollouts import load_batch, shards
 from tasks.score import load_column
 from tasks.stage import Context, Stage
 from tasks.store import Build, Store
-
-RESUME = "resume.safetensors"
-RECORDS = "records.jsonl"
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class _Training(Stage[TrainingRef]):
     ) -> TrainingRef:
         policy = load_policy(context.store.path(self.init.id), context.runtime)
         optimizer = make_optimizer(policy, optimizer_config)
-        done, records = _resume(build, policy, optimizer)
+        done, records = resume(build, policy, optimizer)
         old_N = load_column(context.store, self.old)
         total = sum(phase.steps for phase in phases)
         trail = [self._policy_ref(build.id, step) for step in keep]
@@ -95,10 +89,10 @@ class _Training(Stage[TrainingRef]):
                 if step in keep:
                     self._keep(context, build.id, step, policy)
                 if step % context.runtime.checkpoint_every == 0 and step < total:
-                    _checkpoint(build, policy, optimizer, step, records)
+                    checkpoint(build, policy, optimizer, step, records)
                 context.progress(step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3))
             offset += phase.steps
-        build.put(RECORDS, lambda path: path.write_text(_lines(records)))
+        put_records(build, records)
         build.drop(RESUME)
         return TrainingRef(id=build.id, trail=tuple(trail))
 
@@ -142,18 +136,36 @@ class TrainTeacher(_Training):
     """Stage 1: an extreme policy, and the trail to it (Sec. 3.1, 3.4)."""
 
     config: TrainConfig | WeakTeacherConfig
+    values: ValuesRef | None = None
+    """What a critic says of the batch (`tasks.critic.TrainCritic`); PPO needs it, no other loss has a use for it."""
+
+    @model_validator(mode="after")
+    def _values_are_for_ppo(self) -> TrainTeacher:
+        if isinstance(self.config.loss, PPO) != (self.values is not None):
+            raise ValueError(f"loss {self.config.loss.kind}: the values of a critic go with PPO and with nothing else")
+        if self.values is not None and self.values.rollouts != self.rollouts.id:
+            raise ValueError(f"the values are of {self.values.rollouts}, the batch is {self.rollouts.id}; take the values of this batch")
+        return self
 
     def question(self) -> dict[str, Any]:
         return {"config": self.config.model_dump(mode="json"), "role": self.role, "trail": self.config.trail, "seed": self.seed}
 
     def inputs(self) -> dict[str, str]:
-        return {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
+        inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
+        return inputs if self.values is None else {**inputs, "values": self.values.id}
 
     def run(self, context: Context, build: Build) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
-        advantage_N = group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
-        phase = Phase(self.config.loss, advantage_N, self.config.steps)
+        phase = Phase(self.config.loss, self._advantages(context.store, batch), self.config.steps)
         return self._train(context, build, batch, [phase], self.config.optimizer, self.config.minibatch, self.config.trail)
+
+    def _advantages(self, store: Store, batch: TokenBatch) -> Tensor:
+        """A token's advantage, fixed for the whole training: its trajectory's among its group, or for PPO its own, by the critic."""
+        loss = self.config.loss
+        if self.values is None or not isinstance(loss, PPO):
+            return group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
+        value_N = load_column(store, self.values, "value")
+        return whitened(gae(batch.reward_S, value_N, batch.length_S, length_adaptive_lambda(batch.length_S, loss.alpha)))
 
 
 class SignalPhase(DistillPhase):
@@ -215,41 +227,6 @@ def _column(store: Store, ref: LogprobRef | None) -> Tensor | None:
     return None if ref is None else load_column(store, ref)
 
 
-def load_records(store: Store, ref: TrainingRef) -> list[Record]:
+def load_records(store: Store, ref: TrainingRef | ValuesRef) -> list[Record]:
     """The record of every optimizer step, in order."""
-    return _read(store.path(ref.id) / RECORDS)
-
-
-def _read(path: Path) -> list[Record]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _lines(records: Sequence[Record]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def _checkpoint(build: Build, policy: HFPolicy, optimizer: torch.optim.Optimizer, step: int, records: Sequence[Record]) -> None:
-    """Weights, optimizer moments, step and records in ONE file, so that they can never disagree. Data order follows from the step."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in policy.model.named_parameters():
-        tensors[f"weight/{name}"] = parameter.detach()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value
-    metadata = {"step": str(step), "records": _lines(records)}
-    build.put(RESUME, partial(save_file, tensors, metadata=metadata))
-
-
-def _resume(build: Build, policy: HFPolicy, optimizer: torch.optim.Optimizer) -> tuple[int, list[Record]]:
-    """Steps done and their records; 0 and none without a whole checkpoint."""
-    if not build.done(RESUME):
-        return 0, []
-    from safetensors import safe_open
-
-    path = build.folder / RESUME
-    tensors = load_file(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    policy.copy_from({name.removeprefix("weight/"): value for name, value in tensors.items() if name.startswith("weight/")})
-    for name, parameter in policy.model.named_parameters():
-        optimizer.state[parameter] = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")}
-    return int(metadata["step"]), [json.loads(line) for line in metadata["records"].splitlines()]
+    return read_records(store.path(ref.id))

@@ -19,11 +19,16 @@ from tasks.critic import HFCritic, TrainCritic, load_critic
 from tasks.models import load_policy
 from tasks.rollouts import load_batch, shards
 from tasks.score import load_column
-from tasks.stage import fulfil
+from tasks.stage import Context, fulfil
 from tasks.store import Store
 from tasks.train import TrainTeacher, load_records
 
 FAST = OptimizerConfig(lr=1e-3)
+
+
+def one_thread(world: World) -> Context:
+    """So small a model is slower on several threads, and much slower where others want the cores."""
+    return context(world.store, cpus=1)
 
 
 def critic_stage(world: World, steps: int = 24, keep: tuple[int, ...] = (10,), minibatch: int = 64) -> TrainCritic:
@@ -33,7 +38,7 @@ def critic_stage(world: World, steps: int = 24, keep: tuple[int, ...] = (10,), m
 
 @pytest.fixture(scope="module")
 def values(world: World) -> ValuesRef:
-    return fulfil(critic_stage(world), world.context)
+    return fulfil(critic_stage(world), one_thread(world))
 
 
 def test_the_critic_starts_at_the_mean_outcome(world: World):
@@ -102,7 +107,7 @@ def predict_values(*args):
     print("shard", flush=True)
     return predict(*args)
 tasks.critic.fit_values, tasks.critic.predict_values = fit_values, predict_values
-fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every))
+fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every, cpus=1))
 """
 
 
@@ -113,7 +118,7 @@ def run(store: Store, stage: TrainCritic, home: Path, die_at: int = -1, die_at_s
 
 def test_a_critic_killed_in_training_and_again_in_scoring_ends_in_the_same_bits(world: World, tmp_path: Path):
     stage = critic_stage(world, steps=8, keep=(4,), minibatch=50)
-    undisturbed = fulfil(stage, world.context)
+    undisturbed = fulfil(stage, one_thread(world))
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     store.discard(undisturbed.id)
@@ -148,7 +153,7 @@ def ppo_stage(world: World, values: ValuesRef, alpha: float = 0.5) -> TrainTeach
 
 
 def test_ppo_trains_on_the_critics_advantages(world: World, values: ValuesRef):
-    training = fulfil(ppo_stage(world, values), world.context)
+    training = fulfil(ppo_stage(world, values), one_thread(world))
     records = load_records(world.store, training)
     assert len(records) == 8
     first, last = records[0], records[-1]

@@ -19,7 +19,13 @@ from erpd_core.signals import Signal
 Record = dict[str, float]
 
 
-class PolicyModel(Protocol):
+class Trainable(Protocol):
+    """What an optimizer needs of a model."""
+
+    def parameters(self) -> list[torch.nn.Parameter]: ...
+
+
+class PolicyModel(Trainable, Protocol):
     """What the loop needs of a model; `tasks/models.py` makes one of a transformers model."""
 
     def hidden(self, micro: MicroBatch) -> Tensor:
@@ -28,10 +34,8 @@ class PolicyModel(Protocol):
     def head(self) -> Tensor:
         """[V, H] output head."""
 
-    def parameters(self) -> list[torch.nn.Parameter]: ...
 
-
-def make_optimizer(model: PolicyModel, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(model: Trainable, config: OptimizerConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 

@@ -78,6 +78,18 @@ class LogprobRef(Frozen):
     """Identity of the RolloutRef it belongs to."""
 
 
+class ValuesRef(Frozen):
+    """One float32 column over a rollout's response tokens: a critic's value of the state each was chosen in. The critic is beside it."""
+
+    id: str
+    init: PolicyRef
+    """The policy whose weights the critic started from."""
+    rollouts: str
+    """Identity of the RolloutRef it was fitted to and belongs to."""
+    explained_variance: float | None
+    """1 - Var(R - V) / Var(R) over the batch's response tokens; None where all outcomes are equal."""
+
+
 class TrainingRef(Frozen):
     """A finished training run: its kept policies in order of steps, and (in the store) a record per step."""
 

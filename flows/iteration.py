@@ -9,11 +9,12 @@ from typing import Any
 
 from prefect import flow
 
-from erpd_core.config import CampaignConfig, DistillPhase, RunConfig, Strategy, TrainConfig
-from erpd_core.refs import Decision, EvalReport, Frozen, LogprobRef, PolicyRef, ProblemsRef, Role, RolloutRef, TrainingRef
+from erpd_core.config import PPO, CampaignConfig, DistillPhase, RunConfig, Strategy, TrainConfig
+from erpd_core.refs import Decision, EvalReport, Frozen, LogprobRef, PolicyRef, ProblemsRef, Role, RolloutRef, TrainingRef, ValuesRef
 from erpd_core.scoring import avg_at_k
 from erpd_core.strategy import decide
 from flows.stages import Desk
+from tasks.critic import TrainCritic
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
 from tasks.measure import MeasureSignal
@@ -174,7 +175,13 @@ class Iteration:
 
     def _train(self, config: TrainConfig, init: PolicyRef, role: Role, name: str) -> TrainingRef:
         stage = TrainTeacher(
-            init=init, rollouts=self.batch, old=self.old, role=role, config=config, seed=seed_for(self.config, self.index, name)
+            init=init,
+            rollouts=self.batch,
+            old=self.old,
+            role=role,
+            config=config,
+            seed=seed_for(self.config, self.index, name),
+            values=self._values(config.loss, init) if isinstance(config.loss, PPO) else None,
         )
         training: TrainingRef = self._ask("train", stage, f"train {name} ({config.loss.kind}, {config.steps} steps)", f"{name} training")
         self._spend("teacher", stage)
@@ -182,6 +189,14 @@ class Iteration:
             self.desk.record_policy(policy, self.index, name)
         self._track(name, training, {"loss": config.loss.kind})
         return training
+
+    def _values(self, loss: PPO, init: PolicyRef) -> ValuesRef:
+        """PPO's critic, fitted to the batch first: what its advantages are made of."""
+        stage = TrainCritic(init=init, rollouts=self.batch, config=loss.critic, seed=seed_for(self.config, self.index, "critic"))
+        values: ValuesRef = self._ask("train", stage, f"train the critic ({loss.critic.steps} steps)", "critic training")
+        self._spend("teacher", stage)
+        self._track("critic", values, {"loss": "value"})
+        return values
 
     # -------------------------------------------------------------------------------------------------------------- decision
 
@@ -390,7 +405,7 @@ class Iteration:
     def _spend(self, phase: str, *stages: Any) -> None:
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + self.desk.seconds(*stages), 3)
 
-    def _track(self, role: str, training: TrainingRef, tags: dict[str, str]) -> None:
+    def _track(self, role: str, training: TrainingRef | ValuesRef, tags: dict[str, str]) -> None:
         self.desk.track_training(self.index, role, load_records(self.desk.store, training), tags)
 
 

@@ -102,5 +102,8 @@ def _arm(path: Path, file: StudyFile, arm: ArmFile, scale: Scale, overrides: Seq
     for layer in layers:
         tree = merge(tree, layer)
     apply_overrides(tree, overrides)
-    tree |= {"name": f"{path.stem}-{arm.name}".replace(".", "-").replace("+", "-")[:61], "description": f"{path.stem}, {arm.name}: {file.description}"}
+    tree |= {
+        "name": f"{path.stem}-{arm.name}".replace(".", "-").replace("+", "-")[:61],
+        "description": f"{path.stem}, {arm.name}: {file.description}",
+    }
     return Arm(name=arm.name, config=config_of(tree, f"{path.stem}, arm {arm.name}"), rows=arm.rows)

@@ -63,10 +63,13 @@ class HFPolicy:
         finally:
             self.model.set_attn_implementation(SHARED)
 
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return self.model.named_parameters()
+
     def copy_from(self, tensors: dict[str, Tensor]) -> None:
         """Overwrite parameters by name (resume)."""
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self.named_parameters():
                 parameter.copy_(tensors[name])
 
 

@@ -21,6 +21,7 @@ from erpd_core.online import fresh_record, informative_groups, mean_record
 from erpd_core.optimize import Record, make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, Role, TrainingRef
 from erpd_core.signals import FixedSignal
+from tasks.checkpoint import resume
 from tasks.datasets import load_problems
 from tasks.engines import Engine, open_engine
 from tasks.grading import Grader
@@ -28,7 +29,7 @@ from tasks.models import HFPolicy, load_policy
 from tasks.rollouts import sample_and_grade, seed_of, to_batch
 from tasks.stage import Context
 from tasks.store import Build
-from tasks.training import Training, resume
+from tasks.training import Training
 
 
 class TrainOnline(Training):

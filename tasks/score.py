@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erpd_core.optimize import score
-from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef
+from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef, ValuesRef
 from tasks.models import load_policy, vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.stage import Context, Stage
@@ -51,8 +51,8 @@ class ScoreRollouts(Stage[LogprobRef]):
         return LogprobRef(id=build.id, policy=self.policy, rollouts=self.rollouts.id)
 
 
-def load_column(store: Store, ref: LogprobRef, name: str = "lp") -> Tensor:
-    """The column over the whole rollout: [N] float32. `name` is `lp` or `entropy`."""
+def load_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> Tensor:
+    """The column over the whole rollout: [N] float32. `name` is `lp` or `entropy`; of a critic's values, `value`."""
     return torch.cat([load_file(path)[name] for path in sorted(store.path(ref.id).glob("shard-*.safetensors"))])
 
 

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import model_validator
 from torch import Tensor
 
-from erpd_core.advantages import group_normalised
+from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, whitened
 from erpd_core.batch import TokenBatch
-from erpd_core.config import Distill, Loss, OptimizerConfig, SignalSpec, TrainConfig, WeakTeacherConfig
+from erpd_core.config import PPO, Distill, Loss, OptimizerConfig, SignalSpec, TrainConfig, WeakTeacherConfig
 from erpd_core.optimize import make_optimizer, optimize
-from erpd_core.refs import Frozen, LogprobRef, RolloutRef, TrainingRef
+from erpd_core.refs import Frozen, LogprobRef, RolloutRef, TrainingRef, ValuesRef
 from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
+from tasks.checkpoint import resume
 from tasks.models import load_policy
 from tasks.rollouts import load_batch, shards
 from tasks.score import load_column
 from tasks.stage import Context
 from tasks.store import Build, Store
-from tasks.training import Training, resume
+from tasks.training import Training
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,36 @@ class TrainTeacher(_OffPolicy):
     """Stage 1: an extreme policy, and the trail to it (Sec. 3.1, 3.4)."""
 
     config: TrainConfig | WeakTeacherConfig
+    values: ValuesRef | None = None
+    """What a critic says of the batch (`tasks.critic.TrainCritic`); PPO needs it, no other loss has a use for it."""
+
+    @model_validator(mode="after")
+    def _values_are_for_ppo(self) -> TrainTeacher:
+        if isinstance(self.config.loss, PPO) != (self.values is not None):
+            raise ValueError(f"loss {self.config.loss.kind}: the values of a critic go with PPO and with nothing else")
+        if self.values is not None and self.values.rollouts != self.rollouts.id:
+            raise ValueError(f"the values are of {self.values.rollouts}, the batch is {self.rollouts.id}; take the values of this batch")
+        return self
 
     def question(self) -> dict[str, Any]:
         return {"config": self.config.model_dump(mode="json"), "role": self.role, "trail": self.config.trail, "seed": self.seed}
 
     def inputs(self) -> dict[str, str]:
-        return {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
+        inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
+        return inputs if self.values is None else {**inputs, "values": self.values.id}
 
     def run(self, context: Context, build: Build) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
-        advantage_N = group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
-        phase = Phase(self.config.loss, FixedSignal(advantage_N), self.config.steps)
+        phase = Phase(self.config.loss, FixedSignal(self._advantages(context.store, batch)), self.config.steps)
         return self._train(context, build, batch, [phase], self.config.optimizer, self.config.minibatch, self.config.trail)
+
+    def _advantages(self, store: Store, batch: TokenBatch) -> Tensor:
+        """A token's advantage, fixed for the whole training: its trajectory's among its group, or for PPO its own, by the critic."""
+        loss = self.config.loss
+        if self.values is None or not isinstance(loss, PPO):
+            return group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
+        value_N = load_column(store, self.values, "value")
+        return whitened(gae(batch.reward_S, value_N, batch.length_S, length_adaptive_lambda(batch.length_S, loss.alpha)))
 
 
 class SidedSignal(Frozen):

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from erpd_core.optimize import Record
-from erpd_core.refs import PolicyRef, Role, TrainingRef
+from erpd_core.refs import PolicyRef, Role, TrainingRef, ValuesRef
+from tasks.checkpoint import RESUME, checkpoint, put_records, read_records
 from tasks.models import HFPolicy, save_policy
 from tasks.stage import Context, Stage
 from tasks.store import Build, Store
-
-RESUME = "resume.safetensors"
-RECORDS = "records.jsonl"
 
 
 class Training(Stage[TrainingRef]):
@@ -55,11 +48,11 @@ class Training(Stage[TrainingRef]):
         if step in keep:
             self._keep(context, build.id, step, policy)
         if step % context.runtime.checkpoint_every == 0 and step < keep[-1]:
-            _checkpoint(build, policy, optimizer, step, records)
+            checkpoint(build, policy, optimizer, step, records)
 
     def finish(self, build: Build, records: Sequence[Record], keep: Sequence[int]) -> TrainingRef:
         """The run's answer, once every step of `keep` is stored: its records stay, what only served to resume goes."""
-        build.put(RECORDS, lambda path: path.write_text(_lines(records)))
+        put_records(build, records)
         build.drop(RESUME)
         return TrainingRef(id=build.id, trail=tuple(self._policy_ref(build.id, step) for step in keep))
 
@@ -99,43 +92,6 @@ class KeptPolicy(Stage[PolicyRef]):
         raise LookupError(f"step {self.step} of {self.training} is not in the store; run the training again")
 
 
-def load_records(store: Store, ref: TrainingRef) -> list[Record]:
+def load_records(store: Store, ref: TrainingRef | ValuesRef) -> list[Record]:
     """The record of every optimizer step, in order."""
-    return _read(store.path(ref.id) / RECORDS)
-
-
-def _read(path: Path) -> list[Record]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _lines(records: Sequence[Record]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def _checkpoint(build: Build, policy: HFPolicy, optimizer: torch.optim.Optimizer, step: int, records: Sequence[Record]) -> None:
-    """Weights, optimizer moments, step and records in ONE file, so that they can never disagree. Data order follows from the step."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in policy.model.named_parameters():
-        tensors[f"weight/{name}"] = parameter.detach()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value
-    metadata = {"step": str(step), "records": _lines(records)}
-    build.put(RESUME, partial(save_file, tensors, metadata=metadata))
-
-
-def resume(build: Build, policy: HFPolicy, optimizer: torch.optim.Optimizer) -> tuple[int, list[Record]]:
-    """Steps done and their records; 0 and none without a whole checkpoint."""
-    if not build.done(RESUME):
-        return 0, []
-    from safetensors import safe_open
-
-    path = build.folder / RESUME
-    tensors = load_file(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    policy.copy_from({name.removeprefix("weight/"): value for name, value in tensors.items() if name.startswith("weight/")})
-    for name, parameter in policy.model.named_parameters():
-        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors]  # none before the first update
-        if keys:
-            optimizer.state[parameter] = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in keys}
-    return int(metadata["step"]), [json.loads(line) for line in metadata["records"].splitlines()]
+    return read_records(store.path(ref.id))

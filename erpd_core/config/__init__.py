@@ -5,25 +5,32 @@ Importing this package does not import torch. What the machine is like lives in 
 
 from erpd_core.config.campaign import CampaignConfig, DecisionConfig, Fallback
 from erpd_core.config.common import Choice, Strategy
+from erpd_core.config.critic import CriticConfig
 from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
-from erpd_core.config.losses import CE, GRPO, MSE, SAPO, SFT, Distill, Loss, TeacherLoss
+from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
 from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
 from erpd_core.config.online import OnlineConfig
+from erpd_core.config.optimizer import OptimizerConfig
 from erpd_core.config.problems import FileProblems, GymProblems, HubProblems, ProblemsConfig, TinyProblems
 from erpd_core.config.runtime import RuntimeConfig
 from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
-from erpd_core.config.training import OptimizerConfig, RunConfig, TrainConfig, WeakTeacherConfig
+from erpd_core.config.training import RunConfig, TrainConfig, WeakTeacherConfig
 
 __all__ = [
     "CE",
+    "CISPO",
+    "DISPO",
     "GRPO",
     "MSE",
+    "PPO",
     "SAPO",
     "SFT",
     "SIDE",
+    "VESPO",
     "Addend",
     "CampaignConfig",
     "Choice",
+    "CriticConfig",
     "DecisionConfig",
     "DirectoryModel",
     "Distill",
@@ -42,6 +49,7 @@ __all__ = [
     "OptimizerConfig",
     "PackagedModel",
     "ProblemsConfig",
+    "Reinforce",
     "RunConfig",
     "RuntimeConfig",
     "SamplingConfig",

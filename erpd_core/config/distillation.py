@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from erpd_core.config.common import Config, Strategy
 from erpd_core.config.losses import Distill
-from erpd_core.config.training import OptimizerConfig
+from erpd_core.config.optimizer import OptimizerConfig
 
 SIDE = r"^(student:\d+|[a-z][a-z0-9_]*(@\d+)?)$"
 Side = Annotated[str, Field(pattern=SIDE)]

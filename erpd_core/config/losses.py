@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat
 
 from erpd_core.config.common import Config, Fraction, NonNegative
+from erpd_core.config.critic import CriticConfig
 
 
 class _Loss(Config):
@@ -22,6 +23,17 @@ class GRPO(_Loss):
     kind: Literal["grpo"] = "grpo"
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.28
+
+
+class PPO(_Loss):
+    """Hard-clipped surrogate on advantages of a value network (Sec. 4.1). The paper gives PPO no clip; 0.2 is PPO's own."""
+
+    kind: Literal["ppo"] = "ppo"
+    clip_low: Fraction = 0.2
+    clip_high: NonNegative = 0.2
+    alpha: PositiveFloat = 0.05
+    """The policy's GAE lambda is 1 - 1 / (alpha * length), VAPO's (arXiv 2504.05118); the paper prints it without the "1 -"."""
+    critic: CriticConfig = Field(default_factory=CriticConfig)
 
 
 class SAPO(_Loss):
@@ -54,6 +66,46 @@ class SFT(_Loss):
     kind: Literal["sft"] = "sft"
 
 
+class Reinforce(_Loss):
+    """Policy gradient without a ratio (Williams 1992): `-A lp`. Nothing holds it near old; `kl_weight` may."""
+
+    kind: Literal["reinforce"] = "reinforce"
+
+
+class CISPO(_Loss):
+    """Importance weight cut from above, its gradient stopped: no token is dropped (MiniMax-M1, arXiv 2506.13585)."""
+
+    kind: Literal["cispo"] = "cispo"
+    max_weight: PositiveFloat = 5.0
+    """Largest weight. MiniMax-M1 tunes it without giving a number; 5 is ScaleRL's (arXiv 2510.13786), which TRL recommends."""
+
+
+class VESPO(_Loss):
+    """Gamma-shaped weight of the whole response's ratio, its gradient stopped (arXiv 2602.10693, whose values these are)."""
+
+    kind: Literal["vespo"] = "vespo"
+    k_pos: PositiveFloat = 2.0
+    lambda_pos: PositiveFloat = 3.0
+    k_neg: PositiveFloat = 3.0
+    lambda_neg: PositiveFloat = 2.0
+
+
+class DISPO(_Loss):
+    """Importance weight clipped apart for right and wrong responses, its gradient stopped (arXiv 2602.00983).
+
+    The numbers are ours: we could not read the paper's. They follow its abstract: weights of right responses do harm when excessive (so
+    DAPO's narrow range), those of wrong responses when restricted too much (so no floor, and CISPO's ceiling of 5).
+    """
+
+    kind: Literal["dispo"] = "dispo"
+    right_low: Fraction = 0.2
+    right_high: NonNegative = 0.28
+    """Weights of tokens of right responses stay within 1 - right_low and 1 + right_high."""
+    wrong_low: Fraction = 1.0
+    wrong_high: NonNegative = 4.0
+    """Weights of tokens of wrong responses stay within 1 - wrong_low and 1 + wrong_high."""
+
+
 class Distill(_Loss):
     """Stage 2: clipped surrogate on a fixed, whitened token signal (Eq. 9). The paper leaves epsilon open; 0.2 is PPO's."""
 
@@ -62,5 +114,5 @@ class Distill(_Loss):
     clip_high: NonNegative = 0.2
 
 
-TeacherLoss = Annotated[GRPO | SAPO | CE | MSE | SFT, Field(discriminator="kind")]
-Loss = Annotated[GRPO | SAPO | CE | MSE | SFT | Distill, Field(discriminator="kind")]
+TeacherLoss = Annotated[GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO, Field(discriminator="kind")]
+Loss = Annotated[GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO | Distill, Field(discriminator="kind")]

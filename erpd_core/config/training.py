@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from erpd_core.config.common import Config, NonNegative
+from erpd_core.config.common import Config
 from erpd_core.config.losses import MSE, SAPO, TeacherLoss
-
-
-class OptimizerConfig(Config):
-    """AdamW (Sec. 4.1: lr 1e-6). The paper names no betas, decay or clipping; these are the field's usual ones."""
-
-    lr: PositiveFloat = 1e-6
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: NonNegative = 0.0
-    max_grad_norm: PositiveFloat = 1.0
+from erpd_core.config.optimizer import OptimizerConfig
 
 
 class TrailConfig(Config):

@@ -10,19 +10,29 @@ from torch import Tensor
 from erpd_core.config import Loss
 from erpd_core.kl import k2
 from erpd_core.losses.ce import ce
+from erpd_core.losses.cispo import cispo
+from erpd_core.losses.dispo import dispo
 from erpd_core.losses.distill import distill
 from erpd_core.losses.grpo import grpo
 from erpd_core.losses.inputs import LossInputs, Metrics, Totals
 from erpd_core.losses.mse import mse
+from erpd_core.losses.ppo import ppo
+from erpd_core.losses.reinforce import reinforce
 from erpd_core.losses.sapo import sapo
 from erpd_core.losses.sft import sft
+from erpd_core.losses.vespo import vespo
 
 LOSSES: dict[str, Callable[[Any, LossInputs], tuple[Tensor, Metrics]]] = {
     "grpo": grpo,
+    "ppo": ppo,
     "sapo": sapo,
     "ce": ce,
     "mse": mse,
     "sft": sft,
+    "reinforce": reinforce,
+    "cispo": cispo,
+    "vespo": vespo,
+    "dispo": dispo,
     "distill": distill,
 }
 

@@ -1,4 +1,4 @@
-"""The clipped surrogate that GRPO and distillation share (Eq. 5, Eq. 9)."""
+"""The clipped surrogate that GRPO, PPO and distillation share (Eq. 5, Eq. 9)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from erpd_core.refs import Decision, EvalReport, Frozen
 
 Status = Literal["running", "completed", "failed", "killed"]
-Kind = Literal["policy", "rollouts", "column", "signal", "problems", "training", "evaluation"]
+Kind = Literal["policy", "rollouts", "column", "signal", "problems", "training", "critic", "evaluation"]
 
 
 class Campaign(Frozen):

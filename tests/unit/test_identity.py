@@ -16,8 +16,10 @@ from helpers import python
 
 from erpd_core.config import (
     CE,
+    PPO,
     SAPO,
     CampaignConfig,
+    CriticConfig,
     DirectoryModel,
     Distill,
     EmbeddedModel,
@@ -31,9 +33,10 @@ from erpd_core.config import (
     TrainConfig,
     WeakTeacherConfig,
 )
-from erpd_core.refs import LogprobRef, PolicyRef, ProblemsRef, RolloutRef
+from erpd_core.refs import LogprobRef, PolicyRef, ProblemsRef, RolloutRef, ValuesRef
 from flows.campaign import campaign_id
 from flows.recipes import load_recipe
+from tasks.critic import TrainCritic
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
 from tasks.online import TrainOnline
@@ -52,6 +55,7 @@ NEW = LogprobRef(id="column-b", policy=OTHER, rollouts="rollouts-a")
 SAMPLING = SamplingConfig(samples=2, max_new_tokens=24)
 TEACHER = TrainConfig(steps=9, keep=(3,))
 ONLINE = OnlineConfig(steps=9, keep=(3,), sampling=SAMPLING)
+VALUES = ValuesRef(id="critic-a", init=POLICY, rollouts="rollouts-a", explained_variance=0.5)
 PHASE = SignalPhase(signal=SignalSpec(), steps=4, numerator=NEW, denominator=OLD)
 
 STAGES: dict[str, Stage[Any]] = {
@@ -66,6 +70,10 @@ STAGES: dict[str, Stage[Any]] = {
         init=POLICY, rollouts=ROLLOUTS, old=OLD, role="unlearned", seed=1, config=WeakTeacherConfig(steps=9, unlearn_step=3)
     ),
     "TrainOnline": TrainOnline(init=POLICY, problems=PROBLEMS, seed=1, config=ONLINE),
+    "TrainTeacher, PPO": TrainTeacher(
+        init=POLICY, rollouts=ROLLOUTS, old=OLD, role="teacher", seed=1, config=TrainConfig(loss=PPO()), values=VALUES
+    ),
+    "TrainCritic": TrainCritic(init=POLICY, rollouts=ROLLOUTS, config=CriticConfig(), seed=1),
     "DistillStudent": DistillStudent(
         init=POLICY, rollouts=ROLLOUTS, old=OLD, role="student", seed=1,
         loss=Distill(), optimizer=OptimizerConfig(), minibatch=8, keep=(2,), phases=(PHASE,),
@@ -88,6 +96,8 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
         {"problems": ProblemsRef(id="problems-a", name="x", count=4)},
         {"config": ONLINE.model_copy(update={"keep": (3, 9)})},
     ],
+    "TrainTeacher, PPO": [{"values": VALUES.model_copy(update={"explained_variance": None})}],
+    "TrainCritic": [{"init": PolicyRef(id="policy-a", role="student", step=7)}],
     "DistillStudent": [
         {"keep": (2, 99)},
         {"phases": (PHASE.model_copy(update={"signal": SignalSpec(numerator="teacher@3", denominator="base")}),)},
@@ -106,6 +116,8 @@ ASKED: dict[str, list[dict[str, Any]]] = {
     "TrainTeacher": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, *({"config": TEACHER.model_copy(update=more)} for more in ({"steps": 10}, {"keep": (4,)}, {"minibatch": 63}, {"loss": CE()}, {"loss": CE(beta=0.02)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"optimizer": OptimizerConfig(max_grad_norm=2.0)}))],
     "TrainTeacher, unlearned": [{"config": WeakTeacherConfig(steps=9, unlearn_step=4)}],
     "TrainOnline": [{"init": OTHER}, {"problems": ProblemsRef(id="problems-b", name="prompts", count=4)}, {"seed": 2}, *({"config": ONLINE.model_copy(update=more)} for more in ({"steps": 10}, {"keep": (4,)}, {"prompts_per_step": 63}, {"updates_per_batch": 2}, {"loss": SAPO()}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"sampling": SAMPLING.model_copy(update={"temperature": 0.7})}))],
+    "TrainTeacher, PPO": [{"values": VALUES.model_copy(update={"id": "critic-b"})}, *({"config": TrainConfig(loss=PPO(**more))} for more in ({"clip_high": 0.3}, {"alpha": 0.5}))],
+    "TrainCritic": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"seed": 2}, *({"config": CriticConfig(**more)} for more in ({"steps": 9}, {"minibatch": 9}, {"keep": (3,)}, {"optimizer": OptimizerConfig(lr=2e-6)}))],
     "DistillStudent": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, {"loss": Distill(clip_low=0.1)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"minibatch": 9}, {"keep": ()}, {"phases": (PHASE, PHASE)}, *({"phases": (PHASE.model_copy(update=more),)} for more in ({"steps": 5}, {"numerator": OLD}, {"denominator": None}, {"signal": SignalSpec(whiten="off")}, {"signal": SignalSpec(positives="min")}))],
     "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}],
 }  # fmt: skip
@@ -167,6 +179,22 @@ def test_whatever_is_asked_of_a_stage_affects_its_identity(name: str):
     assert len({stage.identity(), *found}) == 1 + len(found), [
         c for c, one in zip(ASKED[name], found, strict=True) if one == stage.identity()
     ]
+
+
+def test_a_teacher_without_a_critic_is_asked_as_before_there_were_critics():
+    """Its inputs name no values, so what was computed before stays found."""
+    assert STAGES["TrainTeacher"].inputs() == {"init": "policy-a", "rollouts": "rollouts-a", "old": "column-a"}
+    assert "values" not in STAGES["TrainTeacher"].question()
+
+
+@pytest.mark.parametrize(
+    ("loss", "values"),
+    [(PPO(), None), (CE(), VALUES), (PPO(), VALUES.model_copy(update={"rollouts": "rollouts-b"}))],
+    ids=["PPO without values", "values without PPO", "values of another batch"],
+)
+def test_values_go_with_ppo_and_are_those_of_the_batch(loss: PPO | CE, values: ValuesRef | None):
+    with pytest.raises(ValueError, match="values"):
+        TrainTeacher(init=POLICY, rollouts=ROLLOUTS, old=OLD, role="teacher", seed=1, config=TrainConfig(loss=loss), values=values)
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))

@@ -21,6 +21,7 @@ from erpd_core.batch import minibatches
 from erpd_core.config import GRPO, MSE, FileProblems, OnlineConfig, OptimizerConfig, SamplingConfig, TinyProblems
 from erpd_core.optimize import Record, make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, TrainingRef
+from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems, load_problems
 from tasks.engines import Engine, Sample, open_engine
 from tasks.grading import Grader
@@ -29,7 +30,7 @@ from tasks.online import TrainOnline
 from tasks.rollouts import SampleRollouts, sample_and_grade, seed_of, to_batch
 from tasks.stage import Context, fulfil
 from tasks.store import Store
-from tasks.training import RESUME, load_records
+from tasks.training import load_records
 
 SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
 FAST = OptimizerConfig(lr=3e-4)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from erpd_core.config import CE, SAPO, Distill, OptimizerConfig, SamplingConfig, SignalSpec, TinyProblems, TrainConfig
 from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, TrainingRef
+from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy, truncation_rate
 from tasks.rollouts import SampleRollouts, load_batch, shards
@@ -24,7 +25,7 @@ from tasks.score import ScoreRollouts
 from tasks.stage import fulfil
 from tasks.store import Store
 from tasks.train import DistillStudent, SignalPhase, TrainTeacher
-from tasks.training import RESUME, KeptPolicy, load_records
+from tasks.training import KeptPolicy, load_records
 
 SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=64)
 FAST = OptimizerConfig(lr=2e-4)

@@ -3,6 +3,8 @@
 `rows[s]` lists the tokens of sequence s as (lp, old, signal, entropy) tensors; `rewards[s]` is its outcome.
 """
 
+import math
+
 import torch
 
 
@@ -61,7 +63,72 @@ def sft(c, rows, rewards):
     return mean([-lp for row, label in zip(rows, rewards) if label == 1 for lp, *_ in row])
 
 
-ORACLE = {"grpo": grpo, "sapo": sapo, "ce": ce, "mse": mse, "sft": sft, "distill": distill}
+def held_ratio(lp, old):
+    """The ratio as a plain number: no gradient runs through it."""
+    return math.exp((lp - old).item())
+
+
+def reinforce(c, rows, rewards):
+    return mean([-a * lp for row in rows for lp, _, a, _ in row])
+
+
+def cispo(c, rows, rewards):
+    return mean([-min(held_ratio(lp, old), c.max_weight) * a * lp for row in rows for lp, old, a, _ in row])
+
+
+def dispo(c, rows, rewards):
+    losses = []
+    for row, label in zip(rows, rewards):
+        low, high = (c.right_low, c.right_high) if label == 1 else (c.wrong_low, c.wrong_high)
+        losses += [-min(max(held_ratio(lp, old), 1 - low), 1 + high) * a * lp for lp, old, a, _ in row]
+    return mean(losses)
+
+
+def gamma(weight, k, lam):
+    return weight**k * math.exp(lam) / math.exp(lam * weight)
+
+
+def vespo(c, rows, rewards):
+    losses = []
+    for row in rows:
+        weight = math.prod(held_ratio(lp, old) for lp, old, _, _ in row)
+        for lp, _, a, _ in row:
+            losses.append(-gamma(weight, *((c.k_pos, c.lambda_pos) if a >= 0 else (c.k_neg, c.lambda_neg))) * a * lp)
+    return mean(losses)
+
+
+ORACLE = {
+    "grpo": grpo, "sapo": sapo, "ce": ce, "mse": mse, "sft": sft, "distill": distill, "ppo": distill,
+    "reinforce": reinforce, "cispo": cispo, "dispo": dispo, "vespo": vespo,
+}  # fmt: skip
+
+
+def weight_integral(log_ratio, low, high):
+    """The integral of clip(exp(x), low, high) up to `log_ratio`, but for a constant."""
+    if math.exp(log_ratio) > high:
+        return high + high * (log_ratio - math.log(high))
+    if math.exp(log_ratio) < low:
+        return low + low * (log_ratio - math.log(low))
+    return math.exp(log_ratio)
+
+
+def potential(c, rows, rewards):
+    """A function whose plain gradient in lp is that of a stop-gradient loss (VESPO: where A is the same on a whole response)."""
+    total = 0.0
+    for row, label in zip(rows, rewards):
+        if c.kind == "vespo":
+            k, lam = (c.k_pos, c.lambda_pos) if row[0][2] >= 0 else (c.k_neg, c.lambda_neg)
+            end, parts = sum(float(lp - old) for lp, old, _, _ in row), 400  # Simpson's rule
+            heights = [gamma(math.exp(end * i / parts), k, lam) for i in range(parts + 1)]
+            simpson = heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])
+            total -= float(row[0][2]) * simpson * end / parts / 3
+            continue
+        if c.kind == "cispo":
+            low, high = 0.0, c.max_weight
+        else:
+            low, high = (1 - c.right_low, 1 + c.right_high) if label == 1 else (1 - c.wrong_low, 1 + c.wrong_high)
+        total -= sum(float(a) * weight_integral(float(lp - old), low, high) for lp, old, a, _ in row)
+    return total / sum(len(row) for row in rows)
 
 
 def policy_loss(c, rows, rewards):

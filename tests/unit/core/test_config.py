@@ -9,10 +9,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from erpd_core.config import (
     CE,
+    CISPO,
+    DISPO,
     GRPO,
     MSE,
+    PPO,
     SAPO,
+    VESPO,
     CampaignConfig,
+    CriticConfig,
     DecisionConfig,
     Distill,
     DistillConfig,
@@ -47,6 +52,7 @@ def campaign(**change):
 
 def test_defaults_are_the_papers():
     assert (GRPO().clip_low, GRPO().clip_high) == (0.2, 0.28)
+    assert (PPO().clip_low, PPO().clip_high, PPO().alpha) == (0.2, 0.2, 0.05)
     assert (SAPO().tau_pos, SAPO().tau_neg) == (1.0, 1.05)
     assert 0.001 <= CE().beta <= 0.05
     assert CE().aggregate == "sum"
@@ -110,7 +116,7 @@ def test_kind_chooses_the_loss():
     assert loss.validate_python({"kind": "grpo"}) == GRPO()
     assert loss.validate_python({"kind": "ce", "beta": 0.05}) == CE(beta=0.05)
     assert loss.validate_python({"kind": "distill"}) == Distill()
-    for bad in ({"kind": "ppo"}, {"beta": 0.05}):
+    for bad in ({"kind": "dpo"}, {"beta": 0.05}):
         with pytest.raises(ValidationError, match=r"kind|tag"):
             loss.validate_python(bad)
 
@@ -129,6 +135,13 @@ def test_a_teacher_is_not_trained_by_distillation():
         (CE, {"beta": 0}),
         (CE, {"aggregate": "median"}),
         (MSE, {"negative_weight": -1}),
+        (PPO, {"alpha": 0}),
+        (PPO, {"critic": {"lr": 1e-5}}),
+        (CriticConfig, {"steps": 10, "keep": [11]}),
+        (CISPO, {"max_weight": 0}),
+        (VESPO, {"lambda_neg": 0}),
+        (DISPO, {"right_low": 1.5}),
+        (DISPO, {"wrong_high": -0.1}),
         (GRPO, {"kl_weight": float("nan")}),
         (OptimizerConfig, {"lr": 0}),
         (SamplingConfig, {"top_p": 0}),
@@ -152,6 +165,10 @@ def test_the_trail_is_sorted_without_repeats_and_ends_with_the_last_step():
     assert TrainConfig(steps=50, keep=(30, 10, 30)).trail == (10, 30, 50)
     assert TrainConfig(steps=50, keep=(50,)).trail == (50,)
     assert TrainConfig(steps=50).trail == (50,)
+
+
+def test_the_critics_trail_is_like_a_teachers():
+    assert CriticConfig(steps=50, keep=(30, 10, 30)).trail == (10, 30, 50)
 
 
 def test_the_weak_trail_holds_the_unlearned_step():

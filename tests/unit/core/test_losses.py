@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpd_core.config import CE, GRPO, MSE, SAPO, SFT, Distill
+from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Reinforce
 from erpd_core.losses import LOSSES, policy_loss
 
 from . import oracle
@@ -17,6 +17,8 @@ from .helpers import loss_inputs, part_of, random_inputs
 # SAPO's and MSE's constants pass through float32 inside torch.where, hence the tolerance.
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}
 
+STOPPED = [CISPO(), CISPO(max_weight=1.1), VESPO(), VESPO(k_pos=1.0, lambda_pos=0.5), DISPO(), DISPO(wrong_low=0.1, wrong_high=0.2)]
+"""Losses that stop the gradient of a weight: their gradient is not that of their value."""
 CONFIGS = [
     GRPO(),
     SAPO(),
@@ -28,6 +30,10 @@ CONFIGS = [
     SFT(),
     Distill(),
     Distill(clip_low=0.1, clip_high=0.3),
+    PPO(),
+    PPO(clip_low=0.1, clip_high=0.3),
+    Reinforce(),
+    *STOPPED,
 ]
 TERMS = [{}, {"kl_weight": 0.2}, {"entropy_weight": 0.5}, {"kl_weight": 0.05, "entropy_weight": -0.1}]
 
@@ -58,10 +64,11 @@ def test_grpo_by_hand():
     assert metrics["clip_fraction"].tolist() == [1, 0, 1]
 
 
-def test_distill_by_hand_is_a_token_mean():
+@pytest.mark.parametrize("config", [Distill(), PPO()], ids=lambda config: config.kind)
+def test_distill_and_ppo_by_hand_are_token_means(config):
     """The same tokens; the clip is 0.2 on both sides, and all three tokens weigh the same."""
     x = loss_inputs([log(1.5), log(0.5), log(0.5)], [0, 0, 0], [1, 1, -2], [1, 0], [2, 1])
-    assert LOSSES["distill"](Distill(), x)[0].item() == pytest.approx((-1.2 - 0.5 + 1.6) / 3)
+    assert LOSSES[config.kind](config, x)[0].item() == pytest.approx((-1.2 - 0.5 + 1.6) / 3)
 
 
 def test_sapo_by_hand():
@@ -111,11 +118,54 @@ def test_sft_without_a_right_response_is_zero_with_zero_gradient():
     assert gradient(SFT(), x).tolist() == [0.0, 0.0]
 
 
-def test_kl_and_entropy_terms_by_hand():
+def test_reinforce_by_hand_is_a_token_mean_and_knows_no_ratio():
+    """A = 1, 1, -2 on log-probs -1, -2, -3: (1 + 2 - 6) / 3, whatever old was."""
+    for old in ([0, 0, 0], [-9, -1, -5]):
+        assert value(Reinforce(), loss_inputs([-1, -2, -3], old, [1, 1, -2], [1, 0], [2, 1])).item() == pytest.approx(-1.0)
+
+
+def test_cispo_by_hand():
+    """Ratios 8 (cut to 5), 2 and 1/4 (kept) on log-probs -1, -1, -2 with A = 1, -1, 1: (5 - 2 + 0.5) / 3."""
+    x = loss_inputs([-1, -1, -2], [-1 - log(8), -1 - log(2), -2 + log(4)], [1, -1, 1], [1, 0], [2, 1])
+    loss, metrics = LOSSES["cispo"](CISPO(), x)
+    assert loss.item() == pytest.approx(3.5 / 3)
+    assert metrics["clip_fraction"].tolist() == [1, 0, 0]
+    torch.testing.assert_close(gradient(CISPO(), x), torch.tensor([-5, 2, -0.25], dtype=torch.float64) / 3)
+
+
+def test_dispo_by_hand():
+    """Ratios 2 and 1/2 in a right response: 1.28 and 0.8. The same in a wrong one are kept; 8 there becomes 5. lp -1, A = 1 and -1."""
+    ratios = [log(2), log(0.5), log(2), log(0.5), log(8)]
+    x = loss_inputs([-1] * 5, [-1 - ratio for ratio in ratios], [1, 1, -1, -1, -1], [1, 0], [2, 3])
+    loss, metrics = LOSSES["dispo"](DISPO(), x)
+    assert loss.item() == pytest.approx((1.28 + 0.8 - 2 - 0.5 - 5) / 5)
+    assert metrics["clip_fraction"].tolist() == [1, 1, 0, 0, 1]
+    torch.testing.assert_close(gradient(DISPO(), x), torch.tensor([-1.28, -0.8, 2, 0.5, 5], dtype=torch.float64) / 5)
+
+
+def test_vespo_by_hand():
+    """A right response of ratios 2 and 3 (w = 6, k 2, lambda 3), a wrong one of ratio 1/2 (k 3, lambda 2); lp -1, A = 1 and -1."""
+    x = loss_inputs([-1] * 3, [-1 - log(2), -1 - log(3), -1 + log(2)], [1, 1, -1], [1, 0], [2, 1])
+    loss, metrics = LOSSES["vespo"](VESPO(), x)
+    right, wrong = 36 * math.exp(-15), math.exp(1) / 8
+    assert metrics["sequence_weight"].tolist() == pytest.approx([right, right, wrong])
+    assert loss.item() == pytest.approx((2 * right - wrong) / 3)
+
+
+@pytest.mark.parametrize("step", [-1.0, 1.0])
+def test_vespo_of_a_very_long_response_that_moved_far_is_finite(step):
+    """10,000 tokens that each moved by a nat: w overflows or underflows, its weight must be a small number and not NaN."""
+    x = loss_inputs(torch.full((10_000,), -2.0), torch.full((10_000,), -2.0 - step), torch.ones(10_000), [1], [10_000])
+    assert LOSSES["vespo"](VESPO(), x)[1]["sequence_weight"].max() < 1e-13
+    assert torch.isfinite(gradient(VESPO(), x)).all()
+
+
+@pytest.mark.parametrize("config", [GRPO(), Reinforce(), CISPO(), VESPO(), DISPO()], ids=name)
+def test_kl_and_entropy_terms_by_hand(config):
     """k2 of log-ratios 1 and 3: (0.5 + 4.5) / 2; entropies 0.2 and 0.6: mean 0.4. The signal is 0, so only the terms are left."""
     x = loss_inputs([-1, -1], [-2, -4], [0, 0], [1, 1], [1, 1], entropy=[0.2, 0.6])
-    assert value(GRPO(kl_weight=0.1), x).item() == pytest.approx(0.25)
-    assert value(GRPO(entropy_weight=0.5), x).item() == pytest.approx(-0.2)
+    assert value(config.model_copy(update={"kl_weight": 0.1}), x).item() == pytest.approx(0.25)
+    assert value(config.model_copy(update={"entropy_weight": 0.5}), x).item() == pytest.approx(-0.2)
 
 
 # ---------------------------------------------------------------------------------------------------- oracle and gradients
@@ -137,7 +187,7 @@ def test_value_and_gradients_equal_the_oracles(config, terms):
             torch.testing.assert_close(mine, theirs, **CLOSE)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=name)
+@pytest.mark.parametrize("config", [config for config in CONFIGS if config not in STOPPED], ids=name)
 def test_gradcheck_by_finite_differences(config):
     config = config.model_copy(update={"kl_weight": 0.1, "entropy_weight": 0.3})
     x = random_inputs(5)
@@ -148,7 +198,58 @@ def test_gradcheck_by_finite_differences(config):
     assert torch.autograd.gradcheck(loss_of, (x.lp_N.requires_grad_(), x.entropy_N.requires_grad_()))
 
 
+@pytest.mark.parametrize("config", STOPPED, ids=name)
+def test_a_stopped_gradient_is_that_of_its_potential_by_finite_differences(config):
+    """The gradient is weight times A: that of the weight's integral, which is worked out apart, in plain floats."""
+    for seed in range(3):
+        x = random_inputs(seed)
+        x = dataclasses.replace(x, signal_N=torch.randn(4, generator=torch.Generator().manual_seed(seed)).double()[x.seq_N])
+        gradient_N = gradient(config, x)
+
+        def potential(lp_N, x=x):
+            return oracle.potential(
+                config, oracle.rows_of(lp_N, x.old_N, x.signal_N, x.entropy_N, x.length_S.tolist()), x.reward_S.tolist()
+            )
+
+        for n in range(len(x.lp_N)):
+            step = torch.zeros_like(x.lp_N)
+            step[n] = 1e-5
+            slope = (potential(x.lp_N + step) - potential(x.lp_N - step)) / 2e-5
+            assert gradient_N[n].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
 # -------------------------------------------------------------------------------------------------------------- identities
+
+
+@pytest.mark.parametrize("config", [Reinforce(), *STOPPED], ids=name)
+def test_at_ratio_one_these_losses_are_reinforce(config):
+    """Token means of -A lp, in value and in gradient: every weight is 1 there, whatever its bounds."""
+    x = random_inputs(1)
+    x = dataclasses.replace(x, lp_N=x.old_N.clone())
+    torch.testing.assert_close(value(config, x), -(x.signal_N * x.lp_N).mean(), **CLOSE)
+    torch.testing.assert_close(gradient(config, x), -x.signal_N / 11, **CLOSE)
+
+
+def test_cispo_keeps_a_gradient_on_every_token_where_the_surrogate_cuts_it():
+    x = loss_inputs([log(3), log(0.1)], [0, 0], [1, -1], [1, 0], [1, 1])
+    assert gradient(Distill(), x).tolist() == [0, 0]
+    assert gradient(CISPO(), x).tolist() == pytest.approx([-1.5, 0.05])
+
+
+def test_dispo_with_the_same_bounds_on_both_sides_knows_no_outcome():
+    """And without a floor they are CISPO's."""
+    x = random_inputs(4)
+    config = DISPO(right_low=1.0, right_high=0.5, wrong_low=1.0, wrong_high=0.5)
+    torch.testing.assert_close(value(config, x), value(CISPO(max_weight=1.5), x))
+    torch.testing.assert_close(gradient(config, x), gradient(CISPO(max_weight=1.5), x))
+
+
+def test_vespo_fades_on_both_sides_of_one():
+    """phi rises to its top at w = k / lambda and falls: below 1 for right responses, above 1 for wrong ones."""
+    for signal, top in ((1.0, 2 / 3), (-1.0, 3 / 2)):
+        weights = [top * factor for factor in (0.05, 0.5, 1.0, 2.0, 6.0)]
+        phi = [LOSSES["vespo"](VESPO(), loss_inputs([log(w)], [0], [signal], [1], [1]))[1]["sequence_weight"].item() for w in weights]
+        assert phi[0] < phi[1] < phi[2] > phi[3] > phi[4]
 
 
 @pytest.mark.parametrize("config", [SAPO(), SAPO(tau_pos=0.3, tau_neg=4.0), GRPO(), GRPO(clip_low=0.0, clip_high=0.0)], ids=name)
@@ -161,7 +262,7 @@ def test_at_ratio_one_the_gradient_is_reinforces(config):
     torch.testing.assert_close(gradient(config, x), reinforce_N, **CLOSE)
 
 
-@pytest.mark.parametrize("config", [GRPO(clip_low=0.2, clip_high=0.28), Distill(clip_low=0.1, clip_high=0.4)], ids=name)
+@pytest.mark.parametrize("config", [GRPO(clip_low=0.2, clip_high=0.28), PPO(), Distill(clip_low=0.1, clip_high=0.4)], ids=name)
 def test_the_surrogate_is_cut_only_where_the_ratio_has_gone_far_in_the_signals_direction(config):
     low, high = 1 - config.clip_low, 1 + config.clip_high
     cases = [  # ratio, signal, does the gradient stop

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from erpd_core.batch import TokenBatch, minibatches
-from erpd_core.config import CE, GRPO, MSE, SAPO, SFT, Distill, OptimizerConfig
+from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, SAPO, SFT, VESPO, Distill, OptimizerConfig, Reinforce
 from erpd_core.losses import policy_loss
 from erpd_core.optimize import make_optimizer, optimize, score
 
@@ -54,7 +54,10 @@ def test_score_equals_one_token_at_a_time_in_the_batchs_order():
         assert not lp.requires_grad
 
 
-@pytest.mark.parametrize("loss", [SAPO(), GRPO(), CE(beta=0.5), Distill()], ids=lambda c: c.kind)
+LEARNING = [SAPO(), GRPO(), CE(beta=0.5), Distill(), Reinforce(), CISPO(), VESPO(), DISPO()]
+
+
+@pytest.mark.parametrize("loss", LEARNING, ids=lambda c: c.kind)
 def test_rewarded_responses_become_likelier_and_wrong_ones_rarer(loss):
     run = Run(lr=0.01)
     run.train(loss, steps=20, minibatch=8)
@@ -168,7 +171,21 @@ def test_a_finished_run_takes_no_further_step():
     assert all(torch.equal(a, b) for a, b in zip(run.policy.state(), before))
 
 
-@pytest.mark.parametrize("loss", [SAPO(), GRPO(entropy_weight=0.1), CE(), MSE(), SFT(), Distill(kl_weight=0.1)], ids=lambda c: c.kind)
+BUDGETED = [
+    SAPO(),
+    GRPO(entropy_weight=0.1),
+    CE(),
+    MSE(),
+    SFT(),
+    Distill(kl_weight=0.1),
+    Reinforce(kl_weight=0.1),
+    CISPO(),
+    VESPO(),
+    DISPO(),
+]
+
+
+@pytest.mark.parametrize("loss", BUDGETED, ids=lambda c: c.kind)
 def test_the_token_budget_does_not_change_the_result(loss):
     """SGD, so that tiny differences of summation stay tiny instead of being normalised by Adam."""
     results = []

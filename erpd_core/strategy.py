@@ -1,8 +1,8 @@
 """After a teacher: which signal next (Sec. 4.4, Fig. 3), decided from validation scores and their uncertainty.
 
 Strategy 1 while the teacher is better than its start beyond noise; else 3 when an earlier student is clearly behind the teacher; else 2;
-else an online stage (Fig. 8); else stop. A fallback is not taken more often in a row than `in_a_row` says: in Table 2 strategy 3 is taken
-once, though the student it moved away from is behind still, and strategy 2 follows.
+else an online stage (Fig. 8); else stop. A fallback is taken `at_most` so often until a teacher or an online stage helps again: in Table 2
+strategy 3 is taken once, though the student it moved away from is behind still, and strategy 2 follows.
 The evidence is returned with the decision, and so is why every other strategy was not taken.
 """
 
@@ -96,9 +96,10 @@ def _refused(config: DecisionConfig, name: Fallback, before: Sequence[str]) -> s
     """Why the recipe does not want this fallback now, if so."""
     if name not in config.allowed:
         return "not allowed by the recipe"
-    most = config.in_a_row.get(name)
-    if most is not None and len(before) >= most and all(one == name for one in before[len(before) - most :]):
-        return f"taken {'twice' if most == 2 else 'once' if most == 1 else f'{most} times'} in a row already"
+    helped = max((place for place, one in enumerate(before, 1) if one in ("S1", "online") and one != name), default=0)
+    taken = sum(one == name for one in before[helped:])
+    if taken >= config.at_most.get(name, taken + 1):
+        return f"taken {taken} time{'s' if taken > 1 else ''} already since a teacher or an online stage last helped"
     return None
 
 

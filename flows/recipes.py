@@ -27,6 +27,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> CampaignConfig:
     """
     path = recipe_path(name)
     tree = read_tree(path)
+    if "arms" in tree:
+        raise ValueError(f"{name}: is a study of several campaigns, not one (flows.studies.load_study reads it)")
     apply_overrides(tree, overrides)
     tree.setdefault("name", path.stem)
     return config_of(tree, name)
@@ -55,7 +57,10 @@ def recipe_path(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not _is_file(path):
-            raise ValueError(f"recipe file {name} is not there; check the path, or choose one of: {', '.join(recipe_names())}")
+            shown = name if len(name) < 200 else f"{name[:200]}..."
+            raise ValueError(
+                f"recipe file {shown} is not there; check the path, or choose a recipe such as tiny (`erpd recipes` lists them)"
+            )
         return path
     found = FOLDER / f"{name}.yaml"
     if name not in recipe_names():

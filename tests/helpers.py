@@ -33,6 +33,7 @@ SHRUNK = (
     "teacher.keep=[30]",
     "distill.steps=6",
     "distill.keep=[]",
+    "distill.kl_budget_of_teacher=null",
     "evaluation.validation.count=32",
     "evaluation.validation_sampling.samples=4",
     "evaluation.validation_sampling.shard=16",

@@ -18,7 +18,7 @@ from erpd_core.config.training import RunConfig, TrainConfig, WeakTeacherConfig
 Fallback = Literal["S2", "S3", "online"]
 
 
-def _in_a_row() -> dict[Fallback, int]:
+def _at_most() -> dict[Fallback, int]:
     return {"S2": 2, "S3": 1, "online": 1}
 
 
@@ -36,8 +36,8 @@ class DecisionConfig(Config):
     """Points (of 1) the validation gain must exceed before it counts."""
     z: NonNegative = 1.64
     """Standard errors of the paired difference that separate a gain from noise (1.64: one-sided 95 %)."""
-    in_a_row: dict[Fallback, PositiveInt] = Field(default_factory=_in_a_row)
-    """Most iterations in a row that the automatic decision gives a fallback before it tries the next one (Table 2: S3, S2, S2)."""
+    at_most: dict[Fallback, PositiveInt] = Field(default_factory=_at_most)
+    """How often the automatic decision takes a fallback since a teacher or an online stage last helped (Table 2: S3, then S2 twice)."""
 
     def fixed_for(self, iteration: int) -> Choice | None:
         """What the recipe fixes for iteration 1, 2, ...; None when it is decided."""

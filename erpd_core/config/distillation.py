@@ -112,8 +112,8 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _budget_has_a_choice(self) -> DistillConfig:
-        if (self.kl_budget or self.kl_budget_of_teacher) and not (self.select == "validation" and self.keep):
-            raise ValueError("a KL budget chooses among kept steps; set select: validation and name some steps in keep")
+        if (self.kl_budget or self.kl_budget_of_teacher) and self.select == "last":
+            raise ValueError("a KL budget chooses among kept steps, and select: last takes the last; set select: validation, or no budget")
         return self
 
     def alternatives(self, strategy: Strategy) -> dict[str, tuple[DistillPhase, ...]]:

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel
 
 from erpd_core.batch import TokenBatch
-from erpd_core.config import SIDE, CampaignConfig, SignalSpec
+from erpd_core.config import CampaignConfig, SignalSpec
 from erpd_core.losses import LOSSES, LossInputs, Totals
 from erpd_core.online import fresh_record
 from erpd_core.optimize import StepStatistics
@@ -263,6 +263,9 @@ def test_readme_names_commands() -> None:
 # -------------------------------------------------------------------------------------------------------------- paper index
 
 
+SIDES = r"(teacher|weak)(@\d+)?|unlearned|student:\d+|old|base|none|live"
+
+
 def what_is_wrong(span: str) -> str | None:
     """Why a code span of the paper index does not name something that exists; None when it does."""
     if span.startswith(("erpd ", "make ")):
@@ -276,7 +279,7 @@ def what_is_wrong(span: str) -> str | None:
         return None if rest in record_keys() else f"no such key in a step's record: {sorted(record_keys())}"
     if first == "report" and rest:
         return None if rest in EvalReport.model_fields else f"no such key in a report: {sorted(EvalReport.model_fields)}"
-    if span in config_words() or re.fullmatch(SIDE, span) or (rest and config_fields(span)):
+    if span in config_words() or re.fullmatch(SIDES, span) or (rest and config_fields(span)):
         return None
     return "neither a path, a Python name, a key or value of a recipe, a record or report key, nor a command"
 

@@ -39,12 +39,13 @@ from flows.recipes import load_recipe
 from tasks.critic import TrainCritic
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
+from tasks.measure import MeasureSignal
 from tasks.online import TrainOnline
 from tasks.policies import ASSETS, ImportPolicy, import_policy
 from tasks.rollouts import SampleRollouts
 from tasks.score import ScoreRollouts
 from tasks.stage import Stage
-from tasks.train import DistillStudent, SignalPhase, TrainTeacher
+from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
 from tasks.training import KeptPolicy
 
 POLICY, OTHER = PolicyRef(id="policy-a"), PolicyRef(id="policy-b")
@@ -56,7 +57,8 @@ SAMPLING = SamplingConfig(samples=2, max_new_tokens=24)
 TEACHER = TrainConfig(steps=9, keep=(3,))
 ONLINE = OnlineConfig(steps=9, keep=(3,), sampling=SAMPLING)
 VALUES = ValuesRef(id="critic-a", init=POLICY, rollouts="rollouts-a", explained_variance=0.5)
-PHASE = SignalPhase(signal=SignalSpec(), steps=4, numerator=NEW, denominator=OLD)
+SIGNAL = SidedSignal(spec=SignalSpec(), numerator=NEW, denominator=OLD)
+PHASE = SignalPhase(signals=(SIGNAL,), steps=4)
 
 STAGES: dict[str, Stage[Any]] = {
     "ImportPolicy": ImportPolicy(files={"model.safetensors": "00", "config.json": "11"}, folder="/here"),
@@ -73,6 +75,7 @@ STAGES: dict[str, Stage[Any]] = {
     "TrainTeacher, PPO": TrainTeacher(
         init=POLICY, rollouts=ROLLOUTS, old=OLD, role="teacher", seed=1, config=TrainConfig(loss=PPO()), values=VALUES
     ),
+    "MeasureSignal": MeasureSignal(rollouts=ROLLOUTS, old=OLD, teacher=NEW, student=NEW),
     "TrainCritic": TrainCritic(init=POLICY, rollouts=ROLLOUTS, config=CriticConfig(), seed=1),
     "DistillStudent": DistillStudent(
         init=POLICY, rollouts=ROLLOUTS, old=OLD, role="student", seed=1,
@@ -100,7 +103,11 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     "TrainCritic": [{"init": PolicyRef(id="policy-a", role="student", step=7)}],
     "DistillStudent": [
         {"keep": (2, 99)},
-        {"phases": (PHASE.model_copy(update={"signal": SignalSpec(numerator="teacher@3", denominator="base")}),)},
+        {
+            "phases": (
+                SignalPhase(signals=(SIGNAL.model_copy(update={"spec": SignalSpec(numerator="teacher@3", denominator="base")}),), steps=4),
+            )
+        },
     ],
     "EvaluatePolicy": [{"policy": PolicyRef(id="policy-b", role="student", step=7)}],
 }
@@ -117,9 +124,10 @@ ASKED: dict[str, list[dict[str, Any]]] = {
     "TrainTeacher, unlearned": [{"config": WeakTeacherConfig(steps=9, unlearn_step=4)}],
     "TrainOnline": [{"init": OTHER}, {"problems": ProblemsRef(id="problems-b", name="prompts", count=4)}, {"seed": 2}, *({"config": ONLINE.model_copy(update=more)} for more in ({"steps": 10}, {"keep": (4,)}, {"prompts_per_step": 63}, {"updates_per_batch": 2}, {"loss": SAPO()}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"sampling": SAMPLING.model_copy(update={"temperature": 0.7})}))],
     "TrainTeacher, PPO": [{"values": VALUES.model_copy(update={"id": "critic-b"})}, *({"config": TrainConfig(loss=PPO(**more))} for more in ({"clip_high": 0.3}, {"alpha": 0.5}))],
+    "MeasureSignal": [{"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"teacher": OLD}, {"student": OLD}],
     "TrainCritic": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"seed": 2}, *({"config": CriticConfig(**more)} for more in ({"steps": 9}, {"minibatch": 9}, {"keep": (3,)}, {"optimizer": OptimizerConfig(lr=2e-6)}))],
-    "DistillStudent": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, {"loss": Distill(clip_low=0.1)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"minibatch": 9}, {"keep": ()}, {"phases": (PHASE, PHASE)}, *({"phases": (PHASE.model_copy(update=more),)} for more in ({"steps": 5}, {"numerator": OLD}, {"denominator": None}, {"signal": SignalSpec(whiten="off")}, {"signal": SignalSpec(positives="min")}))],
-    "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}],
+    "DistillStudent": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, {"loss": Distill(clip_low=0.1)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"minibatch": 9}, {"keep": ()}, {"phases": (PHASE, PHASE)}, {"kl_stop": 0.1}, {"phases": (PHASE.model_copy(update={"steps": 5}),)}, {"phases": (SignalPhase(signals=(SIGNAL, SIGNAL), steps=4),)}, *({"phases": (SignalPhase(signals=(SIGNAL.model_copy(update=more),), steps=4),)} for more in ({"numerator": OLD}, {"denominator": None}, {"weight": 0.5}, {"spec": SignalSpec(whiten="off")}, {"spec": SignalSpec(positives="min")}, {"spec": SignalSpec(denominator="live")}))],
+    "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}, {"samples": {"test": 4}}],
 }  # fmt: skip
 
 OTHER_RUNTIME = {
@@ -215,7 +223,7 @@ ASKED_OF_A_CAMPAIGN = [
     "name=other", "seed=1", "iterations=2", "prompts.count=9", "prompts.split=test", "sampling.samples=3", "sampling.temperature=0.5",
     "sampling.top_p=0.5", "sampling.max_new_tokens=9", "teacher.loss={kind: sapo}", "teacher.loss={kind: sapo, tau_neg: 3}", "teacher.optimizer.lr=1",
     "teacher.optimizer.weight_decay=1", "teacher.minibatch=9", "teacher.steps=999", "teacher.keep=[7]", "weak_teacher.unlearn_step=11",
-    "weak_teacher.steps=99", "distill.loss.clip_high=9", "distill.loss.entropy_weight=9", "distill.optimizer.lr=1", "distill.steps=99", "distill.select=validation", "distill.minibatch=9",
+    "weak_teacher.steps=99", "distill.loss.clip_high=9", "distill.loss.entropy_weight=9", "distill.optimizer.lr=1", "distill.steps=99", "distill.select=validation", "distill.minibatch=9", "distill.kl_stop=0.1", "runs={other: {steps: 3}}", "online={steps: 5}", "decision.at_most={S3: 2}", "decision.teacher=always", "evaluation.signal=true", "evaluation.samples={test: 3}",
     "distill.S1=[{signal: {whiten: scale}}]", "distill.S3=[{signal: {denominator: base}}]", "evaluation.validation.count=9",
     "evaluation.validation_sampling.samples=3", "evaluation.benchmarks.test.count=9", "evaluation.benchmarks.more={kind: tiny}", "evaluation.sampling.top_p=0.5",
     "decision.mode=fixed", "decision.allowed=[S1]", "decision.z=9", "decision.min_gain=0.5",
@@ -223,7 +231,7 @@ ASKED_OF_A_CAMPAIGN = [
 
 
 def test_whatever_is_asked_of_a_campaign_affects_its_identity():
-    common = ["decision={}", "teacher.keep=[]", "distill.keep=[]", "distill.select=last"]
+    common = ["decision={}", "teacher.keep=[]", "distill.keep=[]", "distill.select=last", "distill.kl_budget_of_teacher=null"]
     base = campaign_id(load_recipe("tiny", common))
     found = {override: campaign_id(load_recipe("tiny", [*common, override])) for override in ASKED_OF_A_CAMPAIGN}
     assert [override for override, one in found.items() if one == base] == []

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erpd_core.config import CE, SAPO, CampaignConfig, FileProblems, TinyProblems
+from flows.paper import load_paper
 from flows.recipes import load_recipe, recipe_names
+from flows.studies import is_study, load_study
 
 MINIMAL = """
 model: {kind: embedded}
@@ -44,12 +46,49 @@ def test_the_default_recipe_is_there():
     assert "tiny" in recipe_names()
 
 
-@pytest.mark.parametrize("name", recipe_names())
+CAMPAIGNS = [name for name in recipe_names() if not is_study(name)]
+STUDIES = [name for name in recipe_names() if is_study(name)]
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
 def test_every_recipe_that_ships_loads_and_says_what_it_is(name: str):
     config = load_recipe(name)
     assert config.name == name
     assert config.description and "\n" not in config.description.strip()
     assert CampaignConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+@pytest.mark.parametrize("scale", ["tiny", "smollm2", "paper"])
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_loads_at_every_scale(name: str, scale: str):
+    study = load_study(name, [f"scale={scale}"])
+    assert study.arms and study.description and "\n" not in study.description
+    assert len({arm.config.name for arm in study.arms}) == len(study.arms)
+    assert {"embedded": "tiny", "packaged": "smollm2", "hub": "paper"}[study.arms[0].config.model.kind] == scale
+
+
+def test_every_table_and_figure_of_the_paper_is_a_study():
+    assert set(STUDIES) == {*(f"table{number}" for number in range(1, 13)), "fig4", "fig5", "fig6", "fig7", "fig8"}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_names_rows_that_the_paper_has(name: str):
+    table = load_paper(name)
+    known = {one.key for one in table.rows} | {f"{one.group}:{one.key}" for one in table.rows} | table.values.keys()
+    for scale in ("tiny", "smollm2", "paper"):
+        for arm in load_study(name, [f"scale={scale}"]).arms:
+            assert set(arm.rows.values()) <= known, arm.name
+
+
+def test_overrides_reach_every_arm_and_scale_is_checked():
+    study = load_study("table5", ["seed=7"])
+    assert {arm.config.seed for arm in study.arms} == {7}
+    with pytest.raises(ValueError, match="choose one of"):
+        load_study("table5", ["scale=huge"])
+
+
+def test_a_study_is_no_campaign():
+    assert "study" in complaint("table7")
 
 
 def test_a_recipe_file_is_named_after_itself_and_has_the_papers_defaults(tmp_path: Path):

@@ -24,7 +24,7 @@ from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.score import ScoreRollouts
 from tasks.stage import fulfil
 from tasks.store import Store
-from tasks.train import DistillStudent, SignalPhase, TrainTeacher
+from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
 from tasks.training import KeptPolicy, load_records
 
 SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=64)
@@ -38,7 +38,7 @@ def teacher_stage(world: World, config: TrainConfig) -> TrainTeacher:
 def student_stage(world: World, teacher: PolicyRef, steps: int = 12, keep: tuple[int, ...] = ()) -> DistillStudent:
     """Strategy 1: teacher over old, whitened."""
     numerator = fulfil(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
-    phase = SignalPhase(signal=SignalSpec(), steps=steps, numerator=numerator, denominator=world.old)
+    phase = SignalPhase(signals=(SidedSignal(spec=SignalSpec(), numerator=numerator, denominator=world.old),), steps=steps)
     return DistillStudent(
         init=world.base, rollouts=world.rollouts, old=world.old, role="student", seed=3,
         loss=Distill(), optimizer=FAST, minibatch=128, keep=keep, phases=(phase,),

@@ -16,11 +16,13 @@ from erpd_core.config import (
     PPO,
     SAPO,
     VESPO,
+    Addend,
     CampaignConfig,
     CriticConfig,
     DecisionConfig,
     Distill,
     DistillConfig,
+    DistillPhase,
     EvaluationConfig,
     Loss,
     OptimizerConfig,
@@ -31,6 +33,7 @@ from erpd_core.config import (
     TrainConfig,
     WeakTeacherConfig,
 )
+from flows.recipes import load_recipe
 
 TINY = {"kind": "tiny"}
 
@@ -74,9 +77,9 @@ def test_sampling_defaults_are_the_papers():
 
 def test_default_strategies_are_the_papers_three():
     config = DistillConfig()
-    sides = {s: [(p.signal.numerator, p.signal.denominator) for p in config.phases(s)] for s in ("S1", "S2", "S3")}
+    sides = {s: [(p.signal.numerator, p.signal.denominator) for p in config.alternatives(s)[""]] for s in ("S1", "S2", "S3")}
     assert sides == {"S1": [("teacher", "old")], "S2": [("weak", "unlearned")], "S3": [("teacher", "student:1")]}
-    assert {p.signal.whiten for s in ("S1", "S2", "S3") for p in config.phases(s)} == {"shift"}
+    assert {p.signal.whiten for s in ("S1", "S2", "S3") for p in config.alternatives(s)[""]} == {"shift"}
 
 
 def test_unlearning_is_mse_and_its_checkpoint_early():
@@ -204,10 +207,40 @@ def test_every_side_the_paper_uses_can_be_written(side):
     assert SignalSpec(numerator=side, denominator="none").numerator == side
 
 
-@pytest.mark.parametrize("side", ["", "theta", "teacher@", "teacher@-1", "student", "student:", "old@3", "xold", "oldx", "old\n"])
+@pytest.mark.parametrize("side", ["", "teacher@", "teacher@-1", "student:", "old\n", "Teacher", "student:1@3"])
 def test_other_sides_are_refused(side):
     with pytest.raises(ValidationError):
         SignalSpec(numerator=side, denominator="none")
+
+
+@pytest.mark.parametrize("side", ["theta", "student", "old@3", "live@2", "oldx", "unlearned@10"])
+def test_a_side_that_no_run_stands_for_is_refused_by_the_campaign(side):
+    with pytest.raises(ValueError, match="distill.S1"):
+        load_recipe("tiny", [f"distill.S1=[{{signal: {{numerator: {side}, denominator: none}}}}]"])
+
+
+def test_runs_may_start_from_runs_but_not_in_a_circle():
+    runs = "runs={a: {init: unlearned, steps: 3}, b: {init: a, steps: 3}}"
+    assert load_recipe("tiny", [runs, "distill.S1=[{signal: {numerator: b, denominator: a}}]"]).runs["b"].init == "a"
+    with pytest.raises(ValueError, match="circle"):
+        load_recipe("tiny", ["runs={a: {init: b, steps: 3}, b: {init: a, steps: 3}}"])
+    with pytest.raises(ValueError, match="already means"):
+        load_recipe("tiny", ["runs={teacher: {steps: 3}}"])
+    with pytest.raises(ValueError, match="is not kept"):
+        load_recipe("tiny", ["runs={a: {steps: 3}}", "distill.S1=[{signal: {numerator: a@2, denominator: old}}]"])
+
+
+def test_a_live_denominator_stands_alone_and_against_a_policy():
+    with pytest.raises(ValidationError, match="phase of its own"):
+        DistillPhase(signal=SignalSpec(denominator="live"), plus=(Addend(signal=SignalSpec()),))
+    with pytest.raises(ValidationError, match="against a policy"):
+        SignalSpec(numerator="none", denominator="live")
+
+
+def test_alternatives_are_phases_by_name_and_the_longest_bounds_keep():
+    short, long = {"signal": {}, "steps": 3}, {"signal": {}, "steps": 9}
+    config = DistillConfig.model_validate({"S1": {"short": [short], "long": [short, long]}, "steps": 4, "keep": [12]})
+    assert set(config.alternatives("S1")) == {"short", "long"} and config.total_steps("S1") == 12
 
 
 def test_equal_sides_are_refused():

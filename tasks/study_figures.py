@@ -1,7 +1,7 @@
 """The pictures of a study, drawn from plain values: gains beside the paper's, score against KL, against iteration, against time; signals.
 
 As in `tasks/figures.py` every function returns a figure of its own, or None when there is nothing to draw. An arm has one colour in all of
-them; up to a dozen stay apart.
+them (`order`: all arms of the study), and up to a dozen stay apart.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ def short(text: str, length: int = NAME) -> str:
     return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
 
 
-def _arms(placed: Iterable[Any]) -> list[str]:
-    return list(dict.fromkeys(one.arm for one in placed))
+def _arms(order: Iterable[str], placed: Iterable[Any]) -> list[str]:
+    """All arms, those in `order` first, so that an arm without a policy of its own does not move the colours of the others."""
+    return list(dict.fromkeys([*order, *(one.arm for one in placed)]))
 
 
 def _arm_handles(arms: Sequence[str]) -> list[Line2D]:
@@ -124,12 +125,12 @@ def _grid(count: int, width: float, height: float, most: int) -> tuple[Figure, i
 # ----------------------------------------------------------------------------------------------------------------------- gains
 
 
-def gains(rows: Sequence[Gained]) -> Figure | None:
+def gains(rows: Sequence[Gained], order: Sequence[str] = ()) -> Figure | None:
     """Our gain over the base per policy, with its interval; beside it the paper's, where it has the row."""
     rows = [row for row in rows if math.isfinite(row.points)]
     if not rows:
         return None
-    arms = _arms(rows)
+    arms = _arms(order, rows)
     with rc_context(STYLE):
         figure = new_figure(8.6, 1.3 + 0.26 * len(rows) + 0.12 * len(arms))
         axes = figure.add_subplot()
@@ -161,13 +162,13 @@ def gains(rows: Sequence[Gained]) -> Figure | None:
 # ------------------------------------------------------------------------------------------------------------------ efficiency
 
 
-def efficiency(points: Sequence[Placed]) -> Figure | None:
+def efficiency(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | None:
     """Score against KL to base, a panel per benchmark: every policy of every arm, and the front of those that no other beats."""
     points = [point for point in points if math.isfinite(point.kl)]
     benchmarks = list(dict.fromkeys(name for point in points for name in point.scores))
     if not benchmarks:
         return None
-    arms = _arms(points)
+    arms = _arms(order, points)
     shown = [arm for arm in arms if any(point.arm == arm and point.role != "base" for point in points)]
     with rc_context(STYLE):
         figure, rows, columns = _grid(len(benchmarks), 6.2, 4.9, 2)
@@ -231,8 +232,11 @@ SPOTS = tuple(
 """Where a name may stand, in points from its dot; the first free spot is taken."""
 
 
-def _names(axes: Axes, names: Sequence[_Name]) -> None:
-    """Write the names, first come first served; one without room is left to the legend. The figure's layout must be settled."""
+def _names(axes: Axes, names: Sequence[_Name], down: bool = False) -> None:
+    """Write the names, first come first served, above their dots by preference or below; one without room is left to the legend.
+
+    The figure's layout must be settled.
+    """
     figure: Any = axes.figure
     scale = figure.dpi / 72
     taken: list[tuple[float, ...]] = []
@@ -244,7 +248,8 @@ def _names(axes: Axes, names: Sequence[_Name]) -> None:
     for name in names:
         width, height = (len(name.text) * 4.9 + 1) * scale, 9 * scale
         x, y = axes.transData.transform(name.place)
-        for dx, dy in SPOTS:
+        for dx, up in SPOTS:
+            dy = -up if down else up
             left = x + dx * scale - (width if dx < 0 else 0)
             box = (left, y + dy * scale - height / 2, left + width, y + dy * scale + height / 2)
             if _inside(box, room) and not any(_overlap(box, other) for other in taken):
@@ -288,12 +293,12 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------- stages
 
 
-def stages(points: Sequence[Placed]) -> Figure | None:
+def stages(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | None:
     """Score by iteration, a line per arm through base and students, each named by what its iteration did; teachers stand hollow beside."""
     benchmarks = list(dict.fromkeys(name for point in points for name in point.scores))
     if not benchmarks or not any(point.role == "student" for point in points):
         return None
-    arms = _arms(points)
+    arms = _arms(order, points)
     with rc_context(STYLE):
         figure, rows, columns = _grid(len(benchmarks), 6.2, 4.4, 2)
         written: list[tuple[Axes, list[_Name]]] = []
@@ -310,10 +315,12 @@ def stages(points: Sequence[Placed]) -> Figure | None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.08, y=0.12)
-        _legend(figure, [*_arm_handles(arms), *_role_handles(point.role for point in points)])
+        drawn = {point.arm for point in points}
+        handles = [one for arm, one in zip(arms, _arm_handles(arms)) if arm in drawn]
+        _legend(figure, [*handles, *_role_handles(point.role for point in points)])
         figure.draw_without_rendering()
         for axes, names in written:
-            _names(axes, names)
+            _names(axes, names, down=True)
     return figure
 
 

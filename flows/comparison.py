@@ -49,10 +49,12 @@ class Entry:
     """Points gained per nat of KL to base; None where that KL is as good as 0."""
     paper_gain: float | None = None
     """The paper's points over its own base, by its average where it prints one."""
+    own_base: bool = False
+    """It is one of several bases, and so named by its arm."""
 
     @property
     def name(self) -> str:
-        return self.row.name if self.row.role == "base" else f"{self.arm}, {self.row.name}"
+        return self.row.name if self.row.role == "base" and not self.own_base else f"{self.arm}, {self.row.name}"
 
     @property
     def gain_difference(self) -> float | None:
@@ -97,7 +99,8 @@ def entries(registry: Registry, campaigns: Mapping[str, str], study: Study | Non
             elif paper and None in beside:  # it came first in an arm that has nothing to say of it
                 index = same[beside.index(None)]
                 found[index] = replace(found[index], paper=paper, paper_gain=entry.paper_gain)
-    return found
+    several = len({one.row.report.policy for one in found if one.row.role == "base"}) > 1
+    return [replace(one, own_base=several and one.row.role == "base") for one in found]
 
 
 def _measured(arm: str, row: Row, base: Row | None) -> Entry:

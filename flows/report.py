@@ -136,7 +136,7 @@ def write_report(registry: Registry, store: Store, campaign_id: str, folder: Pat
 
 
 def write_page(template: str, path: Path, pictures: Mapping[str, bytes], names: Sequence[str], **values: Any) -> Path:
-    """Write a page with its pictures in it, and the pictures beside it. Of `names`, those that an earlier page had and this one lacks go."""
+    """Write a page with its pictures in it and beside it. Of `names`, those that an earlier page had and this one lacks go."""
     for name in names:
         if name in pictures:
             write_atomically(path.parent / name, lambda target, name=name: target.write_bytes(pictures[name]))  # type: ignore[misc]

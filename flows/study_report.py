@@ -54,8 +54,8 @@ CAPTIONS: dict[Picture, tuple[str, str]] = {
     ),
     "log_ratios": (
         "Where teachers moved",
-        "The teacher's log-ratio to old for every token of the fixed batch, by the outcome of its response; what lies outside is counted in "
-        "the outer bins.",
+        "The teacher's log-ratio to old for every token of the fixed batch, by the outcome of its response. What lies outside is counted "
+        "in the outer bins.",
     ),
 }
 """Heading and caption of each picture; the file is named after the picture."""
@@ -163,10 +163,8 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{above}{key}.")
         else:
-            yield (
-                f"{above}{key}",
-                yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip(),
-            )
+            text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+            yield f"{above}{key}", text.removesuffix("...\n").strip()
 
 
 def _paper_columns(paper: PaperTable | None, listed: Sequence[Entry]) -> list[str]:

@@ -268,9 +268,14 @@ def _policy_names(points: Sequence[Placed], benchmark: str, arms: Sequence[str])
     front = set(pareto_front((point.kl, point.scores[benchmark].avg) for point in points))
     rank = {"student": 0, "base": 1, "teacher": 2}
     several = {arm for arm in arms if len({point.iteration for point in points if point.arm == arm and point.role != "base"}) > 1}
+    base = "{} base" if len({(point.arm, point.scores[benchmark].avg) for point in points if point.role == "base"}) > 1 else "base"
     found = []
     for point in sorted(points, key=lambda one: ((one.kl, one.scores[benchmark].avg) not in front, rank.get(one.role, 3))):
-        text = "base" if point.role == "base" else f"{short(point.arm, 18)}{f' {point.iteration}' if point.arm in several else ''}"
+        text = (
+            base.format(short(point.arm, 18))
+            if point.role == "base"
+            else f"{short(point.arm, 18)}{f' {point.iteration}' if point.arm in several else ''}"
+        )
         found.append(_name(point, point.kl, text, benchmark, BASE if point.role == "base" else arm_color(point.arm, arms)))
     return found
 

@@ -181,14 +181,13 @@ def _words(value: Any) -> str:
 
 
 def write_efficiency_page(registry: Registry, campaigns: Mapping[str, str], folder: Path) -> Path:
-    """Write `efficiency.html` and `efficiency.png`: what every policy of these campaigns (label -> id) scores, and at which KL to its base.
+    """Write `efficiency.html` and `efficiency.png`: what every policy of these campaigns (label -> id or name) scores, and at which KL to its base.
 
     **Raises:** LookupError: there is no such campaign.
     """
     from tasks import figures, study_figures
 
-    for campaign in campaigns.values():
-        registry.campaign(campaign)
+    campaigns = {label: registry.campaign(campaign).id for label, campaign in campaigns.items()}
     listed = entries(registry, campaigns)
     figure = study_figures.efficiency(placed(listed), list(campaigns))
     return write_page(

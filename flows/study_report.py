@@ -181,7 +181,7 @@ def _words(value: Any) -> str:
 
 
 def write_efficiency_page(registry: Registry, campaigns: Mapping[str, str], folder: Path) -> Path:
-    """Write `efficiency.html` and `efficiency.png`: what every policy of these campaigns (label -> id or name) scores, and at which KL to its base.
+    """Write `efficiency.html` and `efficiency.png`: what every policy of these campaigns (label -> id or name) scores, and at which KL.
 
     **Raises:** LookupError: there is no such campaign.
     """

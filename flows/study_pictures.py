@@ -27,7 +27,7 @@ def draw(
     wanted: Sequence[Picture], registry: Registry, store: Store, campaigns: Mapping[str, str], listed: Sequence[Entry]
 ) -> dict[Picture, bytes]:
     """The wanted pictures as PNGs, without those that there is no data for."""
-    from tasks import figures, study_figures
+    from tasks import figures, signal_figures, study_figures
 
     signals = _signals(registry, store, campaigns)
     order = list(campaigns)
@@ -38,8 +38,8 @@ def draw(
         "time": lambda: study_figures.score_by_time([timeline(registry, store, arm, one) for arm, one in campaigns.items()]),
         "teacher_curves": lambda: figures.training_curves(_runs(registry, store, campaigns, _off_policy)),
         "online_curves": lambda: figures.training_curves(_runs(registry, store, campaigns, _on_policy)),
-        "deviation": lambda: study_figures.deviation({arm: found.get("deviation", ()) for arm, found in signals.items()}),
-        "log_ratios": lambda: study_figures.log_ratios(_teachers(signals)),
+        "deviation": lambda: signal_figures.deviation({arm: found.get("deviation", ()) for arm, found in signals.items()}),
+        "log_ratios": lambda: signal_figures.log_ratios(_teachers(signals)),
     }
     drawn = {name: recipes[name]() for name in dict.fromkeys(wanted)}
     return {name: figures.png(figure) for name, figure in drawn.items() if figure is not None}
@@ -93,19 +93,20 @@ def _runs(registry: Registry, store: Store, campaigns: Mapping[str, str], fits: 
     """Training runs named by their arms; one that several arms share stands once."""
     from tasks.figures import Run
 
-    found: dict[str, tuple[list[str], Attached, dict[int, float]]] = {}
+    found: dict[str, tuple[list[str], Attached, dict[int, float], int | None]] = {}
     for arm, campaign in campaigns.items():
         attached = registry.artifacts(campaign)
         trained = [(one, one.role.removesuffix(" training")) for one in attached if one.role.endswith(" training")]
         trained = [(one, role) for one, role in trained if fits(role)]
         several = len({one.iteration for one, _ in trained}) > 1
+        chosen = {(row.iteration, row.policy_role): row.step for row in table_rows(registry, campaign) if row.role != "base"}
         for one, role in trained:
             name = " ".join([arm, *([role] if role not in ("teacher", "online") else []), *([str(one.iteration)] if several else [])])
             scores = validation_scores(attached, one.iteration, role)
-            found.setdefault(one.artifact.id, ([], one, scores))[0].append(name)
+            found.setdefault(one.artifact.id, ([], one, scores, chosen.get((one.iteration, role))))[0].append(name)
     return [
-        Run(_together(names), number, training_records(store, one.artifact.id), scores)
-        for number, (names, one, scores) in enumerate(found.values(), 1)
+        Run(_together(names), number, training_records(store, one.artifact.id), scores, step)
+        for number, (names, one, scores, step) in enumerate(found.values(), 1)
     ]
 
 

@@ -240,7 +240,8 @@ def _trail(axes: Axes, runs: Sequence[Run]) -> None:
         axes.plot(steps, [100 * run.validation[step] for step in steps], "-o", color=color, markersize=4.5)
         if run.chosen is not None and run.chosen in run.validation:
             axes.plot([run.chosen], [100 * run.validation[run.chosen]], marker="*", markersize=14, color=color, markeredgecolor="white")
-    axes.legend(handles=[handle("chosen", GREY, "*")], fontsize=8, loc="best")
+    if any(run.chosen in run.validation for run in runs):
+        axes.legend(handles=[handle("chosen", GREY, "*")], fontsize=8, loc="best")
     _by_step(axes, "Validation score of kept steps", "%")
     axes.margins(x=0.08, y=0.15)
     if len(kept := sorted({step for run in runs for step in run.validation})) <= 8:

@@ -23,7 +23,7 @@ from flows.results import Row
 from flows.studies import Arm, Picture, Study, load_study, paper_row
 from flows.study_pictures import timeline
 from flows.study_report import settings_apart, study_command, write_efficiency_page, write_study_report
-from tasks import study_figures
+from tasks import arm_style, signal_figures, study_figures
 from tasks.figures import png
 from tasks.registry import Registry
 from tasks.store import Store
@@ -392,17 +392,17 @@ def test_bases_of_their_own_are_told_apart(lab: Lab):
 
 
 def test_pictures_without_data_are_none():
-    drawn = [study_figures.gains([]), study_figures.efficiency([]), study_figures.stages([]), study_figures.deviation({"a": []})]
-    assert [*drawn, study_figures.log_ratios({"a": {}}), study_figures.score_by_time([])] == [None] * 6
+    drawn = [study_figures.gains([]), study_figures.efficiency([]), study_figures.stages([]), signal_figures.deviation({"a": []})]
+    assert [*drawn, signal_figures.log_ratios({"a": {}}), study_figures.score_by_time([])] == [None] * 6
 
 
 def test_a_dozen_arms_have_a_dozen_colours_and_an_arm_keeps_its_own():
     arms = [f"arm{number}" for number in range(12)]
-    assert len({study_figures.arm_color(arm, arms) for arm in arms}) == 12
+    assert len({arm_style.arm_color(arm, arms) for arm in arms}) == 12
     score = Score(avg=0.5, k=8, problems=200, ci95=(0.47, 0.53))
     points = [study_figures.Placed(arm, "student", 1, 0.01 + 0.002 * number, {"t": score}) for number, arm in enumerate(arms)]
     figure = study_figures.efficiency(points[3:4], arms)
-    assert figure is not None and figure.axes[0].lines[-1].get_color() == study_figures.ARMS[3]
+    assert figure is not None and figure.axes[0].lines[-1].get_color() == arm_style.ARMS[3]
     written = [text.get_text() for text in study_figures.efficiency(points).axes[0].texts]  # type: ignore[union-attr]
     assert len(set(written)) == len(written) and set(written) <= set(arms)
 
@@ -418,6 +418,7 @@ def test_names_in_a_picture_do_not_lie_on_each_other():
 
 
 def test_a_study_report_needs_neither_torch_nor_prefect():
-    code = "import flows.study_report, tasks.study_figures, sys; print(sorted({'torch', 'prefect', 'ray', 'mlflow'} & set(sys.modules)))"
+    modules = "flows.study_report, tasks.study_figures, tasks.signal_figures"
+    code = f"import {modules}, sys; print(sorted({{'torch', 'prefect', 'ray', 'mlflow'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -206,9 +206,9 @@ def write_efficiency_page(registry: Registry, campaigns: Mapping[str, str], fold
 
 
 def front_of(listed: Sequence[Entry]) -> set[str]:
-    """Identities of the policies that no other beats: none has as high a mean score at less KL to base."""
+    """Identities of the policies that no other beats: none has as high a mean score, on the same benchmarks, at less KL to base."""
     from tasks.figures import pareto_front
 
-    known = [entry.row for entry in listed if math.isfinite(entry.row.report.kl_base)]
-    front = set(pareto_front((row.report.kl_base, row.mean) for row in known))
-    return {row.report.policy for row in known if (row.report.kl_base, row.mean) in front}
+    known = [(entry.row, frozenset(entry.row.report.scores)) for entry in listed if math.isfinite(entry.row.report.kl_base)]
+    fronts = {same: set(pareto_front((row.report.kl_base, row.mean) for row, on in known if on == same)) for _, same in known}
+    return {row.report.policy for row, on in known if (row.report.kl_base, row.mean) in fronts[on]}

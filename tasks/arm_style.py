@@ -22,11 +22,12 @@ NAME = 26
 
 
 def arm_color(arm: str, arms: Sequence[str]) -> str:
-    """The base is nobody's; every arm has the colour of its place."""
+    """Every arm has the colour of its place among all arms."""
     return ARMS[list(arms).index(arm) % len(ARMS)]
 
 
 def arm_dash(arm: str, arms: Sequence[str]) -> Any:
+    """Solid for a few arms; of more, each third has a dash of its own, so that colours which are alike differ in it."""
     return DASHES[list(arms).index(arm) * len(DASHES) // max(len(arms), len(DASHES)) if len(arms) > 4 else 0]
 
 
@@ -63,6 +64,7 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def grid(count: int, width: float, height: float, most: int) -> tuple[Figure, int, int]:
+    """A figure for `count` panels of so many inches, at most `most` side by side; with its rows and columns."""
     columns = min(count, most)
     rows = math.ceil(count / columns)
     return new_figure(8.6 if columns == 1 else width * columns, height * rows + 0.6), rows, columns

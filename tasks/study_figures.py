@@ -59,7 +59,7 @@ class Placed:
 class Timeline:
     """An arm's policies by the work done until they were there.
 
-    Example: `Timeline("ce", [(0.0, "base", base), (140.0, "teacher", teacher)], kept=[(0.0, 0.55), (60.0, 0.71), (120.0, 0.74)])`
+    Example: `Timeline("ce", [(0.0, base), (140.0, teacher)], kept=[[(60.0, 0.71), (120.0, 0.74)]])`
     """
 
     arm: str
@@ -165,14 +165,11 @@ def _policy_names(points: Sequence[Placed], benchmark: str, arms: Sequence[str])
     front = set(pareto_front((point.kl, point.scores[benchmark].avg) for point in points))
     rank = {"student": 0, "base": 1, "teacher": 2}
     several = {arm for arm in arms if len({point.iteration for point in points if point.arm == arm and point.role != "base"}) > 1}
-    base = "{} base" if len({(point.arm, point.scores[benchmark].avg) for point in points if point.role == "base"}) > 1 else "base"
+    base = "{} base" if len({point.scores[benchmark].avg for point in points if point.role == "base"}) > 1 else "base"
     found = []
     for point in sorted(points, key=lambda one: ((one.kl, one.scores[benchmark].avg) not in front, rank.get(one.role, 3))):
-        text = (
-            base.format(short(point.arm, 18))
-            if point.role == "base"
-            else f"{short(point.arm, 18)}{f' {point.iteration}' if point.arm in several else ''}"
-        )
+        named = base if point.role == "base" else f"{{}} {point.iteration}" if point.arm in several else "{}"
+        text = named.format(short(point.arm, 18))
         found.append(_name(point, point.kl, text, benchmark, BASE if point.role == "base" else arm_color(point.arm, arms)))
     return found
 

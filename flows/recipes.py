@@ -58,9 +58,7 @@ def recipe_path(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         if not _is_file(path):
             shown = name if len(name) < 200 else f"{name[:200]}..."
-            raise ValueError(
-                f"recipe file {shown} is not there; check the path, or choose a recipe such as tiny (`erpd recipes` lists them)"
-            )
+            raise ValueError(f"recipe file {shown} is not there; check the path, or choose a recipe: tiny, say (see `erpd recipes`)")
         return path
     found = FOLDER / f"{name}.yaml"
     if name not in recipe_names():

@@ -100,6 +100,8 @@ def _words(value: Any, key: str = "") -> str:
 
 # -------------------------------------------------------------------------------------------------------------------- the page
 
+FILTERS = {"percent": percent, "points": points, "nats": nats, "interval": interval, "evidence": evidence_lines, "step": step_of}
+
 
 def write_report(registry: Registry, store: Store, campaign_id: str, folder: Path) -> Path:
     """Write `report.html` (self-contained) and its PNGs into `folder`; the path of the page.
@@ -110,19 +112,13 @@ def write_report(registry: Registry, store: Store, campaign_id: str, folder: Pat
     iterations, attached = registry.iterations(campaign.id), registry.artifacts(campaign.id)
     rows = table_rows(registry, campaign.id)
     pictures = _pictures(rows, iterations, attached, store)
-    for name in PNGS:
-        if name in pictures:
-            write_atomically(folder / name, lambda path, name=name: path.write_bytes(pictures[name]))  # type: ignore[misc]
-        else:
-            (folder / name).unlink(missing_ok=True)
     best = next((row for row in rows if row.best), None)
     line, exact = command(campaign)
-    filters = {"percent": percent, "points": points, "nats": nats, "interval": interval, "evidence": evidence_lines, "step": step_of}
-    environment = Environment(
-        loader=PackageLoader("tasks"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= filters
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        "report.html.j2",
+        folder / "report.html",
+        pictures,
+        PNGS,
         campaign=campaign,
         model=" ".join(str(value) for value in dict(campaign.config.get("model") or {}).values() if value is not None),
         command=line,
@@ -135,11 +131,24 @@ def write_report(registry: Registry, store: Store, campaign_id: str, folder: Pat
         phases=list(dict.fromkeys(phase for one in iterations for phase in one.seconds)),
         attached=attached,
         lineage=_lineage(registry, best),
-        pictures={name: base64.b64encode(image).decode() for name, image in pictures.items()},
         config=yaml.safe_dump(campaign.config, sort_keys=False, allow_unicode=True, width=110),
     )
-    path = folder / "report.html"
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def write_page(template: str, path: Path, pictures: Mapping[str, bytes], names: Sequence[str], **values: Any) -> Path:
+    """Write a page with its pictures in it and beside it. Of `names`, those that an earlier page had and this one lacks go."""
+    for name in names:
+        if name in pictures:
+            write_atomically(path.parent / name, lambda target, name=name: target.write_bytes(pictures[name]))  # type: ignore[misc]
+        else:
+            (path.parent / name).unlink(missing_ok=True)
+    environment = Environment(
+        loader=PackageLoader("tasks"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= FILTERS
+    embedded = {name: base64.b64encode(image).decode() for name, image in pictures.items()}
+    page = environment.get_template(template).render(pictures=embedded, **values)
+    write_atomically(path, lambda target: target.write_text(page, encoding="utf-8"))
     return path
 
 
@@ -181,13 +190,23 @@ def _runs(attached: Sequence[Attached], store: Store, role: str, chosen: Mapping
 
     found = []
     for one in (one for one in attached if one.role == f"{role} training"):
-        validation = {}
-        for other in attached:
-            if other.iteration == one.iteration and other.role == f"{role} validation" and role != "student":
-                ref = other.artifact.meta.get("ref") or {}
-                if {"policy", "accuracy"} <= ref.keys():
-                    validation[int(ref["policy"]["step"])] = float(ref["accuracy"])
-        records = store.path(one.artifact.id) / "records.jsonl"
-        rows = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
+        validation = {} if role == "student" else validation_scores(attached, one.iteration, role)
+        rows = training_records(store, one.artifact.id)
         found.append(Run(f"iteration {one.iteration}", one.iteration, rows, validation, chosen.get(one.iteration)))
     return found
+
+
+def validation_scores(attached: Sequence[Attached], iteration: int, role: str) -> dict[int, float]:
+    """Step -> validation score of a training run's kept policies."""
+    found = {}
+    for one in attached:
+        ref = one.artifact.meta.get("ref") or {}
+        if one.iteration == iteration and one.role == f"{role} validation" and {"policy", "accuracy"} <= ref.keys():
+            found[int(ref["policy"]["step"])] = float(ref["accuracy"])
+    return found
+
+
+def training_records(store: Store, training: str) -> list[dict[str, float]]:
+    """The record of every step of a training run; none when the store lost it."""
+    path = store.path(training) / "records.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

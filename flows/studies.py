@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import Frozen
+from flows.paper import PaperRow, PaperTable, load_paper
 from flows.recipes import FOLDER, apply_overrides, config_of, explain, merge, read_tree, recipe_path
 
 Scale = Literal["tiny", "smollm2", "paper"]
@@ -31,7 +32,8 @@ class ArmFile(Frozen):
     """The same for one scale only, over `set`."""
     only: tuple[Scale, ...] = ("tiny", "smollm2", "paper")
     rows: dict[Place, str] = Field(default_factory=dict)
-    """Which policies stand beside which rows of the paper: `1.student` is the student of iteration 1."""
+    """Which policies stand beside which rows of the paper: `1.student` is the student of iteration 1. A row is its key, or `group:key`
+    where several groups have the key; without a group the first one is meant."""
 
 
 class StudyFile(Frozen):
@@ -66,6 +68,10 @@ class Study(Frozen):
     paper: str | None
     pictures: tuple[Picture, ...]
     arms: tuple[Arm, ...]
+    recipe: str = ""
+    """The study's name or path as it was asked for."""
+    overrides: tuple[str, ...] = ()
+    """What was asked of all arms besides the scale."""
 
 
 def is_study(name: str) -> bool:
@@ -85,7 +91,47 @@ def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
         raise ValueError(f"{name}: {explain(error)}") from error
     scale, rest = _scale(file, overrides)
     arms = tuple(_arm(path, file, arm, scale, rest) for arm in file.arms if scale in arm.only)
-    return Study(name=path.stem, description=file.description, scale=scale, paper=file.paper, pictures=file.pictures, arms=arms)
+    _check_rows(name, file)
+    return Study(
+        name=path.stem,
+        description=file.description,
+        scale=scale,
+        paper=file.paper,
+        pictures=file.pictures,
+        arms=arms,
+        recipe=name,
+        overrides=tuple(rest),
+    )
+
+
+def paper_row(table: PaperTable, place: str) -> PaperRow:
+    """The row that `key` or `group:key` names; of several groups with the key the first. A figure's value is a row as well.
+
+    **Raises:** ValueError: there is none.
+    """
+    group, _, key = place.rpartition(":")
+    for row in table.rows:
+        if row.key == key and group in ("", row.group):
+            return row
+    if not group and key in table.values:
+        return PaperRow(key=key, label=key, values=table.values[key])
+    known = [f"{row.group}:{row.key}" if row.group else row.key for row in table.rows] or list(table.values)
+    raise ValueError(f"{table.source} has no row {place!r}; choose one of: {', '.join(known) or 'none, it has no rows'}")
+
+
+def _check_rows(name: str, file: StudyFile) -> None:
+    """A misspelt row is told before the arms run, not by the report after them."""
+    if file.paper is None:
+        if any(arm.rows for arm in file.arms):
+            raise ValueError(f"{name}: arms name rows of the paper, but the study names no `paper`; add it or remove `rows`")
+        return
+    table = load_paper(file.paper)
+    for arm in file.arms:
+        for where, place in arm.rows.items():
+            try:
+                paper_row(table, place)
+            except ValueError as error:
+                raise ValueError(f"{name}: arm {arm.name}: rows.{where}: {error}") from error
 
 
 def _scale(file: StudyFile, overrides: Sequence[str]) -> tuple[Scale, list[str]]:

@@ -110,12 +110,12 @@ def score_against_kl(points: Sequence[Point]) -> Figure | None:
     with rc_context(STYLE):
         columns = min(len(benchmarks), 2)
         rows = math.ceil(len(benchmarks) / columns)
-        figure = _figure(8.2 if columns == 1 else 11, 4.6 * rows + 0.4)
+        figure = new_figure(8.2 if columns == 1 else 11, 4.6 * rows + 0.4)
         for number, benchmark in enumerate(benchmarks):
             axes = figure.add_subplot(rows, columns, number + 1)
             _policies(axes, [point for point in points if benchmark in point.scores], benchmark)
         present = {point.role for point in points}
-        handles = [_handle(role, color, marker) for role, (color, marker) in LOOK.items() if role in present]
+        handles = [handle(role, color, marker) for role, (color, marker) in LOOK.items() if role in present]
         handles.append(Line2D([], [], color=FRONT, linestyle=(0, (5, 2)), linewidth=1.2, label="Pareto front: most score for its KL"))
         if present - {"base"}:
             handles.append(Line2D([], [], color=STUDENT, linewidth=1.2, label="start to student"))
@@ -125,7 +125,7 @@ def score_against_kl(points: Sequence[Point]) -> Figure | None:
 
 
 def _policies(axes: Axes, points: Sequence[Point], benchmark: str) -> None:
-    _kl_axis(axes, [point.kl for point in points])
+    kl_axis(axes, [point.kl for point in points])
     place = {point.name: (point.kl, 100 * point.scores[benchmark].avg) for point in points}
     student_of = {point.iteration: point.name for point in points if point.role == "student"}
     front = pareto_front(place.values())
@@ -150,7 +150,7 @@ def _policies(axes: Axes, points: Sequence[Point], benchmark: str) -> None:
     axes.set_ylabel(f"AVG@{score.k} on {score.problems} problems, %  (95 % interval)")
 
 
-def _kl_axis(axes: Axes, values: Sequence[float]) -> None:
+def kl_axis(axes: Axes, values: Sequence[float]) -> None:
     """Linear, or logarithmic above a threshold when a far policy would press all others against the axis."""
     positive = sorted(value for value in values if value > 0)
     label = "KL(policy || base), nats per token"
@@ -166,7 +166,8 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], col
     axes.annotate("", xy=end, xytext=start, arrowprops=style, zorder=2)
 
 
-def _handle(label: str, color: str, marker: str) -> Line2D:
+def handle(label: str, color: str, marker: str) -> Line2D:
+    """A marker with its name, for a legend."""
     return Line2D([], [], color=color, marker=marker, linestyle="", markersize=7.5, label=label)
 
 
@@ -182,11 +183,14 @@ PANELS: tuple[tuple[str, str, Curves], ...] = (
     ("Ratio θ / old per token", "ratio", (("ratio_max", "largest", "--"), ("ratio_mean", "mean", "-"), ("ratio_min", "smallest", ":"))),
     ("Tokens clipped", "% of tokens", (("clip_fraction", "", "-"),)),
     ("Gradient norm before clipping", "L2 norm", (("grad_norm", "", "-"),)),
+    ("Right responses among fresh samples", "% of responses", (("reward_mean", "", "-"),)),
+    ("KL(θ || start) on fresh samples", "nats per token (k1)", (("kl_theta_start", "", "-"),)),
+    ("Length of fresh samples", "tokens per response", (("length_mean", "", "-"),)),
 )
 """Title, unit, and the lines of a panel: key in the record, label, dash."""
 SPREAD = {"ratio_max", "grad_norm"}
 """Drawn on a logarithmic scale where their values are far apart."""
-PERCENT = {"clip_fraction"}
+PERCENT = {"clip_fraction", "reward_mean"}
 
 
 def training_curves(runs: Sequence[Run]) -> Figure | None:
@@ -199,7 +203,7 @@ def training_curves(runs: Sequence[Run]) -> Figure | None:
     columns = min(3, count)
     rows = math.ceil(count / columns)
     with rc_context(STYLE):
-        figure = _figure(3.9 * columns, 2.55 * rows + 0.35)
+        figure = new_figure(3.9 * columns, 2.55 * rows + 0.35)
         for number, (title, unit, lines) in enumerate(panels, 1):
             _panel(figure.add_subplot(rows, columns, number), runs, title, unit, lines)
         if trail:
@@ -236,7 +240,8 @@ def _trail(axes: Axes, runs: Sequence[Run]) -> None:
         axes.plot(steps, [100 * run.validation[step] for step in steps], "-o", color=color, markersize=4.5)
         if run.chosen is not None and run.chosen in run.validation:
             axes.plot([run.chosen], [100 * run.validation[run.chosen]], marker="*", markersize=14, color=color, markeredgecolor="white")
-    axes.legend(handles=[_handle("chosen", GREY, "*")], fontsize=8, loc="best")
+    if any(run.chosen in run.validation for run in runs):
+        axes.legend(handles=[handle("chosen", GREY, "*")], fontsize=8, loc="best")
     _by_step(axes, "Validation score of kept steps", "%")
     axes.margins(x=0.08, y=0.15)
     if len(kept := sorted({step for run in runs for step in run.validation})) <= 8:
@@ -271,10 +276,9 @@ def time_by_phase(seconds: Mapping[str, Mapping[str, float]]) -> Figure | None:
     phases = list(dict.fromkeys(phase for spent in seconds.values() for phase in spent))
     if not phases:
         return None
-    longest = max(sum(spent.values()) for spent in seconds.values())
-    unit, size = ("hours", 3600.0) if longest > 7200 else ("minutes", 60.0) if longest > 180 else ("seconds", 1.0)
+    unit, size = time_unit(max(sum(spent.values()) for spent in seconds.values()))
     with rc_context(STYLE):
-        figure = _figure(9, 1.3 + 0.42 * len(seconds))
+        figure = new_figure(9, 1.3 + 0.42 * len(seconds))
         axes = figure.add_subplot()
         names, left = list(seconds), [0.0] * len(seconds)
         for number, phase in enumerate(phases):
@@ -292,7 +296,13 @@ def time_by_phase(seconds: Mapping[str, Mapping[str, float]]) -> Figure | None:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def time_unit(longest: float) -> tuple[str, float]:
+    """What to show times in, by the longest of them, and how many seconds that is."""
+    return ("hours", 3600.0) if longest > 7200 else ("minutes", 60.0) if longest > 180 else ("seconds", 1.0)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, its layout constrained."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)

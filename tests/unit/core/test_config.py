@@ -215,7 +215,7 @@ def test_other_sides_are_refused(side):
 
 @pytest.mark.parametrize("side", ["theta", "student", "old@3", "live@2", "oldx", "unlearned@10"])
 def test_a_side_that_no_run_stands_for_is_refused_by_the_campaign(side):
-    with pytest.raises(ValueError, match="distill.S1"):
+    with pytest.raises(ValueError, match=r"distill\.S1"):
         load_recipe("tiny", [f"distill.S1=[{{signal: {{numerator: {side}, denominator: none}}}}]"])
 
 

@@ -9,6 +9,7 @@ from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, SAPO, SFT, VESPO, Distill, OptimizerConfig, Reinforce
 from erpd_core.losses import policy_loss
 from erpd_core.optimize import make_optimizer, optimize, score
+from erpd_core.signals import FixedSignal
 
 from .helpers import BigramPolicy, loss_inputs, naive_scores, random_batch, totals_of
 
@@ -33,7 +34,7 @@ class Run:
                 self.optimizer,
                 batch,
                 old,
-                signal,
+                FixedSignal(signal),
                 loss,
                 steps=steps,
                 minibatch=minibatch,

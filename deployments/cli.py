@@ -72,17 +72,24 @@ def _only_json(wanted: bool) -> Iterator[Callable[[str], object]]:
 
 @app.command()
 def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
-    """Run a campaign in the foreground, or go on with one that was interrupted."""
+    """Run a campaign or a study in the foreground, or go on with one that was interrupted. Studies take `--set scale=tiny|smollm2|paper`."""
     from flows.recipes import load_recipe
+    from flows.studies import is_study, load_study
 
     with _checking():
-        config = load_recipe(recipe, set_ or ())
+        study = load_study(recipe, set_ or ()) if is_study(recipe) else None
+        config = None if study else load_recipe(recipe, set_ or ())
     with _only_json(as_json) as out:
         prepare()
-        from deployments.run import run_in_foreground
+        from deployments.run import run_in_foreground, run_study_in_foreground
 
+        console = Console(stderr=as_json)
         try:
-            result = run_in_foreground(config, recipe, Console(stderr=as_json), checking=_checking)
+            if study:
+                result = run_study_in_foreground(study, console, checking=_checking)
+            else:
+                assert config is not None
+                result = run_in_foreground(config, recipe, console, checking=_checking)
         except BadInput:
             raise
         except KeyboardInterrupt:
@@ -107,22 +114,23 @@ def _explain_failure(error: Exception) -> None:
 @app.command()
 def recipes() -> None:
     """List the recipes, one line each."""
-    from flows.recipes import load_recipe, recipe_names
+    from flows.recipes import read_tree, recipe_names, recipe_path
 
     for name in recipe_names():
-        print(f"{name:<16} {load_recipe(name).description}")
+        print(f"{name:<16} {read_tree(recipe_path(name))['description']}")
 
 
 @app.command()
 def show(recipe: str, set_: Set = None) -> None:
-    """Print a recipe as the one complete, frozen config it resolves to."""
+    """Print a recipe as the one complete, frozen config it resolves to; of a study, every arm's."""
     import yaml
 
     from flows.recipes import load_recipe
+    from flows.studies import is_study, load_study
 
     with _checking():
-        config = load_recipe(recipe, set_ or ())
-    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120), end="")
+        shown = load_study(recipe, set_ or ()) if is_study(recipe) else load_recipe(recipe, set_ or ())
+    print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False, width=120), end="")
 
 
 @app.command("eval")
@@ -170,14 +178,23 @@ def grade(source: Path, target: Path) -> None:
     print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
 
 
+Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns.")]
+
+
 @app.command()
-def report(campaign: str) -> None:
-    """Write the HTML report of a campaign (id or name) and print its table."""
+def report(campaigns: Campaigns) -> None:
+    """Write the HTML report of a campaign or a study and print its table; of several campaigns, the page of their score against KL."""
     prepare()
-    from deployments.run import report_campaign
+    from deployments.run import report_campaign, report_efficiency, report_study
+    from flows.study_files import remembered
 
     with _checking():
-        path = report_campaign(campaign, Console())
+        if len(campaigns) > 1:
+            path = report_efficiency(campaigns)
+        elif found := remembered(campaigns[0]):
+            path = report_study(*found, Console())
+        else:
+            path = report_campaign(campaigns[0], Console())
     print(path)
 
 

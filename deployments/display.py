@@ -1,9 +1,10 @@
-"""What a person sees while a campaign runs: a bar for the stage at work, a line for each that is done. Reads the campaign's events."""
+"""What a person sees while campaigns run: a bar for the stage at work, a line for each that is done. Reads the campaigns' events."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from tasks.progress import follow
 
 
 class Display:
-    """Context manager: follows `events` from now on and shows them on `console`."""
+    """Context manager: follows the `events` (path -> heading, shown when the first one comes) from now on and shows them on `console`."""
 
-    def __init__(self, events: Path, console: Console) -> None:
-        self.events, self.console = events, console
-        self.position = events.stat().st_size if events.exists() else 0
+    def __init__(self, events: Mapping[Path, str], console: Console) -> None:
+        self.headings, self.console = dict(events), console
+        self.position = {path: path.stat().st_size if path.exists() else 0 for path in events}
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -53,9 +54,12 @@ class Display:
         self._read()
 
     def _read(self) -> None:
-        events, self.position = follow(self.events, self.position)
-        for event in events:
-            self._show(event)
+        for path, position in self.position.items():
+            events, self.position[path] = follow(path, position)
+            if events and (heading := self.headings.pop(path, "")):
+                self.say(heading, style="bold")
+            for event in events:
+                self._show(event)
 
     def _show(self, event: dict[str, Any]) -> None:
         label, status = event["label"], event.get("status")

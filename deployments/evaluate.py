@@ -35,7 +35,7 @@ def evaluate_model(
 
     events = home() / "logs" / "eval.events.jsonl"
     context = Context(Store(home() / "store"), RuntimeConfig(ray="off"), Progress(events, f"evaluate on {benchmark}"))
-    with Display(events, console):
+    with Display({events: ""}, console):
         with checking():
             settings = SamplingConfig(**sampling)
             policy = fulfil(import_policy(model_from_text(model)), context)

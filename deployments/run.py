@@ -1,12 +1,12 @@
-"""`erpd run` and `erpd report`: a campaign in the foreground, its table, and where to look."""
+"""`erpd run` and `erpd report`: a campaign or a study in the foreground, its table, and where to look."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -18,6 +18,9 @@ from tasks.home import home
 from tasks.policies import import_policy
 from tasks.runtime import check_runtime
 
+if TYPE_CHECKING:
+    from flows.studies import Study
+
 Checking = Callable[[], AbstractContextManager[None]]
 
 
@@ -26,25 +29,65 @@ def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, che
     started = time.monotonic()
     with checking():
         check_inputs(config)
-    with platform.prefect_api() as prefect_url:  # the server starts while the slow imports below run
+    with _servers(console) as ready:
         from flows.campaign import CampaignResult, campaign_id, run_campaign
         from flows.stages import events_path
-        from tasks.resources import stop_ray
 
         name = campaign_id(config)
-        console.print(f"[bold]{name}[/]  {config.description}", highlight=False)
-        console.print(f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}", style="dim", highlight=False)
-        platform.wait_for_prefect(prefect_url)
+        ready(name, config.description)
+        with Display({events_path(name): ""}, console):
+            result: CampaignResult = run_campaign(config, recipe)
+    report = report_campaign(name, console)
+    _farewell(console, report, started)
+    return contract(result, report)
+
+
+def run_study_in_foreground(study: Study, console: Console, checking: Checking) -> dict[str, Any]:
+    """Run every arm of a study; the contract's JSON object, each iteration with its `arm`, and the campaigns of the arms."""
+    started = time.monotonic()
+    with checking():
+        for arm in study.arms:
+            check_inputs(arm.config)
+    with _servers(console) as ready:
+        from flows.ablation import StudyResult, run_study, study_id
+        from flows.campaign import campaign_id
+        from flows.stages import events_path
+
+        name = study_id(study)
+        ready(name, study.description)
+        headings = {arm.name: f"{arm.name} ({number} of {len(study.arms)})" for number, arm in enumerate(study.arms, 1)}
+        arms = {events_path(campaign_id(arm.config)): headings[arm.name] for arm in study.arms}
+        with Display(arms, console):
+            result: StudyResult = run_study(study)
+    report = report_study(name, study, console)
+    _farewell(console, report, started)
+    whole = {arm: contract(one, report) for arm, one in result.arms.items()}
+    first = next(iter(whole.values()))
+    iterations = [{"arm": arm, **iteration} for arm, one in whole.items() for iteration in one["iterations"]]
+    return {**first, "campaign": name, "iterations": iterations, "arms": {arm: one["campaign"] for arm, one in whole.items()}}
+
+
+@contextmanager
+def _servers(console: Console) -> Iterator[Callable[[str, str], None]]:
+    """A Prefect server for the time of a run, and Ray stopped after it. Yields what says the run's name and waits for the server."""
+    with platform.prefect_api() as prefect_url:  # the server starts while the slow imports of the caller run
+        from tasks.resources import stop_ray
+
+        def ready(name: str, description: str) -> None:
+            console.print(f"[bold]{name}[/]  {description}", highlight=False)
+            console.print(f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}", style="dim", highlight=False)
+            platform.wait_for_prefect(prefect_url)
+
         try:
-            with Display(events_path(name), console):
-                result: CampaignResult = run_campaign(config, recipe)
+            yield ready
         finally:
             stop_ray()
-    report = report_campaign(name, console)
+
+
+def _farewell(console: Console, report: Path, started: float) -> None:
     console.print(f"\nReport   {report}", highlight=False)
     console.print("Browse   erpd up   (Prefect's runs and MLflow's charts)", highlight=False)
     console.print(f"took {elapsed(started)}", style="dim", highlight=False)
-    return contract(result, report)
 
 
 def check_inputs(config: CampaignConfig) -> None:
@@ -83,3 +126,27 @@ def report_campaign(campaign: str, console: Console) -> Path:
     path = write_report(registry, Store(home() / "store"), found.id, reports_path(found.id))
     console.print(rich_table(table_rows(registry, found.id)))
     return path
+
+
+def report_study(name: str, study: Study, console: Console) -> Path:
+    """Print a study's table and write its report; the path of the HTML file."""
+    from rich.markdown import Markdown
+
+    from flows.ablation import known_arms, write_report_of
+    from flows.comparison import entries, study_markdown
+    from flows.stages import open_registry
+    from tasks.store import Store
+
+    path = write_report_of(name, study, Store(home() / "store"))
+    console.print(Markdown(study_markdown(entries(open_registry(), known_arms(study), study))))
+    return path
+
+
+def report_efficiency(campaigns: list[str]) -> Path:
+    """Write the KL-efficiency page of several campaigns; its path. Raises LookupError for one that is not known."""
+    from flows.stages import open_registry, reports_path
+    from flows.study_report import write_efficiency_page
+
+    registry = open_registry()
+    found = {name: registry.campaign(name).id for name in campaigns}
+    return write_efficiency_page(registry, found, reports_path("efficiency"))

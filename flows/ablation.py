@@ -10,15 +10,14 @@ from prefect.artifacts import create_markdown_artifact
 
 from erpd_core.refs import Frozen
 from flows.campaign import CampaignResult, campaign, campaign_id
-from flows.comparison import entries
-from flows.stages import open_registry, reports_path
+from flows.comparison import entries, study_markdown
+from flows.stages import open_registry, open_tracker, reports_path
 from flows.studies import Study
-from flows.study_report import study_markdown, write_study_report
+from flows.study_files import remember
+from flows.study_report import write_efficiency_page, write_study_report
 from tasks.resources import task_runner
-from tasks.store import Store, identity, write_atomically
+from tasks.store import Store, identity
 from tasks.verbs import open_store
-
-STUDY = "study.json"
 
 
 class StudyResult(Frozen):
@@ -61,40 +60,29 @@ def ablation(study: Study) -> StudyResult:
 
 
 def publish_study(name: str, study: Study) -> Path:
-    """Write the study's report as it stands, and show its table on the Prefect run."""
-    path = report_study(name, study, open_store())
-    known = {arm.name: campaign_id(arm.config) for arm in study.arms if _started(campaign_id(arm.config))}
+    """Write the study's report as it stands, attach it to MLflow, and show its table on the Prefect run."""
+    path = write_report_of(name, study, open_store())
+    tracker = open_tracker()
+    run = tracker.campaign_run(name, name, {"scale": study.scale}, {"recipe": study.name, "kind": "study"})
+    tracker.log_artifact(run, path.parent, "report")
+    tracker.finish(run)
+    table = study_markdown(entries(open_registry(), known_arms(study), study))
     create_markdown_artifact(
         key="study-report",
-        markdown=f"{study.description}\n\n{study_markdown(entries(open_registry(), known, study))}\n\nThe whole report: `{path}`",
+        markdown=f"{study.description}\n\n{table}\n\nThe whole report: `{path}`",
         description=f"{name}: every arm beside the paper's numbers",
     )
     return path
 
 
-def report_study(name: str, study: Study, store: Store) -> Path:
-    """Write `report.html` and its pictures; the path of the page."""
-    registry = open_registry()
-    campaigns = {arm.name: campaign_id(arm.config) for arm in study.arms}
-    return write_study_report(registry, store, study, campaigns, reports_path(name))
+def write_report_of(name: str, study: Study, store: Store) -> Path:
+    """Write `report.html`, its pictures and the KL-efficiency page; the path of the report."""
+    registry, folder = open_registry(), reports_path(name)
+    write_efficiency_page(registry, known_arms(study), folder)
+    return write_study_report(registry, store, study, known_arms(study), folder)
 
 
-def remember(name: str, study: Study) -> None:
-    """Keep what the study asked, so that its report can be written again."""
-    write_atomically(reports_path(name) / STUDY, lambda path: path.write_text(study.model_dump_json(indent=1)))
-
-
-def remembered(name: str) -> Study:
-    """Raises LookupError for a study that was never run here."""
-    path = reports_path(name) / STUDY
-    if not path.is_file():
-        raise LookupError(f"there is no study {name!r} in this ERPD_HOME")
-    return Study.model_validate_json(path.read_text())
-
-
-def _started(campaign: str) -> bool:
-    try:
-        open_registry().campaign(campaign)
-    except LookupError:
-        return False
-    return True
+def known_arms(study: Study) -> dict[str, str]:
+    """The campaigns of the arms that have begun."""
+    begun = {campaign.id for campaign in open_registry().campaigns()}
+    return {arm.name: one for arm in study.arms if (one := campaign_id(arm.config)) in begun}

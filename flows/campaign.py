@@ -10,9 +10,10 @@ from prefect import flow
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, Frozen, PolicyRef, ProblemsRef, RolloutRef
-from flows.iteration import IterationResult, Known, iteration, seed_for
+from flows.iteration import IterationResult, iteration
 from flows.publish import publish
 from flows.stages import Desk, open_registry, open_tracker
+from flows.steps import Known, seed_for
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
 from tasks.policies import import_policy

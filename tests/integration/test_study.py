@@ -35,7 +35,9 @@ scales:
   tiny: {runtime: {ray: "off", cpus: 1}}
 arms:
   - {name: e8-un3, rows: {base: base, 1.student: e70-un10}, set: {distill: {S2: [{signal: {numerator: weak, denominator: unlearned}}]}}}
-  - {name: e8-curr, rows: {1.student: e10-curr}, set: {distill: {S2: [{signal: {numerator: weak, denominator: old}}]}}}
+  - name: e8-curr
+    rows: {1.student: e10-curr}
+    set: {distill: {select: validation, keep: [1], kl_budget: 1.0e-9, S2: [{signal: {numerator: weak, denominator: old}}]}}
   - name: ensemble
     set:
       runs: {recovered: {init: unlearned, loss: {kind: ce, beta: 0.05}, minibatch: 64, steps: 4}}
@@ -100,6 +102,13 @@ def test_the_offline_iteration_starts_from_the_online_policy(study: Campaign):
 def test_of_alternatives_validation_chose_one_and_said_why(study: Campaign):
     said = [event["label"] for event in events(study.home) if event.get("status") == "said"]
     assert any("chose the student of step" in line for line in said)
+
+
+def test_no_step_within_the_kl_budget_leaves_the_first(study: Campaign):
+    curr = next(one for one in study.result["iterations"] if one["arm"] == "e8-curr")
+    said = [event["label"] for event in events(study.home, study.result["arms"]["e8-curr"]) if event.get("status") == "said"]
+    assert "1: chose the student of step 1" in said
+    assert curr["student"]["kl_old"] > 1e-9
 
 
 def test_the_page_sets_ours_beside_the_papers(study: Campaign):

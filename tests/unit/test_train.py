@@ -60,6 +60,18 @@ def student(world: World, teacher: TrainingRef) -> TrainingRef:
     return fulfil(student_stage(world, teacher.last), world.context)
 
 
+def test_a_distillation_stops_where_its_kl_does(world: World, teacher: TrainingRef):
+    """Eq. 7's radius: the first step whose minibatch is so far from old is the last, and it is kept."""
+    free = student_stage(world, teacher.last, steps=6)
+    whole = load_records(world.store, fulfil(free, world.context))
+    limit = whole[3]["kl_old_theta_on_old_batch"]
+    assert all(record["kl_old_theta_on_old_batch"] < limit for record in whole[:3]), "the seed gives a KL that grows"
+    stopped = fulfil(free.model_copy(update={"kl_stop": limit}), world.context)
+    assert [policy.step for policy in stopped.trail] == [4]
+    assert load_records(world.store, stopped) == whole[:4]
+    assert stopped.last.id != fulfil(free, world.context).last.id
+
+
 def report(world: World, policy: PolicyRef, problems: ProblemsRef) -> EvalReport:
     stage = EvaluatePolicy(policy=policy, old=world.base, base=world.base, benchmarks={"validation": problems}, sampling=SAMPLING, seed=11)
     return fulfil(stage, world.context)

@@ -1,0 +1,56 @@
+"""Fig. 7 and Fig. 10 as data: by hand on a few tokens, and as a stage on a real batch."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers import World
+
+from erpd_core.config import TrainConfig
+from tasks.measure import BINS, EDGES, FILE, MeasureSignal, by_deviation, by_outcome
+from tasks.score import ScoreRollouts
+from tasks.stage import fulfil
+from tasks.train import TrainTeacher
+
+
+def test_a_student_that_moved_half_as_far_has_ratio_a_half_everywhere():
+    teacher = torch.linspace(-3, 3, 200)
+    rows = by_deviation(teacher, teacher / 2)
+    assert len(rows) == BINS
+    assert [row["ratio"] for row in rows] == pytest.approx([0.5] * BINS)
+    assert [row["teacher"] for row in rows] == sorted(row["teacher"] for row in rows)
+    assert sum(row["tokens"] for row in rows) == 200
+
+
+def test_signs_do_not_matter_and_tokens_the_teacher_left_alone_are_left_out():
+    teacher = torch.tensor([0.0] * 100 + [2.0] * 50 + [-2.0] * 50)
+    student = torch.tensor([5.0] * 100 + [-1.0] * 100)
+    rows = by_deviation(teacher, student)
+    assert sum(row["tokens"] for row in rows) == 100
+    assert all(row["teacher"] == 2.0 and row["ratio"] == 0.5 for row in rows)
+
+
+def test_log_ratios_are_counted_by_outcome_and_outliers_in_the_outer_bins():
+    low, high, bins = EDGES
+    ratio, positive = torch.tensor([0.1, 0.1, -100.0, 100.0]), torch.tensor([True, True, True, False])
+    found = by_outcome(ratio, positive)
+    assert sum(found["positive"]["counts"]) == 3 and found["positive"]["counts"][0] == 1
+    assert found["negative"]["counts"][-1] == 1 and len(found["negative"]["counts"]) == bins
+    assert found["positive"]["edges"] == [low, high]
+    assert "negative" not in by_outcome(ratio, torch.ones(4, dtype=torch.bool))
+
+
+def test_the_stage_measures_columns_of_one_batch(world: World):
+    config = TrainConfig(minibatch=64, steps=3, optimizer={"lr": 1e-4})
+    teacher = fulfil(
+        TrainTeacher(init=world.base, rollouts=world.rollouts, old=world.old, role="teacher", seed=3, config=config), world.context
+    ).last
+    column = fulfil(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
+    stage = MeasureSignal(rollouts=world.rollouts, old=world.old, teacher=column, student=column)
+    found = json.loads((world.store.path(fulfil(stage, world.context).id) / FILE).read_text())
+    assert {row["ratio"] for row in found["deviation"]} == {1.0}
+    assert found["teacher"] == found["student"]
+    tokens = sum(one["tokens"] for one in found["teacher"].values())
+    assert tokens == world.rollouts.tokens == sum(sum(one["counts"]) for one in found["teacher"].values())

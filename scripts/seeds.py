@@ -77,6 +77,8 @@ def conclusions(results: list[dict[str, Any]]) -> str:
             ratio = [one["student"]["kl_old"] / one["teacher"]["kl_old"] for one in chosen]
             lines.append(f"- {strategy} ({len(chosen)} iterations): student minus teacher, points: {spread(difference)}.")
             lines.append(f"- {strategy}: student's KL to old over its teacher's: {spread(ratio, 2)}.")
+            kept = sum(far >= -5 and share <= 0.5 for far, share in zip(difference, ratio, strict=True))
+            lines.append(f"- {strategy}: {kept} of {len(chosen)} students within 5 points of their teacher, or above it, at no more than half its KL.")
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from helpers import erpd, no_process_left
 from erpd_core.config import CampaignConfig
 from erpd_core.scoring import avg_at_k
 from flows.recipes import load_recipe, recipe_names
+from flows.studies import is_study, load_study
 from tasks.policies import ASSETS
 from tasks.rollouts import outcomes
 from tasks.store import Store
@@ -149,7 +150,9 @@ def test_recipes_lists_each_with_its_description(home: Path):
     assert done.returncode == 0
     told = done.stdout.splitlines()
     assert [line.split()[0] for line in told] == recipe_names()
-    assert all(load_recipe(line.split()[0]).description in line for line in told)
+    for line in told:
+        name = line.split()[0]
+        assert (load_study(name) if is_study(name) else load_recipe(name)).description in line
 
 
 def test_show_prints_a_recipe_that_reads_back(home: Path, tmp_path: Path):

@@ -21,6 +21,7 @@ from erpd_core.batch import minibatches
 from erpd_core.config import GRPO, MSE, FileProblems, OnlineConfig, OptimizerConfig, SamplingConfig, TinyProblems
 from erpd_core.optimize import Record, make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, TrainingRef
+from erpd_core.signals import FixedSignal
 from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems, load_problems
 from tasks.engines import Engine, Sample, open_engine
@@ -170,7 +171,7 @@ def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_wors
     assert lp_N.equal(score(load_policy(folder, runtime), batch, 4096)[0]), "sampling leaves the trainer's forward as it was"
     advantage_N = group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
     updates = optimize(
-        policy, make_optimizer(policy, FAST), batch, lp_N, advantage_N, GRPO(),
+        policy, make_optimizer(policy, FAST), batch, lp_N, FixedSignal(advantage_N), GRPO(),
         steps=3, minibatch=128, seed=1, max_grad_norm=1.0, token_budget=4096,
     )  # fmt: skip
     assert len(list(updates)) == 3

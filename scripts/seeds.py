@@ -78,9 +78,8 @@ def conclusions(results: list[dict[str, Any]]) -> str:
             lines.append(f"- {strategy} ({len(chosen)} iterations): student minus teacher, points: {spread(difference)}.")
             lines.append(f"- {strategy}: student's KL to old over its teacher's: {spread(ratio, 2)}.")
             kept = sum(far >= -5 and share <= 0.5 for far, share in zip(difference, ratio, strict=True))
-            lines.append(
-                f"- {strategy}: {kept} of {len(chosen)} students within 5 points of their teacher, or above it, at no more than half its KL."
-            )
+            within = "within 5 points of their teacher, or above it, at no more than half its KL"
+            lines.append(f"- {strategy}: {kept} of {len(chosen)} students {within}.")
     return "\n".join(lines)
 
 

@@ -13,7 +13,10 @@ import yaml
 from pydantic import ValidationError
 
 import flows.paper
+from erpd_core.config import CampaignConfig
 from flows.paper import PaperRow, PaperTable, load_paper, load_paper_settings, paper_names
+from flows.recipes import load_recipe, recipe_names
+from flows.studies import is_study, load_study
 
 ROOT = Path(__file__).parents[2]
 TABLES = [f"table{number}" for number in range(1, 13)]
@@ -255,3 +258,31 @@ def test_a_table_is_frozen() -> None:
     table: PaperTable = load_paper("table1")
     with pytest.raises(ValidationError):
         table.title = "mine"  # type: ignore[misc]
+
+
+# ------------------------------------------------------------------------------------------------- recipes at the paper's scale
+
+
+def at_scale() -> list[tuple[str, CampaignConfig]]:
+    """The recipe of the paper's scale, and every arm of every study at it."""
+    arms = [arm for name in recipe_names() if is_study(name) for arm in load_study(name, ["scale=paper"]).arms]
+    return [("paper", load_recipe("paper")), *((arm.config.name, arm.config) for arm in arms)]
+
+
+@pytest.mark.parametrize(("name", "config"), at_scale())
+def test_recipes_at_the_papers_scale_say_what_the_paper_says(name: str, config: CampaignConfig) -> None:
+    settings = load_paper_settings()
+    model = next(one for one in settings.models.values() if one.id == getattr(config.model, "id", None))
+    assert (config.sampling.samples, config.sampling.temperature) == (model.sampling.samples, model.sampling.temperature)
+    assert config.sampling.max_new_tokens == model.sampling.max_new_tokens
+    for sampling in (config.evaluation.sampling, config.evaluation.validation_sampling):
+        assert (sampling.temperature, sampling.top_p) == (model.evaluation.temperature, model.evaluation.top_p)
+        assert sampling.max_new_tokens == model.evaluation.max_new_tokens
+    known = {one.id: (one, key) for key, one in settings.benchmarks.items()}
+    for slug, source in config.evaluation.benchmarks.items():
+        benchmark, key = known[source.id]  # type: ignore[union-attr]
+        assert slug.replace("-", " ") == key and source.split == benchmark.split  # type: ignore[union-attr]
+        assert config.evaluation.samples.get(slug, config.evaluation.sampling.samples) == benchmark.samples
+    assert config.evaluation.validation.id == next(one.id for one in settings.benchmarks.values() if one.validation)  # type: ignore[union-attr]
+    for source in (config.prompts, config.evaluation.validation, *config.evaluation.benchmarks.values()):
+        assert r"\boxed{}" in source.template and "{{" not in source.template

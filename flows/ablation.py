@@ -53,26 +53,30 @@ def ablation(study: Study) -> StudyResult:
             results[arm.name] = run(arm.config, study.name)
         except Exception as error:
             failed[arm.name] = error
-        publish_study(name, study)
+        show_table(study, name)
+    publish_study(name, study)
     if failed:
         raise RuntimeError(f"arms failed: {'; '.join(f'{arm}: {error}' for arm, error in failed.items())}")
     return StudyResult(study=name, arms=results)
 
 
-def publish_study(name: str, study: Study) -> Path:
-    """Write the study's report as it stands, attach it to MLflow, and show its table on the Prefect run."""
+def publish_study(name: str, study: Study) -> None:
+    """Write the study's report, failed arms and all, and attach it to MLflow."""
     path = write_report_of(name, study, open_store())
     tracker = open_tracker()
     run = tracker.campaign_run(name, name, {"scale": study.scale}, {"recipe": study.name, "kind": "study"})
     tracker.log_artifact(run, path.parent, "report")
     tracker.finish(run)
+
+
+def show_table(study: Study, name: str) -> None:
+    """The table as it stands, as an artifact of the Prefect run."""
     table = study_markdown(entries(open_registry(), known_arms(study), study))
     create_markdown_artifact(
         key="study-report",
-        markdown=f"{study.description}\n\n{table}\n\nThe whole report: `{path}`",
+        markdown=f"{study.description}\n\n{table}\n\nThe whole report, at the end: `{reports_path(name) / 'report.html'}`",
         description=f"{name}: every arm beside the paper's numbers",
     )
-    return path
 
 
 def write_report_of(name: str, study: Study, store: Store) -> Path:

@@ -103,7 +103,8 @@ class Campaign:
             if result is None:
                 break
             results.append(result)
-            publish(self.desk)
+            if index < self.config.iterations:  # the last one is published at the end
+                publish(self.desk)
             known = known.model_copy(
                 update={
                     "start": result.student_policy,

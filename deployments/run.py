@@ -37,7 +37,7 @@ def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, che
         ready(name, config.description)
         with Display({events_path(name): ""}, console):
             result: CampaignResult = run_campaign(config, recipe)
-    report = report_campaign(name, console)
+    report = show_campaign(name, console)
     _farewell(console, report, started)
     return contract(result, report)
 
@@ -59,7 +59,7 @@ def run_study_in_foreground(study: Study, console: Console, checking: Checking) 
         arms = {events_path(campaign_id(arm.config)): headings[arm.name] for arm in study.arms}
         with Display(arms, console):
             result: StudyResult = run_study(study)
-    report = report_study(name, study, console)
+    report = show_study(name, study, console)
     _farewell(console, report, started)
     whole = {arm: contract(one, report) for arm, one in result.arms.items()}
     first = next(iter(whole.values()))
@@ -116,30 +116,45 @@ def contract(result: Any, report: Path) -> dict[str, Any]:
 
 
 def report_campaign(campaign: str, console: Console) -> Path:
-    """Print a campaign's table and write its report; the path of the HTML file. Raises LookupError for a campaign that is not known."""
-    from flows.report import rich_table, table_rows, write_report
+    """Write a campaign's report and print its table; the path of the HTML file. Raises LookupError for a campaign that is not known."""
+    from flows.report import write_report
     from flows.stages import open_registry, reports_path
     from tasks.store import Store
 
     registry = open_registry()
-    found = registry.campaign(campaign)
-    path = write_report(registry, Store(home() / "store"), found.id, reports_path(found.id))
-    console.print(rich_table(table_rows(registry, found.id)))
-    return path
+    found = registry.campaign(campaign).id
+    write_report(registry, Store(home() / "store"), found, reports_path(found))
+    return show_campaign(found, console)
+
+
+def show_campaign(campaign: str, console: Console) -> Path:
+    """Print the table of a campaign whose report is written; the path of that."""
+    from flows.results import rich_table, table_rows
+    from flows.stages import open_registry, reports_path
+
+    console.print(rich_table(table_rows(open_registry(), campaign)))
+    return reports_path(campaign) / "report.html"
 
 
 def report_study(name: str, study: Study, console: Console) -> Path:
-    """Print a study's table and write its report; the path of the HTML file."""
-    from rich.markdown import Markdown
-
-    from flows.ablation import known_arms, write_report_of
-    from flows.comparison import entries, study_markdown
-    from flows.stages import open_registry
+    """Write a study's report and print its table; the path of the HTML file."""
+    from flows.ablation import write_report_of
     from tasks.store import Store
 
-    path = write_report_of(name, study, Store(home() / "store"))
+    write_report_of(name, study, Store(home() / "store"))
+    return show_study(name, study, console)
+
+
+def show_study(name: str, study: Study, console: Console) -> Path:
+    """Print the table of a study whose report is written; the path of that."""
+    from rich.markdown import Markdown
+
+    from flows.ablation import known_arms
+    from flows.comparison import entries, study_markdown
+    from flows.stages import open_registry, reports_path
+
     console.print(Markdown(study_markdown(entries(open_registry(), known_arms(study), study))))
-    return path
+    return reports_path(name) / "report.html"
 
 
 def report_efficiency(campaigns: list[str]) -> Path:
@@ -147,6 +162,4 @@ def report_efficiency(campaigns: list[str]) -> Path:
     from flows.stages import open_registry, reports_path
     from flows.study_report import write_efficiency_page
 
-    registry = open_registry()
-    found = {name: registry.campaign(name).id for name in campaigns}
-    return write_efficiency_page(registry, found, reports_path("efficiency"))
+    return write_efficiency_page(open_registry(), {name: name for name in campaigns}, reports_path("efficiency"))

@@ -19,14 +19,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import Score
 from flows.recipes import load_recipe
-from flows.results import Row, benchmarks_of, interval, nats, percent, points, rich_table, start_of, step_of, summary, table_rows
+from flows.results import Row, benchmarks_of, interval, nats, percent, points, start_of, step_of, summary, table_rows
 from tasks.registry import Attached, Campaign, Iteration, Registry
 from tasks.store import Store, write_atomically
 
 if TYPE_CHECKING:  # slow to import
     from tasks.figures import Run
-
-__all__ = ["rich_table", "summary", "table_rows", "write_report"]
 
 PNGS = ("score_vs_kl.png", "teacher.png", "unlearned.png", "student.png", "time.png")
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import yaml
 
-from flows.comparison import Entry, entries, gain_words, per_nat_words, signal_of, signed, study_markdown
+from flows.comparison import Entry, entries, gain_words, per_nat_words, signal_of, signed
 from flows.paper import PaperTable, load_paper
 from flows.report import write_page
 from flows.results import benchmarks_of
@@ -24,8 +24,6 @@ from flows.studies import Arm, Picture, Study
 from flows.study_pictures import draw, placed
 from tasks.registry import Campaign, Registry
 from tasks.store import Store
-
-__all__ = ["study_command", "study_markdown", "write_efficiency_page", "write_study_report"]
 
 CAPTIONS: dict[Picture, tuple[str, str]] = {
     "gains": (

@@ -19,7 +19,7 @@ HEAD = """# The paper's tables and figures at `scale={scale}`
 
 Made by `python -m scripts.tables --scale {scale}{names}`. One seed each. Scores in % with their 95 % interval; gains in points over the
 base; KL and entropy in nats per token. The paper's numbers are for other models and problems: what can be compared are signs and orders,
-and no row here is tuned for it. The claims, over seeds, are a study of their own.
+and no row here is tuned for it. With one seed each, no claim rests on a row.
 
 """
 

@@ -198,7 +198,8 @@ class DistillStudent(_OffPolicy):
 def _arithmetic(signal: SidedSignal) -> dict[str, Any]:
     live = {"denominator": "live"} if signal.spec.denominator == "live" else {}
     weight = {} if signal.weight == 1.0 else {"weight": signal.weight}
-    return signal.spec.model_dump(mode="json", exclude={"numerator", "denominator"}) | live | weight
+    clip = {} if signal.spec.clip is None else {"clip": f"{signal.spec.clip} deviations"}  # an earlier version cut in nats
+    return signal.spec.model_dump(mode="json", exclude={"numerator", "denominator"}) | live | weight | clip
 
 
 def _column(store: Store, ref: LogprobRef | None) -> Tensor | None:

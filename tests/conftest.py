@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from helpers import Campaign, World
+    from study_lab import Lab
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,6 +52,27 @@ def short_home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def study_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A registry and a store for a study that a test writes itself."""
+    from study_lab import Lab
+
+    lab = Lab(tmp_path)
+    yield lab
+    lab.registry.close()
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A study with its report; tests read it and change nothing."""
+    from study_lab import Lab, study_of
+
+    lab = Lab(tmp_path_factory.mktemp("study")).run()
+    lab.write(study_of())
+    yield lab
+    lab.registry.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from typing import Self
 from pydantic import Field, PositiveInt, model_validator
 
 from erpd_core.config.losses import GRPO, TeacherLoss
+from erpd_core.config.optimizer import OptimizerConfig
 from erpd_core.config.sampling import SamplingConfig
-from erpd_core.config.training import OptimizerConfig, TrailConfig
+from erpd_core.config.trail import TrailConfig
 
 
 class OnlineConfig(TrailConfig):

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from erpd_core.config.common import Config
 from erpd_core.config.losses import MSE, SAPO, TeacherLoss
 from erpd_core.config.optimizer import OptimizerConfig
-
-
-class TrailConfig(Config):
-    """A training of so many steps that keeps some of its policies."""
-
-    steps: PositiveInt
-    keep: tuple[PositiveInt, ...] = ()
-    """Steps whose policy is kept, besides the last one."""
-
-    @field_validator("keep")
-    @classmethod
-    def _sorted(cls, keep: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(keep)))
-
-    @model_validator(mode="after")
-    def _keep_within_steps(self) -> Self:
-        if self.keep and self.keep[-1] > self.steps:
-            raise ValueError(f"keep: step {self.keep[-1]} lies beyond the last step {self.steps}; lower it or raise steps")
-        return self
-
-    @property
-    def trail(self) -> tuple[int, ...]:
-        """Every kept step, ascending; the last is always kept."""
-        return tuple(sorted({*self.keep, self.steps}))
+from erpd_core.config.trail import TrailConfig
 
 
 class TrainConfig(TrailConfig):

@@ -1,0 +1,33 @@
+"""What every training has: steps, and those of them that are kept."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import PositiveInt, field_validator, model_validator
+
+from erpd_core.config.common import Config
+
+
+class TrailConfig(Config):
+    """A training of so many steps that keeps what some of them led to."""
+
+    steps: PositiveInt
+    keep: tuple[PositiveInt, ...] = ()
+    """Steps whose model is kept, besides the last one."""
+
+    @field_validator("keep")
+    @classmethod
+    def _sorted(cls, keep: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(keep)))
+
+    @model_validator(mode="after")
+    def _keep_within_steps(self) -> Self:
+        if self.keep and self.keep[-1] > self.steps:
+            raise ValueError(f"keep: step {self.keep[-1]} lies beyond the last step {self.steps}; lower it or raise steps")
+        return self
+
+    @property
+    def trail(self) -> tuple[int, ...]:
+        """Every kept step, ascending; the last is always kept."""
+        return tuple(sorted({*self.keep, self.steps}))

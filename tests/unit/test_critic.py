@@ -117,6 +117,7 @@ def run(store: Store, stage: TrainCritic, home: Path, die_at: int = -1, die_at_s
     return python(RUN, store.root, stage.model_dump_json(), die_at, 3, die_at_shard, home=home, PYTHONPATH=path)
 
 
+@pytest.mark.slow
 def test_a_critic_killed_in_training_and_again_in_scoring_ends_in_the_same_bits(world: World, tmp_path: Path):
     stage = critic_stage(world, steps=8, keep=(4,), minibatch=50)
     undisturbed = fulfil(stage, one_thread(world))

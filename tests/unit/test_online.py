@@ -250,6 +250,7 @@ def run(store: Store, asked: TrainOnline, die_at: int, every: int, home: Path) -
     return python(RUN, store.root, asked.model_dump_json(), die_at, every, home=home, PYTHONPATH=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["learning", "nothing to learn"])
 def test_a_killed_run_ends_in_the_same_bits(world: World, unanswerable: ProblemsRef, tmp_path: Path, kind: str):
     """The second has no optimizer state to go on from, and needs none."""

@@ -211,6 +211,7 @@ fulfil(stage, context(Store(Path(sys.argv[1])), Path(os.environ["ERPD_HOME"]) / 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rollouts", "column"])
 def test_a_killed_stage_goes_on_at_the_next_shard_and_ends_in_the_same_bytes(world: World, tmp_path: Path, kind: str):
     shutil.copytree(world.store.root, tmp_path / "store")

@@ -175,6 +175,7 @@ def run(store: Store, kind: str, stage: TrainTeacher | DistillStudent, die_at: i
     return python(RUN, store.root, kind, stage.model_dump_json(), die_at, every, home=home, PYTHONPATH=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "every", "die_at", "goes_on_from"), [("teacher", 3, 8, 6), ("student", 4, 10, 8)])
 def test_a_killed_training_ends_in_the_same_bits(
     world: World, tmp_path: Path, kind: str, every: int, die_at: int, goes_on_from: int, teacher: TrainingRef
@@ -206,6 +207,7 @@ def test_a_killed_training_ends_in_the_same_bits(
     assert not any((store.root / "partial").iterdir())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_damaged_is_not_gone_on_from(world: World, tmp_path: Path):
     stage = teacher_stage(world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=100, steps=11, keep=(5, 7)))
     undisturbed = fulfil(stage, world.context)

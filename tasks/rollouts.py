@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,8 +104,9 @@ def sample_and_grade(
 ) -> pa.Table:
     """`sampling.samples` verified responses to each problem: rows of `SCHEMA`. `tick(finished)` reports responses."""
     prompts = [engine.encode(problem.prompt) for problem in problems]
-    seeds = [seed_of(seed, problem.id, sample) for problem in problems for sample in range(sampling.samples)]
-    samples = engine.sample(prompts, seeds, sampling, tick)
+    seeds = [[seed_of(seed, problem.id, sample) for sample in range(sampling.samples)] for problem in problems]
+    ready = count(1)
+    samples = engine.sample(prompts, seeds, sampling, lambda index, sample: tick(next(ready)))
     texts = [engine.decode(sample.tokens) for sample in samples]
     owner = [index for index in range(len(problems)) for _ in range(sampling.samples)]
     pairs = [(problems[index].answer, text) for index, text in zip(owner, texts, strict=True)]

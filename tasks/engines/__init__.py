@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erpd_core.config import RuntimeConfig
-from tasks.engines.base import Engine, Sample
+from tasks.engines.base import Engine, Finished, Sample
 
 if TYPE_CHECKING:
     from tasks.models import HFPolicy
 
-__all__ = ["Engine", "Sample", "check_engine", "open_engine"]
+__all__ = ["Engine", "Finished", "Sample", "check_engine", "open_engine"]
 
 
 def open_engine(folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None) -> Engine:

@@ -20,6 +20,10 @@ class Sample:
     truncated: bool
 
 
+Finished = Callable[[int, Sample], None]
+"""Told of every response as soon as it is whole: its place in the result, and the response."""
+
+
 class Engine(Protocol):
     """Samples a policy. Results depend on the prompts, the seeds and the sampling config, not on who runs it."""
 
@@ -29,9 +33,13 @@ class Engine(Protocol):
     def decode(self, tokens: Sequence[int]) -> str: ...
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
     ) -> list[Sample]:
-        """`sampling.samples` responses for each prompt, prompt-major; `seeds` has one 64-bit seed each. `tick(finished)` reports."""
+        """One response for every seed, prompt-major: prompt i is answered once for each 64-bit seed of `seeds[i]`.
+
+        `finished(index, sample)` is called once for each response as soon as it is whole, in any order; `index` is its place in the result.
+        How many are asked of a prompt is told by its seeds alone, not by `sampling.samples`: a batch that was cut off asks for the rest.
+        """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Sample from these weights (name, tensor) from now on: taken over in place, by no restart and no file."""

@@ -5,7 +5,7 @@ Every response has a random stream of its own (its seed), one uniform number per
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
-from tasks.engines.base import Sample
+from tasks.engines.base import Finished, Sample
 from tasks.models import HFPolicy, load_model, load_tokenizer, stop_tokens
 
 BLOCK = 128
@@ -48,22 +48,22 @@ class TransformersEngine:
                 own[name].copy_(weight)
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
     ) -> list[Sample]:
         with self._ready(), torch.inference_mode():
-            return self._sample(prompts, seeds, sampling, tick)
+            return self._sample(prompts, seeds, sampling, finished)
 
     def _sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: SamplingConfig, tick: Callable[[int], None]
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
     ) -> list[Sample]:
         device = self.model.device
-        streams = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+        streams = [np.random.Generator(np.random.Philox(seed)) for of_prompt in seeds for seed in of_prompt]
         logits, cache, mask, length = self._prefill(prompts)
-        logits = logits.repeat_interleave(sampling.samples, 0)
-        mask, length = mask.repeat_interleave(sampling.samples, 0), length.repeat_interleave(sampling.samples, 0)
-        cache.batch_repeat_interleave(sampling.samples)
-        alive = torch.arange(len(seeds), device=device)
-        tokens: list[list[int]] = [[] for _ in seeds]
+        owner = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor([len(one) for one in seeds], device=device))
+        logits, mask, length = logits[owner], mask[owner], length[owner]
+        cache.batch_select_indices(owner)
+        alive = torch.arange(len(streams), device=device)
+        tokens: list[list[int]] = [[] for _ in streams]
         uniform = torch.empty(0)
         for position in range(sampling.max_new_tokens):
             if position % BLOCK == 0:
@@ -74,10 +74,11 @@ class TransformersEngine:
                 tokens[row].append(token)
             going = ~torch.isin(chosen, self.stops)
             if not bool(going.all()):
+                for row in alive[~going].tolist():
+                    finished(row, Sample(tokens[row], truncated=False))
                 keep = going.nonzero().squeeze(1)
                 alive, chosen, mask, length, uniform = (x[keep] for x in (alive, chosen, mask, length, uniform))
                 cache.batch_select_indices(keep)
-                tick(len(seeds) - len(alive))
             if len(alive) == 0 or position + 1 == sampling.max_new_tokens:
                 break
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
@@ -86,6 +87,8 @@ class TransformersEngine:
             )
             logits, length = out.logits[:, -1], length + 1
         unfinished = set(alive.tolist())
+        for row in unfinished:
+            finished(row, Sample(tokens[row], truncated=True))
         return [Sample(row, index in unfinished) for index, row in enumerate(tokens)]
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import Campaign, events, no_process_left, numbers, processes_of, run_campaign, tracked
+from helpers import Campaign, events, no_process_left, numbers, processes_of, run_campaign, tracked, wait_until
 
 from tasks.registry import Registry
 from tasks.store import Store
@@ -235,7 +235,7 @@ def test_processes_of_a_home_are_found(undisturbed: Campaign):
     from helpers import environment
 
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=environment(undisturbed.home)) as sleeper:
-        try:
-            assert sleeper.pid in [process.pid for process in processes_of(undisturbed.home)]
+        try:  # its environment can be read a moment after Popen returns: the kernel closes the start-up pipe before it fills that in
+            assert wait_until(lambda: sleeper.pid in [process.pid for process in processes_of(undisturbed.home)], 20)
         finally:
             sleeper.kill()

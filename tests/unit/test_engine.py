@@ -27,9 +27,9 @@ def engine(world: World) -> TransformersEngine:
 
 def sample(engine: TransformersEngine, prompts: list[str], config: SamplingConfig, seed: int = 0) -> dict[str, list[Sample]]:
     encoded = [engine.encode(prompt) for prompt in prompts]
-    seeds = [seed_of(seed, prompt, number) for prompt in prompts for number in range(config.samples)]
-    found = engine.sample(encoded, seeds, config, lambda finished: None)
-    assert len(found) == len(seeds)
+    seeds = [[seed_of(seed, prompt, number) for number in range(config.samples)] for prompt in prompts]
+    found = engine.sample(encoded, seeds, config, lambda index, sample: None)
+    assert len(found) == len(prompts) * config.samples
     return {prompt: found[row * config.samples : (row + 1) * config.samples] for row, prompt in enumerate(prompts)}
 
 
@@ -109,11 +109,28 @@ def test_text_holds_no_special_tokens(engine: TransformersEngine):
     assert all("<" not in engine.decode(one.tokens) and engine.decode(one.tokens) for one in row)
 
 
-def test_progress_is_told(engine: TransformersEngine):
-    told: list[int] = []
-    config = SamplingConfig(samples=2, temperature=1.0, max_new_tokens=24)
-    engine.sample([engine.encode(prompt) for prompt in PROMPTS], list(range(48)), config, told.append)
-    assert told == sorted(told) and told[-1] == 48
+def test_each_response_is_told_once_when_it_is_whole(engine: TransformersEngine):
+    told: dict[int, Sample] = {}
+
+    def finished(index: int, sample: Sample) -> None:
+        assert index not in told
+        told[index] = sample
+
+    config = SamplingConfig(samples=2, temperature=1.0, max_new_tokens=12)
+    seeds = [[2 * row, 2 * row + 1] for row in range(len(PROMPTS))]
+    found = engine.sample([engine.encode(prompt) for prompt in PROMPTS], seeds, config, finished)
+    assert [told[index] for index in range(len(found))] == found
+    assert list(told) != sorted(told), "short ones are told first"
+
+
+def test_a_prompt_is_answered_once_for_each_of_its_seeds(engine: TransformersEngine):
+    """What a batch that was cut off asks for: the rest, which is what the whole would have given."""
+    config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
+    whole = sample(engine, PROMPTS[:3], config)
+    seeds = [[seed_of(0, prompt, number) for number in numbers] for prompt, numbers in zip(PROMPTS[:3], ([1], [0, 3], [2]), strict=True)]
+    rest = engine.sample([engine.encode(prompt) for prompt in PROMPTS[:3]], seeds, config, lambda index, sample: None)
+    first, second, third = (whole[prompt] for prompt in PROMPTS[:3])
+    assert rest == [first[1], second[0], second[3], third[2]]
 
 
 def test_vllm_is_refused_with_what_to_do(world: World):

@@ -162,8 +162,8 @@ def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_wors
 
     def sampled(engine: Engine) -> list[Sample]:
         encoded = [engine.encode(problem.prompt) for problem in problems]
-        seeds = [seed_of(1, problem.id, sample) for problem in problems for sample in range(SAMPLING.samples)]
-        return engine.sample(encoded, seeds, SAMPLING, lambda finished: None)
+        seeds = [[seed_of(1, problem.id, sample) for sample in range(SAMPLING.samples)] for problem in problems]
+        return engine.sample(encoded, seeds, SAMPLING, lambda index, sample: None)
 
     before = sampled(apart)
     assert sampled(shared) == before

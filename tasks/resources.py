@@ -197,7 +197,7 @@ def over_actors(
 
     crew = _Crew(lambda: make(start), call, items, watch, count, deadline)
     try:
-        while crew.todo or crew.hands:
+        while crew.todo or crew.working:
             yield from crew.answers()
             watch.show()
     finally:
@@ -207,12 +207,10 @@ def over_actors(
 
 @dataclass
 class _Hand:
-    """An actor and the item it is at."""
+    """An actor and the item it is at: none before it has started, for it may wait long for room."""
 
     actor: Any
-    item: int
-    working: bool = False
-    """Has it started (it may wait for room long before that), and been given its item?"""
+    item: int | None = None
     wedged: bool = False
     sign: object = None
     until: float = math.inf
@@ -233,15 +231,19 @@ class _Crew(Generic[Item]):
         self.make, self.call, self.items, self.watch, self.count, self.deadline = make, call, items, watch, count, deadline
         self.todo = deque(range(len(items)))
         self.hands: dict[Any, _Hand] = {}
-        self.deaths: Counter[int] = Counter()
+        self.deaths: Counter[int | None] = Counter()
+
+    @property
+    def working(self) -> list[tuple[_Hand, Item]]:
+        return [(hand, self.items[hand.item]) for hand in self.hands.values() if hand.item is not None]
 
     def answers(self) -> list[tuple[Item, Any]]:
         """What has come after waiting for a moment. Hands that became free have their next item before anyone looks at these answers."""
         import ray
 
-        while self.todo and len(self.hands) < self.count:
+        while len(self.hands) < min(self.count, len(self.todo) + len(self.working)):
             actor = self.make()
-            self.hands[actor.__ray_ready__.remote()] = _Hand(actor, self.todo.popleft())
+            self.hands[actor.__ray_ready__.remote()] = _Hand(actor)
         ready, _ = ray.wait(list(self.hands), timeout=POLL_SECONDS)
         answers: list[tuple[Item, Any]] = []
         for reference in ready:
@@ -254,29 +256,29 @@ class _Crew(Generic[Item]):
             except ray.exceptions.RayError as error:
                 self._bury(hand, str(error).strip())
                 continue
-            if hand.working:
+            if hand.item is not None:
                 answers.append((self.items[hand.item], answer))
-            self._give(hand)
+            self._give(hand.actor)
         self._find_wedged()
         return answers
 
-    def _give(self, hand: _Hand) -> None:
-        """Its first item or the next; or nothing is left, and what it holds is free for others."""
+    def _give(self, actor: Any) -> None:
+        """The next item; or nothing is left, and what the actor holds is free for others."""
         import ray
 
-        if hand.working and not self.todo:
-            ray.kill(hand.actor)
+        if not self.todo:
+            ray.kill(actor)
             return
-        item = self.todo.popleft() if hand.working else hand.item
-        sign = self.watch.sign(self.items[item])
-        given = _Hand(hand.actor, item, working=True, sign=sign, until=time.monotonic() + self.deadline)
-        self.hands[self.call(hand.actor, self.items[item])] = given
+        number = self.todo.popleft()
+        item = self.items[number]
+        hand = _Hand(actor, number, sign=self.watch.sign(item), until=time.monotonic() + self.deadline)
+        self.hands[self.call(actor, item)] = hand
 
     def _find_wedged(self) -> None:
         import ray
 
-        for hand in self.hands.values():
-            sign = self.watch.sign(self.items[hand.item]) if hand.working and not hand.wedged else hand.sign
+        for hand, item in self.working:
+            sign = self.watch.sign(item)
             if sign != hand.sign:
                 hand.sign, hand.until = sign, time.monotonic() + self.deadline
             elif time.monotonic() > hand.until and not hand.wedged:
@@ -285,11 +287,13 @@ class _Crew(Generic[Item]):
 
     def _bury(self, hand: _Hand, why: str) -> None:
         self.deaths[hand.item] += 1
-        self.todo.appendleft(hand.item)
+        at = "its start" if hand.item is None else self.items[hand.item]
+        if hand.item is not None:
+            self.todo.appendleft(hand.item)
         how = f"showed no sign of life for {self.deadline:g} s and was killed" if hand.wedged else f"died ({why.splitlines()[-1]})"
         if self.deaths[hand.item] >= DEATHS:
             raise RuntimeError(
-                f"{self.items[hand.item]}: a worker {how}, the {DEATHS}th one at it. What is finished is kept: run the same command"
-                " again, with fewer runtime.samplers if memory ran out, or a longer runtime.sampler_deadline if they were only slow"
+                f"{at}: a worker {how}; {DEATHS} have died at it. What is finished is kept: run the same command again, with fewer"
+                " runtime.samplers if memory ran out, or a longer runtime.sampler_deadline if they were only slow"
             )
-        self.watch.say(f"a worker {how}; {self.items[hand.item]} is begun again")
+        self.watch.say(f"a worker {how}; {at} is begun again")

@@ -15,7 +15,7 @@ from erpd_core.scoring import avg_at_k
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, outcomes, shards
 from tasks.score import ScoreRollouts, load_column
-from tasks.stage import Context, Stage, fulfil
+from tasks.stage import Context, Stage, fulfil, fulfil_apart
 from tasks.store import Build, Store
 
 
@@ -25,6 +25,7 @@ class EvaluatePolicy(Stage[EvalReport]):
     KIND: ClassVar[str] = "evaluation"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = EvalReport
+    SAMPLES: ClassVar[bool] = True
 
     policy: PolicyRef
     old: PolicyRef
@@ -67,7 +68,7 @@ class EvaluatePolicy(Stage[EvalReport]):
         silent = dataclasses.replace(context, progress=Progress(None))
 
         def column(policy: PolicyRef, name: str = "lp") -> Any:
-            ref = fulfil(ScoreRollouts(policy=policy, rollouts=rollouts), silent)
+            ref = fulfil_apart(ScoreRollouts(policy=policy, rollouts=rollouts), silent)
             return load_column(context.store, ref, name).double()
 
         own = column(self.policy)

@@ -47,6 +47,11 @@ class TransformersEngine:
             if weight is not own[name]:  # the trainer's, when the model is shared: nothing to take over
                 own[name].copy_(weight)
 
+    def close(self) -> None:
+        del self.model  # a trainer whose model it is keeps it
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
     ) -> list[Sample]:

@@ -6,13 +6,16 @@ import re
 
 from erpd_core.refs import Verdict
 from tasks.grading.extract import Answer, boxes, extract, last_boxed, last_hash, last_marked
-from tasks.grading.normalise import balance_braces, key, tidy
+from tasks.grading.normalise import balance_braces, key, tidy, unwrap
 from tasks.grading.numbers import read_based, read_number, same_number
+from tasks.grading.structure import denied
 
 MAX_ANSWER = 10_000
 """Characters. A longer "answer" is a runaway response, compared as a string only."""
 
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?:(?:\\text\{)?([ap])\.?m\.?\}?)?", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-Z])\)?")
+_LETTERS = re.compile(r"\W*[A-Z]\)?(?:\s*(?:,|;|/|&|and|or|\s)\s*\(?[A-Z]\)?)+\W*")
 _LETTER_START = re.compile(r"\W*([A-Z])(?:\W|[^\x00-\x7f]|$)")
 _LETTER_MARKED = re.compile(r"(?<![A-Za-z])\(?([A-HJ-Z])\)?(?![A-Za-z'])")
 
@@ -43,7 +46,9 @@ def choice_letter(answer: Answer) -> str | None:
     whole = _LETTER.fullmatch(text)
     if whole:
         return whole.group(1)
-    plain = tidy(answer.text)
+    plain = unwrap(tidy(answer.text))
+    if _LETTERS.fullmatch(plain):
+        return None  # several of them
     start = _LETTER_START.match(plain)
     if start:
         return start.group(1)
@@ -56,6 +61,10 @@ def compare_plain(gold: str, answer: Answer) -> Verdict | None:
     if key(gold) == key(answer.text) and key(gold):
         return "correct"
     gold_number, number = read_number(gold), read_number(answer.text)
+    time, said = _CLOCK.fullmatch(key(gold)), _CLOCK.fullmatch(key(answer.text))
+    if time and (said or number):  # half past is no quotient: 3:15 is not 1/5
+        same = said and int(said[1]) == int(time[1]) and said[2] == time[2]
+        return "correct" if same and (not time[3] or not said[3] or time[3].lower() == said[3].lower()) else "wrong"
     if gold_number and number and (gold_number.name is None or number.name is None or gold_number.name == number.name):
         if same_number(gold_number, number):
             return "correct"
@@ -82,6 +91,8 @@ def quick_verdict(gold: str, prediction: str, extractor: str = "auto") -> Verdic
         return "unparsable"
     if len(answer.text) > MAX_ANSWER:
         return "correct" if wanted == answer.text else "wrong"
+    if answer.kind == "marker" and denied(answer.text) and not denied(wanted):
+        return "wrong"
     verdict = compare_plain(wanted, answer)
     if verdict is None and answer.kind == "hash":
         return "wrong"

@@ -25,6 +25,7 @@ from tasks.grading.structure import (
     same_groups,
     same_list,
     split_clause,
+    split_modulus,
     strip_units,
     unstack,
     words,
@@ -32,6 +33,11 @@ from tasks.grading.structure import (
 
 DIGITS = 12
 """Decimals compared after rounding. Math-Verify's default of 6 takes 0.000001 for 0 and 0.3333333333 for 1/3."""
+
+
+_TRIG_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?\d\}?)?)\s*(?:\\left)?[({]?\s*(\d{1,6}(?:\.\d{1,6})?)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\right)?[)}]?"
+)
 
 
 def grade_one(gold: str, prediction: str, extractor: str = "auto") -> Verdict:
@@ -61,6 +67,15 @@ def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
     gold_groups, groups = assignment_groups(gold), assignment_groups(answer.text)
     if gold_groups and groups and len(gold_groups) != len(groups):
         return "wrong"
+    residue, modulus = split_modulus(gold)
+    if modulus:
+        said, said_modulus = split_modulus(answer.text)
+        if said_modulus and said_modulus != modulus:
+            return "wrong"
+        gold, raw_gold, answer = residue, residue, Answer(said, answer.kind, answer.context)
+        plain = compare_plain(gold, answer)
+        if plain is not None:
+            return plain
     head, condition = split_clause(gold)
     said, said_condition = split_clause(answer.text) if answer.kind == "box" or condition else (answer.text, "")
     if condition and said_condition and condition != said_condition:
@@ -126,6 +141,7 @@ def _latex(text: str) -> str:
     """Plain-text notation to LaTeX: `sqrt(2)`, `**`, `pi`, `10%`."""
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])(pi|infty|sin|cos|tan|ln|log)(?![A-Za-z])", r"\\\1", text)
+    text = _TRIG_DEGREES.sub(lambda m: rf"{m[1]}\left(\frac{{{m[2]} \pi}}{{180}}\right)", text)
     return re.sub(r"(?<!\\)%", r"\\%", text.replace("**", "^"))
 
 
@@ -140,7 +156,23 @@ def _search(text: str) -> list[Any]:
 def _verify(golds: list[Any], predictions: list[Any]) -> bool:
     from math_verify import verify
 
-    return bool(verify(golds, predictions, float_rounding=DIGITS, timeout_seconds=None))
+    if verify(golds, predictions, float_rounding=DIGITS, timeout_seconds=None):
+        return True
+    again = [_read_further(golds), _read_further(predictions)]
+    return again != [golds, predictions] and bool(verify(*again, float_rounding=DIGITS, timeout_seconds=None))
+
+
+def _read_further(parsed: list[Any]) -> list[Any]:
+    """The formulas with i as the imaginary unit, which Math-Verify takes for a variable, and logarithms of positive letters expanded."""
+    from sympy import Basic, I, expand_log, log
+
+    found = []
+    for each in parsed:
+        if isinstance(each, Basic):
+            each = each.subs({letter: I for letter in each.free_symbols if letter.name == "i"})
+            each = expand_log(each, force=True) if each.has(log) and each.free_symbols else each
+        found.append(each)
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -169,12 +169,18 @@ def _print_evaluation(result: dict[str, Any]) -> None:
 
 
 @app.command()
-def grade(source: Path, target: Path) -> None:
+def grade(
+    source: Path,
+    target: Path,
+    mode: Annotated[
+        str, typer.Option(help="auto, boxed or hash: our rule, by where the answer stands; math_verify, polaris, matharena: others' rules.")
+    ] = "auto",
+) -> None:
     """Grade IN.jsonl of gold and prediction into OUT.jsonl with a verdict on every row."""
     from tasks.grading import grade_file
 
     with _checking():
-        counts = grade_file(source, target)
+        counts = grade_file(source, target, mode)
     print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
 
 

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Role = Literal["base", "teacher", "unlearned", "extra", "student", "online"]
 Verdict = Literal["correct", "wrong", "unparsable", "timeout"]
+Mode = Literal["math_verify", "polaris", "matharena"]
+"""Others' grading, which brings its own way to find the answer."""
+Extractor = Literal["auto", "boxed", "hash", Mode]
+"""How a response is graded: where our own rule finds the answer, or another's rule whole."""
 
 
 class Frozen(BaseModel):
@@ -51,7 +55,7 @@ class ProblemsRef(Frozen):
     id: str
     name: str
     count: int
-    extractor: Literal["auto", "boxed", "hash"] = "auto"
+    extractor: Extractor = "auto"
     """Where the answer stands in a response to them."""
 
 

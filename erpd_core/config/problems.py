@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, field_validator
 
 from erpd_core.config.common import Config
+from erpd_core.refs import Extractor
 
 
 class _Problems(Config):
@@ -16,8 +17,8 @@ class _Problems(Config):
     """Seed of the draw; the campaign's (and the iteration's, for training prompts) when absent."""
     template: str = "{problem}"
     """Prompt wording; `{problem}` is replaced by the problem."""
-    extractor: Literal["auto", "boxed", "hash"] = "auto"
-    """Where the answer stands in a response: a box or a final line, a box only, or after the last '#'."""
+    extractor: Extractor = "auto"
+    """Where the answer stands in a response: a box or a final line, a box only, after the last '#'; or whose rule grades instead."""
 
     @field_validator("template")
     @classmethod
@@ -33,7 +34,7 @@ class TinyProblems(_Problems):
     kind: Literal["tiny"] = "tiny"
     split: Literal["train", "validation", "test"] = "train"
     count: PositiveInt | None = 256
-    extractor: Literal["auto", "boxed", "hash"] = "hash"
+    extractor: Extractor = "hash"
 
 
 class FileProblems(_Problems):

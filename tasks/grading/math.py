@@ -14,6 +14,7 @@ from typing import Any
 from erpd_core.refs import Verdict
 from tasks.grading.extract import Answer, boxes, extract
 from tasks.grading.fast import compare_plain, gold_text, quick_verdict
+from tasks.grading.modes import MODES
 from tasks.grading.normalise import balance_braces, drop_approximation, strip_delimiters, unify, words_key
 from tasks.grading.structure import (
     assignment_groups,
@@ -46,12 +47,14 @@ def grade_one(gold: str, prediction: str, extractor: str = "auto") -> Verdict:
     Example: `grade_one("1/2", r"so it is \\boxed{0.5}") == "correct"`
 
     **Arguments:** `gold`, a bare answer or a worked solution; `prediction`, a bare answer or a whole response; `extractor`, a name in
-    `EXTRACTORS`.
+    `EXTRACTORS` or `MODES`.
     **Returns:** `correct`, `wrong`, or `unparsable` when the response gives no answer. Raises ValueError for an empty gold.
     """
     quick = quick_verdict(gold, prediction, extractor)
     if quick is not None:
         return quick
+    if extractor in MODES:
+        return MODES[extractor](gold_text(gold), prediction)
     answer = extract(prediction, extractor)
     if answer is None:
         return "unparsable"
@@ -100,15 +103,15 @@ def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
 def _parse_gold(raw: str, gold: str) -> list[Any]:
     if len(boxes(raw)) > 1:
         return _search(raw)
-    return _parse_formula(gold) or _search(raw)
+    return parse_formula(gold) or _search(raw)
 
 
 def _parse_answer(answer: Answer) -> list[Any]:
     """A box is read as a formula. Unboxed text is searched by Math-Verify's own patterns, unless it is a formula and nothing else."""
     if answer.kind == "box":
-        return _parse_formula(unstack(answer.text))
+        return parse_formula(unstack(answer.text))
     if not any(len(word) > 2 for word in words(answer.text)) and "\n" not in answer.text:
-        parsed = _parse_formula(answer.text)
+        parsed = parse_formula(answer.text)
         if any(not isinstance(each, str) for each in parsed):
             return parsed
     return _search(answer.context)
@@ -125,9 +128,9 @@ def _formula_cache(text: str) -> tuple[Any, ...]:
     return tuple(parse(text, [config], parsing_timeout=None))
 
 
-def _parse_formula(text: str) -> list[Any]:
+def parse_formula(text: str) -> list[Any]:
     r"""`text` as one LaTeX formula; several formulas ("$1$ and $2$") are one list."""
-    _quiet()
+    quiet()
     text = balance_braces(drop_approximation(unify(strip_delimiters(text))))
     if "$" in text or "\\(" in text:
         found = _search(text)
@@ -149,7 +152,7 @@ def _search(text: str) -> list[Any]:
     """Math-Verify's search for the answer in running text."""
     from math_verify import parse
 
-    _quiet()
+    quiet()
     return parse(unify(text), parsing_timeout=None)
 
 
@@ -176,7 +179,7 @@ def _read_further(parsed: list[Any]) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _quiet() -> None:
+def quiet() -> None:
     """Math-Verify warns that its deadlines are off. They are meant to be."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)

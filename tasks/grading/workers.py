@@ -19,9 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import get_args
 
-from erpd_core.refs import Verdict
-from tasks.grading.extract import EXTRACTORS
+from erpd_core.refs import Extractor, Verdict
 from tasks.grading.fast import quick_verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,8 +111,8 @@ class Grader:
         """
         if self._closed:
             raise RuntimeError("this Grader is closed; make a new one")
-        if extractor not in EXTRACTORS:
-            raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(EXTRACTORS)}")
+        if extractor not in get_args(Extractor):
+            raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(get_args(Extractor))}")
         pairs = list(pairs)
         verdicts: list[Verdict | None] = [quick_verdict(gold, prediction, extractor) for gold, prediction in pairs]
         open_items = deque(index for index, verdict in enumerate(verdicts) if verdict is None)

@@ -184,6 +184,37 @@ def grade(
     print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
 
 
+@app.command()
+def judge(
+    source: Path,
+    target: Path,
+    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The model's name there.")],
+    key_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the key.")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Requests at most; what is left keeps the verdict of the rules.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Grade IN.jsonl of problem, gold and prediction, then ask an LLM judge about the answers that rules do not call correct."""
+    with _only_json(as_json) as out:
+        prepare()
+        from erpd_core.config.judge import JudgeConfig
+        from tasks.judge import JudgeError
+        from tasks.judge_files import judge_file
+
+        limits = {} if max_calls is None else {"max_calls": max_calls}
+        try:
+            with _checking():
+                config = JudgeConfig(endpoint=endpoint, model=model, key_env=key_env, **limits)
+                result = judge_file(source, target, config)
+        except JudgeError as error:
+            print(f"erpd: {error}; the same command goes on from what was answered", file=sys.stderr)
+            raise typer.Exit(1) from error
+        if as_json:
+            out(json.dumps(result))
+        else:
+            print("  ".join(f"{name} {value}" for name, value in result.items()), file=sys.stderr)
+
+
 Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns.")]
 
 

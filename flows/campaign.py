@@ -150,7 +150,7 @@ class Campaign:
             seed=seed_for(self.config, 0, "benchmarks"),
         )
         report: EvalReport = self.desk.ask("evaluate", stage, "evaluate base", 0, "base evaluation")
-        self.desk.record_report(0, "base", report, known.base)
+        self.desk.record_report(0, "base", report, stage)
         return report
 
 

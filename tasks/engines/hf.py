@@ -113,8 +113,12 @@ class TransformersEngine:
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
-    """One token per row by inverting the distribution function at `uniform_B`; temperature, then the smallest top-p nucleus."""
-    probs_BV = torch.softmax(logits_BV.double() / sampling.temperature, -1)
+    """One token per row by inverting the distribution function at `uniform_B`; temperature, top-k, then the smallest top-p nucleus."""
+    logits_BV = logits_BV.double() / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[-1]:
+        kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
+    probs_BV = torch.softmax(logits_BV, -1)
     if sampling.top_p < 1.0:
         sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
         sorted_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)

@@ -22,49 +22,75 @@ NUMBERS = ("solved", "against", "tokens", "cut", "votes")
 
 def print_evaluation(result: Mapping[str, Any], rows: Sequence[Row], names: Mapping[str, str], console: Console) -> None:
     """`rows` are those of the per-problem table; `names` are `model` and `against` as the user called them."""
-    reports = {names["model"]: result} | ({names["against"]: result["against"]} if "against" in result else {})
-    console.print("Scores in % with their 95 % interval over problems; entropy in nats per token", style="italic", highlight=False)
-    console.print(_measures(reports))
-    for name, report in reports.items():
-        console.print(_sampled(name if len(reports) > 1 else "", report), highlight=False)
-    for benchmark, one in result.get("comparison", {}).items():
-        console.print(_comparison(benchmark, one, names), highlight=False)
+    paired = "against" in result
+    console.print("Scores in % with their 95 % interval over problems; entropy and KL in nats per token", style="italic", highlight=False)
+    if paired:
+        for benchmark in result["scores"]:
+            console.print(_side_by_side(benchmark, result, names))
+            console.print(_comparison(benchmark, result["comparison"][benchmark], names), highlight=False)
+    else:
+        console.print(_measures(result))
+    for name, report in ({names["model"]: result, names["against"]: result["against"]} if paired else {"": result}).items():
+        console.print(_sampled(name, report), highlight=False)
     for benchmark in result["scores"]:
         of_benchmark = [row for row in rows if row["benchmark"] == benchmark]
         shown = worth_showing(of_benchmark)
-        console.print(_counted(benchmark, of_benchmark, len(shown), "against" in result), style="italic", highlight=False)
+        console.print(_counted(benchmark, of_benchmark, len(shown), paired), style="italic", highlight=False)
         if shown:
-            console.print(_problems(shown, "against" in result))
+            console.print(_problems(shown, paired))
     console.print(f"every problem: {result['per_problem']}", highlight=False, soft_wrap=True)
 
 
-def _measures(reports: Mapping[str, Mapping[str, Any]]) -> Table:
-    several = len(reports) > 1
+def _measures(report: Mapping[str, Any]) -> Table:
+    """A row for each benchmark."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (*(["model"] if several else []), "benchmark"):
-        table.add_column(name, overflow="fold")
-    for name in ("n x K", "AVG@K", "95 %", "pass@K", "maj@K", "cut", "none", "tokens", "entropy", *(["KL"] if several else [])):
+    table.add_column("benchmark", overflow="fold")
+    for name in ("n x K", "AVG@K", "95 %", "pass@K", "maj@K", "cut", "none", "tokens", "entropy"):
         table.add_column(name, justify="right", no_wrap=True)
-    for model, report in reports.items():
-        for benchmark, score in report["scores"].items():
-            one = report["details"][benchmark]
-            low, high = score["ci95"]
-            cells = [
-                *([model] if several else []),
-                benchmark,
-                f"{score['problems']} x {score['k']}",
-                percent(score["avg"]),
-                f"{percent(low)} to {percent(high)}",
-                percent(one["pass_at_k"][str(score["k"])]),
-                "–" if one["majority"] is None else percent(one["majority"]),
-                percent(one["truncated"]),
-                percent(one["unanswered"]),
-                f"{one['length']:.1f}",
-                nats(one["entropy"]),
-                *([nats(one["kl_base"])] if several else []),
-            ]
-            table.add_row(*(Text(cell) for cell in cells))
+    for benchmark, score in report["scores"].items():
+        one = report["details"][benchmark]
+        cells = [
+            f"{score['problems']} x {score['k']}",
+            percent(score["avg"]),
+            _interval(score),
+            *(text for _, text in _figures(score, one)),
+        ]
+        table.add_row(*(Text(cell) for cell in (benchmark, *cells)))
     return table
+
+
+def _side_by_side(benchmark: str, result: Mapping[str, Any], names: Mapping[str, str]) -> Table:
+    """A column for each model."""
+    reports = (result, result["against"])
+    scores = [report["scores"][benchmark] for report in reports]
+    details = [report["details"][benchmark] for report in reports]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(Text(f"{benchmark}, {scores[0]['problems']} x {scores[0]['k']}"))
+    for name in names.values():
+        table.add_column(Text(name), justify="right", overflow="fold")
+    table.add_row("AVG@K", *(f"{percent(score['avg'])} ({_interval(score)})" for score in scores))
+    figures = [_figures(score, one) for score, one in zip(scores, details, strict=True)]
+    for (name, left), (_, right) in zip(*figures, strict=True):
+        table.add_row(name, left, right)
+    table.add_row("KL to the other", *(nats(one["kl_base"]) for one in details))
+    return table
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    low, high = score["ci95"]
+    return f"{percent(low)} to {percent(high)}"
+
+
+def _figures(score: Mapping[str, Any], one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of a benchmark beside its score, with its name."""
+    return [
+        ("pass@K", percent(one["pass_at_k"][str(score["k"])])),
+        ("majority@K", "–" if one["majority"] is None else percent(one["majority"])),
+        ("cut at the limit", percent(one["truncated"])),
+        ("no answer", percent(one["unanswered"])),
+        ("tokens", f"{one['length']:.1f}"),
+        ("entropy", nats(one["entropy"])),
+    ]
 
 
 def _sampled(name: str, report: Mapping[str, Any]) -> str:

@@ -136,7 +136,7 @@ def show(recipe: str, set_: Set = None) -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="`tiny`, a model directory, or a hub id.")],
-    benchmark: Annotated[str, typer.Option(help="`tiny`, or a JSONL, CSV or Parquet file with problem and answer columns.")],
+    benchmark: Annotated[str, typer.Option(help="`tiny`, a name of `erpd benchmarks`, or a JSONL, CSV or Parquet file.")],
     k: Annotated[int, typer.Option("--k", min=1, help="Samples per problem.")] = 8,
     temperature: Annotated[float, typer.Option(min=0.01)] = 0.6,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.95,
@@ -166,6 +166,16 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         )
     print(f"pass@{result['k']} {100 * result['pass_at_k']:.1f}   truncated {100 * result['truncated']:.1f} %")
     print(f"entropy {result['entropy']:.3f} nats/token   length {result['length']:.1f} tokens")
+
+
+@app.command()
+def benchmarks() -> None:
+    """List the sets that have a name: training prompts, benchmarks, generated families."""
+    from tasks.datasets import catalogue
+
+    print(f"{'name':<22} {'use':<10} {'rows':>6}  {'K':>3}  about")
+    for name, one in catalogue().items():
+        print(f"{name:<22} {one.use:<10} {one.rows or '':>6}  {one.samples or '':>3}  {one.about}")
 
 
 @app.command()

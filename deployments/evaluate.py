@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from deployments.display import Display
-from erpd_core.config import FileProblems, ProblemsConfig, RuntimeConfig, SamplingConfig, TinyProblems
+from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.home import home
 from tasks.policies import import_policy, model_from_text
 
@@ -26,7 +26,7 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """The contract's REPORT of a policy (its own base: both KLs are 0), with pass@K and truncation beside it."""
     from erpd_core.scoring import pass_at_k
-    from tasks.datasets import draw_problems
+    from tasks.datasets import benchmark_from_text, draw_problems
     from tasks.evaluate import EvaluatePolicy, truncation_rate
     from tasks.progress import Progress
     from tasks.rollouts import SampleRollouts, outcomes
@@ -48,12 +48,3 @@ def evaluate_model(
     tried = outcomes(context.store, rollouts)
     extra = {"k": settings.samples, "pass_at_k": pass_at_k(tried, settings.samples), "truncated": truncation_rate(context.store, rollouts)}
     return {**report.model_dump(mode="json"), **extra}
-
-
-def benchmark_from_text(text: str, count: int | None) -> ProblemsConfig:
-    """`tiny` or a file. Raises ValueError, naming what there is, for anything else."""
-    if text == "tiny":
-        return TinyProblems(split="test", count=count or 200)
-    if Path(text).suffix in (".jsonl", ".csv", ".parquet"):
-        return FileProblems(path=text, count=count)
-    raise ValueError(f"benchmark: {text!r} is neither `tiny` nor a .jsonl, .csv or .parquet file; give one of those")

@@ -8,7 +8,7 @@ from erpd_core.config.common import Choice, Strategy
 from erpd_core.config.critic import CriticConfig
 from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
 from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
-from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config.models import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
 from erpd_core.config.online import OnlineConfig
 from erpd_core.config.optimizer import OptimizerConfig
 from erpd_core.config.problems import (
@@ -42,6 +42,7 @@ __all__ = [
     "VESPO",
     "Addend",
     "CampaignConfig",
+    "ChatConfig",
     "Choice",
     "CriticConfig",
     "DecisionConfig",

@@ -45,7 +45,7 @@ READERS = {
     ),
     "livecodebench": RowReader(
         columns=lambda source: ("question_content", "public_test_cases", "private_test_cases"),
-        text=lambda source, row: livecodebench_prompt(str(row["question_content"]), str(row.get("starter_code") or "").rstrip()),
+        text=lambda source, row: livecodebench_prompt(str(row["question_content"]), str(row.get("starter_code") or "")),
         answer=lambda source, row: livecodebench_tests(row),
         ids=("question_id", "id"),
     ),

@@ -143,7 +143,7 @@ def show(recipe: str, set_: Set = None) -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="`tiny`, a model directory, or a hub id.")],
-    benchmark: Annotated[list[str], typer.Option(help="`tiny`, or a JSONL, CSV or Parquet file; may be repeated.")],
+    benchmark: Annotated[list[str], typer.Option(help="`tiny`, a name of `erpd benchmarks`, or a file of problems; may be repeated.")],
     against: Annotated[str | None, typer.Option(help="Another model, compared with the first problem by problem.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Samples per problem; the benchmark's own, else 8, when absent.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0.6 when absent; 1.0 for Qwen3.5.")] = None,
@@ -174,6 +174,16 @@ def evaluate(
             out(json.dumps(result))
         else:
             print_evaluation(result, rows, {"model": model, "against": against or ""}, Console())
+
+
+@app.command()
+def benchmarks() -> None:
+    """List the sets that have a name: training prompts, benchmarks, generated families."""
+    from tasks.datasets import catalogue
+
+    print(f"{'name':<22} {'use':<10} {'rows':>6}  {'K':>3}  about")
+    for name, one in catalogue().items():
+        print(f"{name:<22} {one.use:<10} {one.rows or '':>6}  {one.samples or '':>3}  {one.about}")
 
 
 @app.command()

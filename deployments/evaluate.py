@@ -15,7 +15,7 @@ from rich.console import Console
 
 from deployments.display import Display
 from deployments.problem_table import Row, check_path, join, write_table
-from erpd_core.config import FileProblems, ProblemsConfig, RuntimeConfig, TinyProblems
+from erpd_core.config import RuntimeConfig
 from flows.paper import load_paper_settings
 from flows.recipes import apply_overrides, explain
 from tasks.home import home
@@ -96,7 +96,7 @@ def read_runtime(overrides: Sequence[str]) -> RuntimeConfig:
 
 def _stages(asked: Asked, context: Context) -> dict[str, EvaluatePolicy]:
     """One evaluation for each model, all on the same problems with the same seeds. Raises ValueError for what cannot be evaluated."""
-    from tasks.datasets import draw_problems
+    from tasks.datasets import benchmark_from_text, draw_problems, samples_of
     from tasks.evaluate import EvaluatePolicy
     from tasks.sampling_defaults import evaluation_sampling
     from tasks.stage import fulfil
@@ -112,7 +112,7 @@ def _stages(asked: Asked, context: Context) -> dict[str, EvaluatePolicy]:
     draws = {name: draw_problems(name, source, asked.seed) for name, source in sources.items()}
     policies: dict[str, PolicyRef] = {role: fulfil(stage, context) for role, stage in imports.items()}
     problems: dict[str, ProblemsRef] = {name: fulfil(stage, context) for name, stage in draws.items()}
-    samples = {name: asked.k or SAMPLES for name in names}
+    samples = {name: asked.k or samples_of(text) or SAMPLES for name, text in zip(names, asked.benchmarks, strict=True)}
     most = max(samples.values())
     limits = {model.id: model.evaluation.max_new_tokens for model in load_paper_settings().models.values()}
     stages = {}
@@ -177,12 +177,3 @@ def compare_results(model: Sequence[Any], against: Sequence[Any]) -> dict[str, d
             "problems": compared.problems,
         }
     return found
-
-
-def benchmark_from_text(text: str, count: int | None) -> ProblemsConfig:
-    """`tiny` or a file. Raises ValueError, naming what there is, for anything else."""
-    if text == "tiny":
-        return TinyProblems(split="test", count=count or 200)
-    if Path(text).suffix in (".jsonl", ".csv", ".parquet"):
-        return FileProblems(path=text, count=count)
-    raise ValueError(f"benchmark: {text!r} is neither `tiny` nor a .jsonl, .csv or .parquet file; give one of those")

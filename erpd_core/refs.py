@@ -30,7 +30,7 @@ class Problem(Frozen):
     prompt: str
     """The text given to the policy, or to its chat template when it has one."""
     answer: str
-    """The gold answer, as the grader reads it."""
+    """The gold answer, as the grader reads it; of a code problem, its unit tests: JSON of inputs, outputs and, for functions, fn_name."""
 
 
 class PolicyRef(Frozen):
@@ -45,14 +45,32 @@ class PolicyRef(Frozen):
     """Steps of the training that kept it: optimizer steps, or the fresh batches of an online stage."""
 
 
+class Overlap(Frozen):
+    """How many training prompts share their text with problems that are measured on."""
+
+    action: Literal["report", "drop", "refuse"]
+    checked: int
+    """Prompts that were compared: the whole pool where overlapping ones are dropped, else those drawn."""
+    exact: int
+    """Of them, equal to such a problem but for spacing, case and dollar signs."""
+    ngram: int
+    """Of the others, those sharing enough word n-grams with one."""
+    benchmarks: dict[str, int]
+    """Overlapping prompts by the name of what they overlap with; names without any are there with 0."""
+
+
 class ProblemsRef(Frozen):
     """A fixed, ordered list of problems in the store."""
 
     id: str
     name: str
     count: int
-    extractor: Literal["auto", "boxed", "hash"] = "auto"
+    extractor: Literal["auto", "boxed", "hash", "code"] = "auto"
     """Where the answer stands in a response to them."""
+    origin: str | None = None
+    """The hub's `id@commit`, for what came from there."""
+    overlap: Overlap | None = None
+    """What the check against validation and benchmarks found, for training prompts that were checked."""
 
 
 class RolloutRef(Frozen):

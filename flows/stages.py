@@ -10,7 +10,7 @@ from typing import Any
 
 from erpd_core.config import CampaignConfig, RuntimeConfig
 from erpd_core.optimize import Record
-from erpd_core.refs import Decision, EvalReport, PolicyRef
+from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef
 from tasks.evaluate import EvaluatePolicy, load_details
 from tasks.home import home
 from tasks.progress import Progress
@@ -131,6 +131,12 @@ class Desk:
         self.tracker.log_text(self.run, json.dumps(evidence, indent=1), f"selections/{iteration}.json")
         chosen = f"step {evidence['chosen']['step']} {evidence['chosen']['alternative']}".rstrip()
         Progress(self.events, f"{iteration}: chose the student of {chosen}").event(status="said")
+
+    def record_overlap(self, iteration: int, overlap: Overlap) -> None:
+        """What training prompts share with what is measured on; the registry has it with the prompts themselves."""
+        self.tracker.log_text(self.run, overlap.model_dump_json(indent=1), f"overlap/{iteration}.json")
+        said = f"{overlap.exact + overlap.ngram} of {overlap.checked} prompts overlap with what is measured on ({overlap.action})"
+        Progress(self.events, f"{iteration}: {said}").event(status="said")
 
     def record_report(self, iteration: int, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
         """What an evaluation found: the report in the registry, that and its details in MLflow."""

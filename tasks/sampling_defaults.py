@@ -37,5 +37,8 @@ def evaluation_sampling(folder: Path, given: Mapping[str, Any]) -> SamplingConfi
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"model: its {path.name} is not JSON ({error}); copy the model's files again") from error
     return found

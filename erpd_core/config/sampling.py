@@ -41,6 +41,13 @@ class EvaluationConfig(Config):
     signal: bool = False
     """Score the student on the fixed batch too, and keep how far it followed its teacher, token by token (Fig. 7, Fig. 10)."""
 
+    @field_validator("validation", "benchmarks")
+    @classmethod
+    def _no_overlap(cls, given: ProblemsConfig | dict[str, ProblemsConfig]) -> ProblemsConfig | dict[str, ProblemsConfig]:
+        if any(getattr(source, "overlap", None) for source in (given.values() if isinstance(given, dict) else [given])):
+            raise ValueError("overlap belongs to prompts: it checks them against what stands here; move it there")
+        return given
+
     @field_validator("benchmarks")
     @classmethod
     def _names(cls, benchmarks: dict[str, ProblemsConfig]) -> dict[str, ProblemsConfig]:

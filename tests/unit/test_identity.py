@@ -19,13 +19,17 @@ from erpd_core.config import (
     PPO,
     SAPO,
     CampaignConfig,
+    ChatConfig,
     CriticConfig,
+    DifficultyConfig,
     DirectoryModel,
     Distill,
     EmbeddedModel,
     FileProblems,
+    HubProblems,
     OnlineConfig,
     OptimizerConfig,
+    OverlapConfig,
     RuntimeConfig,
     SamplingConfig,
     SignalSpec,
@@ -64,6 +68,9 @@ STAGES: dict[str, Stage[Any]] = {
     "ImportPolicy": ImportPolicy(files={"model.safetensors": "00", "config.json": "11"}, folder="/here"),
     "DrawProblems": DrawProblems(name="prompts", source=TinyProblems(count=9), seed=1),
     "DrawProblems of a file": DrawProblems(name="prompts", source=FileProblems(path="/here/p.jsonl", count=9), seed=1, digest="00"),
+    "DrawProblems of the hub": DrawProblems(
+        name="prompts", source=HubProblems(id="a/b", count=9), seed=1, digest="00", origin="a/b@1234"
+    ),
     "SampleRollouts": SampleRollouts(policy=POLICY, problems=PROBLEMS, sampling=SAMPLING, seed=1),
     "ScoreRollouts": ScoreRollouts(policy=POLICY, rollouts=ROLLOUTS),
     "KeptPolicy": KeptPolicy(training="training-a", step=3),
@@ -88,6 +95,7 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     "ImportPolicy": [{"folder": "/elsewhere"}],
     "DrawProblems": [{"name": "other"}, {"source": TinyProblems(count=9, seed=99)}],
     "DrawProblems of a file": [{"name": "other"}, {"source": FileProblems(path="/elsewhere/q.jsonl", count=9)}],
+    "DrawProblems of the hub": [{"origin": "a/b@5678"}, {"source": HubProblems(id="c/d", revision="1234", files=("x.csv",), count=9)}],
     "SampleRollouts": [
         {"policy": PolicyRef(id="policy-a", role="student", step=7)},
         {"problems": ProblemsRef(id="problems-a", name="x", count=4)},
@@ -114,9 +122,10 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
 """Changes of a stage that change how it is done or called, not what is asked."""
 
 ASKED: dict[str, list[dict[str, Any]]] = {
-    "ImportPolicy": [{"files": {"model.safetensors": "01", "config.json": "11"}}, {"files": {"model.safetensors": "00"}}, {"gguf": "a.gguf"}],
-    "DrawProblems": [{"seed": 2}, *({"source": TinyProblems(**{"count": 9, **more})} for more in ({"count": 8}, {"split": "test"}, {"template": "Q {problem}"}, {"extractor": "auto"}))],
-    "DrawProblems of a file": [{"seed": 2}, {"digest": "01"}, *({"source": FileProblems(**{"path": "/here/p.jsonl", "count": 9, **more})} for more in ({"count": None}, {"problem_column": "q"}, {"answer_column": "a"}, {"template": "Q {problem}"}, {"extractor": "boxed"}))],
+    "ImportPolicy": [{"files": {"model.safetensors": "01", "config.json": "11"}}, {"files": {"model.safetensors": "00"}}, {"gguf": "a.gguf"}, {"chat": ChatConfig(system="s")}],
+    "DrawProblems": [{"seed": 2}, {"earlier": (0,)}, {"against": {"test": PROBLEMS}}, *({"source": TinyProblems(**{"count": 9, **more})} for more in ({"count": 8}, {"split": "test"}, {"template": "Q {problem}"}, {"extractor": "auto"}))],
+    "DrawProblems of a file": [{"seed": 2}, {"digest": "01"}, {"earlier": (0,)}, {"earlier": (0, 3)}, {"against": {"test": PROBLEMS}}, *({"source": FileProblems(**{"path": "/here/p.jsonl", "count": 9, **more})} for more in ({"count": None}, {"problem_column": "q"}, {"answer_column": "a"}, {"template": "Q {problem}"}, {"extractor": "boxed"}, {"reader": "unit_tests"}, {"difficulty": DifficultyConfig(low=1)}, {"overlap": OverlapConfig()}))],
+    "DrawProblems of the hub": [{"seed": 2}, {"digest": "01"}, *({"source": HubProblems(**{"id": "a/b", "count": 9, **more})} for more in ({"count": None}, {"problem_column": "q"}, {"template": "Q {problem}"}, {"reader": "unit_tests"}))],
     "SampleRollouts": [{"policy": OTHER}, {"problems": ProblemsRef(id="problems-b", name="prompts", count=4)}, {"seed": 2}, *({"sampling": SAMPLING.model_copy(update=more)} for more in ({"samples": 3}, {"temperature": 0.7}, {"top_p": 0.9}, {"max_new_tokens": 25}))],
     "ScoreRollouts": [{"policy": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}],
     "KeptPolicy": [{"training": "training-b"}, {"step": 4}],

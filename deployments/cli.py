@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -84,22 +84,29 @@ def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
         from deployments.run import run_in_foreground, run_study_in_foreground
 
         console = Console(stderr=as_json)
-        try:
+        with _failing():
             if study:
                 result = run_study_in_foreground(study, console, checking=_checking)
             else:
                 assert config is not None
                 result = run_in_foreground(config, recipe, console, checking=_checking)
-        except BadInput:
-            raise
-        except KeyboardInterrupt:
-            print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except Exception as error:
-            _explain_failure(error)
-            raise typer.Exit(1) from error
         if as_json:
             out(json.dumps(result))
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except KeyboardInterrupt:
+        print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except Exception as error:
+        _explain_failure(error)
+        raise typer.Exit(1) from error
 
 
 def _explain_failure(error: Exception) -> None:
@@ -136,36 +143,47 @@ def show(recipe: str, set_: Set = None) -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="`tiny`, a model directory, or a hub id.")],
-    benchmark: Annotated[str, typer.Option(help="`tiny`, or a JSONL, CSV or Parquet file with problem and answer columns.")],
-    k: Annotated[int, typer.Option("--k", min=1, help="Samples per problem.")] = 8,
-    temperature: Annotated[float, typer.Option(min=0.01)] = 0.6,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 1024,
-    count: Annotated[int | None, typer.Option(min=1, help="How many problems; all when absent.")] = None,
+    benchmark: Annotated[list[str], typer.Option(help="`tiny`, a name of `erpd benchmarks`, or a file of problems; may be repeated.")],
+    against: Annotated[str | None, typer.Option(help="Another model, compared with the first problem by problem.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Samples per problem; the benchmark's own, else 8, when absent.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0.6 when absent; 1.0 for Qwen3.5.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="0.95 when absent.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="The model's own when absent; 0 turns it off.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many problems of each benchmark; all when absent.")] = None,
     seed: int = 0,
+    per_problem: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row per problem here (.jsonl or .parquet).")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="runtime.KEY=VALUE", help="Device, dtype, engine and the like.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """AVG@K of a policy on a benchmark, with its interval, pass@K, entropy and length."""
+    """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An interrupted one goes on."""
+    from deployments.evaluate import Asked
+
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
+    asked = Asked(model, against, benchmark, k, sampling, count, seed, set_ or (), per_problem)
     with _only_json(as_json) as out:
         prepare()
-        from deployments.evaluate import evaluate_model
+        from deployments.eval_output import print_evaluation
+        from deployments.evaluate import evaluate_models
 
-        sampling = {"samples": k, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
-        result = evaluate_model(model, benchmark, sampling, count, seed, Console(stderr=True), _checking)
+        with _failing():
+            result, rows = evaluate_models(asked, Console(stderr=True), _checking)
         if as_json:
             out(json.dumps(result))
         else:
-            _print_evaluation(result)
+            print_evaluation(result, rows, {"model": model, "against": against or ""}, Console())
 
 
-def _print_evaluation(result: dict[str, Any]) -> None:
-    for name, score in result["scores"].items():
-        low, high = score["ci95"]
-        print(
-            f"{name}: AVG@{score['k']} {100 * score['avg']:.1f}  (95 %: {100 * low:.1f} to {100 * high:.1f}, {score['problems']} problems)"
-        )
-    print(f"pass@{result['k']} {100 * result['pass_at_k']:.1f}   truncated {100 * result['truncated']:.1f} %")
-    print(f"entropy {result['entropy']:.3f} nats/token   length {result['length']:.1f} tokens")
+@app.command()
+def benchmarks() -> None:
+    """List the sets that have a name: training prompts, benchmarks, generated families."""
+    from tasks.datasets import catalogue
+
+    print(f"{'name':<22} {'use':<10} {'rows':>6}  {'K':>3}  about")
+    for name, one in catalogue().items():
+        print(f"{name:<22} {one.use:<10} {one.rows or '':>6}  {one.samples or '':>3}  {one.about}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deployments import platform
 from deployments.display import Display, elapsed
-from erpd_core.config import CampaignConfig, FileProblems
+from erpd_core.config import CampaignConfig
 from tasks.datasets import draw_problems, read_problems
 from tasks.home import home
 from tasks.policies import import_policy
@@ -96,7 +96,7 @@ def check_inputs(config: CampaignConfig) -> None:
     import_policy(config.model)
     for name, source in {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}.items():
         draw_problems(name, source, 0)
-        if isinstance(source, FileProblems):
+        if getattr(source, "path", None):
             read_problems(source, 0)
 
 

@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Role = Literal["base", "teacher", "unlearned", "extra", "student", "online"]
 Verdict = Literal["correct", "wrong", "unparsable", "timeout"]
+Mode = Literal["math_verify", "polaris", "matharena"]
+"""Others' grading, which brings its own way to find the answer."""
+Extractor = Literal["auto", "boxed", "hash", "code", Mode]
+"""How a response is graded: where our own rule finds the answer (a box or a final line, a box only, after the last '#'), the last block of
+code run on its tests, or another's rule whole."""
 
 
 class Frozen(BaseModel):
@@ -30,7 +35,7 @@ class Problem(Frozen):
     prompt: str
     """The text given to the policy, or to its chat template when it has one."""
     answer: str
-    """The gold answer, as the grader reads it."""
+    """The gold answer, as the grader reads it; of a code problem, its unit tests: JSON of inputs, outputs and, for functions, fn_name."""
 
 
 class PolicyRef(Frozen):
@@ -45,14 +50,32 @@ class PolicyRef(Frozen):
     """Steps of the training that kept it: optimizer steps, or the fresh batches of an online stage."""
 
 
+class Overlap(Frozen):
+    """How many training prompts share their text with problems that are measured on."""
+
+    action: Literal["report", "drop", "refuse"]
+    checked: int
+    """Prompts that were compared: the whole pool where overlapping ones are dropped, else those drawn."""
+    exact: int
+    """Of them, equal to such a problem but for spacing, case and dollar signs."""
+    ngram: int
+    """Of the others, those sharing enough word n-grams with one."""
+    benchmarks: dict[str, int]
+    """Overlapping prompts by the name of what they overlap with; names without any are there with 0."""
+
+
 class ProblemsRef(Frozen):
     """A fixed, ordered list of problems in the store."""
 
     id: str
     name: str
     count: int
-    extractor: Literal["auto", "boxed", "hash"] = "auto"
+    extractor: Extractor = "auto"
     """Where the answer stands in a response to them."""
+    origin: str | None = None
+    """The hub's `id@commit`, for what came from there."""
+    overlap: Overlap | None = None
+    """What the check against validation and benchmarks found, for training prompts that were checked."""
 
 
 class RolloutRef(Frozen):
@@ -67,6 +90,20 @@ class RolloutRef(Frozen):
     tokens: int
     """Response tokens over all sequences: the length N of every column over this batch."""
     accuracy: float
+
+
+class JudgedRef(Frozen):
+    """What an LLM judge said of a rollout's responses that rules do not call correct. Verdicts of the rollout itself stay as they are."""
+
+    id: str
+    rollouts: str
+    outcomes: dict[str, int]
+    """What the judge said (`tasks.judge.Outcome`) -> of how many responses; `same` is how many it turned to correct."""
+    calls: int
+    """Requests made; replies found in the cache made none."""
+    tokens: int
+    spent: str | None
+    """The limit that left responses unjudged, None where none was."""
 
 
 class LogprobRef(Frozen):

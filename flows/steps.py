@@ -58,9 +58,13 @@ class Steps:
         return answers
 
     def prompts(self) -> ProblemsRef:
-        """This iteration's training problems."""
-        stage = draw_problems("prompts", self.config.prompts, self.seed("prompts"))
+        """This iteration's training problems: none that an earlier one drew while others are left (Sec. 4.4: new for each batch)."""
+        earlier = [seed_for(self.config, index, "prompts") for index in range(1, self.index)]
+        measured = {"validation": self.known.validation, **self.known.benchmarks}
+        stage = draw_problems("prompts", self.config.prompts, self.seed("prompts"), earlier, measured)
         found: ProblemsRef = self.desk.ask("problems", stage, "draw prompts", self.index, "prompts")
+        if found.overlap:
+            self.desk.record_overlap(self.index, found.overlap)
         return found
 
     def keep_track(self, name: str, training: TrainingRef | ValuesRef, tags: dict[str, str]) -> None:

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
 from erpd_core.refs import PolicyRef
+from tasks.chat import FILE as CHAT_FILE
 from tasks.stage import Context, Stage
 from tasks.store import Build, sha256
 
@@ -29,11 +30,14 @@ class ImportPolicy(Stage[PolicyRef]):
     """File name -> sha256."""
     gguf: str | None = None
     """Name of the one GGUF file that is turned into safetensors."""
+    chat: ChatConfig | None = None
+    """How prompts are put to it."""
     folder: str
     """Where the files are now; not part of the identity."""
 
     def question(self) -> dict[str, Any]:
-        return {"files": self.files, "gguf": self.gguf}
+        chat = {"chat": self.chat.model_dump(mode="json")} if self.chat else {}
+        return {"files": self.files, "gguf": self.gguf, **chat}
 
     def inputs(self) -> dict[str, str]:
         return {}
@@ -44,11 +48,17 @@ class ImportPolicy(Stage[PolicyRef]):
         else:
             for name in self.files:
                 build.put(name, partial(shutil.copyfile, Path(self.folder) / name))
+        if chat := self.chat:
+            build.put(CHAT_FILE, lambda path: path.write_text(chat.model_dump_json(indent=1)))
         return PolicyRef(id=build.id)
 
 
 def import_policy(model: ModelConfig) -> ImportPolicy:
     """The stage that imports `model`. Raises ValueError, saying what to do, when it is not there or not loadable safely."""
+    return _import(model).model_copy(update={"chat": model.chat})
+
+
+def _import(model: ModelConfig) -> ImportPolicy:
     if isinstance(model, EmbeddedModel):
         return _from_folder(ASSETS / f"{model.name}-base")
     if isinstance(model, DirectoryModel):

@@ -7,11 +7,24 @@ from erpd_core.config.campaign import CampaignConfig, DecisionConfig, Fallback
 from erpd_core.config.common import Choice, Strategy
 from erpd_core.config.critic import CriticConfig
 from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
+from erpd_core.config.judge import JudgeConfig
 from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
-from erpd_core.config.models import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config.models import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
 from erpd_core.config.online import OnlineConfig
 from erpd_core.config.optimizer import OptimizerConfig
-from erpd_core.config.problems import FileProblems, GymProblems, HubProblems, ProblemsConfig, TinyProblems
+from erpd_core.config.problems import (
+    TEMPLATES,
+    DifficultyConfig,
+    Extractor,
+    FileProblems,
+    GymProblems,
+    HubProblems,
+    NamedProblems,
+    OverlapConfig,
+    ProblemsConfig,
+    Reader,
+    TinyProblems,
+)
 from erpd_core.config.runtime import RuntimeConfig
 from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
 from erpd_core.config.training import RunConfig, TrainConfig, WeakTeacherConfig
@@ -26,29 +39,37 @@ __all__ = [
     "SAPO",
     "SFT",
     "SIDE",
+    "TEMPLATES",
     "VESPO",
     "Addend",
     "CampaignConfig",
+    "ChatConfig",
     "Choice",
     "CriticConfig",
     "DecisionConfig",
+    "DifficultyConfig",
     "DirectoryModel",
     "Distill",
     "DistillConfig",
     "DistillPhase",
     "EmbeddedModel",
     "EvaluationConfig",
+    "Extractor",
     "Fallback",
     "FileProblems",
     "GymProblems",
     "HubModel",
     "HubProblems",
+    "JudgeConfig",
     "Loss",
     "ModelConfig",
+    "NamedProblems",
     "OnlineConfig",
     "OptimizerConfig",
+    "OverlapConfig",
     "PackagedModel",
     "ProblemsConfig",
+    "Reader",
     "Reinforce",
     "RunConfig",
     "RuntimeConfig",

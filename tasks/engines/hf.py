@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
+from tasks.chat import encode, read_chat
 from tasks.engines.base import Finished, Sample
 from tasks.models import HFPolicy, load_model, load_tokenizer, stop_tokens
 
@@ -26,16 +27,11 @@ class TransformersEngine:
     def __init__(self, folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None) -> None:
         self.model = trained.model if trained else load_model(folder, runtime)
         self._ready = trained.sampling if trained else nullcontext
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer, self.chat = load_tokenizer(folder), read_chat(folder)
         self.stops = torch.tensor(sorted(stop_tokens(folder, self.tokenizer)), device=self.model.device)
 
     def encode(self, prompt: str) -> list[int]:
-        if getattr(self.tokenizer, "chat_template", None):
-            messages = [{"role": "user", "content": prompt}]
-            ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        else:
-            ids = self.tokenizer(prompt)["input_ids"]
-        return [int(token) for token in ids]
+        return encode(self.tokenizer, self.chat, prompt)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
@@ -118,8 +114,12 @@ class TransformersEngine:
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
-    """One token per row by inverting the distribution function at `uniform_B`; temperature, then the smallest top-p nucleus."""
-    probs_BV = torch.softmax(logits_BV.double() / sampling.temperature, -1)
+    """One token per row by inverting the distribution function at `uniform_B`; temperature, top-k, then the smallest top-p nucleus."""
+    logits_BV = logits_BV.double() / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[-1]:
+        kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
+    probs_BV = torch.softmax(logits_BV, -1)
     if sampling.top_p < 1.0:
         sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
         sorted_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)

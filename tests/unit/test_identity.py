@@ -19,13 +19,18 @@ from erpd_core.config import (
     PPO,
     SAPO,
     CampaignConfig,
+    ChatConfig,
     CriticConfig,
+    DifficultyConfig,
     DirectoryModel,
     Distill,
     EmbeddedModel,
     FileProblems,
+    HubProblems,
+    JudgeConfig,
     OnlineConfig,
     OptimizerConfig,
+    OverlapConfig,
     RuntimeConfig,
     SamplingConfig,
     SignalSpec,
@@ -39,6 +44,7 @@ from flows.recipes import load_recipe
 from tasks.critic import TrainCritic
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
+from tasks.judge_rollouts import JudgeRollouts
 from tasks.measure import MeasureSignal
 from tasks.online import TrainOnline
 from tasks.policies import ASSETS, ImportPolicy, import_policy
@@ -51,6 +57,7 @@ from tasks.training import KeptPolicy
 POLICY, OTHER = PolicyRef(id="policy-a"), PolicyRef(id="policy-b")
 PROBLEMS = ProblemsRef(id="problems-a", name="prompts", count=4)
 ROLLOUTS = RolloutRef(id="rollouts-a", policy=POLICY, problems=PROBLEMS, samples=2, sequences=8, tokens=80, accuracy=0.5)
+JUDGE = JudgeConfig(endpoint="http://here/v1", model="judge")
 OLD = LogprobRef(id="column-a", policy=POLICY, rollouts="rollouts-a")
 NEW = LogprobRef(id="column-b", policy=OTHER, rollouts="rollouts-a")
 SAMPLING = SamplingConfig(samples=2, max_new_tokens=24)
@@ -64,6 +71,9 @@ STAGES: dict[str, Stage[Any]] = {
     "ImportPolicy": ImportPolicy(files={"model.safetensors": "00", "config.json": "11"}, folder="/here"),
     "DrawProblems": DrawProblems(name="prompts", source=TinyProblems(count=9), seed=1),
     "DrawProblems of a file": DrawProblems(name="prompts", source=FileProblems(path="/here/p.jsonl", count=9), seed=1, digest="00"),
+    "DrawProblems of the hub": DrawProblems(
+        name="prompts", source=HubProblems(id="a/b", count=9), seed=1, digest="00", origin="a/b@1234"
+    ),
     "SampleRollouts": SampleRollouts(policy=POLICY, problems=PROBLEMS, sampling=SAMPLING, seed=1),
     "ScoreRollouts": ScoreRollouts(policy=POLICY, rollouts=ROLLOUTS),
     "KeptPolicy": KeptPolicy(training="training-a", step=3),
@@ -82,12 +92,14 @@ STAGES: dict[str, Stage[Any]] = {
         loss=Distill(), optimizer=OptimizerConfig(), minibatch=8, keep=(2,), phases=(PHASE,),
     ),
     "EvaluatePolicy": EvaluatePolicy(policy=OTHER, old=POLICY, base=POLICY, benchmarks={"test": PROBLEMS}, sampling=SAMPLING, seed=1),
+    "JudgeRollouts": JudgeRollouts(rollouts=ROLLOUTS, judge=JUDGE),
 }  # fmt: skip
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     "ImportPolicy": [{"folder": "/elsewhere"}],
     "DrawProblems": [{"name": "other"}, {"source": TinyProblems(count=9, seed=99)}],
     "DrawProblems of a file": [{"name": "other"}, {"source": FileProblems(path="/elsewhere/q.jsonl", count=9)}],
+    "DrawProblems of the hub": [{"origin": "a/b@5678"}, {"source": HubProblems(id="c/d", revision="1234", files=("x.csv",), count=9)}],
     "SampleRollouts": [
         {"policy": PolicyRef(id="policy-a", role="student", step=7)},
         {"problems": ProblemsRef(id="problems-a", name="x", count=4)},
@@ -110,13 +122,18 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "EvaluatePolicy": [{"policy": PolicyRef(id="policy-b", role="student", step=7)}],
+    "JudgeRollouts": [
+        {"rollouts": ROLLOUTS.model_copy(update={"accuracy": 0.25})},
+        {"judge": JudgeConfig(endpoint="http://there/v1", model="judge", key_env="KEY", timeout=1, retries=0, concurrency=1)},
+    ],
 }
 """Changes of a stage that change how it is done or called, not what is asked."""
 
 ASKED: dict[str, list[dict[str, Any]]] = {
-    "ImportPolicy": [{"files": {"model.safetensors": "01", "config.json": "11"}}, {"files": {"model.safetensors": "00"}}, {"gguf": "a.gguf"}],
-    "DrawProblems": [{"seed": 2}, *({"source": TinyProblems(**{"count": 9, **more})} for more in ({"count": 8}, {"split": "test"}, {"template": "Q {problem}"}, {"extractor": "auto"}))],
-    "DrawProblems of a file": [{"seed": 2}, {"digest": "01"}, *({"source": FileProblems(**{"path": "/here/p.jsonl", "count": 9, **more})} for more in ({"count": None}, {"problem_column": "q"}, {"answer_column": "a"}, {"template": "Q {problem}"}, {"extractor": "boxed"}))],
+    "ImportPolicy": [{"files": {"model.safetensors": "01", "config.json": "11"}}, {"files": {"model.safetensors": "00"}}, {"gguf": "a.gguf"}, {"chat": ChatConfig(system="s")}],
+    "DrawProblems": [{"seed": 2}, {"earlier": (0,)}, {"against": {"test": PROBLEMS}}, *({"source": TinyProblems(**{"count": 9, **more})} for more in ({"count": 8}, {"split": "test"}, {"template": "Q {problem}"}, {"extractor": "auto"}))],
+    "DrawProblems of a file": [{"seed": 2}, {"digest": "01"}, {"earlier": (0,)}, {"earlier": (0, 3)}, {"against": {"test": PROBLEMS}}, *({"source": FileProblems(**{"path": "/here/p.jsonl", "count": 9, **more})} for more in ({"count": None}, {"problem_column": "q"}, {"answer_column": "a"}, {"template": "Q {problem}"}, {"extractor": "boxed"}, {"reader": "unit_tests"}, {"difficulty": DifficultyConfig(low=1)}, {"overlap": OverlapConfig()}))],
+    "DrawProblems of the hub": [{"seed": 2}, {"digest": "01"}, *({"source": HubProblems(**{"id": "a/b", "count": 9, **more})} for more in ({"count": None}, {"problem_column": "q"}, {"template": "Q {problem}"}, {"reader": "unit_tests"}))],
     "SampleRollouts": [{"policy": OTHER}, {"problems": ProblemsRef(id="problems-b", name="prompts", count=4)}, {"seed": 2}, *({"sampling": SAMPLING.model_copy(update=more)} for more in ({"samples": 3}, {"temperature": 0.7}, {"top_p": 0.9}, {"max_new_tokens": 25}))],
     "ScoreRollouts": [{"policy": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}],
     "KeptPolicy": [{"training": "training-b"}, {"step": 4}],
@@ -127,7 +144,8 @@ ASKED: dict[str, list[dict[str, Any]]] = {
     "MeasureSignal": [{"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"teacher": OLD}, {"student": OLD}],
     "TrainCritic": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"seed": 2}, *({"config": CriticConfig(**more)} for more in ({"steps": 9}, {"minibatch": 9}, {"keep": (3,)}, {"optimizer": OptimizerConfig(lr=2e-6)}))],
     "DistillStudent": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, {"loss": Distill(clip_low=0.1)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"minibatch": 9}, {"keep": ()}, {"phases": (PHASE, PHASE)}, {"kl_stop": 0.1}, {"phases": (PHASE.model_copy(update={"steps": 5}),)}, {"phases": (SignalPhase(signals=(SIGNAL, SIGNAL), steps=4),)}, *({"phases": (SignalPhase(signals=(SIGNAL.model_copy(update=more),), steps=4),)} for more in ({"numerator": OLD}, {"denominator": None}, {"weight": 0.5}, {"spec": SignalSpec(whiten="off")}, {"spec": SignalSpec(positives="min")}, {"spec": SignalSpec(denominator="live")}))],
-    "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}, {"samples": {"test": 4}}],
+    "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}, {"samples": {"test": 4}}, {"judge": JUDGE}],
+    "JudgeRollouts": [{"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, *({"judge": JUDGE.model_copy(update=more)} for more in ({"model": "other"}, {"seed": 1}, {"reply_tokens": 9}, {"max_calls": 9}, {"max_tokens": 9}, {"max_seconds": 9.0}))],
 }  # fmt: skip
 
 OTHER_RUNTIME = {

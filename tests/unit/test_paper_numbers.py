@@ -13,10 +13,12 @@ import yaml
 from pydantic import ValidationError
 
 import flows.paper
-from erpd_core.config import CampaignConfig
+from erpd_core.config import TEMPLATES, CampaignConfig
 from flows.paper import PaperRow, PaperTable, load_paper, load_paper_settings, paper_names
 from flows.recipes import load_recipe, recipe_names
 from flows.studies import is_study, load_study
+from tasks.datasets import concrete
+from tasks.datasets.catalogue import entry
 
 ROOT = Path(__file__).parents[2]
 TABLES = [f"table{number}" for number in range(1, 13)]
@@ -185,6 +187,21 @@ def test_settings_cover_what_the_tables_name() -> None:
     assert {name for model in settings.models.values() for name in model.experiments} <= set(paper_names())
 
 
+def test_the_catalogue_has_every_set_of_the_paper_as_the_paper_uses_it() -> None:
+    settings = load_paper_settings()
+    for name, benchmark in settings.benchmarks.items():
+        one = entry(name)
+        assert (one.use, one.rows, one.samples) == ("benchmark", benchmark.count, benchmark.samples), name
+        assert (one.source.id, one.source.split) == (benchmark.id, benchmark.split), name  # type: ignore[union-attr]
+        if benchmark.tools in ("polaris", "matharena"):
+            assert (one.source.problem_column, one.source.answer_column) == (benchmark.problem_column, benchmark.answer_column), name  # type: ignore[union-attr]
+            assert one.source.template == TEMPLATES[benchmark.tools], name
+    for name, use in (("POLARIS-53K", settings.prompts["math"]), ("AReaL-boba-2-RL-Code", settings.prompts["code"])):
+        one = entry(name)
+        assert one.use == "training" and one.source.template == use.template, name
+        assert (one.source.id, one.source.problem_column, one.source.answer_column) == (use.id, use.problem_column, use.answer_column)  # type: ignore[union-attr]
+
+
 def test_settings_are_the_papers() -> None:
     settings = load_paper_settings()
     assert {name: benchmark.samples for name, benchmark in settings.benchmarks.items() if benchmark.samples != 32} == {
@@ -279,10 +296,13 @@ def test_recipes_at_the_papers_scale_say_what_the_paper_says(name: str, config: 
         assert (sampling.temperature, sampling.top_p) == (model.evaluation.temperature, model.evaluation.top_p)
         assert sampling.max_new_tokens == model.evaluation.max_new_tokens
     known = {one.id: (one, key) for key, one in settings.benchmarks.items()}
-    for slug, source in config.evaluation.benchmarks.items():
+    benchmarks = {slug: concrete(source) for slug, source in config.evaluation.benchmarks.items()}
+    prompts, validation = concrete(config.prompts), concrete(config.evaluation.validation)
+    assert prompts.id == settings.prompts["math"].id and prompts.count == settings.prompts["math"].count  # type: ignore[union-attr]
+    for slug, source in benchmarks.items():
         benchmark, key = known[source.id]  # type: ignore[union-attr]
         assert slug.replace("-", " ") == key and source.split == benchmark.split  # type: ignore[union-attr]
         assert config.evaluation.samples.get(slug, config.evaluation.sampling.samples) == benchmark.samples
-    assert config.evaluation.validation.id == next(one.id for one in settings.benchmarks.values() if one.validation)  # type: ignore[union-attr]
-    for source in (config.prompts, config.evaluation.validation, *config.evaluation.benchmarks.values()):
+    assert validation.id == next(one.id for one in settings.benchmarks.values() if one.validation)  # type: ignore[union-attr]
+    for source in (prompts, validation, *benchmarks.values()):
         assert r"\boxed{}" in source.template and "{{" not in source.template

@@ -1,0 +1,110 @@
+"""Rows of local files: JSON Lines, JSON, CSV, Parquet. Row after row, since sets of code problems are larger than memory."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.store import sha256
+
+Row = dict[str, Any]
+
+
+def local_files(path: str) -> dict[str, Path]:
+    """Name, as the user would write it -> file: one, or those of a directory by name. Raises ValueError when there are none."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return {path: place}
+    if not place.is_dir():
+        raise ValueError(f"problems file {path} is not there; check path")
+    found = {f"{path}/{one.name}": one for one in sorted(place.iterdir()) if one.is_file() and one.suffix in FORMATS}
+    if not found:
+        raise ValueError(f"problems directory {path} holds no {', '.join(FORMATS)} file; check path")
+    return found
+
+
+def digest_of(sums: Mapping[str, str]) -> str:
+    """One sha256 for files of these sha256 sums, in order: a single file's own sum, whatever its name."""
+    if len(sums) == 1:
+        return next(iter(sums.values()))
+    return hashlib.sha256("\n".join(sums.values()).encode()).hexdigest()
+
+
+def digest_files(files: Mapping[str, Path]) -> str:
+    return digest_of({name: sha256(path) for name, path in files.items()})
+
+
+def rows_of(files: Mapping[str, Path]) -> Iterator[tuple[str, Row]]:
+    """("file, row 3", row) of every row of every file, in order. Raises ValueError, naming file and place, for what cannot be read."""
+    for name, path in files.items():
+        read = FORMATS.get(path.suffix, _json_lines)
+        try:
+            for number, row in enumerate(read(path, name), 1):
+                yield f"{name}, row {number}", row
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: not UTF-8 text; save it as UTF-8") from error
+
+
+def _parquet(path: Path, name: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=128):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{name} is not a readable Parquet file: {error}") from error
+
+
+def _csv(path: Path, name: str) -> Iterator[Row]:
+    number = 0
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            for number, row in enumerate(csv.DictReader(file), 1):
+                if None in row:
+                    raise ValueError(f"{name}, row {number}: more fields than the header has; quote fields that hold commas")
+                yield row
+        except csv.Error as error:
+            raise ValueError(f"{name}, row {number + 1}: not readable as CSV ({error}); mend that row") from error
+
+
+def _json_lines(path: Path, name: str) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{name}, line {number}: not JSON ({error}); a problems file has one JSON object per line") from error
+            yield _object(row, f"{name}, line {number}")
+
+
+def _json(path: Path, name: str) -> Iterator[Row]:
+    """A list of objects, or JSON Lines under another name."""
+    with path.open(encoding="utf-8") as file:
+        if file.read(64).lstrip()[:1] != "[":
+            yield from _json_lines(path, name)
+            return
+        file.seek(0)
+        try:
+            rows = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name}: not JSON ({error}); it begins as a list of objects") from error
+    for number, row in enumerate(rows, 1):
+        yield _object(row, f"{name}, entry {number}")
+
+
+def _object(row: Any, place: str) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: a JSON object is needed, found {type(row).__name__}")
+    return row
+
+
+FORMATS: dict[str, Callable[[Path, str], Iterator[Row]]] = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json, ".csv": _csv}
+"""How to read a file, by its suffix; the earlier of two is preferred where a data set has both."""

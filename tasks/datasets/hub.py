@@ -1,0 +1,189 @@
+"""Data sets of the Hugging Face hub as plain files of one commit.
+
+The first time a data set is asked for, the commit its revision means is written into `data/hub.lock.json` under ERPD_HOME, with the files
+there and, once fetched, their checksums. Every later load asks for exactly that commit, and needs no network while its files are in the
+cache. Copy the lock file to give another machine the same data; remove an entry to take the newest.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+
+from erpd_core.config import HubProblems
+from tasks.datasets.files import FORMATS, digest_of
+from tasks.home import home
+from tasks.store import sha256, write_atomically
+
+
+class Locked(BaseModel):
+    """What is remembered of a data set at a revision."""
+
+    commit: str
+    listing: list[str]
+    """Its data files."""
+    sums: dict[str, str] = {}
+    """File -> sha256, of those that were fetched."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of a data set at one commit, fetched."""
+
+    commit: str
+    files: dict[str, Path]
+    digest: str
+    """Of their bytes: the same data at another commit, or under another id, has the same."""
+
+
+def lock_path() -> Path:
+    return home() / "data" / "hub.lock.json"
+
+
+def snapshot(source: HubProblems) -> Snapshot:
+    """The files of `source`, from the cache or the hub.
+
+    **Raises:** ValueError naming the data set, and what to do: it is not there, is private or gated, has no such revision or file, or the
+    hub cannot be reached and the cache does not have it.
+    """
+    key = f"{source.id}@{source.revision or 'main'}"
+    lock_path().parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock_path().with_suffix(".filelock")):
+        lock = _read_lock()
+        locked = lock.get(key) or _resolve(source)
+        names = choose_files(locked.listing, source)
+        files = {name: _fetch(source, locked.commit, name) for name in names}
+        sums = {**locked.sums, **{name: sha256(path) for name, path in files.items() if name not in locked.sums}}
+        if lock.get(key) is None or sums != locked.sums:
+            lock[key] = locked.model_copy(update={"sums": sums})
+            text = json.dumps({name: one.model_dump() for name, one in sorted(lock.items())}, indent=1)
+            write_atomically(lock_path(), lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    return Snapshot(locked.commit, {f"{source.id}/{name}": path for name, path in files.items()}, digest_of({n: sums[n] for n in names}))
+
+
+def choose_files(listing: Sequence[str], source: HubProblems) -> list[str]:
+    """Of a data set's files, those that `source` means: its patterns in order, or what carries the split in its name.
+
+    **Raises:** ValueError listing the files there are.
+    """
+    there = f"it has {', '.join(sorted(listing)[:12]) or 'no data files'}{' and more' if len(listing) > 12 else ''}"
+    if source.files:
+        found: list[str] = []
+        for pattern in (one.replace("{split}", source.split) for one in source.files):
+            matching = sorted(fnmatch.filter(listing, pattern))
+            if not matching:
+                raise ValueError(f"data set {source.id} has no file {pattern}; {there}; correct files or revision")
+            found += [name for name in matching if name not in found]
+        return found
+    named = [name for name in listing if _carries(name, source.split)]
+    if not named and source.split == "train" and not any(_carries(name, split) for name in listing for split in ("test", "validation")):
+        named = list(listing)  # one file, named after the data set
+    best = next((suffix for suffix in FORMATS if any(name.endswith(suffix) for name in named)), None)
+    if best is None:
+        raise ValueError(f"data set {source.id} has no file for split {source.split}; {there}; name them in files")
+    return sorted(name for name in named if name.endswith(best))
+
+
+def _carries(name: str, split: str) -> bool:
+    return re.search(rf"(^|[/_.-]){re.escape(split)}([/_.-]|$)", name) is not None
+
+
+# ------------------------------------------------------------------------------------------------------------------------ the hub
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("HF_HOME") or home() / "cache" / "huggingface").expanduser() / "hub"
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def _resolve(source: HubProblems) -> Locked:
+    """The commit a revision means now, and its data files: asked of the hub, else read off a cache that was filled by other means."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi(endpoint=_endpoint()).dataset_info(source.id, revision=source.revision, timeout=30)
+    except Exception as error:
+        plain = _refusal(source, error)
+        if plain is not None:
+            raise ValueError(plain) from error
+        cached = _cached(source)
+        if cached is None:
+            raise ValueError(_unreachable(source, "", error)) from error
+        return cached
+    assert info.sha is not None, "the hub says the commit of what it describes"
+    return Locked(commit=info.sha, listing=sorted(one.rfilename for one in info.siblings or () if _is_data(one.rfilename)))
+
+
+def _cached(source: HubProblems) -> Locked | None:
+    """What the cache holds of a revision, by the hub library's documented layout: refs/<revision> names a folder of snapshots/."""
+    repo, revision = _cache() / f"datasets--{source.id.replace('/', '--')}", source.revision or "main"
+    ref = repo / "refs" / revision
+    folder = repo / "snapshots" / (ref.read_text().strip() if ref.is_file() else revision)
+    if not folder.is_dir():
+        return None
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return Locked(commit=folder.name, listing=sorted(name for name in found if _is_data(name)))
+
+
+def _fetch(source: HubProblems, commit: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    def get(**more: Any) -> Path:
+        return Path(hf_hub_download(source.id, name, repo_type="dataset", revision=commit, cache_dir=_cache(), **more))
+
+    try:
+        return get(local_files_only=True)
+    except OSError:  # not in the cache
+        try:
+            return get(endpoint=_endpoint())
+        except Exception as error:
+            raise ValueError(_refusal(source, error) or _unreachable(source, f"/{name}", error)) from error
+
+
+def _is_data(name: str) -> bool:
+    return Path(name).suffix in FORMATS and not name.startswith(".")
+
+
+def _refusal(source: HubProblems, error: Exception) -> str | None:
+    """What the hub itself says against it, in plain words; None when it was not reached."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"data set {source.id} asks you to accept its terms: do so at {_endpoint()}/datasets/{source.id}, then set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"the hub has no data set {source.id} (or it is private: set HF_TOKEN); check the id"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"data set {source.id} has no revision {source.revision}; correct it, or leave it out for the newest"
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return f"data set {source.id} lacks a file its commit listed ({error}); remove its entry from {lock_path()}"
+    return None
+
+
+def _unreachable(source: HubProblems, name: str, error: Exception) -> str:
+    return (
+        f"data set {source.id}{name}: {_endpoint()} could not be reached ({type(error).__name__}) and {_cache()} does not have it; "
+        "connect once, set HF_ENDPOINT to a mirror, copy a filled cache there, or read a local copy (kind file, or path of a named set)"
+    )
+
+
+def _read_lock() -> dict[str, Locked]:
+    try:
+        text = lock_path().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    try:
+        return {key: Locked.model_validate(value) for key, value in json.loads(text).items()}
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise ValueError(f"{lock_path()} is not readable; mend or remove it (the commits in it are then looked up anew)") from error

@@ -51,7 +51,7 @@ class ProblemsRef(Frozen):
     id: str
     name: str
     count: int
-    extractor: Literal["auto", "boxed", "hash"] = "auto"
+    extractor: Literal["auto", "boxed", "hash", "code"] = "auto"
     """Where the answer stands in a response to them."""
 
 

@@ -16,7 +16,7 @@ class _Problems(Config):
     """Seed of the draw; the campaign's (and the iteration's, for training prompts) when absent."""
     template: str = "{problem}"
     """Prompt wording; `{problem}` is replaced by the problem."""
-    extractor: Literal["auto", "boxed", "hash"] = "auto"
+    extractor: Literal["auto", "boxed", "hash", "code"] = "auto"
     """Where the answer stands in a response: a box or a final line, a box only, or after the last '#'."""
 
     @field_validator("template")
@@ -33,7 +33,7 @@ class TinyProblems(_Problems):
     kind: Literal["tiny"] = "tiny"
     split: Literal["train", "validation", "test"] = "train"
     count: PositiveInt | None = 256
-    extractor: Literal["auto", "boxed", "hash"] = "hash"
+    extractor: Literal["auto", "boxed", "hash", "code"] = "hash"
 
 
 class FileProblems(_Problems):

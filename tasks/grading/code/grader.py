@@ -21,8 +21,6 @@ from tasks.grading.code.levels import Level, Limits
 from tasks.grading.code.sandbox import Ran, Sandbox
 
 CodeVerdict = Literal["correct", "wrong", "timeout", "error"]
-AFTER_FAILURE = 10.0
-"""Seconds for all cases after the first that failed. The verdict is known by then; they only add to `passed`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def judge(level: Level, code: str, tests: Tests, limits: Limits, slot: int) -> t
             ended = judge_case(sandbox.run(data), expected, functional=tests.fn_name is not None)
             passed += ended == "correct"
             if verdict == "correct" and ended != "correct":
-                verdict, until = ended, time.monotonic() + AFTER_FAILURE
+                verdict, until = ended, time.monotonic() + limits.after_failure
     finally:
         if sandbox is not None:
             sandbox.close()

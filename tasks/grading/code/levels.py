@@ -37,10 +37,12 @@ ENVIRONMENT = {
 
 
 class Limits(Config):
-    """What one test case may use. Sizes in bytes."""
+    """What a program may use, for each test case unless said. Sizes in bytes."""
 
     deadline: float = 6.0
     """Seconds of wall-clock for a case (LiveCodeBench's)."""
+    after_failure: float = 10.0
+    """Seconds for all cases after the first that failed. The verdict is known by then; they only add to the number passed."""
     memory: int = 2 << 30
     """Address space of a process, and resident memory of all its processes together."""
     output: int = 16 << 20

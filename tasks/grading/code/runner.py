@@ -65,7 +65,8 @@ def become(job: Job) -> None:
         os.setgroups([])
         os.setresgid(job["user"], job["user"], job["user"])
         os.setresuid(job["user"], job["user"], job["user"])
-    guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
+    if os.getpid() == 1:  # all others end with the first process of a namespace; elsewhere it must live to end them (`collect`)
+        guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
     guard.prctl(guard.PR_SET_DUMPABLE, 0)
     guard.prctl(guard.PR_SET_NO_NEW_PRIVS, 1)
 
@@ -157,13 +158,18 @@ def kill_all() -> None:
 
 def clean() -> None:
     """Remove what the case left in its temporary folder, so that the next finds none of it."""
-    for folder, folders, names in os.walk(".", topdown=False):
-        for name in names:
+    here, emptied = os.stat(".").st_dev, list[str]()
+    for folder, folders, names in os.walk("."):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        # Of other devices is what the sandbox shows of the machine, if that lies below /tmp.
+        folders[:] = [name for name in folders if name not in links and os.stat(os.path.join(folder, name)).st_dev == here]
+        emptied += [os.path.join(folder, name) for name in folders]
+        for name in (*names, *links):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, name))
-        for name in folders:
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.join(folder, name))
+    for folder in reversed(emptied):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def case_main(job: Job, namespace: dict[str, Any], source: int, output: int, result: int) -> NoReturn:

@@ -1,7 +1,8 @@
-"""Answer checking: `grade_one` for one answer, `Grader` for many in killable processes, `grade_file` for `erpd grade`.
+"""Answer checking: `grade_one` for one answer, `Grader` for many in killable processes, `grade_file` for `erpd grade`; `CodeGrader`.
 
 extract.py (find the answer), normalise.py (one spelling), numbers.py (exact numbers), fast.py (verdicts without sympy),
 structure.py (prose, conditions, assignments), math.py (Math-Verify), workers.py and worker_main.py (processes), files.py (JSON lines).
+code/ (programs and their test cases, in sandboxes).
 """
 
 from collections.abc import Iterable
@@ -25,9 +26,9 @@ class AnyGrader(Protocol):
         """Verdicts of (gold, response) pairs, in their order."""
 
 
-def open_grader(extractor: str) -> AnyGrader:
-    """The grader of a problem list: `code` for programs and their test cases (code/), all others for answers."""
-    return CodeGrader() if extractor == "code" else Grader()
+def open_grader(extractor: str, workers: int | None = None) -> AnyGrader:
+    """The grader of a problem list: for `code`, of programs and their test cases (code/); for all others, of answers."""
+    return CodeGrader(workers) if extractor == "code" else Grader(workers)
 
 
 __all__ = ["EXTRACTORS", "Answer", "AnyGrader", "CodeGrader", "Grader", "GraderError", "extract", "grade_file", "grade_one", "open_grader"]

@@ -51,6 +51,10 @@ STYLES = {
     "exit()": "print(sum(map(int, input().split())))\nexit()",
     "thread": "import threading, sys\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**26)\n"
     "def main():\n    print(sum(map(int, input().split())))\nthreading.Thread(target=main).start()",
+    "many threads": "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(30) as pool:\n"
+    "    print(sum(pool.map(int, input().split())) + sum(pool.map(lambda n: 0, range(1000))))",
+    "processes": "import subprocess, sys\na = input()\n"
+    "print(subprocess.run([sys.executable, '-c', f'print(sum(map(int, {a.split()!r})))'], capture_output=True, text=True).stdout)",
     "atexit": "import atexit, io, os, sys\nsys.stdout = io.StringIO()\n"
     "atexit.register(lambda: os.write(1, sys.stdout.getvalue().encode()))\n"
     "print(sum(map(int, input().split())))",

@@ -11,6 +11,7 @@ import platform
 import resource
 import struct
 from collections.abc import Iterable
+from functools import cache
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 EPERM, ENOSYS = 1, 38
@@ -99,9 +100,19 @@ def descendants(pid: int) -> list[int]:
 
 def restrict_calls() -> bool:
     """Deny (EPERM) the system calls above with a seccomp filter. **Returns:** False on a processor or kernel where that cannot be."""
-    machine = platform.machine()
-    if machine not in _AUDIT or ctypes.sizeof(ctypes.c_void_p) != 8:
+    program = calls_filter(platform.machine())
+    if not program:
         return False
+    code = ctypes.create_string_buffer(program)
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
+    return prctl(PR_SET_NO_NEW_PRIVS, 1) and prctl(PR_SET_SECCOMP, 2, ctypes.addressof(header))
+
+
+@cache
+def calls_filter(machine: str) -> bytes:
+    """The filter as a program for the kernel; empty for a processor whose call numbers are not in the list."""
+    if machine not in _AUDIT or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return b""
     column = 0 if machine == "x86_64" else 1
     load, equal, at_least, any_bit, answer = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill = 0x7FFF0000, 0x80000000
@@ -120,9 +131,7 @@ def restrict_calls() -> bool:
     program += [(equal, 0, 4, _CLONE[machine]), (load, 0, 0, 16), (any_bit, 0, 1, _NEW_NAMESPACES), refuse(EPERM), (answer, 0, 0, allow)]
     program += [(equal, 0, 3, _PRLIMIT[machine]), (load, 0, 0, 16), (equal, 1, 0, 0), refuse(EPERM)]  # limits of others
     program += [(answer, 0, 0, allow)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
-    return prctl(PR_SET_NO_NEW_PRIVS, 1) and prctl(PR_SET_SECCOMP, 2, ctypes.addressof(header))
+    return b"".join(struct.pack("HBBI", *line) for line in program)
 
 
 def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> bool:

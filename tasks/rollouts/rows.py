@@ -11,7 +11,7 @@ import pyarrow as pa
 from erpd_core.config import SamplingConfig
 from erpd_core.refs import Problem
 from tasks.engines import Engine, Sample
-from tasks.grading import Grader
+from tasks.grading import AnyGrader
 
 SAMPLED = pa.schema(
     [
@@ -38,7 +38,7 @@ Tell = Callable[[Place, Sample], None]
 def sample_and_grade(
     problems: Sequence[Problem],
     engine: Engine,
-    grader: Grader,
+    grader: AnyGrader,
     sampling: SamplingConfig,
     seed: int,
     extractor: str,
@@ -82,7 +82,7 @@ def sample_rows(
     )
 
 
-def grade_rows(rows: pa.Table, grader: Grader, extractor: str) -> pa.Table:
+def grade_rows(rows: pa.Table, grader: AnyGrader, extractor: str) -> pa.Table:
     """Rows of `SAMPLED` with verdicts and rewards: rows of `SCHEMA`."""
     pairs = list(zip(rows["gold"].to_pylist(), rows["text"].to_pylist(), strict=True))
     verdicts = grader.grade_many(pairs, extractor=extractor)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from erpd_core.config import SamplingConfig
 from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
 from tasks.datasets import load_problems
-from tasks.grading import Grader
+from tasks.grading import open_grader
 from tasks.rollouts.meter import Meter
 from tasks.rollouts.rows import grade_rows
 from tasks.rollouts.samplers import sampled
@@ -69,7 +69,10 @@ class SampleRollouts(Stage[RolloutRef]):
         known = sum(shard.known for shard in todo)
         meter = Meter(context.progress, todo, total - missing + known, total)
         policy = context.store.path(self.policy.id)
-        with Grader() as grader, closing(sampled(todo, policy, context.runtime, self.sampling, self.seed, meter)) as tables:
+        with (
+            open_grader(self.problems.extractor) as grader,
+            closing(sampled(todo, policy, context.runtime, self.sampling, self.seed, meter)) as tables,
+        ):
             for shard, rows in tables:
                 table = grade_rows(rows, grader, self.problems.extractor)
                 build.put(shard.path.name, partial(pq.write_table, table, compression="zstd"))

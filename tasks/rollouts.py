@@ -19,7 +19,7 @@ from erpd_core.config import SamplingConfig
 from erpd_core.refs import PolicyRef, Problem, ProblemsRef, RolloutRef
 from tasks.datasets import load_problems
 from tasks.engines import Engine, open_engine
-from tasks.grading import Grader
+from tasks.grading import AnyGrader, open_grader
 from tasks.stage import Context, Stage
 from tasks.store import Build, Store
 
@@ -65,7 +65,7 @@ class SampleRollouts(Stage[RolloutRef]):
         total = len(problems) * self.sampling.samples
         if todo:
             engine = open_engine(context.store.path(self.policy.id), context.runtime)
-            with Grader() as grader:
+            with open_grader(self.problems.extractor) as grader:
                 for start in todo:
                     ready = sum(build.done(name) for name in names.values()) * size * self.sampling.samples
                     some, tick = problems[start : start + size], _Ticker(context, ready, total)
@@ -96,7 +96,7 @@ class SampleRollouts(Stage[RolloutRef]):
 def sample_and_grade(
     problems: Sequence[Problem],
     engine: Engine,
-    grader: Grader,
+    grader: AnyGrader,
     sampling: SamplingConfig,
     seed: int,
     extractor: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -64,8 +65,7 @@ class SampleRollouts(Stage[RolloutRef]):
         todo = [start for start, name in names.items() if not build.done(name)]
         total = len(problems) * self.sampling.samples
         if todo:
-            engine = open_engine(context.store.path(self.policy.id), context.runtime)
-            with Grader() as grader:
+            with closing(open_engine(context.store.path(self.policy.id), context.runtime)) as engine, Grader() as grader:
                 for start in todo:
                     ready = sum(build.done(name) for name in names.values()) * size * self.sampling.samples
                     some, tick = problems[start : start + size], _Ticker(context, ready, total)

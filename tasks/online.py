@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -51,7 +52,7 @@ class TrainOnline(Training):
         policy = load_policy(folder, context.runtime)
         optimizer = make_optimizer(policy, self.config.optimizer)
         done, records = resume(build, policy, optimizer)
-        with open_grader(self.problems.extractor) as grader:
+        with closing(open_engine(folder, context.runtime, policy)) as engine, open_grader(self.problems.extractor) as grader:
             loop = OnlineLoop(
                 context=context,
                 config=self.config,
@@ -61,7 +62,7 @@ class TrainOnline(Training):
                 policy=policy,
                 start=load_policy(folder, context.runtime),
                 optimizer=optimizer,
-                engine=open_engine(folder, context.runtime, policy),
+                engine=engine,
                 grader=grader,
             )
             for record in loop.steps(done):

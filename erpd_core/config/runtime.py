@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from erpd_core.config.common import Config, NonNegative
 
@@ -17,6 +17,13 @@ class RuntimeConfig(Config):
     ray_address: str | None = None
     """Address of an existing cluster; a local one is started when absent."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What samples. `auto`: vLLM where it is installed and samples on a GPU, else transformers."""
+    tensor_parallel: PositiveInt = 1
+    """vLLM: GPUs that one engine spreads the model over."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """vLLM on a GPU: the share of its memory for weights and KV cache; less where a trainer shares it (online stages)."""
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] | None = None
+    """vLLM: GiB of KV cache. When absent, what the weights leave of `gpu_memory_utilization` on a GPU, and 1 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     cpus: PositiveInt | None = None

@@ -55,7 +55,8 @@ def sample_rows(
 ) -> pa.Table:
     """`sampling.samples` responses to each problem: rows of `SAMPLED`.
 
-    Those in `known` are taken over; only the rest is sampled, and each of these told as soon as it is whole.
+    Those in `known` are taken over; only the rest is sampled, and each of these told as soon as it is whole. The schema's metadata says
+    which engine it was.
     """
     prompts = [engine.encode(problem.prompt) for problem in problems]
     places = [(row, number) for row in range(len(problems)) for number in range(sampling.samples)]
@@ -78,7 +79,7 @@ def sample_rows(
             "gold": [problems[row].answer for row, _ in places],
             "truncated": [samples[place].truncated for place in places],
         },
-        schema=SAMPLED,
+        schema=SAMPLED.with_metadata({"engine": engine.name}),
     )
 
 
@@ -89,7 +90,7 @@ def grade_rows(rows: pa.Table, grader: AnyGrader, extractor: str) -> pa.Table:
     columns = {name: rows[name] for name in rows.column_names}
     columns["verdict"] = pa.array(verdicts, pa.string())
     columns["reward"] = pa.array([float(verdict == "correct") for verdict in verdicts], pa.float32())
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA.with_metadata(rows.schema.metadata))
 
 
 def seed_of(seed: int, problem: str, sample: int) -> int:

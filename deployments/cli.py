@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -84,22 +84,29 @@ def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
         from deployments.run import run_in_foreground, run_study_in_foreground
 
         console = Console(stderr=as_json)
-        try:
+        with _failing():
             if study:
                 result = run_study_in_foreground(study, console, checking=_checking)
             else:
                 assert config is not None
                 result = run_in_foreground(config, recipe, console, checking=_checking)
-        except BadInput:
-            raise
-        except KeyboardInterrupt:
-            print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except Exception as error:
-            _explain_failure(error)
-            raise typer.Exit(1) from error
         if as_json:
             out(json.dumps(result))
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except KeyboardInterrupt:
+        print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except Exception as error:
+        _explain_failure(error)
+        raise typer.Exit(1) from error
 
 
 def _explain_failure(error: Exception) -> None:
@@ -136,36 +143,37 @@ def show(recipe: str, set_: Set = None) -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="`tiny`, a model directory, or a hub id.")],
-    benchmark: Annotated[str, typer.Option(help="`tiny`, a name of `erpd benchmarks`, or a JSONL, CSV or Parquet file.")],
-    k: Annotated[int, typer.Option("--k", min=1, help="Samples per problem.")] = 8,
-    temperature: Annotated[float, typer.Option(min=0.01)] = 0.6,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 1024,
-    count: Annotated[int | None, typer.Option(min=1, help="How many problems; all when absent.")] = None,
+    benchmark: Annotated[list[str], typer.Option(help="`tiny`, a name of `erpd benchmarks`, or a file of problems; may be repeated.")],
+    against: Annotated[str | None, typer.Option(help="Another model, compared with the first problem by problem.")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="Samples per problem; the benchmark's own, else 8, when absent.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0.6 when absent; 1.0 for Qwen3.5.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="0.95 when absent.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="The model's own when absent; 0 turns it off.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many problems of each benchmark; all when absent.")] = None,
     seed: int = 0,
+    per_problem: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row per problem here (.jsonl or .parquet).")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="runtime.KEY=VALUE", help="Device, dtype, engine and the like.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """AVG@K of a policy on a benchmark, with its interval, pass@K, entropy and length."""
+    """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An interrupted one goes on."""
+    from deployments.evaluate import Asked
+
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
+    asked = Asked(model, against, benchmark, k, sampling, count, seed, set_ or (), per_problem)
     with _only_json(as_json) as out:
         prepare()
-        from deployments.evaluate import evaluate_model
+        from deployments.eval_output import print_evaluation
+        from deployments.evaluate import evaluate_models
 
-        sampling = {"samples": k, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
-        result = evaluate_model(model, benchmark, sampling, count, seed, Console(stderr=True), _checking)
+        with _failing():
+            result, rows = evaluate_models(asked, Console(stderr=True), _checking)
         if as_json:
             out(json.dumps(result))
         else:
-            _print_evaluation(result)
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    for name, score in result["scores"].items():
-        low, high = score["ci95"]
-        print(
-            f"{name}: AVG@{score['k']} {100 * score['avg']:.1f}  (95 %: {100 * low:.1f} to {100 * high:.1f}, {score['problems']} problems)"
-        )
-    print(f"pass@{result['k']} {100 * result['pass_at_k']:.1f}   truncated {100 * result['truncated']:.1f} %")
-    print(f"entropy {result['entropy']:.3f} nats/token   length {result['length']:.1f} tokens")
+            print_evaluation(result, rows, {"model": model, "against": against or ""}, Console())
 
 
 @app.command()
@@ -179,12 +187,18 @@ def benchmarks() -> None:
 
 
 @app.command()
-def grade(source: Path, target: Path) -> None:
+def grade(
+    source: Path,
+    target: Path,
+    mode: Annotated[
+        str, typer.Option(help="auto, boxed or hash: our rule, by where the answer stands; math_verify, polaris, matharena: others' rules.")
+    ] = "auto",
+) -> None:
     """Grade IN.jsonl of gold and prediction into OUT.jsonl with a verdict on every row."""
     from tasks.grading import grade_file
 
     with _checking():
-        counts = grade_file(source, target)
+        counts = grade_file(source, target, mode)
     print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
 
 
@@ -202,6 +216,37 @@ def grade_code(source: Path, target: Path) -> None:
         print(f"erpd: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
+
+
+@app.command()
+def judge(
+    source: Path,
+    target: Path,
+    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The model's name there.")],
+    key_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the key.")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Requests at most; what is left keeps the verdict of the rules.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Grade IN.jsonl of problem, gold and prediction, then ask an LLM judge about the answers that rules do not call correct."""
+    with _only_json(as_json) as out:
+        prepare()
+        from erpd_core.config.judge import JudgeConfig
+        from tasks.judge import JudgeError
+        from tasks.judge_files import judge_file
+
+        limits = {} if max_calls is None else {"max_calls": max_calls}
+        try:
+            with _checking():
+                config = JudgeConfig(endpoint=endpoint, model=model, key_env=key_env, **limits)
+                result = judge_file(source, target, config)
+        except JudgeError as error:
+            print(f"erpd: {error}; the same command goes on from what was answered", file=sys.stderr)
+            raise typer.Exit(1) from error
+        if as_json:
+            out(json.dumps(result))
+        else:
+            print("  ".join(f"{name} {value}" for name, value in result.items()), file=sys.stderr)
 
 
 Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns.")]

@@ -1,50 +1,179 @@
-"""`erpd eval`: one policy on one benchmark, without servers."""
+"""`erpd eval`: policies on benchmarks, without servers. What was sampled lies in the store, so a killed evaluation goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from deployments.display import Display
-from erpd_core.config import RuntimeConfig, SamplingConfig
+from deployments.problem_table import Row, check_path, join, write_table
+from erpd_core.config import RuntimeConfig
+from flows.paper import load_paper_settings
+from flows.recipes import apply_overrides, explain
 from tasks.home import home
 from tasks.policies import import_policy, model_from_text
 
+if TYPE_CHECKING:
+    from erpd_core.refs import PolicyRef, ProblemsRef
+    from tasks.evaluate import EvaluatePolicy
+    from tasks.stage import Context
 
-def evaluate_model(
-    model: str,
-    benchmark: str,
-    sampling: Mapping[str, Any],
-    count: int | None,
-    seed: int,
-    console: Console,
-    checking: Callable[[], AbstractContextManager[None]],
-) -> dict[str, Any]:
-    """The contract's REPORT of a policy (its own base: both KLs are 0), with pass@K and truncation beside it."""
-    from erpd_core.scoring import pass_at_k
-    from tasks.datasets import benchmark_from_text, draw_problems
-    from tasks.evaluate import EvaluatePolicy, truncation_rate
+SAMPLES = 8
+"""Samples a problem where neither `--k` nor the benchmark says."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `erpd eval` was asked."""
+
+    model: str
+    against: str | None
+    benchmarks: Sequence[str]
+    k: int | None
+    """Samples a problem; each benchmark's own when absent."""
+    sampling: Mapping[str, Any]
+    """Settings of `SamplingConfig`; absent or None where the model's own default holds."""
+    count: int | None
+    seed: int
+    runtime: Sequence[str]
+    """`runtime.key=value`."""
+    per_problem: Path | None
+    """Where the table of single problems is written; under ERPD_HOME when absent."""
+
+
+def evaluate_models(
+    asked: Asked, console: Console, checking: Callable[[], AbstractContextManager[None]]
+) -> tuple[dict[str, Any], list[Row]]:
+    """The contract's REPORT of a model, with more measures beside it, and a row for every problem.
+
+    With `against`, that model's REPORT, its columns and the paired comparison too.
+
+    Both KLs are against the other model when there is one of the same vocabulary; else the model is its own base and both are 0.
+    Errors of the input are raised within `checking`, before anything is sampled.
+    """
     from tasks.progress import Progress
-    from tasks.rollouts import SampleRollouts, outcomes
     from tasks.stage import Context, fulfil
     from tasks.store import Store
 
-    events = home() / "logs" / "eval.events.jsonl"
-    context = Context(Store(home() / "store"), RuntimeConfig(ray="off"), Progress(events, f"evaluate on {benchmark}"))
+    events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"  # two evaluations at once show each its own progress
     with Display({events: ""}, console):
         with checking():
-            settings = SamplingConfig(**sampling)
-            policy = fulfil(import_policy(model_from_text(model)), context)
-            problems = fulfil(draw_problems(benchmark, benchmark_from_text(benchmark, count), seed), context)
-        stage = EvaluatePolicy(
-            policy=policy, old=policy, base=policy, benchmarks={Path(benchmark).stem: problems}, sampling=settings, seed=seed
+            if asked.per_problem is not None:
+                check_path(asked.per_problem)
+            runtime = read_runtime(asked.runtime)
+            context = Context(Store(home() / "store"), runtime, Progress(events, "evaluate"))
+            stages = _stages(asked, context)
+        for name, stage in stages.items():
+            label = f"evaluate {name}" if len(stages) > 1 else "evaluate"
+            fulfil(stage, Context(context.store, runtime, Progress(events, label)))
+    events.unlink(missing_ok=True)
+    return _result(asked, stages, context)
+
+
+def read_runtime(overrides: Sequence[str]) -> RuntimeConfig:
+    """`runtime.key=value` as a runtime, whose engine can be had here. Raises ValueError in one line for anything else."""
+    from tasks.engines import check_engine
+
+    tree: dict[str, Any] = {"runtime": {"ray": "off"}}
+    apply_overrides(tree, overrides)
+    if other := sorted(tree.keys() - {"runtime"}):
+        raise ValueError(f"--set {other[0]}: an evaluation has only runtime settings here; write runtime.device=cpu, for example")
+    try:
+        runtime = RuntimeConfig.model_validate(tree["runtime"])
+    except ValidationError as error:
+        raise ValueError(f"--set runtime: {explain(error)}") from error
+    check_engine(runtime)
+    return runtime
+
+
+def _stages(asked: Asked, context: Context) -> dict[str, EvaluatePolicy]:
+    """One evaluation for each model, all on the same problems with the same seeds. Raises ValueError for what cannot be evaluated."""
+    from tasks.datasets import benchmark_from_text, draw_problems, samples_of
+    from tasks.evaluate import EvaluatePolicy
+    from tasks.sampling_defaults import evaluation_sampling
+    from tasks.stage import fulfil
+
+    models = {"model": asked.model} | ({"against": asked.against} if asked.against is not None else {})
+    names = [Path(text).stem if Path(text).suffix else text for text in asked.benchmarks]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ValueError(f"benchmark: {twice[0]!r} is there twice; benchmarks are told apart by name, or by file name without its ending")
+    if asked.k is not None and asked.k < 1:
+        raise ValueError(f"--k {asked.k}: at least one sample a problem is needed; give 1 or more")
+    sources = {name: benchmark_from_text(text, asked.count) for name, text in zip(names, asked.benchmarks, strict=True)}
+    imports = {role: import_policy(model_from_text(text)) for role, text in models.items()}
+    draws = {name: draw_problems(name, source, asked.seed) for name, source in sources.items()}
+    policies: dict[str, PolicyRef] = {role: fulfil(stage, context) for role, stage in imports.items()}
+    problems: dict[str, ProblemsRef] = {name: fulfil(stage, context) for name, stage in draws.items()}
+    samples = {name: asked.k or samples_of(text) or SAMPLES for name, text in zip(names, asked.benchmarks, strict=True)}
+    most = max(samples.values())
+    limits = {model.id: model.evaluation.max_new_tokens for model in load_paper_settings().models.values()}
+    stages = {}
+    for role, policy in policies.items():
+        try:
+            limit = asked.sampling.get("max_new_tokens") or limits.get(models[role])
+            given = {**asked.sampling, "samples": most, "max_new_tokens": limit}
+            sampling = evaluation_sampling(context.store.path(policy.id), given)
+        except ValidationError as error:
+            raise ValueError(f"sampling: {explain(error)}") from error
+        base = _base(context, policy, policies["against" if role == "model" and asked.against is not None else "model"])
+        own = {name: k for name, k in samples.items() if k != most}
+        stages[role] = EvaluatePolicy(
+            policy=policy, old=base, base=base, benchmarks=problems, sampling=sampling, samples=own, seed=asked.seed
         )
-        report = fulfil(stage, context)
-        rollouts = fulfil(SampleRollouts(policy=policy, problems=problems, sampling=settings, seed=seed), context)
-    tried = outcomes(context.store, rollouts)
-    extra = {"k": settings.samples, "pass_at_k": pass_at_k(tried, settings.samples), "truncated": truncation_rate(context.store, rollouts)}
-    return {**report.model_dump(mode="json"), **extra}
+    return stages
+
+
+def _base(context: Context, policy: PolicyRef, other: PolicyRef) -> PolicyRef:
+    """What KL is measured from: the other model where log-probs of the two can be compared, else the policy itself."""
+    from tasks.models import vocabulary
+
+    sizes = {vocabulary(context.store.path(one.id)) for one in (policy, other)}
+    return other if len(sizes) == 1 else policy
+
+
+def _result(asked: Asked, stages: Mapping[str, EvaluatePolicy], context: Context) -> tuple[dict[str, Any], list[Row]]:
+    from tasks.evaluate import load_details, load_results
+
+    reports = {}
+    for role, stage in stages.items():
+        report = stage.stored(context.store)
+        assert report is not None, "it has just been evaluated"
+        details = {name: one.model_dump(mode="json") for name, one in load_details(context.store, stage).items()}
+        reports[role] = {**report.model_dump(mode="json"), "details": details, "sampling": stage.sampling.model_dump(mode="json")}
+    results = {role: load_results(context.store, stage) for role, stage in stages.items()}
+    rows = join(results["model"], results.get("against"))
+    path = asked.per_problem or home() / "reports" / "eval" / f"{stages['model'].identity()}.jsonl"
+    write_table(rows, path)
+    found = {**reports["model"], "per_problem": str(path)}
+    if "against" in results:
+        found |= {"against": reports["against"], "comparison": compare_results(results["model"], results["against"])}
+    return found, rows
+
+
+def compare_results(model: Sequence[Any], against: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Benchmark -> the paired difference model - against, with its clustered interval and the chance of it among equals."""
+    from erpd_core.scoring import compare, p_value
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(one.benchmark for one in model):
+        a, b = (
+            {one.problem: [1.0] * one.solved + [0.0] * (one.samples - one.solved) for one in some if one.benchmark == name}
+            for some in (model, against)
+        )
+        compared, chance = compare(a, b), p_value(a, b)
+        found[name] = {
+            "difference": compared.difference,
+            "ci95": list(compared.ci95),
+            "p_value": chance,
+            "beyond_noise": chance < 0.05,
+            "problems": compared.problems,
+        }
+    return found

@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Role = Literal["base", "teacher", "unlearned", "extra", "student", "online"]
 Verdict = Literal["correct", "wrong", "unparsable", "timeout"]
+Mode = Literal["math_verify", "polaris", "matharena"]
+"""Others' grading, which brings its own way to find the answer."""
+Extractor = Literal["auto", "boxed", "hash", "code", Mode]
+"""How a response is graded: where our own rule finds the answer (a box or a final line, a box only, after the last '#'), the last block of
+code run on its tests, or another's rule whole."""
 
 
 class Frozen(BaseModel):
@@ -65,7 +70,7 @@ class ProblemsRef(Frozen):
     id: str
     name: str
     count: int
-    extractor: Literal["auto", "boxed", "hash", "code"] = "auto"
+    extractor: Extractor = "auto"
     """Where the answer stands in a response to them."""
     origin: str | None = None
     """The hub's `id@commit`, for what came from there."""
@@ -85,6 +90,20 @@ class RolloutRef(Frozen):
     tokens: int
     """Response tokens over all sequences: the length N of every column over this batch."""
     accuracy: float
+
+
+class JudgedRef(Frozen):
+    """What an LLM judge said of a rollout's responses that rules do not call correct. Verdicts of the rollout itself stay as they are."""
+
+    id: str
+    rollouts: str
+    outcomes: dict[str, int]
+    """What the judge said (`tasks.judge.Outcome`) -> of how many responses; `same` is how many it turned to correct."""
+    calls: int
+    """Requests made; replies found in the cache made none."""
+    tokens: int
+    spent: str | None
+    """The limit that left responses unjudged, None where none was."""
 
 
 class LogprobRef(Frozen):

@@ -1,4 +1,4 @@
-"""AVG@K, pass@K, intervals clustered by problem, and the paired comparison of two policies.
+"""AVG@K, pass@K, majority@K, intervals clustered by problem, and the paired comparison of two policies.
 
 Samples of one problem are not independent, so the unit of uncertainty is the problem: a mean over problems of per-problem means.
 """
@@ -6,7 +6,8 @@ Samples of one problem are not independent, so the unit of uncertainty is the pr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -14,6 +15,9 @@ from erpd_core.refs import Score
 
 Outcomes = Mapping[str, Sequence[float]]
 """Problem id -> its K outcomes, 0 or 1."""
+
+Votes = Mapping[str, Sequence[Hashable | None]]
+"""Problem id -> the answer each of its K samples gave, equal for equivalent answers; None where there is no answer."""
 
 _Z95 = NormalDist().inv_cdf(0.975)
 
@@ -25,12 +29,16 @@ def avg_at_k(outcomes: Outcomes) -> Score:
     Raises ValueError when there is no problem, or problems have different numbers of samples.
     """
     k = _same_k(outcomes)
-    means = [sum(row) / k for row in outcomes.values()]
-    n = len(means)
-    avg = math.fsum(means) / n
-    var = math.fsum((m - avg) ** 2 for m in means) / (n - 1) if n > 1 else 0.0
-    lo, hi = _wilson(avg, n) if max(means) == min(means) else (avg - _Z95 * math.sqrt(var / n), avg + _Z95 * math.sqrt(var / n))
-    return Score(avg=avg, k=k, problems=n, ci95=(max(0.0, lo), min(1.0, hi)))
+    avg, ci95 = clustered([sum(row) / k for row in outcomes.values()])
+    return Score(avg=avg, k=k, problems=len(outcomes), ci95=ci95)
+
+
+def clustered(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The mean of one value in [0, 1] per problem, and its 95 % interval as `avg_at_k` makes it."""
+    n = len(values)
+    mean, error = _mean_and_error(values)
+    low, high = _wilson(mean, n) if max(values) == min(values) else (mean - _Z95 * error, mean + _Z95 * error)
+    return mean, (max(0.0, low), min(1.0, high))
 
 
 def pass_at_k(outcomes: Outcomes, k: int) -> float:
@@ -42,6 +50,33 @@ def pass_at_k(outcomes: Outcomes, k: int) -> float:
     return math.fsum(values) / len(values)
 
 
+def pass_curve(outcomes: Outcomes) -> dict[int, float]:
+    """pass@k at the powers of two below K and at K itself: what more tries would bring."""
+    n = _same_k(outcomes)
+    return {k: pass_at_k(outcomes, k) for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n)}
+
+
+def majority_at_k(outcomes: Outcomes, votes: Votes) -> dict[str, float]:
+    """Problem -> how right the answer is that most of its K samples gave (self-consistency, Wang et al. 2023).
+
+    It is the mean outcome of the samples that gave the most frequent answer. Of answers equally frequent each counts alike, which is what
+    drawing one of them at random would come to: no tie is won by luck. Samples without an answer do not vote, and where none votes it is 0.
+
+    Raises ValueError when problems or numbers of samples of the two differ.
+    """
+    k = _same_k(outcomes)
+    if outcomes.keys() != votes.keys() or any(len(row) != k for row in votes.values()):
+        raise ValueError("majority@K needs one vote, or None, for every sample of every problem")
+    return {problem: _majority(row, votes[problem]) for problem, row in outcomes.items()}
+
+
+def _majority(outcomes: Sequence[float], votes: Sequence[Hashable | None]) -> float:
+    counts = Counter(vote for vote in votes if vote is not None)
+    most = max(counts.values(), default=0)
+    won = [outcome for outcome, vote in zip(outcomes, votes, strict=True) if vote is not None and counts[vote] == most]
+    return sum(won) / len(won) if won else 0.0
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Paired difference a - b over the problems both were tried on."""
@@ -50,6 +85,14 @@ class Comparison:
     standard_error: float
     problems: int
 
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95 % interval, normal. Where all problems differ alike its half width is that of Wilson's interval at 0, not nothing."""
+        if self.problems < 2:
+            return -1.0, 1.0
+        half = _Z95 * self.standard_error or _wilson(0.0, self.problems)[1]
+        return max(-1.0, self.difference - half), min(1.0, self.difference + half)
+
     def beyond_noise(self, z: float, at_least: float = 0.0) -> bool:
         """Is the difference larger than `at_least` by more than z standard errors?"""
         return self.problems > 1 and self.difference - z * self.standard_error > at_least
@@ -57,14 +100,45 @@ class Comparison:
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
     """Paired by problem. Raises ValueError when the problems differ: the comparison would not be paired."""
+    ka, kb = _paired(a, b)
+    gains = [sum(a[problem]) / ka - sum(b[problem]) / kb for problem in a]
+    mean, error = _mean_and_error(gains)
+    return Comparison(difference=mean, standard_error=error, problems=len(gains))
+
+
+def p_value(a: Outcomes, b: Outcomes) -> float:
+    """Two-sided chance of a paired difference at least this large if the policies were equally good on every problem.
+
+    The exact sign-flip test: then each problem's difference is as likely the other way round, independently, and every choice of signs is
+    as likely as any other. All 2^n are counted, by the value of their sum; nothing is drawn and no distribution is assumed.
+    Raises ValueError as `compare`.
+    """
+    ka, kb = _paired(a, b)
+    steps = [abs(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka) for problem in a]
+    unit = math.gcd(*steps)
+    if unit == 0:
+        return 1.0
+    observed = abs(sum(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka for problem in a)) // unit
+    total = sum(steps) // unit
+    chance = [1.0]  # of each number of units counted upwards, by problem after problem
+    for step in (step // unit for step in steps if step):
+        nothing = [0.0] * step
+        chance = [0.5 * (down + up) for down, up in zip(chance + nothing, nothing + chance, strict=True)]
+    return min(1.0, math.fsum(p for up, p in enumerate(chance) if abs(2 * up - total) >= observed))
+
+
+def _paired(a: Outcomes, b: Outcomes) -> tuple[int, int]:
     if a.keys() != b.keys():
         raise ValueError(f"policies were tried on different problems ({len(a.keys() ^ b.keys())} are not shared)")
-    ka, kb = _same_k(a), _same_k(b)
-    gains = [sum(a[problem]) / ka - sum(b[problem]) / kb for problem in a]
-    n = len(gains)
-    mean = math.fsum(gains) / n
-    var = math.fsum((g - mean) ** 2 for g in gains) / (n - 1) if n > 1 else 0.0
-    return Comparison(difference=mean, standard_error=math.sqrt(var / n), problems=n)
+    return _same_k(a), _same_k(b)
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; of one value, 0."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    var = math.fsum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else 0.0
+    return mean, math.sqrt(var / n)
 
 
 def _same_k(outcomes: Outcomes) -> int:

@@ -16,6 +16,7 @@ from flows.stages import Desk, open_registry, open_tracker
 from flows.steps import Known, seed_for
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
+from tasks.judge_rollouts import judge_question
 from tasks.policies import import_policy
 from tasks.resources import task_runner
 from tasks.rollouts import SampleRollouts
@@ -43,7 +44,9 @@ def campaign_id(config: CampaignConfig) -> str:
     question = config.question() | {"model": import_policy(config.model).identity()}
     question |= {"sources": {name: draw_problems(name, source, 0).question() for name, source in sources.items()}}
     question["prompts"] = None
-    question["evaluation"] = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling", "samples", "signal"})
+    judge = {"judge": judge_question(config.evaluation.judge)} if config.evaluation.judge else {}
+    kept = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling", "samples", "signal"})
+    question["evaluation"] = kept | judge
     return f"{config.name}-{identity('campaign', question, {}, 1)[-10:]}"
 
 
@@ -147,10 +150,11 @@ class Campaign:
             benchmarks=known.benchmarks,
             sampling=self.config.evaluation.sampling,
             samples=self.config.evaluation.samples,
+            judge=self.config.evaluation.judge,
             seed=seed_for(self.config, 0, "benchmarks"),
         )
         report: EvalReport = self.desk.ask("evaluate", stage, "evaluate base", 0, "base evaluation")
-        self.desk.record_report(0, "base", report, known.base)
+        self.desk.record_report(0, "base", report, stage)
         return report
 
 

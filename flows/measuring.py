@@ -56,10 +56,11 @@ class Measuring:
 
     def evaluate(self, policies: Mapping[str, PolicyRef]) -> dict[str, EvalReport]:
         """Role -> report on the benchmarks, recorded."""
-        asked = [(self._evaluation(policy), f"evaluate {role}", f"{role} evaluation") for role, policy in policies.items()]
+        stages = {role: self._evaluation(policy) for role, policy in policies.items()}
+        asked = [(stage, f"evaluate {role}", f"{role} evaluation") for role, stage in stages.items()]
         reports = dict(zip(policies, self.steps.ask_all("evaluate", "evaluate", asked), strict=True))
         for role, report in reports.items():
-            self.steps.desk.record_report(self.steps.index, role, report, policies[role])
+            self.steps.desk.record_report(self.steps.index, role, report, stages[role])
         return reports
 
     def _evaluation(self, policy: PolicyRef) -> EvaluatePolicy:
@@ -71,5 +72,6 @@ class Measuring:
             benchmarks=self.steps.known.benchmarks,
             sampling=evaluation.sampling,
             samples=evaluation.samples,
+            judge=evaluation.judge,
             seed=seed_for(self.steps.config, 0, "benchmarks"),
         )

@@ -11,6 +11,7 @@ from typing import Any
 from erpd_core.config import CampaignConfig, RuntimeConfig
 from erpd_core.optimize import Record
 from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef
+from tasks.evaluate import EvaluatePolicy, load_details
 from tasks.home import home
 from tasks.progress import Progress
 from tasks.registry import Registry
@@ -137,13 +138,15 @@ class Desk:
         said = f"{overlap.exact + overlap.ngram} of {overlap.checked} prompts overlap with what is measured on ({overlap.action})"
         Progress(self.events, f"{iteration}: {said}").event(status="said")
 
-    def record_report(self, iteration: int, role: str, report: EvalReport, policy: PolicyRef) -> None:
+    def record_report(self, iteration: int, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
+        """What an evaluation found: the report in the registry, that and its details in MLflow."""
+        details = load_details(self.store, stage)
         self.registry.record_report(self.campaign, iteration, role, report)
-        self.tracker.log_report(self.run, report, iteration, None if role in ("base", "student") else role)
+        self.tracker.log_report(self.run, report, iteration, None if role in ("base", "student") else role, details)
         phase = self.tracker.phase_run(
             self.run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration)}
         )
-        self.tracker.log_report(phase, report, policy.step)
+        self.tracker.log_report(phase, report, stage.policy.step, details=details)
         self.tracker.finish(phase)
 
     def track_training(self, iteration: int, role: str, records: Sequence[Record], tags: Mapping[str, str]) -> None:

@@ -1,30 +1,41 @@
-"""Policy x benchmarks -> EvalReport: scores with intervals, and KL, entropy and length on the policy's own fresh samples."""
+"""Policy x benchmarks -> EvalReport: scores with intervals, and KL, entropy and length on the policy's own fresh samples.
+
+Beside the report lie more measures of each benchmark and what came of each problem (`load_details`, `load_results`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from erpd_core.config import SamplingConfig
+from erpd_core.config import JudgeConfig, SamplingConfig
+from erpd_core.details import BenchmarkDetails, ProblemResult
 from erpd_core.kl import k1
-from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, RolloutRef, Score
-from erpd_core.scoring import avg_at_k
+from erpd_core.refs import EvalReport, JudgedRef, PolicyRef, ProblemsRef, RolloutRef, Score
+from erpd_core.scoring import Outcomes, avg_at_k, clustered, majority_at_k, pass_curve
+from tasks.answers import Responses, read_responses
+from tasks.grading import EXTRACTORS
+from tasks.judge_rollouts import JudgeRollouts, judge_question, judged_outcomes
 from tasks.progress import Progress
-from tasks.rollouts import SampleRollouts, outcomes, shards
+from tasks.rollouts import SampleRollouts, outcomes
 from tasks.score import ScoreRollouts, load_column
-from tasks.stage import Context, Stage, fulfil
+from tasks.stage import Context, Stage, fulfil, fulfil_apart
 from tasks.store import Build, Store
+
+DETAILS, RESULTS, JUDGED = "details.json", "problems.jsonl", "judge.json"
 
 
 class EvaluatePolicy(Stage[EvalReport]):
     """The contract's REPORT of one policy. Its samples and columns are artifacts of their own, so a killed evaluation goes on."""
 
     KIND: ClassVar[str] = "evaluation"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = EvalReport
+    SAMPLES: ClassVar[bool] = True
 
     policy: PolicyRef
     old: PolicyRef
@@ -36,10 +47,14 @@ class EvaluatePolicy(Stage[EvalReport]):
     samples: dict[str, int] = Field(default_factory=dict)
     """Samples per problem of single benchmarks, instead of `sampling.samples`."""
     seed: int
+    judge: JudgeConfig | None = None
+    """Asked about answers that rules do not call correct; what it turns counts as right in every measure here."""
 
     def question(self) -> dict[str, Any]:
         samples = {"samples": self.samples} if self.samples else {}
-        return {"sampling": self.sampling.model_dump(mode="json"), **samples, "seed": self.seed, "benchmarks": sorted(self.benchmarks)}
+        judge = {"judge": judge_question(self.judge)} if self.judge else {}
+        asked = {"sampling": self.sampling.model_dump(mode="json"), "seed": self.seed, "benchmarks": sorted(self.benchmarks)}
+        return asked | samples | judge
 
     def inputs(self) -> dict[str, str]:
         problems = {f"benchmark-{name}": ref.id for name, ref in self.benchmarks.items()}
@@ -47,19 +62,37 @@ class EvaluatePolicy(Stage[EvalReport]):
 
     def run(self, context: Context, build: Build) -> EvalReport:
         scores: dict[str, Score] = {}
+        details: dict[str, BenchmarkDetails] = {}
+        results: list[ProblemResult] = []
+        judged: dict[str, JudgedRef] = {}
         totals = dict.fromkeys(("kl_old", "kl_base", "entropy"), 0.0)
         tokens = sequences = 0
         for name, problems in self.benchmarks.items():
             part = dataclasses.replace(context, progress=Progress(context.progress.path, f"{context.progress.label} on {name}"))
             sampling = self.sampling.model_copy(update={"samples": self.samples.get(name, self.sampling.samples)})
             rollouts = fulfil(SampleRollouts(policy=self.policy, problems=problems, sampling=sampling, seed=self.seed), part)
-            scores[name] = avg_at_k(outcomes(context.store, rollouts))
-            for total, value in self._sums(context, rollouts).items():
+            tried = outcomes(context.store, rollouts)
+            if self.judge and problems.extractor != "code":
+                asking = dataclasses.replace(part, progress=Progress(part.progress.path, f"{part.progress.label}, judge"))
+                judged[name] = fulfil(JudgeRollouts(rollouts=rollouts, judge=self.judge), asking)
+                tried = judged_outcomes(context.store, rollouts, judged[name])
+            responses = read_responses(context.store, rollouts, tried)
+            sums = self._sums(context, rollouts)
+            scores[name] = avg_at_k(tried)
+            details[name] = _details(rollouts, tried, responses, sums)
+            results += [one.result(name, problem) for problem, one in responses.items()]
+            for total, value in sums.items():
                 totals[total] += value
             tokens, sequences = tokens + rollouts.tokens, sequences + rollouts.sequences
         report = EvalReport(
             policy=self.policy.id, scores=scores, **{name: total / tokens for name, total in totals.items()}, length=tokens / sequences
         )
+        written = json.dumps({name: one.model_dump(mode="json") for name, one in details.items()}, indent=1)
+        if self.judge:
+            said = json.dumps({name: one.model_dump(mode="json") for name, one in judged.items()}, indent=1)
+            build.put(JUDGED, lambda path: path.write_text(said))
+        build.put(RESULTS, lambda path: path.write_text(lines(results)))
+        build.put(DETAILS, lambda path: path.write_text(written))
         build.put("report.json", lambda path: path.write_text(report.model_dump_json(indent=1)))
         return report
 
@@ -67,7 +100,7 @@ class EvaluatePolicy(Stage[EvalReport]):
         silent = dataclasses.replace(context, progress=Progress(None))
 
         def column(policy: PolicyRef, name: str = "lp") -> Any:
-            ref = fulfil(ScoreRollouts(policy=policy, rollouts=rollouts), silent)
+            ref = fulfil_apart(ScoreRollouts(policy=policy, rollouts=rollouts), silent)
             return load_column(context.store, ref, name).double()
 
         own = column(self.policy)
@@ -78,7 +111,39 @@ class EvaluatePolicy(Stage[EvalReport]):
         }
 
 
-def truncation_rate(store: Store, ref: RolloutRef) -> float:
-    """Share of responses cut at the length limit."""
-    cut = [value for path in shards(store, ref) for value in pq.read_table(path, columns=["truncated"])["truncated"].to_pylist()]
-    return sum(cut) / len(cut)
+def _details(rollouts: RolloutRef, tried: Outcomes, responses: dict[str, Responses], sums: dict[str, float]) -> BenchmarkDetails:
+    votes = {problem: one.groups for problem, one in responses.items()}
+    answered = rollouts.problems.extractor in EXTRACTORS
+    majority, ci95 = clustered(list(majority_at_k(tried, votes).values())) if answered else (None, None)
+    return BenchmarkDetails(
+        pass_at_k=pass_curve(tried),
+        majority=majority,
+        majority_ci95=ci95,
+        truncated=sum(sum(one.truncated) for one in responses.values()) / rollouts.sequences,
+        unanswered=sum(one.unanswered for one in responses.values()) / rollouts.sequences,
+        length=rollouts.tokens / rollouts.sequences,
+        **{name: total / rollouts.tokens for name, total in sums.items()},
+    )
+
+
+def lines(results: Iterable[ProblemResult]) -> str:
+    """JSON lines."""
+    return "".join(one.model_dump_json() + "\n" for one in results)
+
+
+def load_details(store: Store, stage: EvaluatePolicy) -> dict[str, BenchmarkDetails]:
+    """Benchmark -> more measures, of an evaluation that is in the store."""
+    tree = json.loads((store.path(stage.identity()) / DETAILS).read_text())
+    return {name: BenchmarkDetails.model_validate(one) for name, one in tree.items()}
+
+
+def load_judged(store: Store, stage: EvaluatePolicy) -> dict[str, JudgedRef]:
+    """Benchmark -> what the judge said, of an evaluation that is in the store; empty where none was asked."""
+    path = store.path(stage.identity()) / JUDGED
+    return {name: JudgedRef.model_validate(one) for name, one in json.loads(path.read_text()).items()} if path.exists() else {}
+
+
+def load_results(store: Store, stage: EvaluatePolicy) -> list[ProblemResult]:
+    """What came of each problem, benchmark after benchmark, of an evaluation that is in the store."""
+    with (store.path(stage.identity()) / RESULTS).open(encoding="utf-8") as file:
+        return [ProblemResult.model_validate_json(line) for line in file]

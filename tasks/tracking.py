@@ -10,6 +10,7 @@ point, a parameter or a model version that is there already is not written twice
 | `score/<benchmark>`, `score_low/<benchmark>`, `score_high/<benchmark>` | both | see below | AVG@K and its 95 % interval |
 | `kl/old`, `kl/base` | both | see below | k1 on fresh samples of the policy, nats per token |
 | `entropy`, `length` | both | see below | nats per token, response tokens per sample, on fresh samples |
+| `eval/<benchmark>/<name>` | both | see below | `pass_at_k`, `majority`, `truncated`, `unanswered`, `length`, `entropy` of that benchmark |
 | `teacher/score/<benchmark>`, `teacher/kl/old`, ... | campaign run | iteration | the same of another policy than the student |
 
 A report on a campaign run has the iteration as its step (0: the base); on a phase run, the optimizer step of the policy. Names never hold
@@ -35,6 +36,7 @@ from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 
+from erpd_core.details import BenchmarkDetails
 from erpd_core.refs import EvalReport
 
 BATCH = 1000
@@ -83,6 +85,20 @@ def report_metrics(report: EvalReport, role: str | None = None) -> dict[str, flo
     for benchmark, score in report.scores.items():
         low, high = score.ci95
         values |= {f"score/{benchmark}": score.avg, f"score_low/{benchmark}": low, f"score_high/{benchmark}": high}
+    return _of_role(values, role)
+
+
+def details_metrics(details: Mapping[str, BenchmarkDetails], role: str | None = None) -> dict[str, float]:
+    """More measures of each benchmark under metric names; majority@K only where there are answers to vote for."""
+    values: dict[str, float] = {}
+    for benchmark, one in details.items():
+        own = {"pass_at_k": one.pass_at_k[max(one.pass_at_k)], "truncated": one.truncated, "unanswered": one.unanswered}
+        own |= {"length": one.length, "entropy": one.entropy} | ({} if one.majority is None else {"majority": one.majority})
+        values |= {f"eval/{benchmark}/{name}": value for name, value in own.items()}
+    return _of_role(values, role)
+
+
+def _of_role(values: Mapping[str, float], role: str | None) -> dict[str, float]:
     prefix = "" if role in (None, "student", "base", "online") else f"{role}/"
     return {name_of(prefix + name): float(value) for name, value in values.items()}
 
@@ -189,9 +205,16 @@ class Tracker:
         """
         self._log(run, [(int(one["step"]), int(1000 * one.get("time", time.time())), record_metrics(one)) for one in records])
 
-    def log_report(self, run: TrackedRun, report: EvalReport, step: int, role: str | None = None) -> None:
+    def log_report(
+        self,
+        run: TrackedRun,
+        report: EvalReport,
+        step: int,
+        role: str | None = None,
+        details: Mapping[str, BenchmarkDetails] | None = None,
+    ) -> None:
         """A report at a step: the iteration on a campaign's run, the policy's optimizer step on a phase's. `role` as in the table above."""
-        self._log(run, [(step, int(1000 * time.time()), report_metrics(report, role))])
+        self._log(run, [(step, int(1000 * time.time()), report_metrics(report, role) | details_metrics(details or {}, role))])
 
     def _log(self, run: TrackedRun, points: Sequence[tuple[int, int, dict[str, float]]]) -> None:
         if run.id not in self._points:

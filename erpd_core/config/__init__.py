@@ -7,6 +7,7 @@ from erpd_core.config.campaign import CampaignConfig, DecisionConfig, Fallback
 from erpd_core.config.common import Choice, Strategy
 from erpd_core.config.critic import CriticConfig
 from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
+from erpd_core.config.judge import JudgeConfig
 from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
 from erpd_core.config.models import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
 from erpd_core.config.online import OnlineConfig
@@ -59,6 +60,7 @@ __all__ = [
     "GymProblems",
     "HubModel",
     "HubProblems",
+    "JudgeConfig",
     "Loss",
     "ModelConfig",
     "NamedProblems",

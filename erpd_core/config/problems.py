@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from erpd_core.config.common import Config, NonNegative
+from erpd_core.refs import Extractor
 
-Extractor = Literal["auto", "boxed", "hash", "code"]
-"""Where the answer stands in a response: a box or a final line, a box only, after the last '#', or the last block of code."""
 Reader = Literal["plain", "livecodebench", "unit_tests"]
 """What a row holds: a problem and an answer; a row of LiveCodeBench; a prompt and JSON of unit tests (inputs, outputs, fn_name)."""
 
@@ -75,6 +74,7 @@ class _Problems(_Draw):
     template: str = "{problem}"
     """Prompt wording; `{problem}` is replaced by the problem. The name of a known wording stands for it."""
     extractor: Extractor = "auto"
+    """Where the answer stands in a response: a box or a final line, a box only, after the last '#'; or whose rule grades instead."""
 
     @field_validator("template")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveFloat, PositiveInt, field_validator
 
 from erpd_core.config.common import Config, NonNegative
 
@@ -27,6 +27,29 @@ class RuntimeConfig(Config):
     """Input tokens per micro-batch: memory of a model call, not a hyperparameter."""
     checkpoint_every: PositiveInt = 20
     """Optimizer steps between resumable checkpoints."""
+
+    samplers: PositiveInt = 1
+    """Ray actors that sample the shards of one stage side by side; 1 (or Ray off): the stage's own process samples."""
+    sampler_cpus: PositiveInt | None = None
+    """CPU threads of each sampler; an equal share of `cpus` when absent."""
+    sampler_gpus: NonNegative | None = None
+    """GPUs each sampler asks of Ray, a fraction of one or whole ones; an equal share of `gpus` when absent."""
+    sampler_deadline: PositiveFloat = 3600.0
+    """Seconds without a finished response after which a sampler is killed and its shard given to another: more than the longest takes."""
+    redo_seconds: NonNegative = 60.0
+    """What was cut off after fewer seconds of sampling is sampled again, to the same bytes; after more, finished samples are kept."""
+
+    @property
+    def samples_apart(self) -> bool:
+        """Do actors sample, rather than the stage's own process?"""
+        return self.ray == "on" and self.samplers > 1
+
+    @field_validator("sampler_gpus")
+    @classmethod
+    def _part_of_one_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"sampler_gpus: Ray gives a part of one GPU or whole ones, not {gpus:g}; round it")
+        return gpus
 
     @field_validator("ray", mode="before")
     @classmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from erpd_core.config.common import Config
+from erpd_core.config.judge import JudgeConfig
 from erpd_core.config.problems import ProblemsConfig
 
 
@@ -16,9 +17,17 @@ class SamplingConfig(Config):
     samples: PositiveInt = 16
     temperature: PositiveFloat = 0.6
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: PositiveInt | None = None
+    """Only the k most likely tokens, before top-p; all when absent. Sec. 4.1 leaves it at the model's own default (Qwen3: 20)."""
     max_new_tokens: PositiveInt = 32_768
     shard: PositiveInt = 64
     """Prompts per shard: what is durable at once, and sampled as one batch."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_top_k(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `top_k` where it is absent, so that what was sampled before there was one is found by the same identity."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "top_k" or value is not None}
 
 
 class EvaluationConfig(Config):
@@ -32,6 +41,10 @@ class EvaluationConfig(Config):
     """Samples per problem of single benchmarks, instead of `sampling.samples` (Sec. 4.1: BeyondAIME 16, IMO AnswerBench 4)."""
     signal: bool = False
     """Score the student on the fixed batch too, and keep how far it followed its teacher, token by token (Fig. 7, Fig. 10)."""
+
+    judge: JudgeConfig | None = None
+    """An LLM judge for benchmark answers that rules do not call correct (Sec. 4.1 uses one for Qwen3.5). Validation, where selection
+    happens, is by rules alone."""
 
     @field_validator("validation", "benchmarks")
     @classmethod

@@ -43,3 +43,6 @@ class Engine(Protocol):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Sample from these weights (name, tensor) from now on: taken over in place, by no restart and no file."""
+
+    def close(self) -> None:
+        """Free what it holds; it cannot be used afterwards."""

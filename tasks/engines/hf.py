@@ -43,6 +43,11 @@ class TransformersEngine:
             if weight is not own[name]:  # the trainer's, when the model is shared: nothing to take over
                 own[name].copy_(weight)
 
+    def close(self) -> None:
+        del self.model  # a trainer whose model it is keeps it
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
     ) -> list[Sample]:
@@ -109,8 +114,12 @@ class TransformersEngine:
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
-    """One token per row by inverting the distribution function at `uniform_B`; temperature, then the smallest top-p nucleus."""
-    probs_BV = torch.softmax(logits_BV.double() / sampling.temperature, -1)
+    """One token per row by inverting the distribution function at `uniform_B`; temperature, top-k, then the smallest top-p nucleus."""
+    logits_BV = logits_BV.double() / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[-1]:
+        kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
+    probs_BV = torch.softmax(logits_BV, -1)
     if sampling.top_p < 1.0:
         sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
         sorted_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)

@@ -1,7 +1,8 @@
 """Answer checking: `grade_one` for one answer, `Grader` for many in killable processes, `grade_file` for `erpd grade`.
 
 extract.py (find the answer), normalise.py (one spelling), numbers.py (exact numbers), fast.py (verdicts without sympy),
-structure.py (prose, conditions, assignments), math.py (Math-Verify), workers.py and worker_main.py (processes), files.py (JSON lines).
+structure.py (prose, conditions, assignments), math.py (Math-Verify), modes.py (others' rules,
+in polaris.py and matharena.py, on plain.py), workers.py and worker_main.py (processes), files.py (JSON lines).
 """
 
 from collections.abc import Iterable

@@ -23,12 +23,14 @@ _GAP = re.compile(
     r"|[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=)*"
 )
 _ANCHOR = re.compile(
-    r"(?:(?i:\b(?:final\s{1,5})?answers?\b\W{0,4}?(?:is|are)\b|\b(?:final\s{1,5})?answer\s{0,5}\**\s{0,5}(?:[:：=]|\n)"
+    r"(?:(?i:\b(?:(?:final\s{1,5})?answers?|(?:correct|right)\s{1,5}(?:option|choice))\b\W{0,4}?(?P<verb>is|are|must\s+be|will\s+be|would\s+be|isn't|aren't|can(?:'t|not|\s+not)\s+be)\b|\b(?:final\s{1,5})?answer\s{0,5}\**\s{0,5}(?:[:：=]|\n)"
     r"|^[ \t]{0,8}\**A[ \t]{0,8}[:：])"
     r"|答案(?:是|为|：|:))[*_:：\s]*",
     re.MULTILINE,
 )
 _CUT = re.compile(r"\n|(?<=[\w})\]$%*])\.?\s*I hope\b|<\||</|(?<=[\w})\]$%*])[.!](?=\s+[A-Z\\\"'*]|\s*$)|。")
+_LEAD = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]{0,80}(?:\b(?:is|are|equals)|:)\s*:?\s*)\}((?!\s*\\text).{1,200})", re.DOTALL)
+_NEGATED = re.compile(r"\b(?:not?|none|never|neither|cannot|except|more|less|fewer|greater|least|most)\b", re.IGNORECASE)
 _THINK_END = "</think>"
 
 
@@ -102,14 +104,27 @@ def last_marked(text: str) -> tuple[str, int] | None:
     rest = text[last.end() : last.end() + TAIL]
     cut = _CUT.search(rest)
     fragment = rest[: cut.start()] if cut else rest
-    return fragment.strip().strip("*\"' ").strip(), last.start()
+    said = fragment.strip().strip("*\"' ").strip()
+    denial = "not " if re.search("n't|not", last["verb"] or "") else ""
+    return denial + said.removeprefix("either "), last.start()
+
+
+def drop_lead(text: str) -> str:
+    r"""Take off words that only announce the value: `\text{The radius is } 5`, `\text{Answer: } 5`."""
+    found = _LEAD.fullmatch(text.strip())
+    return found.group(2) if found and not _NEGATED.search(found.group(1)) else text
+
+
+def in_box(boxed: str | None) -> Answer | None:
+    r"""A box's answer, without words that only announce it (`\boxed{\text{The radius is } 5}`)."""
+    return Answer(drop_lead(boxed), "box") if boxed else None
 
 
 def _auto(response: str) -> Answer | None:
     text = after_thinking(response)
     boxed = last_boxed(text)
     if boxed is not None:
-        return Answer(boxed, "box") if boxed else None
+        return in_box(boxed)
     hashed = last_hash(text)
     if hashed is not None:
         return Answer(hashed, "marker", hashed)
@@ -122,8 +137,7 @@ def _auto(response: str) -> Answer | None:
 
 
 def _boxed(response: str) -> Answer | None:
-    boxed = last_boxed(after_thinking(response))
-    return Answer(boxed, "box") if boxed else None
+    return in_box(last_boxed(after_thinking(response)))
 
 
 def _hash(response: str) -> Answer | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
-from erpd_core.refs import Verdict
+from erpd_core.refs import Mode, Verdict
 from tasks.grading.extract import Answer, boxes, extract, last_boxed, last_hash, last_marked
-from tasks.grading.normalise import balance_braces, key, tidy
+from tasks.grading.normalise import balance_braces, key, tidy, unwrap
 from tasks.grading.numbers import read_based, read_number, same_number
+from tasks.grading.structure import denied
 
 MAX_ANSWER = 10_000
 """Characters. A longer "answer" is a runaway response, compared as a string only."""
 
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?:(?:\\text\{)?([ap])\.?m\.?\}?)?", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-Z])\)?")
+_LETTERS = re.compile(r"\W*[A-Z]\)?(?:\s*(?:,|;|/|&|and|or|\s)\s*\(?[A-Z]\)?)+\W*")
 _LETTER_START = re.compile(r"\W*([A-Z])(?:\W|[^\x00-\x7f]|$)")
 _LETTER_MARKED = re.compile(r"(?<![A-Za-z])\(?([A-HJ-Z])\)?(?![A-Za-z'])")
 
@@ -43,7 +47,9 @@ def choice_letter(answer: Answer) -> str | None:
     whole = _LETTER.fullmatch(text)
     if whole:
         return whole.group(1)
-    plain = tidy(answer.text)
+    plain = unwrap(tidy(answer.text))
+    if _LETTERS.fullmatch(plain):
+        return None  # several of them
     start = _LETTER_START.match(plain)
     if start:
         return start.group(1)
@@ -51,11 +57,19 @@ def choice_letter(answer: Answer) -> str | None:
     return marked.group(1) if marked else None
 
 
+def _same_time(gold: re.Match[str], said: re.Match[str]) -> bool:
+    half, other = (gold[3] or "").lower(), (said[3] or "").lower()
+    return int(gold[1]) == int(said[1]) and gold[2] == said[2] and (half == other or not half or not other)
+
+
 def compare_plain(gold: str, answer: Answer) -> Verdict | None:
     """The verdict when both sides are plain strings or numbers, else None."""
     if key(gold) == key(answer.text) and key(gold):
         return "correct"
     gold_number, number = read_number(gold), read_number(answer.text)
+    time, said = _CLOCK.fullmatch(key(gold)), _CLOCK.fullmatch(key(answer.text))
+    if time and (said or number):  # half past is no quotient: 3:15 is not 1/5
+        return "correct" if said and _same_time(time, said) else "wrong"
     if gold_number and number and (gold_number.name is None or number.name is None or gold_number.name == number.name):
         if same_number(gold_number, number):
             return "correct"
@@ -77,11 +91,15 @@ def compare_plain(gold: str, answer: Answer) -> Verdict | None:
 def quick_verdict(gold: str, prediction: str, extractor: str = "auto") -> Verdict | None:
     """The verdict if it can be told without computer algebra, else None. `hash` answers are always told here: they are exact strings."""
     wanted = gold_text(gold)
+    if extractor in get_args(Mode):
+        return None  # others' rules, which need sympy
     answer = extract(prediction, extractor)
     if answer is None or not key(answer.text):
         return "unparsable"
     if len(answer.text) > MAX_ANSWER:
         return "correct" if wanted == answer.text else "wrong"
+    if answer.kind == "marker" and denied(answer.text) and not denied(wanted):
+        return "wrong"
     verdict = compare_plain(wanted, answer)
     if verdict is None and answer.kind == "hash":
         return "wrong"

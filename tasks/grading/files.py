@@ -50,18 +50,30 @@ def grade_file(source: Path, target: Path, extractor: str = "auto", workers: int
     **Returns:** how many rows got each verdict.
     """
     rows = read_rows(source)
+    verdicts = grade_rows(rows, extractor, workers, deadline)
+    write_rows(target, [row | {"verdict": verdict} for row, verdict in zip(rows, verdicts, strict=True)])
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+
+
+def grade_rows(rows: list[dict[str, Any]], extractor: str, workers: int | None, deadline: float) -> list[Verdict]:
+    """Verdicts of checked rows, in their order; a blank gold is `unparsable`."""
     gradable = [index for index, row in enumerate(rows) if row["gold"].strip()]
     verdicts: list[Verdict] = ["unparsable"] * len(rows)
     with Grader(workers=workers, deadline=deadline) as grader:
         found = grader.grade_many([(rows[index]["gold"], rows[index]["prediction"]) for index in gradable], extractor)
     for index, verdict in zip(gradable, found, strict=True):
         verdicts[index] = verdict
+    return verdicts
+
+
+def write_rows(target: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON lines; `target` appears whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
-            for row, verdict in zip(rows, verdicts, strict=True):
-                out.write(json.dumps(row | {"verdict": verdict}, ensure_ascii=False) + "\n")
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
             out.flush()
             os.fsync(out.fileno())
         umask = os.umask(0)
@@ -71,4 +83,3 @@ def grade_file(source: Path, target: Path, extractor: str = "auto", workers: int
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}

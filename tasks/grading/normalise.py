@@ -22,11 +22,14 @@ _SPACE = re.compile(r"(?:\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s)+")
 _DOUBLED = re.compile(
     r"\\\\(?=(?:boxed|fbox|text|[dt]?frac|sqrt|left|right|pi|l[et]|g[et]|n?eq|leq|geq|cdot|times|in|pm|infty|cup)(?![a-zA-Z]))"
 )
+_SYNONYMS = re.compile(r"\\varnothing(?![a-zA-Z])|(\\\\)\[[\d.]+(?:pt|em|ex|mm)\]|\\(?:mathrm|text|operatorname)\{e\}(?=\s*\^)")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-z])")
 _FRAC_SHORT = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
 _SQRT_SHORT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 _WRAP = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|bm|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}")
+_SPACED_DIGITS = re.compile(r"(?<=\d)\s+(?=\d{1,2}(?!\d)|\d{4})")
+"""A space between digits that groups no thousands: "1 2" is not 12."""
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ('"', '"'), ("`", "`"))
 _APPROX = re.compile(r"\\text\s*\{\s*\(?\s*(?:approx|about)[^{}]*\}(?:[^{}]*\\text\s*\{[^{}]*\})?\s*$")
 
@@ -35,6 +38,7 @@ def unify(text: str) -> str:
     r"""Unicode maths to LaTeX: `5·√3 ≤ x²` becomes `5\cdot \sqrt{3} \le  x^{2}`."""
     if "\\\\" in text and "\\begin" not in text:
         text = _DOUBLED.sub(lambda _: "\\", text)  # escaped twice on its way through JSON
+    text = _SYNONYMS.sub(lambda m: r"\emptyset " if "var" in m.group() else m.group(1) or "e", text)
     if text.isascii():
         return text
     text = _ROOT.sub(lambda m: r"\sqrt{" + (m.group(1) or m.group(2)) + "}", text)
@@ -47,6 +51,7 @@ def strip_delimiters(text: str) -> str:
     for _ in range(20):
         before = text
         text = text.strip().rstrip(".,;:").strip()
+        text = text.removeprefix("\\\\ ") if "\\begin" not in text else text
         if text.endswith("\\") and not text.endswith("\\\\"):
             text = text[:-1]
         for start, end in _DELIMITERS:
@@ -98,11 +103,16 @@ def key(text: str) -> str:
     text = tidy(text)
     while (inner := _WRAP.fullmatch(text)) is not None:
         text = inner.group(1)
-    text = re.sub(r"\s+", "", text)
+    text = re.sub(r"\s+", "", _SPACED_DIGITS.sub("_", text))
     return text.casefold() if len(text) > 1 and text.isalpha() else text
+
+
+def unwrap(text: str) -> str:
+    r"""What stands in `\text{}` and its like, without them."""
+    return _WRAP.sub(r" \1 ", text).strip()
 
 
 def words_key(text: str) -> str:
     """Prose compared loosely: lower case, no punctuation, no LaTeX delimiters."""
-    text = _WRAP.sub(r" \1 ", tidy(text).replace("$", " ").replace(r"\(", " ").replace(r"\)", " "))
+    text = unwrap(tidy(text).replace("$", " ").replace(r"\(", " ").replace(r"\)", " "))
     return " ".join(re.sub(r"[.,;:!?\"']", " ", text.casefold()).split())

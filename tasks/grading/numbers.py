@@ -18,12 +18,18 @@ _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<money>\\?\$|[€£¥])?\s*(?P<sign2>-?)"
     rf"(?:\\frac\{{\s*(?P<tn>-?{_DECIMAL})\s*\}}\{{\s*(?P<td>{_DECIMAL})\s*\}}"
     rf"|\(?(?P<n>{_DECIMAL}{_POWER})\)?(?:\s*/\s*\(?(?P<d>{_DECIMAL})\)?)?)"
+    r"(?:\s*(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*)\s*\{?\s*(?P<tens>[+-]?\d{1,2})\s*\}?)?"
+    r"(?:\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?P<many>thousand|million|billion|trillion)\b\s*\}?)?"
     r"(?P<gap>\s*)(?P<percent>%|\\text\s*\{\s*%\s*\}|(?:per\s?cent|percent)\b)?(?P<degree>°|\s*\bdegrees?\b)?(?P<rest>.*)",
     re.DOTALL,
 )
+_MIXED = re.compile(r"([+-]?)\s*(\d{1,9})(?:\s+(\d{1,9})\s*/\s*(\d{1,9})|\s*\\frac\{\s*(\d{1,9})\s*\}\{\s*(\d{1,9})\s*\})")
+_REPEATING = re.compile(r"([+-]?)(\d{0,20})\.(\d{0,40})(?:\\overline\s*\{\s*(\d{1,40})\s*\}|\\dot\s*\{?(\d)\}?)")
+_MANY = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _COMMA_DECIMAL = re.compile(r"([+-]?\d+),(\d{1,2}|\d{4,})")
 _UNIT_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mbox|rm|operatorname)\s*\{\s*([^{}\d]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?")
 _UNIT_WORDS = re.compile(r"\s*([A-Za-z][A-Za-z]*(?:[ /.-][A-Za-z]+)*)\.?\s*(?:\^\s*\{?\s*([23])\s*\}?)?")
+_UPRIGHT = re.compile(r"^\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?(?:\\text\{)?(\d{1,2})\}{0,2}")
 _NAME = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?)?|\\[a-z]+)\s*=\s*(?=[^=])")
 _NOT_UNITS = frozenset(
@@ -63,7 +69,7 @@ _UNITS = {
     "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre", "m": "m meter metre",
     "in": "inch inches", "ft": "ft foot feet", "mi": "mile", "yd": "yd yard", "g": "g gram", "kg": "kg kilogram", "s": "s sec second",
     "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "year": "year yr", "l": "l liter litre", "ml": "ml milliliter",
-    "$": "dollar usd buck", "cent": "cent", "mph": "mph", "°": "degree deg",
+    "$": "dollar usd buck", "cent": "cent", "mi/h": "mph", "km/h": "kmh kph", "°": "degree deg",
 }  # fmt: skip
 _CANONICAL = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
 
@@ -106,8 +112,29 @@ def _unit(rest: str, spaced: bool) -> tuple[bool, str | None]:
     if "squared" in words:
         power = "2"
     nouns = [word for word in words if word not in {"square", "squared", "sq", "cubic", "cubed"}]
-    unit = (_CANONICAL.get(nouns[0]) or _CANONICAL.get(nouns[0].rstrip("s"))) if len(nouns) == 1 else None
-    return True, unit + power if unit else None
+    known_units = [_CANONICAL.get(noun) or _CANONICAL.get(noun.rstrip("s")) for noun in nouns if noun != "per"]
+    return True, "/".join(unit for unit in known_units if unit) + power if known_units and all(known_units) else None
+
+
+def _mixed(text: str) -> Fraction | None:
+    r"""`2 3/4` and `2\frac{3}{4}` are eleven quarters: a whole number before a proper fraction, as people write them."""
+    found = _MIXED.fullmatch(text)
+    if found is None:
+        return None
+    sign, whole, *parts = found.groups()
+    top, bottom = (int(part) for part in parts if part)
+    return (int(whole) + Fraction(top, bottom)) * (-1 if sign == "-" else 1) if 0 < top < bottom else None
+
+
+def _repeating(text: str) -> Fraction | None:
+    r"""`0.1\overline{6}` is one sixth."""
+    found = _REPEATING.fullmatch(text)
+    if found is None:
+        return None
+    sign, whole, fixed, *periods = found.groups()
+    period = next(part for part in periods if part)
+    value = Fraction(int(whole + fixed or "0") + Fraction(int(period), 10 ** len(period) - 1), 10 ** len(fixed))
+    return -value if sign == "-" else value
 
 
 def read_number(text: str) -> Number | None:
@@ -126,6 +153,9 @@ def read_number(text: str) -> Number | None:
         return Number(Fraction(f"{comma.group(1)}.{comma.group(2)}"), decimal=True, name=name, definite=False)
     if text.startswith("(") and text.endswith(")") and text.count("(") == 1 and "," not in text:
         text = text[1:-1].strip()
+    compound = _mixed(text) or _repeating(text)
+    if compound is not None:
+        return Number(compound, name=name)
     match = _NUMBER.fullmatch(text)
     if match is None or (match["sign"] and match["sign2"]):
         return None
@@ -137,6 +167,7 @@ def read_number(text: str) -> Number | None:
     if below == 0:
         return None
     value = _plain(top) / below * (-1 if "-" in (match["sign"], match["sign2"]) else 1)
+    value *= Fraction(10) ** int(match["tens"] or 0) * _MANY.get(match["many"], 1)
     unit = "$" if match["money"] and not unit else "°" if match["degree"] and not unit else unit
     ambiguous = bool(re.search(r"\d, \d", text))
     decimal = "." in top or "e" in top.lower() or "." in (bottom or "")
@@ -146,6 +177,8 @@ def read_number(text: str) -> Number | None:
 def same_number(gold: Number, prediction: Number) -> bool:
     """Equal in value; N % stands for N and for N/100 (Math-Verify's convention); two different known units are never equal."""
     if gold.unit and prediction.unit and gold.unit != prediction.unit:
+        return False
+    if (gold.percent and prediction.unit) or (prediction.percent and gold.unit):
         return False
     if _close(gold.value, prediction.value, gold.decimal or prediction.decimal):
         return True
@@ -157,7 +190,7 @@ def same_number(gold: Number, prediction: Number) -> bool:
 
 def read_based(text: str) -> Fraction | None:
     """An integer with its base, as in "1112112_3"; None when it is not one (a digit not below the base, say)."""
-    match = _BASED.fullmatch(tidy(text).replace(" ", ""))
+    match = _BASED.fullmatch(_UPRIGHT.sub(r"\1", tidy(text)).replace(" ", ""))
     if match is None or not 2 <= int(match.group(2)) <= 36 or len(match.group(1)) > MAX_CHARS:
         return None
     try:

@@ -68,6 +68,12 @@ _NEGATIONS = frozenset(
         "undefined",
     ]
 )
+_DENIED = re.compile(
+    r"\W*(?:(?:definitely|certainly|probably|strictly)\s+)?"
+    r"(?:not|never|neither|unlikely|no\s+longer|between|at\s+(?:least|most)|(?:more|less|fewer|greater|larger|smaller|bigger)\s+than)\b",
+    re.IGNORECASE,
+)
+_MODULUS = re.compile(r"\s*\(?\s*(?:\\[pb]?mod|\\text\s*\{\s*\(?mod\s*\}|\bmod)\s*\{?\s*([\w^{}]+?)\s*\}?\s*\)?\s*$")
 _JOINT = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}|\\q?quad(?![a-zA-Z])|;|,|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|(?<=[\d)}])or(?=[A-Z(])|\n"
 )
@@ -78,7 +84,7 @@ _NOT_UNITS = (
     | frozenset(["even", "odd", "prime", "all", "any", "some", "for", "where", "when", "is", "are", "if", "real", "integer", "positive"])
 )
 _UNIT_END = re.compile(
-    r"\s*(?:\\(?:text|mathrm|mbox|textbf|textit)\s*\{([^{}\d]*[a-z][^{}\d]*)\}"
+    r"(?:\s|\\[ ,;:])*(?:\\(?:text|mathrm|mbox|textbf|textit)\s*\{([^{}\d]*[a-z][^{}\d]*)\}"
     r"|(?<=[\s}])((?:square |cubic |sq )?(?:[ckm]?m|inch|inches|feet|ft|miles?"
     r"|units?|degrees?|dollars?|hours?|minutes?|seconds?|days?|[ck]?meters?|kg|grams?)))\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*$"
 )
@@ -140,6 +146,20 @@ def evades(text: str) -> bool:
     """Whether a boxed answer is a sentence that does not state a value ("x is 5" and "x = 5" do)."""
     bare = strip_units(text)
     return is_compound(text) or (is_prose(bare) and "=" not in bare and not {"is", "are"} & {word.lower() for word in words(bare)})
+
+
+def denied(text: str) -> bool:
+    """Whether what follows "the answer is" takes the value back, or only bounds it: "not 5", "at least 5"."""
+    return bool(_DENIED.match(text))
+
+
+def split_modulus(text: str) -> tuple[str, str]:
+    r"""(residue, modulus): `x \equiv 3 \pmod{5}` becomes (`x = 3`, `5`); the modulus is empty if there is none."""
+    plain = tidy(text)
+    found = _MODULUS.search(plain)
+    if found is None or not plain[: found.start()].strip():
+        return text, ""
+    return plain[: found.start()].replace("\\equiv", "="), found.group(1)
 
 
 def split_clause(text: str) -> tuple[str, str]:

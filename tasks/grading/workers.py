@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import get_args
 
-from erpd_core.refs import Verdict
+from erpd_core.refs import Mode, Verdict
 from tasks.grading.extract import EXTRACTORS
 from tasks.grading.fast import quick_verdict
 
@@ -111,8 +112,9 @@ class Grader:
         """
         if self._closed:
             raise RuntimeError("this Grader is closed; make a new one")
-        if extractor not in EXTRACTORS:
-            raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(EXTRACTORS)}")
+        known = (*EXTRACTORS, *get_args(Mode))
+        if extractor not in known:
+            raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(known)}")
         pairs = list(pairs)
         verdicts: list[Verdict | None] = [quick_verdict(gold, prediction, extractor) for gold, prediction in pairs]
         open_items = deque(index for index, verdict in enumerate(verdicts) if verdict is None)

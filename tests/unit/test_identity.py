@@ -27,6 +27,7 @@ from erpd_core.config import (
     EmbeddedModel,
     FileProblems,
     HubProblems,
+    JudgeConfig,
     OnlineConfig,
     OptimizerConfig,
     OverlapConfig,
@@ -43,6 +44,7 @@ from flows.recipes import load_recipe
 from tasks.critic import TrainCritic
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
+from tasks.judge_rollouts import JudgeRollouts
 from tasks.measure import MeasureSignal
 from tasks.online import TrainOnline
 from tasks.policies import ASSETS, ImportPolicy, import_policy
@@ -55,6 +57,7 @@ from tasks.training import KeptPolicy
 POLICY, OTHER = PolicyRef(id="policy-a"), PolicyRef(id="policy-b")
 PROBLEMS = ProblemsRef(id="problems-a", name="prompts", count=4)
 ROLLOUTS = RolloutRef(id="rollouts-a", policy=POLICY, problems=PROBLEMS, samples=2, sequences=8, tokens=80, accuracy=0.5)
+JUDGE = JudgeConfig(endpoint="http://here/v1", model="judge")
 OLD = LogprobRef(id="column-a", policy=POLICY, rollouts="rollouts-a")
 NEW = LogprobRef(id="column-b", policy=OTHER, rollouts="rollouts-a")
 SAMPLING = SamplingConfig(samples=2, max_new_tokens=24)
@@ -89,6 +92,7 @@ STAGES: dict[str, Stage[Any]] = {
         loss=Distill(), optimizer=OptimizerConfig(), minibatch=8, keep=(2,), phases=(PHASE,),
     ),
     "EvaluatePolicy": EvaluatePolicy(policy=OTHER, old=POLICY, base=POLICY, benchmarks={"test": PROBLEMS}, sampling=SAMPLING, seed=1),
+    "JudgeRollouts": JudgeRollouts(rollouts=ROLLOUTS, judge=JUDGE),
 }  # fmt: skip
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
@@ -118,6 +122,10 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "EvaluatePolicy": [{"policy": PolicyRef(id="policy-b", role="student", step=7)}],
+    "JudgeRollouts": [
+        {"rollouts": ROLLOUTS.model_copy(update={"accuracy": 0.25})},
+        {"judge": JudgeConfig(endpoint="http://there/v1", model="judge", key_env="KEY", timeout=1, retries=0, concurrency=1)},
+    ],
 }
 """Changes of a stage that change how it is done or called, not what is asked."""
 
@@ -136,7 +144,8 @@ ASKED: dict[str, list[dict[str, Any]]] = {
     "MeasureSignal": [{"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"teacher": OLD}, {"student": OLD}],
     "TrainCritic": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"seed": 2}, *({"config": CriticConfig(**more)} for more in ({"steps": 9}, {"minibatch": 9}, {"keep": (3,)}, {"optimizer": OptimizerConfig(lr=2e-6)}))],
     "DistillStudent": [{"init": OTHER}, {"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, {"old": NEW}, {"seed": 2}, {"loss": Distill(clip_low=0.1)}, {"optimizer": OptimizerConfig(lr=2e-6)}, {"minibatch": 9}, {"keep": ()}, {"phases": (PHASE, PHASE)}, {"kl_stop": 0.1}, {"phases": (PHASE.model_copy(update={"steps": 5}),)}, {"phases": (SignalPhase(signals=(SIGNAL, SIGNAL), steps=4),)}, *({"phases": (SignalPhase(signals=(SIGNAL.model_copy(update=more),), steps=4),)} for more in ({"numerator": OLD}, {"denominator": None}, {"weight": 0.5}, {"spec": SignalSpec(whiten="off")}, {"spec": SignalSpec(positives="min")}, {"spec": SignalSpec(denominator="live")}))],
-    "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}, {"samples": {"test": 4}}],
+    "EvaluatePolicy": [{"policy": POLICY}, {"old": OTHER}, {"base": OTHER}, {"seed": 2}, {"benchmarks": {"other": PROBLEMS}}, {"benchmarks": {"test": PROBLEMS, "more": PROBLEMS}}, {"sampling": SAMPLING.model_copy(update={"top_p": 0.5})}, {"samples": {"test": 4}}, {"judge": JUDGE}],
+    "JudgeRollouts": [{"rollouts": ROLLOUTS.model_copy(update={"id": "rollouts-b"})}, *({"judge": JUDGE.model_copy(update=more)} for more in ({"model": "other"}, {"seed": 1}, {"reply_tokens": 9}, {"max_calls": 9}, {"max_tokens": 9}, {"max_seconds": 9.0}))],
 }  # fmt: skip
 
 OTHER_RUNTIME = {

@@ -19,7 +19,7 @@ from erpd_core.config import CE, SAPO, Distill, OptimizerConfig, SamplingConfig,
 from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, TrainingRef
 from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems
-from tasks.evaluate import EvaluatePolicy, truncation_rate
+from tasks.evaluate import EvaluatePolicy, load_details
 from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.score import ScoreRollouts
 from tasks.stage import fulfil
@@ -300,8 +300,12 @@ def test_the_report_is_kept_as_a_file(world: World, validation: ProblemsRef):
 
 
 def test_responses_cut_at_the_limit_are_counted(world: World, validation: ProblemsRef):
-    cut = SampleRollouts(policy=world.base, problems=validation, sampling=SAMPLING.model_copy(update={"max_new_tokens": 3}), seed=1)
-    ref = fulfil(cut, world.context)
+    sampling = SAMPLING.model_copy(update={"max_new_tokens": 3})
+    ref = fulfil(SampleRollouts(policy=world.base, problems=validation, sampling=sampling, seed=1), world.context)
+    stage = EvaluatePolicy(
+        policy=world.base, old=world.base, base=world.base, benchmarks={"validation": validation}, sampling=sampling, seed=1
+    )
+    fulfil(stage, world.context)
     batch = load_batch(shards(world.store, ref))
-    assert truncation_rate(world.store, ref) > 0.9 and int(batch.length_S.max()) == 3
+    assert load_details(world.store, stage)["validation"].truncated > 0.9 and int(batch.length_S.max()) == 3
     assert ref.accuracy < 0.1, "three tokens are too few for most answers"

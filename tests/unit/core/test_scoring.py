@@ -2,12 +2,13 @@
 
 import itertools
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpd_core.scoring import avg_at_k, compare, pass_at_k
+from erpd_core.scoring import avg_at_k, compare, p_value, pass_at_k
 
 rows = st.integers(1, 6).flatmap(lambda k: st.lists(st.lists(st.integers(0, 1), min_size=k, max_size=k), min_size=1, max_size=8))
 
@@ -149,3 +150,59 @@ def test_compare_refuses_different_problems():
 def test_one_problem_says_nothing_about_noise():
     """Its spread is unknown, not zero."""
     assert not compare({"x": [1, 0]}, {"x": [0, 0]}).beyond_noise(1.64)
+
+
+def test_the_interval_of_a_difference_covers_no_difference_about_95_times_in_100():
+    """Two equally good policies on the same problems of very different difficulty."""
+    generator = random.Random(2)
+    covered = 0
+    for _ in range(600):
+        difficulty = [generator.random() for _ in range(30)]
+        a, b = (named([[int(generator.random() < p) for _ in range(8)] for p in difficulty]) for _ in range(2))
+        low, high = compare(a, b).ci95
+        covered += low <= 0 <= high
+    assert 0.91 < covered / 600 < 0.98
+
+
+def test_the_interval_of_a_difference_by_hand_and_where_there_is_no_spread():
+    comparison = compare(named([[1, 1], [1, 0], [1, 1]]), named([[1, 0], [0, 1], [0, 0]]))
+    half = 1.959964 * (1 / 12) ** 0.5
+    assert comparison.ci95 == pytest.approx((0.5 - half, 1.0), abs=1e-6), "cut at 1"
+    alike = compare(named([[1]] * 10), named([[1]] * 10)).ci95
+    assert alike == pytest.approx((-(1.959964**2) / (10 + 1.959964**2), 1.959964**2 / (10 + 1.959964**2)), abs=1e-6)
+    assert compare({"x": [1]}, {"x": [0]}).ci95 == (-1, 1), "one problem says nothing"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=7))
+def test_the_p_value_counts_all_ways_to_turn_differences_round(solved):
+    """Against plain enumeration of 2^n signs, with different K."""
+    a = named([[1] * one + [0] * (4 - one) for one, _ in solved])
+    b = named([[1] * other + [0] * (3 - other) for _, other in solved])
+    gains = [3 * one - 4 * other for one, other in solved]
+    sums = [sum(sign * gain for sign, gain in zip(signs, gains, strict=True)) for signs in itertools.product((1, -1), repeat=len(gains))]
+    assert p_value(a, b) == pytest.approx(sum(abs(one) >= abs(sum(gains)) for one in sums) / len(sums))
+    assert p_value(a, b) == pytest.approx(p_value(b, a))
+
+
+def test_p_values_by_hand():
+    assert p_value(named([[1]] * 5), named([[0]] * 5)) == pytest.approx(2 / 32), "all five one way: two of 32 choices of signs"
+    assert p_value(named([[1, 0]] * 5), named([[0, 1]] * 5)) == 1
+
+
+def test_equal_policies_are_called_different_no_more_than_5_times_in_100():
+    generator = random.Random(3)
+    called = 0
+    for _ in range(400):
+        difficulty = [generator.random() for _ in range(20)]
+        a, b = (named([[int(generator.random() < p) for _ in range(4)] for p in difficulty]) for _ in range(2))
+        called += p_value(a, b) < 0.05
+    assert 5 <= called <= 30
+
+
+def test_a_large_comparison_is_quick():
+    generator = random.Random(4)
+    a, b = (named([[int(generator.random() < p) for _ in range(32)] for _ in range(400)]) for p in (0.5, 0.47))
+    started = time.process_time()
+    assert p_value(a, b) < 0.01
+    assert time.process_time() - started < 10

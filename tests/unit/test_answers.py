@@ -1,0 +1,114 @@
+"""What responses vote for: right ones together, wrong ones as the grader tells them apart, none where there is no answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
+from erpd_core.scoring import majority_at_k
+from tasks.answers import Responses, read_responses
+from tasks.grading import Grader
+from tasks.rollouts import SCHEMA, outcomes
+from tasks.store import Store
+
+BOX = "so it is \\boxed{%s}."
+
+
+def graded(folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto") -> tuple[Store, RolloutRef]:
+    """A rollout of these texts (problem -> gold and responses), as its stage writes it: verdicts by the real grader, a problem a shard."""
+    store = Store(folder)
+    with Grader(workers=1) as grader, store.build("rollouts", {"said": said}, {}, 1) as build:
+        assert build is not None
+        for number, (problem, (gold, texts)) in enumerate(said.items()):
+            verdicts = grader.grade_many([(gold, text) for text in texts], extractor=extractor)
+            rows = [
+                {"problem": problem, "sample": sample, "prompt_tokens": [1], "response_tokens": [2] * len(text), "text": text, "gold": gold,
+                 "verdict": verdict, "reward": float(verdict == "correct"), "truncated": not text.endswith(".")}
+                for sample, (text, verdict) in enumerate(zip(texts, verdicts, strict=True))
+            ]  # fmt: skip
+            table = pa.Table.from_pylist(rows, schema=SCHEMA)
+            build.put(f"shard-{number:05d}.parquet", lambda path, table=table: pq.write_table(table, path))
+        build.commit({})
+    count = sum(len(texts) for _, texts in said.values())
+    problems = ProblemsRef(id="problems-x", name="x", count=len(said), extractor=extractor)
+    return store, RolloutRef(
+        id=build.id, policy=PolicyRef(id="policy-x"), problems=problems, samples=4, sequences=count, tokens=1, accuracy=0
+    )
+
+
+def responses(folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto") -> dict[str, Responses]:
+    store, ref = graded(folder, said, extractor)
+    return read_responses(store, ref, outcomes(store, ref))
+
+
+def majority(found: dict[str, Responses]) -> dict[str, float]:
+    return majority_at_k({name: one.outcomes for name, one in found.items()}, {name: one.groups for name, one in found.items()})
+
+
+def test_right_answers_are_one_group_however_they_are_written(tmp_path: Path):
+    one = responses(tmp_path, {"p": ("1/2", [BOX % "0.5", BOX % "\\frac{1}{2}", BOX % "2/4", BOX % "3"])})["p"]
+    assert one.groups[0] == one.groups[1] == one.groups[2] != one.groups[3]
+    assert one.outcomes == [1, 1, 1, 0]
+    assert (one.result("b", "p").answer, one.result("b", "p").votes) == ("0.5", 3)
+
+
+def test_wrong_spellings_join_where_that_decides_who_wins(tmp_path: Path):
+    """Two right, three wrong in two spellings: by spelling alone it would be a tie, by what they mean the wrong ones win."""
+    texts = [BOX % "7", BOX % "7", BOX % "\\frac{1}{3}", BOX % "\\frac{1}{3}", BOX % "\\frac{2}{6}", BOX % "5"]
+    found = responses(tmp_path, {"p": ("7", texts)})
+    assert found["p"].groups[2] == found["p"].groups[4] != found["p"].groups[5]
+    assert majority(found) == {"p": 0}
+    assert found["p"].result("b", "p").votes == 3
+
+
+def test_joining_goes_through_sympy_and_from_one_to_the_next(tmp_path: Path):
+    texts = [BOX % "9", BOX % "x+1", BOX % "1+x", BOX % "\\frac{2x+2}{2}", BOX % "x+2"]
+    found = responses(tmp_path, {"p": ("9", texts)})["p"]
+    assert len(set(found.groups[1:4])) == 1 and len(set(found.groups)) == 3
+
+
+def test_where_the_right_answer_leads_anyway_spellings_stay_apart(tmp_path: Path):
+    """Nothing is asked of the grader there: it could change no score."""
+    texts = [BOX % "7", BOX % "7", BOX % "7", BOX % "\\frac{1}{3}", BOX % "\\frac{2}{6}"]
+    found = responses(tmp_path, {"p": ("7", texts)})
+    assert len(set(found["p"].groups)) == 3 and majority(found) == {"p": 1}
+
+
+def test_no_answer_no_vote(tmp_path: Path):
+    found = responses(tmp_path, {"p": ("7", [BOX % "7", "<think>hm</think>", BOX % "", ""])})
+    assert [group is None for group in found["p"].groups] == [False, True, True, True]
+    assert majority(found) == {"p": 1}
+    row = found["p"].result("b", "p")
+    assert (row.unanswered, row.solved, row.samples, row.truncated) == (3, 1, 4, 2)
+    assert row.length == sum(map(len, [BOX % "7", "<think>hm</think>", BOX % "", ""])) / 4
+
+
+def test_a_problem_nobody_answered(tmp_path: Path):
+    row = responses(tmp_path, {"p": ("7", ["", " "])})["p"].result("b", "p")
+    assert (row.answer, row.votes, row.unanswered) == (None, 0, 2)
+
+
+def test_the_tiny_worlds_answers_are_exact_strings(tmp_path: Path):
+    found = responses(tmp_path, {"p": ("102", ["12,9#102", "1,2#102", "12,9#92", "#"])}, extractor="hash")
+    assert found["p"].answers == ["102", "102", "92", None]
+    assert majority(found) == {"p": 1}
+
+
+def test_problems_of_several_shards_keep_their_order_and_their_samples(tmp_path: Path):
+    said = {name: (name, [BOX % name, BOX % "0"] * 2) for name in ("31", "12", "25")}
+    found = responses(tmp_path, said)
+    assert list(found) == list(said)
+    assert all(one.outcomes == [1, 0, 1, 0] and one.gold == name for name, one in found.items())
+    assert majority(found) == dict.fromkeys(said, 0.5)
+
+
+def test_a_later_verdict_counts_where_it_is_given(tmp_path: Path):
+    """Outcomes come from outside: a judge may call right what the rules called unparsable or wrong."""
+    store, ref = graded(tmp_path, {"p": ("impossible", [BOX % "cannot be done", BOX % "3", "I give up."])})
+    assert outcomes(store, ref) == {"p": [0, 0, 0]}
+    found = read_responses(store, ref, {"p": [1.0, 0.0, 0.0]})
+    assert found["p"].result("b", "p").solved == 1
+    assert found["p"].result("b", "p").answer == "cannot be done"

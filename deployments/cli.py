@@ -239,6 +239,22 @@ def judge(
             print("  ".join(f"{name} {value}" for name, value in result.items()), file=sys.stderr)
 
 
+@app.command("grade-code")
+def grade_code(source: Path, target: Path) -> None:
+    """Run the programs of IN.jsonl on their test cases, each in a sandbox, into OUT.jsonl with an outcome on every row."""
+    from tasks.grading.code.files import grade_code_file
+    from tasks.grading.code.grader import CodeGrader
+    from tasks.grading.code.sandbox import SandboxError
+
+    try:
+        with _checking(), CodeGrader() as grader:
+            counts = grade_code_file(source, target, grader)
+    except SandboxError as error:
+        print(f"erpd: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
+
+
 Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns.")]
 
 

@@ -29,6 +29,7 @@ class Display:
             TextColumn("{task.fields[info]}", style="dim"),
             console=console,
             transient=True,
+            speed_estimate_period=600,  # long responses finish minutes apart
         )
         self.bars: dict[str, TaskID] = {}
         self.since: dict[str, float] = {}

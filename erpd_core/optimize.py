@@ -12,8 +12,8 @@ from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.config import Loss, OptimizerConfig
 from erpd_core.kl import k3
 from erpd_core.layout import MicroBatch, plan
-from erpd_core.logprobs import token_logprobs
-from erpd_core.losses import LossInputs, Totals, policy_loss
+from erpd_core.logprobs import fused_loss, token_logprobs
+from erpd_core.losses import SEQUENCE_LEVEL, LossInputs, Totals, policy_loss
 from erpd_core.signals import Signal
 
 Record = dict[str, float]
@@ -97,22 +97,28 @@ def _step(
     value = 0.0
     for micro in plan(batch, chosen, token_budget):
         index = batch.token_index(micro.sequences)
-        lp_N, entropy_N = token_logprobs(model.hidden(micro), model.head(), micro.token_N.to(device))
-        lengths = batch.length_S[micro.sequences]
-        x = LossInputs(
-            lp_N=lp_N,
-            old_N=old_N[index].to(device),
-            signal_N=signal.at(index, lp_N.detach()),
-            entropy_N=entropy_N,
-            reward_S=batch.reward_S[micro.sequences].to(device),
-            seq_N=torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device),
-            length_S=lengths.to(device),
-            totals=totals,
-        )
-        part, metrics = policy_loss(loss, x)
-        part.backward()
-        value += part.item()
-        statistics.add(x, metrics)
+        lengths = batch.length_S[micro.sequences].to(device)
+        old_n, reward_S = old_N[index].to(device), batch.reward_S[micro.sequences].to(device)
+        seq_n = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+
+        def part_loss(
+            part: slice, lp_n: Tensor, entropy_n: Tensor,
+            index: Tensor = index, old_n: Tensor = old_n, seq_n: Tensor = seq_n, reward_S: Tensor = reward_S, lengths: Tensor = lengths,
+        ) -> Tensor:  # fmt: skip
+            """What some tokens of the micro-batch add to the minibatch's loss; their statistics are taken on the way."""
+            signal_n = signal.at(index[part], lp_n.detach())
+            x = LossInputs(lp_n, old_n[part], signal_n, entropy_n, reward_S, seq_n[part], lengths, totals)
+            added, metrics = policy_loss(loss, x)
+            statistics.add(x, metrics)
+            return added
+
+        hidden, head, token_n = model.hidden(micro), model.head(), micro.token_N.to(device)
+        if loss.kind in SEQUENCE_LEVEL:
+            added = part_loss(slice(None), *token_logprobs(hidden, head, token_n))
+        else:
+            added = fused_loss(hidden, head, token_n, part_loss)
+        added.backward()
+        value += added.item()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
     if not (torch.isfinite(torch.tensor([value, norm])).all()):
         raise FloatingPointError(f"step {step}: loss {value}, gradient norm {norm}; lower the learning rate or constrain the loss")

@@ -96,6 +96,28 @@ def _words(value: Any, key: str = "") -> str:
     return str(value)
 
 
+# ---------------------------------------------------------------------------------------------------------------------- data
+
+
+def data_lines(attached: Sequence[Attached]) -> list[str]:
+    """One sentence on each problem list that came from the hub or was checked for overlap: where from, how many, what it shares."""
+    lines = []
+    for one in attached:
+        if one.artifact.kind != "problems":
+            continue
+        ref = dict(one.artifact.meta.get("ref") or {})
+        said = [f"from {ref['origin']}"] if ref.get("origin") else []
+        if overlap := ref.get("overlap"):
+            count = overlap["exact"] + overlap["ngram"]
+            where = ", ".join(f"{name} {some}" for name, some in overlap["benchmarks"].items() if some)
+            dropped = ", left out" if overlap["action"] == "drop" and count else ""
+            said.append(f"{count} of {overlap['checked']} overlap with what is measured on{f' ({where})' if where else ''}{dropped}")
+        if said:
+            role = one.role if one.iteration == 0 else f"{one.role} of iteration {one.iteration}"
+            lines.append(f"{role}: {ref['count']} problems, {'; '.join(said)}")
+    return lines
+
+
 # -------------------------------------------------------------------------------------------------------------------- the page
 
 FILTERS = {"percent": percent, "points": points, "nats": nats, "interval": interval, "evidence": evidence_lines, "step": step_of}
@@ -128,6 +150,7 @@ def write_report(registry: Registry, store: Store, campaign_id: str, folder: Pat
         iterations=iterations,
         phases=list(dict.fromkeys(phase for one in iterations for phase in one.seconds)),
         attached=attached,
+        data=data_lines(attached),
         lineage=_lineage(registry, best),
         config=yaml.safe_dump(campaign.config, sort_keys=False, allow_unicode=True, width=110),
     )

@@ -23,7 +23,7 @@ from tasks.judge_rollouts import JudgeRollouts, judge_question, judged_outcomes
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, outcomes
 from tasks.score import ScoreRollouts, load_column
-from tasks.stage import Context, Stage, fulfil
+from tasks.stage import Context, Stage, fulfil, fulfil_apart
 from tasks.store import Build, Store
 
 DETAILS, RESULTS, JUDGED = "details.json", "problems.jsonl", "judge.json"
@@ -35,6 +35,7 @@ class EvaluatePolicy(Stage[EvalReport]):
     KIND: ClassVar[str] = "evaluation"
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = EvalReport
+    SAMPLES: ClassVar[bool] = True
 
     policy: PolicyRef
     old: PolicyRef
@@ -99,7 +100,7 @@ class EvaluatePolicy(Stage[EvalReport]):
         silent = dataclasses.replace(context, progress=Progress(None))
 
         def column(policy: PolicyRef, name: str = "lp") -> Any:
-            ref = fulfil(ScoreRollouts(policy=policy, rollouts=rollouts), silent)
+            ref = fulfil_apart(ScoreRollouts(policy=policy, rollouts=rollouts), silent)
             return load_column(context.store, ref, name).double()
 
         own = column(self.policy)

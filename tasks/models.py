@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from erpd_core.attention import shared_prefix_attention
 from erpd_core.config import RuntimeConfig
@@ -105,6 +106,14 @@ def vocabulary(folder: Path) -> int:
     """Output tokens of the model in `folder`."""
     config = json.loads((folder / "config.json").read_text())
     return int(config["vocab_size"])
+
+
+def context_length(folder: Path) -> int:
+    """Tokens of a prompt and its response together that the model in `folder` was made for; no bound when its config names none."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretched = rope.get("factor") if rope.get("rope_type") in ("linear", "dynamic") else None
+    return int(getattr(config, "max_position_embeddings", sys.maxsize) * (stretched or 1))
 
 
 def save_policy(policy: HFPolicy, folder: Path, like: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,7 +25,7 @@ from erpd_core.signals import FixedSignal
 from tasks.checkpoint import resume
 from tasks.datasets import load_problems
 from tasks.engines import Engine, open_engine
-from tasks.grading import Grader
+from tasks.grading import AnyGrader, open_grader
 from tasks.models import HFPolicy, load_policy
 from tasks.rollouts import sample_and_grade, seed_of, to_batch
 from tasks.stage import Context
@@ -51,7 +52,7 @@ class TrainOnline(Training):
         policy = load_policy(folder, context.runtime)
         optimizer = make_optimizer(policy, self.config.optimizer)
         done, records = resume(build, policy, optimizer)
-        with Grader() as grader:
+        with closing(open_engine(folder, context.runtime, policy)) as engine, open_grader(self.problems.extractor) as grader:
             loop = OnlineLoop(
                 context=context,
                 config=self.config,
@@ -61,7 +62,7 @@ class TrainOnline(Training):
                 policy=policy,
                 start=load_policy(folder, context.runtime),
                 optimizer=optimizer,
-                engine=open_engine(folder, context.runtime, policy),
+                engine=engine,
                 grader=grader,
             )
             for record in loop.steps(done):
@@ -83,7 +84,7 @@ class OnlineLoop:
     start: HFPolicy
     optimizer: torch.optim.Optimizer
     engine: Engine
-    grader: Grader
+    grader: AnyGrader
 
     def steps(self, done: int) -> Iterator[Record]:
         """Take steps `done + 1 ...` to the last; yield the record of each after it is taken (see `_step`)."""

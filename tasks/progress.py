@@ -19,6 +19,11 @@ class Progress:
     label: str = ""
     _next: float = field(default=0.0, repr=False)
 
+    @property
+    def due(self) -> bool:
+        """Would an event be written now? For what costs something to find out."""
+        return self.path is not None and time.monotonic() >= self._next
+
     def __call__(self, done: int, total: int, **info: Any) -> None:
         """`done` of `total` units; `info` is shown beside the bar."""
         now = time.monotonic()

@@ -21,7 +21,7 @@ class ScoreRollouts(Stage[LogprobRef]):
     """One float32 column per rollout shard, durable as soon as it exists, with the entropy column beside it."""
 
     KIND: ClassVar[str] = "column"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = LogprobRef
 
     policy: PolicyRef

@@ -32,6 +32,8 @@ class Stage(Frozen, Generic[Ref]):
     KIND: ClassVar[str]
     VERSION: ClassVar[int]
     REF: ClassVar[type[Any]]
+    SAMPLES: ClassVar[bool] = False
+    """It samples shards: where actors do that for it, its own process only waits for them."""
 
     @abstractmethod
     def question(self) -> dict[str, Any]: ...
@@ -68,7 +70,7 @@ def fulfil(stage: Stage[Ref], context: Context) -> Ref:
             raise LookupError(f"{type(stage).__name__}: its {role}, {artifact}, is missing or was damaged; run the same command again")
     with context.store.build(stage.KIND, stage.question(), stage.inputs(), stage.VERSION) as build:
         if build is not None:
-            _use_threads(context.runtime.cpus)
+            use_threads(context.runtime.cpus)
             ref = stage.run(context, build)
             build.commit({"ref": ref.model_dump(mode="json"), "engine": context.runtime.engine, "device": context.runtime.device})
             return ref
@@ -77,7 +79,19 @@ def fulfil(stage: Stage[Ref], context: Context) -> Ref:
     return found
 
 
-def _use_threads(count: int | None) -> None:
+def fulfil_apart(stage: Stage[Ref], context: Context) -> Ref:
+    """`fulfil` for work inside a stage that SAMPLES: when that only waits for its actors, it asked Ray for no room to work in itself."""
+    found = stage.stored(context.store)
+    if found is not None or not context.runtime.samples_apart:
+        return found or fulfil(stage, context)
+    from tasks.resources import in_task  # here, so that other work imports no Prefect
+
+    ref: Ref = in_task(fulfil, context.runtime, stage, context)
+    return ref
+
+
+def use_threads(count: int | None) -> None:
+    """Compute on so many CPU threads; on all of the machine when None."""
     import torch  # here, so that asking the store costs no import of torch
 
     torch.set_num_threads(count or os.cpu_count() or 1)

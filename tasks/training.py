@@ -19,7 +19,7 @@ class Training(Stage[TrainingRef]):
     """A run that starts from `init` and leaves a trail of policies."""
 
     KIND: ClassVar[str] = "training"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = TrainingRef
 
     init: PolicyRef

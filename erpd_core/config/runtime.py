@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from erpd_core.config.common import Config, NonNegative
 
@@ -17,6 +17,13 @@ class RuntimeConfig(Config):
     ray_address: str | None = None
     """Address of an existing cluster; a local one is started when absent."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What samples. `auto`: vLLM where it is installed and samples on a GPU, else transformers."""
+    tensor_parallel: PositiveInt = 1
+    """vLLM: GPUs that one engine spreads the model over."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """vLLM on a GPU: the share of its memory for weights and KV cache; less where a trainer shares it (online stages)."""
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] | None = None
+    """vLLM: GiB of KV cache. When absent, what the weights leave of `gpu_memory_utilization` on a GPU, and 1 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     cpus: PositiveInt | None = None
@@ -27,6 +34,29 @@ class RuntimeConfig(Config):
     """Input tokens per micro-batch: memory of a model call, not a hyperparameter."""
     checkpoint_every: PositiveInt = 20
     """Optimizer steps between resumable checkpoints."""
+
+    samplers: PositiveInt = 1
+    """Ray actors that sample the shards of one stage side by side; 1 (or Ray off): the stage's own process samples."""
+    sampler_cpus: PositiveInt | None = None
+    """CPU threads of each sampler; an equal share of `cpus` when absent."""
+    sampler_gpus: NonNegative | None = None
+    """GPUs each sampler asks of Ray, a fraction of one or whole ones; an equal share of `gpus` when absent."""
+    sampler_deadline: PositiveFloat = 3600.0
+    """Seconds without a finished response after which a sampler is killed and its shard given to another: more than the longest takes."""
+    redo_seconds: NonNegative = 60.0
+    """What was cut off after fewer seconds of sampling is sampled again, to the same bytes; after more, finished samples are kept."""
+
+    @property
+    def samples_apart(self) -> bool:
+        """Do actors sample, rather than the stage's own process?"""
+        return self.ray == "on" and self.samplers > 1
+
+    @field_validator("sampler_gpus")
+    @classmethod
+    def _part_of_one_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"sampler_gpus: Ray gives a part of one GPU or whole ones, not {gpus:g}; round it")
+        return gpus
 
     @field_validator("ray", mode="before")
     @classmethod

@@ -36,7 +36,10 @@ LOSSES: dict[str, Callable[[Any, LossInputs], tuple[Tensor, Metrics]]] = {
     "distill": distill,
 }
 
-__all__ = ["LOSSES", "LossInputs", "Metrics", "Totals", "policy_loss"]
+SEQUENCE_LEVEL = frozenset({"ce", "vespo"})
+"""Losses of whole responses. Every other is a sum over tokens, which may be taken chunk by chunk (`erpd_core.logprobs.fused_loss`)."""
+
+__all__ = ["LOSSES", "SEQUENCE_LEVEL", "LossInputs", "Metrics", "Totals", "policy_loss"]
 
 
 def policy_loss(config: Loss, x: LossInputs) -> tuple[Tensor, Metrics]:

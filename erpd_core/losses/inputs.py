@@ -22,7 +22,9 @@ class Totals:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Flat tensors of one micro-batch; it always holds whole responses.
+    """Flat tensors of one micro-batch: whole responses, or, for a loss that is a sum over tokens, a stretch of their tokens.
+
+    What is per sequence (`reward_S`, `length_S`) is always of whole responses, so that a stretch adds exactly its share.
 
     Example: two responses of 2 and 1 tokens: `seq_N = [0, 0, 1]`, `length_S = [2, 1]`, `reward_S = [1, 0]`.
     """

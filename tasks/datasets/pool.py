@@ -5,7 +5,7 @@ Two passes, because the unit tests of a code set are gigabytes and a draw needs 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +42,10 @@ class Pool:
         weights = [self.weights[place] for place in open_places] if any(weight not in (0, 1) for weight in self.weights) else None
         return sorted(open_places[place] for place in draw(len(open_places), count, seed, earlier, weights))
 
-    def problems(self, places: Sequence[int]) -> list[Problem]:
+    def problems(self, places: Sequence[int]) -> Iterator[Problem]:
         """The problems at these places, in order of the pool, worded. Raises ValueError, naming file and row, for a gold that is none."""
         wanted = set(places)
         reader = READERS[self.source.reader]
-        found = []
         for place, (where, row) in enumerate(rows_of(self.files)):
             if place not in wanted:
                 continue
@@ -54,8 +53,7 @@ class Pool:
                 answer = reader.answer(self.source, row)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; mend that row or leave it out") from error
-            found.append(Problem(id=self.ids[place], prompt=self.source.template.replace("{problem}", self.texts[place]), answer=answer))
-        return found
+            yield Problem(id=self.ids[place], prompt=self.source.template.replace("{problem}", self.texts[place]), answer=answer)
 
 
 def read_pool(where: str, source: Pooled, files: Mapping[str, Path]) -> Pool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -57,19 +58,17 @@ class DrawProblems(Stage[ProblemsRef]):
     def run(self, context: Context, build: Build) -> ProblemsRef:
         overlap: Overlap | None = None
         if isinstance(self.source, TinyProblems | GymProblems):
-            problems = read_problems(self.source, self.seed, self.earlier)
+            generated = read_problems(self.source, self.seed, self.earlier)
+            problems, count = iter(generated), len(generated)
         else:
             pool = open_pool(self.source, self.digest)
             shared, overlap, places = self._places(context.store, pool)
-            problems = pool.problems(places)
+            problems, count = pool.problems(places), len(places)
             if overlap is not None:
                 lines = [json.dumps(one.record(pool.ids), ensure_ascii=False) + "\n" for one in shared]
                 build.put("overlap.jsonl", lambda path: path.write_text("".join(lines), encoding="utf-8"))
-        text = "".join(problem.model_dump_json() + "\n" for problem in problems)
-        build.put("problems.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
-        return ProblemsRef(
-            id=build.id, name=self.name, count=len(problems), extractor=self.source.extractor, origin=self.origin, overlap=overlap
-        )
+        build.put("problems.jsonl", lambda path: _write(path, problems))
+        return ProblemsRef(id=build.id, name=self.name, count=count, extractor=self.source.extractor, origin=self.origin, overlap=overlap)
 
     def _places(self, store: Store, pool: Pool) -> tuple[list[Shared], Overlap | None, list[int]]:
         """What overlaps, how much that is, and the places drawn. Raises ValueError when overlapping prompts are to be refused."""
@@ -127,7 +126,7 @@ def read_problems(source: ProblemsConfig, seed: int, earlier: Sequence[int] = ()
     if isinstance(found, GymProblems):
         return [_worded(found, problem) for problem in gym_problems(found, seed, earlier)]
     pool = open_pool(found)
-    return pool.problems(pool.drawn(seed, earlier))
+    return list(pool.problems(pool.drawn(seed, earlier)))
 
 
 def open_pool(source: Concrete, digest: str | None = None) -> Pool:
@@ -145,6 +144,13 @@ def open_pool(source: Concrete, digest: str | None = None) -> Pool:
 def load_problems(store: Store, ref: ProblemsRef) -> list[Problem]:
     with (store.path(ref.id) / "problems.jsonl").open(encoding="utf-8") as file:
         return [Problem.model_validate_json(line) for line in file]
+
+
+def _write(path: Path, problems: Iterable[Problem]) -> None:
+    """One by one: the unit tests of a code set are larger than memory likes."""
+    with path.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            file.write(problem.model_dump_json() + "\n")
 
 
 def _worded(source: Concrete, problem: Problem) -> Problem:

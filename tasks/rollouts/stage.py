@@ -1,0 +1,109 @@
+"""The stage that samples a policy on problems and verifies what it says."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from erpd_core.config import SamplingConfig
+from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
+from tasks.datasets import load_problems
+from tasks.grading import open_grader
+from tasks.rollouts.meter import Meter
+from tasks.rollouts.rows import grade_rows
+from tasks.rollouts.samplers import sampled
+from tasks.rollouts.shard import Shard, shard_name
+from tasks.stage import Context, Stage
+from tasks.store import Build
+
+
+class SampleRollouts(Stage[RolloutRef]):
+    """Sample a policy on problems and verify every response (Sec. 3.1: sampled once, verified once, then reused)."""
+
+    KIND: ClassVar[str] = "rollouts"
+    VERSION: ClassVar[int] = 1
+    REF: ClassVar[type] = RolloutRef
+    SAMPLES: ClassVar[bool] = True
+
+    policy: PolicyRef
+    problems: ProblemsRef
+    sampling: SamplingConfig
+    seed: int
+
+    def question(self) -> dict[str, Any]:
+        return {"sampling": self.sampling.model_dump(mode="json"), "seed": self.seed}
+
+    def inputs(self) -> dict[str, str]:
+        return {"policy": self.policy.id, "problems": self.problems.id}
+
+    def run(self, context: Context, build: Build) -> RolloutRef:
+        shards = self._shards(context, build)
+        total = sum(len(shard.problems) for shard in shards) * self.sampling.samples
+        todo = []
+        for shard in shards:
+            if build.done(shard.path.name):
+                shard.journal.unlink(missing_ok=True)  # left by a kill right after the shard was put
+            else:
+                todo.append(shard)
+        if todo:
+            self._sample(context, build, todo, total)
+            context.progress(total, total)
+        return self._ref(build, [shard.path.name for shard in shards])
+
+    def _shards(self, context: Context, build: Build) -> list[Shard]:
+        problems, size = load_problems(context.store, self.problems), self.sampling.shard
+        names = {start: shard_name(start // size) for start in range(0, len(problems), size)}
+        fewer = self._fewer(context)
+        return [
+            Shard(build.folder / name, tuple(problems[start : start + size]), fewer / name if fewer else None)
+            for start, name in names.items()
+        ]
+
+    def _sample(self, context: Context, build: Build, todo: list[Shard], total: int) -> None:
+        missing = sum(len(shard.problems) for shard in todo) * self.sampling.samples
+        known = sum(shard.known for shard in todo)
+        meter = Meter(context.progress, todo, total - missing + known, total)
+        policy = context.store.path(self.policy.id)
+        with (
+            open_grader(self.problems.extractor) as grader,
+            closing(sampled(todo, policy, context.runtime, self.sampling, self.seed, meter)) as tables,
+        ):
+            for shard, rows in tables:
+                table = grade_rows(rows, grader, self.problems.extractor)
+                build.put(shard.path.name, partial(pq.write_table, table, compression="zstd"))
+                meter.stored(shard)
+
+    def _fewer(self, context: Context) -> Path | None:
+        """Where the same question with fewer samples a problem is answered; of several, the most. None when it was cheap or never asked.
+
+        Its samples are those this question's first ones would be, for seeds belong to (problem, sample).
+        """
+        for samples in range(self.sampling.samples - 1, 0, -1):
+            smaller = self.model_copy(update={"sampling": self.sampling.model_copy(update={"samples": samples})}).identity()
+            if context.store.path(smaller).exists() and context.store.has(smaller):
+                cost = context.store.manifest(smaller).seconds
+                return context.store.path(smaller) if cost >= context.runtime.redo_seconds else None
+        return None
+
+    def _ref(self, build: Build, names: list[str]) -> RolloutRef:
+        sequences = tokens = 0
+        reward = 0.0
+        for name in names:
+            table = pq.read_table(build.folder / name, columns=["response_tokens", "reward"])
+            sequences += len(table)
+            tokens += pa.compute.sum(pa.compute.list_value_length(table["response_tokens"])).as_py()
+            reward += pa.compute.sum(table["reward"]).as_py()
+        return RolloutRef(
+            id=build.id,
+            policy=self.policy,
+            problems=self.problems,
+            samples=self.sampling.samples,
+            sequences=sequences,
+            tokens=tokens,
+            accuracy=reward / sequences,
+        )

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,18 @@ def said(store: Store) -> list[str]:
     return [event["label"] for event in events(store.root.parent) if event.get("status") == "said"]
 
 
-def workers(name: str) -> list[psutil.Process]:
+def workers(*names: str) -> list[psutil.Process]:
     """Ray workers of this test's Ray that do what is named so."""
-    return [one for one in processes_of(Path(os.environ["ERPD_HOME"])) if f"ray::{name}" in " ".join(one.cmdline())]
+    found = []
+    for process in processes_of(Path(os.environ["ERPD_HOME"])):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if any(f"ray::{name}" in " ".join(process.cmdline()) for name in names):
+                found.append(process)
+    return found
 
 
 def actors() -> list[psutil.Process]:
-    return [one for name in ("Sampler", "NotedSampler", "DoomedSampler", "BrokenSampler") for one in workers(name)]
+    return workers("Sampler", "NotedSampler", "DoomedSampler", "BrokenSampler")
 
 
 def strike(store: Store, stage: SampleRollouts) -> tuple[int, Path]:

@@ -231,14 +231,20 @@ def judge(
     """Grade IN.jsonl of problem, gold and prediction, then ask an LLM judge about the answers that rules do not call correct."""
     with _only_json(as_json) as out:
         prepare()
+        from pydantic import ValidationError
+
         from erpd_core.config.judge import JudgeConfig
+        from flows.recipes import explain
         from tasks.judge import JudgeError
         from tasks.judge_files import judge_file
 
         limits = {} if max_calls is None else {"max_calls": max_calls}
         try:
             with _checking():
-                config = JudgeConfig(endpoint=endpoint, model=model, key_env=key_env, **limits)
+                try:
+                    config = JudgeConfig(endpoint=endpoint, model=model, key_env=key_env, **limits)
+                except ValidationError as error:
+                    raise ValueError(explain(error)) from error
                 result = judge_file(source, target, config)
         except JudgeError as error:
             print(f"erpd: {error}; the same command goes on from what was answered", file=sys.stderr)

@@ -76,8 +76,8 @@ def compare_plain(gold: str, answer: Answer) -> Verdict | None:
         if gold_number.definite and number.definite:
             return "wrong"
     gold_based, based = read_based(gold), read_based(answer.text)
-    if gold_based is not None and based is not None:
-        return "correct" if gold_based == based else "wrong"
+    if based is not None and (gold_based is not None or gold_number is not None):
+        return "correct" if based in (gold_based, gold_number and gold_number.value) else "wrong"
     if len(key(gold)) == len(key(answer.text)) == 1 and (key(gold) + key(answer.text)).isalpha():
         return "wrong"
     option = _LETTER.fullmatch(key(gold))

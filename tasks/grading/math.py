@@ -19,6 +19,7 @@ from tasks.grading.normalise import balance_braces, drop_approximation, strip_de
 from tasks.grading.structure import (
     assignment_groups,
     balance_dollars,
+    drop_builder,
     evades,
     is_compound,
     is_prose,
@@ -27,6 +28,7 @@ from tasks.grading.structure import (
     same_list,
     split_clause,
     split_modulus,
+    spread,
     strip_units,
     unstack,
     words,
@@ -70,6 +72,11 @@ def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
     gold_groups, groups = assignment_groups(gold), assignment_groups(answer.text)
     if gold_groups and groups and len(gold_groups) != len(groups):
         return "wrong"
+    if ("\\pm" in gold) != ("\\pm" in answer.text) and answer.kind == "box":
+        gold, raw_gold, answer = spread(gold), spread(raw_gold), Answer(spread(answer.text), answer.kind)
+    bare, said = drop_builder(gold), drop_builder(answer.text)
+    if (bare, said) != (gold, answer.text):
+        gold, raw_gold, answer = bare, bare, Answer(said, answer.kind, said)
     residue, modulus = split_modulus(gold)
     if modulus:
         said, said_modulus = split_modulus(answer.text)

@@ -22,7 +22,9 @@ _SPACE = re.compile(r"(?:\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s)+")
 _DOUBLED = re.compile(
     r"\\\\(?=(?:boxed|fbox|text|[dt]?frac|sqrt|left|right|pi|l[et]|g[et]|n?eq|leq|geq|cdot|times|in|pm|infty|cup)(?![a-zA-Z]))"
 )
-_SYNONYMS = re.compile(r"\\varnothing(?![a-zA-Z])|(\\\\)\[[\d.]+(?:pt|em|ex|mm)\]|\\(?:mathrm|text|operatorname)\{e\}(?=\s*\^)")
+_SYNONYMS = re.compile(
+    r"\\varnothing(?![a-zA-Z])|\\text\{infinity\}|(\\\\)\[[\d.]+(?:pt|em|ex|mm)\]|\\(?:mathrm|text|operatorname)\{e\}(?=\s*\^)"
+)
 _FRAC = re.compile(r"\\[dtc]frac(?![a-z])")
 _FRAC_SHORT = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
 _SQRT_SHORT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
@@ -38,12 +40,17 @@ def unify(text: str) -> str:
     r"""Unicode maths to LaTeX: `5·√3 ≤ x²` becomes `5\cdot \sqrt{3} \le  x^{2}`."""
     if "\\\\" in text and "\\begin" not in text:
         text = _DOUBLED.sub(lambda _: "\\", text)  # escaped twice on its way through JSON
-    text = _SYNONYMS.sub(lambda m: r"\emptyset " if "var" in m.group() else m.group(1) or "e", text)
+    text = _SYNONYMS.sub(_synonym, text)
     if text.isascii():
         return text
     text = _ROOT.sub(lambda m: r"\sqrt{" + (m.group(1) or m.group(2)) + "}", text)
     text = _SUPER_RUN.sub(lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
     return text.translate(_TABLE)
+
+
+def _synonym(found: re.Match[str]) -> str:
+    mark = found.group()
+    return r"\emptyset " if "var" in mark else r"\infty " if "inf" in mark else found.group(1) or "e"
 
 
 def strip_delimiters(text: str) -> str:

@@ -73,6 +73,9 @@ _DENIED = re.compile(
     r"(?:not|never|neither|unlikely|no\s+longer|between|at\s+(?:least|most)|(?:more|less|fewer|greater|larger|smaller|bigger)\s+than)\b",
     re.IGNORECASE,
 )
+_BUILDER = re.compile(r"\\\{\s*([a-z])(?:\s*\\in\s*(?:\\mathbb\s*\{?\s*R\s*\}?|\\R))?\s*(?::|\\mid|\||\\vert|\\colon)\s*(.+?)\s*\\\}")
+_RELATION = re.compile(r"[<>=]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
+_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
 _MODULUS = re.compile(r"\s*\(?\s*(?:\\[pb]?mod|\\text\s*\{\s*\(?mod\s*\}|\bmod)\s*\{?\s*([\w^{}]+?)\s*\}?\s*\)?\s*$")
 _JOINT = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}|\\q?quad(?![a-zA-Z])|;|,|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|(?<=[\d)}])or(?=[A-Z(])|\n"
@@ -151,6 +154,19 @@ def evades(text: str) -> bool:
 def denied(text: str) -> bool:
     """Whether what follows "the answer is" takes the value back, or only bounds it: "not 5", "at least 5"."""
     return bool(_DENIED.match(text))
+
+
+def drop_builder(text: str) -> str:
+    r"""The condition of a set of numbers: `\{x : x > 2\}` becomes `x > 2`."""
+    found = _BUILDER.fullmatch(tidy(text))
+    return found.group(2) if found and _RELATION.search(found.group(2)) else text
+
+
+def spread(text: str) -> str:
+    r"""Both values of a formula with one plus-minus: `\frac{-1 \pm a}{2}` becomes `\frac{-1 + a}{2}, \frac{-1 - a}{2}`."""
+    if len(_PLUS_MINUS.findall(text)) != 1 or "," in text:
+        return text
+    return ", ".join(_PLUS_MINUS.sub(sign, text) for sign in ("+", "-"))
 
 
 def split_modulus(text: str) -> tuple[str, str]:

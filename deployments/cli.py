@@ -152,6 +152,8 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many problems of each benchmark; all when absent.")] = None,
     seed: int = 0,
+    template: Annotated[str | None, typer.Option(help="Wording of the prompts, {problem} in it; the benchmark's own when absent.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="auto, boxed or hash; the benchmark's own when absent.")] = None,
     per_problem: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row per problem here (.jsonl or .parquet).")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="runtime.KEY=VALUE", help="Device, dtype, engine and the like.")
@@ -162,7 +164,8 @@ def evaluate(
     from deployments.evaluate import Asked
 
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
-    asked = Asked(model, against, benchmark, k, sampling, count, seed, set_ or (), per_problem)
+    wording = {"template": template, "extractor": extractor}
+    asked = Asked(model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem)
     with _only_json(as_json) as out:
         prepare()
         from deployments.eval_output import print_evaluation

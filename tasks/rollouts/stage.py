@@ -26,7 +26,7 @@ class SampleRollouts(Stage[RolloutRef]):
     """Sample a policy on problems and verify every response (Sec. 3.1: sampled once, verified once, then reused)."""
 
     KIND: ClassVar[str] = "rollouts"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = RolloutRef
     SAMPLES: ClassVar[bool] = True
 

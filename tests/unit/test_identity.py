@@ -44,7 +44,7 @@ from flows.recipes import load_recipe
 from tasks.critic import TrainCritic
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluate import EvaluatePolicy
-from tasks.judge_rollouts import JudgeRollouts
+from tasks.judge.rollouts import JudgeRollouts
 from tasks.measure import MeasureSignal
 from tasks.online import TrainOnline
 from tasks.policies import ASSETS, ImportPolicy, import_policy
@@ -161,6 +161,11 @@ OTHER_RUNTIME = {
     "gpus": 2.0,
     "token_budget": 999,
     "checkpoint_every": 3,
+    "samplers": 3,
+    "sampler_cpus": 2,
+    "sampler_gpus": 0.5,
+    "sampler_deadline": 60.0,
+    "redo_seconds": 0.0,
 }
 
 

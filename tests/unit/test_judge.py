@@ -12,8 +12,8 @@ from chat_server import serving
 
 from erpd_core.config.judge import JudgeConfig
 from tasks.judge import JudgeError, JudgeItem, judge_answers
-from tasks.judge_files import judge_file
-from tasks.judge_prompt import messages, read_reply, sendable
+from tasks.judge.files import judge_file
+from tasks.judge.prompt import messages, read_reply, sendable
 
 RIGHT = JudgeItem("Which letters?", "a b c", r"They are \boxed{c b a}")
 WRONG = JudgeItem("Which letters?", "a b c", r"They are \boxed{c b d}")

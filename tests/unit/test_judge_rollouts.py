@@ -13,7 +13,7 @@ from erpd_core.config import CampaignConfig, JudgeConfig, SamplingConfig
 from flows.campaign import campaign_id
 from flows.recipes import load_recipe
 from tasks.evaluate import EvaluatePolicy, load_judged
-from tasks.judge_rollouts import JudgeRollouts, judged_outcomes
+from tasks.judge.rollouts import JudgeRollouts, judged_outcomes
 from tasks.rollouts import outcomes, shards
 from tasks.stage import fulfil
 

@@ -11,8 +11,8 @@ from erpd_core.config.judge import JudgeConfig
 from erpd_core.refs import JudgedRef, RolloutRef
 from tasks.datasets import load_problems
 from tasks.grading import EXTRACTORS
-from tasks.judge import OUTCOMES, JudgeItem, judge_answers
-from tasks.judge_prompt import PROMPT
+from tasks.judge.asking import OUTCOMES, JudgeItem, judge_answers
+from tasks.judge.prompt import PROMPT
 from tasks.rollouts import shards
 from tasks.stage import Context, Stage
 from tasks.store import Build, Store

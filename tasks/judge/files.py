@@ -7,7 +7,7 @@ from typing import Any
 
 from erpd_core.config.judge import JudgeConfig
 from tasks.grading.files import grade_rows, read_rows, write_rows
-from tasks.judge import OUTCOMES, JudgeItem, judge_answers
+from tasks.judge.asking import OUTCOMES, JudgeItem, judge_answers
 
 
 def judge_file(

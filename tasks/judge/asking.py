@@ -13,15 +13,13 @@ from typing import Literal, NamedTuple
 
 from erpd_core.config.judge import JudgeConfig
 from tasks.home import home
-from tasks.judge_client import BudgetSpent, JudgeClient, JudgeError
-from tasks.judge_prompt import messages, read_reply, sendable
+from tasks.judge.client import BudgetSpent, JudgeClient
+from tasks.judge.prompt import messages, read_reply, sendable
 
 Outcome = Literal["same", "different", "disagree", "unclear", "unsent", "unjudged"]
 """`same` in both orders; `different`; `disagree`, the orders do; `unclear`, a reply that is no verdict; `unsent`, there is no answer that
 may be sent; `unjudged`, the budget was spent before."""
 OUTCOMES: tuple[Outcome, ...] = ("same", "different", "disagree", "unclear", "unsent", "unjudged")
-
-__all__ = ["OUTCOMES", "JudgeError", "JudgeItem", "JudgeReport", "Outcome", "judge_answers"]
 
 
 class JudgeItem(NamedTuple):

@@ -1,0 +1,47 @@
+"""What every command does alike: what is wrong with the input is one line, and with `--json` stdout is one JSON object."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout; everything else goes to stderr.")]
+
+
+class BadInput(Exception):
+    """Something the user gave cannot work; the message is the one line they see."""
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """What is wrong with the input is said in one line, with exit code 2."""
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        raise BadInput(error.args[0] if error.args else str(error)) from error
+    except OSError as error:
+        raise BadInput(
+            f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written"
+        ) from error
+
+
+@contextmanager
+def only_json(wanted: bool) -> Iterator[Callable[[str], object]]:
+    """Yield a printer. With `--json`, everything else that writes to stdout, children too, goes to stderr."""
+    if not wanted:
+        yield print
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield lambda text: os.write(real, (text + "\n").encode())
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)

@@ -1,0 +1,10 @@
+"""An LLM judge for answers that rules do not call correct: evaluation only, never the training reward (docs/judge.md).
+
+prompt.py (what is sent, how a reply is read), client.py (an OpenAI-compatible endpoint, cached, within a budget), asking.py (both orders),
+files.py (`erpd judge`), rollouts.py (the stage that an evaluation asks for).
+"""
+
+from tasks.judge.asking import OUTCOMES, JudgeItem, JudgeReport, Outcome, judge_answers
+from tasks.judge.client import JudgeError
+
+__all__ = ["OUTCOMES", "JudgeError", "JudgeItem", "JudgeReport", "Outcome", "judge_answers"]

@@ -1,7 +1,7 @@
 """The finished samples of a shard in hand, written down one by one, so that a killed shard goes on with its unfinished ones.
 
 A line is `crc32 [problem, sample, truncated, seconds, tokens]`, in one write to the end of the file: it survives the process at once, and
-a loss of power from the second after it on. A torn or damaged line ends what can be believed. It costs some 20 microseconds a response.
+a loss of power from the second after it on. A torn or damaged line ends what can be believed. It costs about 0.1 microseconds a token.
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from helpers import ROOT, Campaign, World, context, events, no_process_left, numbers, processes_of, run_campaign, wait_until
+from helpers import ROOT, World, context, events, no_process_left, processes_of, wait_until
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
+from tasks.evaluate import EvaluatePolicy
 from tasks.home import prepare
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, samplers
@@ -105,7 +106,7 @@ def undisturbed_rollouts(world: World, stage: SampleRollouts, tmp_path_factory: 
 def with_samplers(store: Store, count: int, **runtime: Any) -> Context:
     path = store.root.parent / "logs" / "a.events.jsonl"
     path.parent.mkdir(exist_ok=True)
-    return Context(store, RuntimeConfig(cpus=2, sampler_cpus=1, samplers=count, **runtime), Progress(path, "sample"))
+    return Context(store, RuntimeConfig(**{"cpus": 2, "sampler_cpus": 1, "samplers": count, **runtime}), Progress(path, "sample"))
 
 
 def handed(store: Store) -> Counter[str]:
@@ -277,15 +278,23 @@ def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: Sample
     assert wait_until(lambda: not actors(), 30), [one.cmdline() for one in actors()]
 
 
-# ------------------------------------------------------------------------------------------------------------------------ a campaign
+# ---------------------------------------------------------------------------------------------------------- room for what works inside
 
 
-def test_a_campaign_with_samplers_comes_to_the_same_numbers(undisturbed: Campaign, short_home: Path):
-    """By the real command. Each sampler asks for every CPU, as the undisturbed campaign's stages have them, so they wait for each other,
-    and scoring waits for them: nobody may hold what another needs."""
-    cpus = f"runtime.sampler_cpus={os.cpu_count()}"
-    ours = run_campaign(short_home, "iterations=1", "runtime.ray=on", "runtime.samplers=2", cpus)
-    found, expected = numbers(ours.result), numbers(undisturbed.result)
-    assert found["base"] == expected["base"]
-    assert found["iterations"] == expected["iterations"][:1]
-    assert no_process_left(ours.home) == []
+def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(ray_home: Path, world: World, store: Store):
+    """As a campaign submits it. Each sampler asks for all the CPUs, and so does scoring: nobody may hold what another waits for."""
+    import ray
+
+    from tasks.resources import asked
+
+    sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=16)
+    parts = {"old": world.base, "base": world.base, "benchmarks": {"tiny": world.problems}}
+    stage = EvaluatePolicy(policy=world.base, **parts, sampling=sampling, seed=3)
+    here = context(store, cpus=2)
+    expected = fulfil(stage, here)
+    for artifact in (expected_id for kind in ("evaluation", "column", "rollouts") for expected_id in store.artifacts(kind)):
+        store.discard(artifact)
+    apart = with_samplers(store, 2, sampler_cpus=2)
+    task = ray.remote(fulfil).options(**asked(stage, apart.runtime).options, max_retries=0).remote(stage, apart)
+    assert ray.get(task, timeout=200) == expected
+    assert wait_until(lambda: not actors(), 20)

@@ -125,7 +125,7 @@ class VLLMEngine(Tokenized):
             seed=seed % 2**SEED_BITS,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            top_k=0,
+            top_k=sampling.top_k or 0,
             min_p=0.0,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self.stop_ids,

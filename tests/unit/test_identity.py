@@ -140,6 +140,11 @@ OTHER_RUNTIME = {
     "gpus": 2.0,
     "token_budget": 999,
     "checkpoint_every": 3,
+    "samplers": 3,
+    "sampler_cpus": 2,
+    "sampler_gpus": 0.5,
+    "sampler_deadline": 60.0,
+    "redo_seconds": 0.0,
 }
 
 

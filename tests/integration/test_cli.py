@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import erpd, no_process_left
+from helpers import erpd, no_process_left, sets
 
 from erpd_core.config import CampaignConfig
 from flows.recipes import load_recipe, recipe_names
@@ -102,8 +102,10 @@ def test_a_home_too_deep_for_rays_sockets(tmp_path: Path):
     assert no_process_left(deep) == []
 
 
-def test_vllm_that_is_not_there(home: Path):
-    assert "vllm" in said(erpd("run", "tiny", "--set", "runtime.engine=vllm", "--set", "runtime.ray=off", home=home)).lower()
+def test_vllm_that_cannot_be_had_here(home: Path):
+    """Its CPU build cannot sample on a GPU; where it is not installed at all, that is said."""
+    wrong = ("runtime.engine=vllm", "runtime.device=cuda", "runtime.ray=off")
+    assert "vllm" in said(erpd("run", "tiny", *sets(wrong), home=home)).lower()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from pydantic import BaseModel
 
 from erpd_core.batch import TokenBatch
@@ -248,8 +249,7 @@ def path_exists(span: str) -> bool:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_make_targets_exist(document: Path) -> None:
-    typer_commands = pytest.importorskip("deployments.cli").app.registered_commands
-    known = {command.name or command.callback.__name__ for command in typer_commands}
+    known = set(typer.main.get_command(pytest.importorskip("deployments.cli").app).commands)
     wrong = [words for words in commands(document, "erpd") if re.fullmatch(r"[a-z-]+", words[1]) and words[1] not in known]
     assert not wrong, f"{document.name}: the command line has only {sorted(known)}"
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

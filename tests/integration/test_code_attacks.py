@@ -214,7 +214,7 @@ print("\n".join(x.decode() for x in found) or "nothing")
     with CodeGrader(workers=1, limits=patient, level=level_of(grader)) as searched:
         (outcome,) = searched.run([(attack, read_tests({"inputs": ["1", "2"], "outputs": [expected, expected]}))])
     assert outcome == Outcome("wrong", 0, 2, level_of(grader))
-    with Sandbox(level_of(grader), attack, None, LIMITS, slot=0) as sandbox:
+    with Sandbox(level_of(grader), attack, None, patient, slot=0) as sandbox:
         assert sandbox.run(b"").output == b"nothing\n"
 
 

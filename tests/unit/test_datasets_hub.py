@@ -102,6 +102,7 @@ def test_identity_is_the_bytes_and_the_artifact_says_the_commit(hub: Hub, tmp_pa
     assert draw_problems("y", HubProblems(id="someone/other"), 0).identity() != stage.identity()
 
 
+@pytest.mark.slow
 def test_without_the_hub_the_cache_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     before = prompts()
     hub.asked.clear()

@@ -40,6 +40,7 @@ def test_each_rule_gives_the_verdict_it_is_known_for(mode: str, gold: str, predi
     assert grade_one(gold, prediction, mode) == verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", SPECIFIC)
 def test_a_rule_works_in_workers_within_its_deadline_and_runs_nothing(mode: str, tmp_path: Path) -> None:
     canary = tmp_path / "ran"

@@ -317,6 +317,7 @@ print(json.dumps({"campaign": campaign_id(load_recipe("tiny")), **{name: stage.i
 """
 
 
+@pytest.mark.slow
 def test_another_process_home_and_hash_seed_gives_the_same_identities(tmp_path: Path):
     path = os.pathsep.join(str(Path(__file__).parents[number]) for number in range(3))
     done = python(ELSEWHERE, home=tmp_path / "far" / "away", PYTHONPATH=path, PYTHONHASHSEED="12345", OMP_NUM_THREADS="1")

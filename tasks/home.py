@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 FOLDERS = ("store", "prefect", "mlflow", "ray", "logs", "tmp", "cache", "reports")
@@ -17,7 +18,11 @@ def prepare() -> Path:
     """Make the home and point every library that writes files into it. Idempotent; call before importing prefect, ray, mlflow or torch.
 
     Settings a user has made in the environment win, except those that say where to write.
+
+    Raises RuntimeError where ray is imported already without RAY_AUTH_MODE: it has fixed then that its clusters ask for no token.
     """
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise RuntimeError("ray was imported before tasks.home.prepare(): call it first, or set RAY_AUTH_MODE=token before importing ray")
     root = home()
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
+    os.environ["RAY_AUTH_MODE"] = "token"  # read once, when any test first imports ray
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -68,7 +68,7 @@ def ray_home() -> Iterator[Path]:
 
     before = dict(os.environ)
     home = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
+    for name in [name for name in os.environ if name.startswith("RAY_") and name != "RAY_AUTH_MODE"]:
         del os.environ[name]
     here = Path(__file__).parent
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, here.parent, here)))  # actors import the samplers of this file

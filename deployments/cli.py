@@ -124,7 +124,8 @@ def evaluate(
     extractor: Annotated[str | None, typer.Option(help="auto, boxed or hash; the benchmark's own when absent.")] = None,
     per_problem: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row per problem here (.jsonl or .parquet).")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="runtime.KEY=VALUE", help="Device, dtype, engine and the like.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="`runtime.KEY`: device, engine and the like; `judge.KEY`: endpoint and model."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -30,8 +30,11 @@ def print_evaluation(result: Mapping[str, Any], rows: Sequence[Row], names: Mapp
             console.print(_comparison(benchmark, result["comparison"][benchmark], names), highlight=False)
     else:
         console.print(_measures(result))
-    for name, report in ({names["model"]: result, names["against"]: result["against"]} if paired else {"": result}).items():
+    reports = {names["model"]: result, names["against"]: result["against"]} if paired else {"": result}
+    for name, report in reports.items():
         console.print(_sampled(name, report), highlight=False)
+        for benchmark, judged in report.get("judge", {}).items():
+            console.print(_judged(name, benchmark, judged), highlight=False)
     for benchmark in result["scores"]:
         of_benchmark = [row for row in rows if row["benchmark"] == benchmark]
         shown = worth_showing(of_benchmark)
@@ -100,6 +103,12 @@ def _sampled(name: str, report: Mapping[str, Any]) -> str:
     said += f"sampled at temperature {sampling['temperature']}, top-p {sampling['top_p']}{top_k}, up to {sampling['max_new_tokens']} tokens"
     cut = max(one["truncated"] for one in report["details"].values())
     return f"{said}. Up to {percent(cut)} % were cut there: raise --max-new-tokens before you trust the scores" if cut > CUT else said
+
+
+def _judged(name: str, benchmark: str, judged: Mapping[str, Any]) -> str:
+    outcomes = ", ".join(f"{outcome} {count}" for outcome, count in judged["outcomes"].items() if count)
+    said = f"{f'{name}: ' if name else ''}the judge on {benchmark}: {outcomes or 'nothing to ask'} ({judged['calls']} requests)"
+    return f"{said}; stopped at {judged['spent']}" if judged["spent"] else said
 
 
 def _comparison(benchmark: str, one: Mapping[str, Any], names: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from deployments.display import Display
 from deployments.problem_table import Row, check_path, join, write_table
-from erpd_core.config import ProblemsConfig, RuntimeConfig, SamplingConfig
+from erpd_core.config import JudgeConfig, ProblemsConfig, RuntimeConfig, SamplingConfig
 from flows.paper import load_paper_settings
 from flows.recipes import apply_overrides, explain
 from tasks.home import home
@@ -46,8 +46,8 @@ class Asked:
     """Settings of `SamplingConfig`; absent or None where the model's own default holds."""
     count: int | None = None
     seed: int = 0
-    runtime: Sequence[str] = ()
-    """`runtime.key=value`."""
+    settings: Sequence[str] = ()
+    """`runtime.key=value` and `judge.key=value`."""
     per_problem: Path | None = None
     """Where the table of single problems is written; under ERPD_HOME when absent."""
 
@@ -71,9 +71,9 @@ def evaluate_models(
         with checking():
             if asked.per_problem is not None:
                 check_path(asked.per_problem)
-            runtime = read_runtime(asked.runtime)
+            runtime, judge = read_settings(asked.settings)
             context = Context(Store(home() / "store"), runtime, Progress(events, "evaluate"))
-            stages = _stages(asked, context)
+            stages = _stages(asked, judge, context)
         for name, stage in stages.items():
             label = f"evaluate {name}" if len(stages) > 1 else "evaluate"
             fulfil(stage, Context(context.store, runtime, Progress(events, label)))
@@ -81,23 +81,26 @@ def evaluate_models(
     return _result(asked, stages, context)
 
 
-def read_runtime(overrides: Sequence[str]) -> RuntimeConfig:
-    """`runtime.key=value` as a runtime, whose engine can be had here. Raises ValueError in one line for anything else."""
+def read_settings(overrides: Sequence[str]) -> tuple[RuntimeConfig, JudgeConfig | None]:
+    """The runtime, whose engine can be had here, and the judge, if one is named. Raises ValueError in one line for anything else."""
     from tasks.engines import check_engine
 
     tree: dict[str, Any] = {"runtime": {"ray": "off"}}
     apply_overrides(tree, overrides)
-    if other := sorted(tree.keys() - {"runtime"}):
-        raise ValueError(f"--set {other[0]}: an evaluation has only runtime settings here; write runtime.device=cpu, for example")
+    if other := sorted(tree.keys() - {"runtime", "judge"}):
+        raise ValueError(f"--set {other[0]}: here are runtime.KEY and judge.KEY only; write runtime.device=cpu, for example")
+    part = "runtime"
     try:
-        runtime = RuntimeConfig.model_validate(tree["runtime"])
+        runtime = RuntimeConfig.model_validate(tree[part])
+        part = "judge"
+        judge = JudgeConfig.model_validate(tree[part]) if part in tree else None
     except ValidationError as error:
-        raise ValueError(f"--set runtime: {explain(error)}") from error
+        raise ValueError(f"--set {part}: {explain(error)}") from error
     check_engine(runtime)
-    return runtime
+    return runtime, judge
 
 
-def _stages(asked: Asked, context: Context) -> dict[str, EvaluatePolicy]:
+def _stages(asked: Asked, judge: JudgeConfig | None, context: Context) -> dict[str, EvaluatePolicy]:
     """One evaluation for each model, all on the same problems with the same seeds. Raises ValueError for what cannot be evaluated."""
     from tasks.evaluate import EvaluatePolicy
     from tasks.stage import fulfil
@@ -120,6 +123,7 @@ def _stages(asked: Asked, context: Context) -> dict[str, EvaluatePolicy]:
             sampling=_sampling(asked, models[role], context.store.path(policy.id), most),
             samples={name: k for name, k in samples.items() if k != most},
             seed=asked.seed,
+            judge=judge,
         )
     return stages
 
@@ -171,15 +175,18 @@ def _comparable(store: Store, a: PolicyRef, b: PolicyRef) -> bool:
 
 
 def _result(asked: Asked, stages: Mapping[str, EvaluatePolicy], context: Context) -> tuple[dict[str, Any], list[Row]]:
-    from tasks.evaluate import load_details, load_results
+    from tasks.evaluations import load_details, load_judged, load_results
 
     reports = {}
     for role, stage in stages.items():
         report = stage.stored(context.store)
         assert report is not None, "it has just been evaluated"
-        details = {name: one.model_dump(mode="json") for name, one in load_details(context.store, stage).items()}
+        details = {name: one.model_dump(mode="json") for name, one in load_details(context.store, stage.identity()).items()}
         reports[role] = {**report.model_dump(mode="json"), "details": details, "sampling": stage.sampling.model_dump(mode="json")}
-    results = {role: load_results(context.store, stage) for role, stage in stages.items()}
+        if stage.judge:
+            judged = load_judged(context.store, stage.identity())
+            reports[role]["judge"] = {name: one.model_dump(mode="json") for name, one in judged.items()}
+    results = {role: load_results(context.store, stage.identity()) for role, stage in stages.items()}
     rows = join(results["model"], results.get("against"))
     path = asked.per_problem or home() / "reports" / "eval" / f"{stages['model'].identity()}.jsonl"
     write_table(rows, path)

@@ -39,6 +39,7 @@ class ProblemResult(Frozen):
     benchmark: str
     problem: str
     gold: str
+    """Empty for a program, whose gold is its unit tests."""
     samples: int
     solved: int
     """How many of the samples are right."""

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import Score
+from flows.measures import measures
 from flows.recipes import load_recipe
 from flows.results import Row, benchmarks_of, interval, nats, percent, points, start_of, step_of, summary, table_rows
 from tasks.registry import Attached, Campaign, Iteration, Registry
@@ -144,6 +145,7 @@ def write_report(registry: Registry, store: Store, campaign_id: str, folder: Pat
         command=line,
         exact=exact,
         rows=rows,
+        measures=measures(rows, attached, store),
         base=next((row for row in rows if row.role == "base"), None),
         benchmarks=benchmarks_of(rows),
         summary=summary(rows),

@@ -11,7 +11,8 @@ from typing import Any
 from erpd_core.config import CampaignConfig, RuntimeConfig
 from erpd_core.optimize import Record
 from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef
-from tasks.evaluate import EvaluatePolicy, load_details
+from tasks.evaluate import EvaluatePolicy
+from tasks.evaluations import load_details
 from tasks.home import home
 from tasks.progress import Progress
 from tasks.registry import Registry
@@ -140,7 +141,7 @@ class Desk:
 
     def record_report(self, iteration: int, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
         """What an evaluation found: the report in the registry, that and its details in MLflow."""
-        details = load_details(self.store, stage)
+        details = load_details(self.store, stage.identity())
         self.registry.record_report(self.campaign, iteration, role, report)
         self.tracker.log_report(self.run, report, iteration, None if role in ("base", "student") else role, details)
         phase = self.tracker.phase_run(

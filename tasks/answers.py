@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from erpd_core.details import ProblemResult
 from erpd_core.refs import RolloutRef
 from erpd_core.scoring import Outcomes
+from tasks.datasets import load_problems
 from tasks.grading import EXTRACTORS, Grader, extract
 from tasks.grading.normalise import key
 from tasks.rollouts import shards
@@ -68,9 +69,11 @@ def read_responses(store: Store, ref: RolloutRef, tried: Outcomes) -> dict[str, 
 
     **Arguments:** `tried`, the outcomes that count; they may call more answers right than the rollout's own verdicts do.
     """
+    code = ref.problems.extractor == "code"
+    golds = {problem.id: "" if code else problem.answer for problem in load_problems(store, ref.problems)}
     found: dict[str, Responses] = {}
     for row in _rows(store, ref):
-        one = found.setdefault(row["problem"], Responses(row["gold"]))
+        one = found.setdefault(row["problem"], Responses(golds[row["problem"]]))
         outcome = tried[row["problem"]][len(one.outcomes)]
         answer = _answer(row, outcome, ref.problems.extractor)
         one.outcomes.append(outcome)
@@ -84,7 +87,7 @@ def read_responses(store: Store, ref: RolloutRef, tried: Outcomes) -> dict[str, 
 
 
 def _rows(store: Store, ref: RolloutRef) -> Iterator[dict[str, Any]]:
-    columns = ["problem", "gold", "text", "verdict", "truncated", "response_tokens"]
+    columns = ["problem", "text", "verdict", "truncated", "response_tokens"]
     for path in shards(store, ref):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=columns):
             lengths = pc.list_value_length(batch["response_tokens"]).to_pylist()

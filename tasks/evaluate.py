@@ -1,13 +1,12 @@
 """Policy x benchmarks -> EvalReport: scores with intervals, and KL, entropy and length on the policy's own fresh samples.
 
-Beside the report lie more measures of each benchmark and what came of each problem (`load_details`, `load_results`).
+Beside the report lie more measures of each benchmark and what came of each problem (`tasks.evaluations`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -18,15 +17,14 @@ from erpd_core.kl import k1
 from erpd_core.refs import EvalReport, JudgedRef, PolicyRef, ProblemsRef, RolloutRef, Score
 from erpd_core.scoring import Outcomes, avg_at_k, clustered, majority_at_k, pass_curve
 from tasks.answers import Responses, read_responses
+from tasks.evaluations import DETAILS, JUDGED, RESULTS, lines
 from tasks.grading import EXTRACTORS
 from tasks.judge.rollouts import JudgeRollouts, judge_question, judged_outcomes
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, outcomes
 from tasks.score import ScoreRollouts, load_column
 from tasks.stage import Context, Stage, fulfil, fulfil_apart
-from tasks.store import Build, Store
-
-DETAILS, RESULTS, JUDGED = "details.json", "problems.jsonl", "judge.json"
+from tasks.store import Build
 
 
 class EvaluatePolicy(Stage[EvalReport]):
@@ -124,26 +122,3 @@ def _details(rollouts: RolloutRef, tried: Outcomes, responses: dict[str, Respons
         length=rollouts.tokens / rollouts.sequences,
         **{name: total / rollouts.tokens for name, total in sums.items()},
     )
-
-
-def lines(results: Iterable[ProblemResult]) -> str:
-    """JSON lines."""
-    return "".join(one.model_dump_json() + "\n" for one in results)
-
-
-def load_details(store: Store, stage: EvaluatePolicy) -> dict[str, BenchmarkDetails]:
-    """Benchmark -> more measures, of an evaluation that is in the store."""
-    tree = json.loads((store.path(stage.identity()) / DETAILS).read_text())
-    return {name: BenchmarkDetails.model_validate(one) for name, one in tree.items()}
-
-
-def load_judged(store: Store, stage: EvaluatePolicy) -> dict[str, JudgedRef]:
-    """Benchmark -> what the judge said, of an evaluation that is in the store; empty where none was asked."""
-    path = store.path(stage.identity()) / JUDGED
-    return {name: JudgedRef.model_validate(one) for name, one in json.loads(path.read_text()).items()} if path.exists() else {}
-
-
-def load_results(store: Store, stage: EvaluatePolicy) -> list[ProblemResult]:
-    """What came of each problem, benchmark after benchmark, of an evaluation that is in the store."""
-    with (store.path(stage.identity()) / RESULTS).open(encoding="utf-8") as file:
-        return [ProblemResult.model_validate_json(line) for line in file]

@@ -44,15 +44,15 @@ class JudgeRollouts(Stage[JudgedRef]):
         return {"rollouts": self.rollouts.id, "problems": self.rollouts.problems.id}
 
     def run(self, context: Context, build: Build) -> JudgedRef:
-        prompts = {problem.id: problem.prompt for problem in load_problems(context.store, self.rollouts.problems)}
-        columns = ["problem", "sample", "gold", "text", "verdict"]
+        problems = {problem.id: problem for problem in load_problems(context.store, self.rollouts.problems)}
+        columns = ["problem", "sample", "text", "verdict"]
         rows = [
             row
             for path in shards(context.store, self.rollouts)
             for row in pq.read_table(path, columns=columns).to_pylist()
             if row["verdict"] != "correct"
         ]
-        items = [JudgeItem(prompts[row["problem"]], row["gold"], row["text"]) for row in rows]
+        items = [JudgeItem(problems[row["problem"]].prompt, problems[row["problem"]].answer, row["text"]) for row in rows]
         own = self.rollouts.problems.extractor
         extractor = own if own in EXTRACTORS else "auto"  # others' rules keep no answer that could be quoted
         report = judge_answers(items, self.judge, extractor=extractor, tick=lambda done: context.progress(done, len(items)))

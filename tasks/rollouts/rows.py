@@ -20,11 +20,12 @@ SAMPLED = pa.schema(
         ("prompt_tokens", pa.list_(pa.int32())),
         ("response_tokens", pa.list_(pa.int32())),
         ("text", pa.string()),
-        ("gold", pa.string()),
         ("truncated", pa.bool_()),
     ]
 )
-"""One row a response, problem after problem, sample after sample: what a sampler hands over."""
+"""One row a response, problem after problem, sample after sample: what a sampler hands over.
+
+Golds stay with the problems: those of a program are its unit tests, megabytes that no row should repeat."""
 
 SCHEMA = pa.schema([*list(SAMPLED)[:-1], ("verdict", pa.string()), ("reward", pa.float32()), SAMPLED.field("truncated")])
 """Such rows with their verdicts: what a shard holds."""
@@ -47,7 +48,7 @@ def sample_and_grade(
     """`sampling.samples` verified responses to each problem: rows of `SCHEMA`. `tick(finished)` reports responses."""
     ready = count(1)
     rows = sample_rows(problems, engine, sampling, seed, {}, lambda place, sample: tick(next(ready)))
-    return grade_rows(rows, grader, extractor)
+    return grade_rows(rows, problems, grader, extractor)
 
 
 def sample_rows(
@@ -76,16 +77,16 @@ def sample_rows(
             "prompt_tokens": [prompts[row] for row, _ in places],
             "response_tokens": [samples[place].tokens for place in places],
             "text": [engine.decode(samples[place].tokens) for place in places],
-            "gold": [problems[row].answer for row, _ in places],
             "truncated": [samples[place].truncated for place in places],
         },
         schema=SAMPLED.with_metadata({"engine": engine.name}),
     )
 
 
-def grade_rows(rows: pa.Table, grader: AnyGrader, extractor: str) -> pa.Table:
-    """Rows of `SAMPLED` with verdicts and rewards: rows of `SCHEMA`."""
-    pairs = list(zip(rows["gold"].to_pylist(), rows["text"].to_pylist(), strict=True))
+def grade_rows(rows: pa.Table, problems: Sequence[Problem], grader: AnyGrader, extractor: str) -> pa.Table:
+    """Rows of `SAMPLED` about `problems`, with verdicts and rewards: rows of `SCHEMA`."""
+    golds = {problem.id: problem.answer for problem in problems}
+    pairs = [(golds[problem], text) for problem, text in zip(rows["problem"].to_pylist(), rows["text"].to_pylist(), strict=True)]
     verdicts = grader.grade_many(pairs, extractor=extractor)
     columns = {name: rows[name] for name in rows.column_names}
     columns["verdict"] = pa.array(verdicts, pa.string())

@@ -74,7 +74,7 @@ class SampleRollouts(Stage[RolloutRef]):
             closing(sampled(todo, policy, context.runtime, self.sampling, self.seed, meter)) as tables,
         ):
             for shard, rows in tables:
-                table = grade_rows(rows, grader, self.problems.extractor)
+                table = grade_rows(rows, shard.problems, grader, self.problems.extractor)
                 build.put(shard.path.name, partial(pq.write_table, table, compression="zstd"))
                 meter.stored(shard)
 

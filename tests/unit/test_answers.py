@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
+from erpd_core.refs import PolicyRef, Problem, ProblemsRef, RolloutRef
 from erpd_core.scoring import majority_at_k
 from tasks.answers import Responses, read_responses
 from tasks.grading import Grader
@@ -20,12 +20,17 @@ BOX = "so it is \\boxed{%s}."
 def graded(folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto") -> tuple[Store, RolloutRef]:
     """A rollout of these texts (problem -> gold and responses), as its stage writes it: verdicts by the real grader, a problem a shard."""
     store = Store(folder)
+    with store.build("problems", {"said": said}, {}, 1) as written:
+        assert written is not None
+        lines = [Problem(id=name, prompt=name, answer=gold).model_dump_json() + "\n" for name, (gold, _) in said.items()]
+        written.put("problems.jsonl", lambda path: path.write_text("".join(lines)))
+        written.commit({})
     with Grader(workers=1) as grader, store.build("rollouts", {"said": said}, {}, 1) as build:
         assert build is not None
         for number, (problem, (gold, texts)) in enumerate(said.items()):
             verdicts = grader.grade_many([(gold, text) for text in texts], extractor=extractor)
             rows = [
-                {"problem": problem, "sample": sample, "prompt_tokens": [1], "response_tokens": [2] * len(text), "text": text, "gold": gold,
+                {"problem": problem, "sample": sample, "prompt_tokens": [1], "response_tokens": [2] * len(text), "text": text,
                  "verdict": verdict, "reward": float(verdict == "correct"), "truncated": not text.endswith(".")}
                 for sample, (text, verdict) in enumerate(zip(texts, verdicts, strict=True))
             ]  # fmt: skip
@@ -33,7 +38,7 @@ def graded(folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str 
             build.put(f"shard-{number:05d}.parquet", lambda path, table=table: pq.write_table(table, path))
         build.commit({})
     count = sum(len(texts) for _, texts in said.values())
-    problems = ProblemsRef(id="problems-x", name="x", count=len(said), extractor=extractor)
+    problems = ProblemsRef(id=written.id, name="x", count=len(said), extractor=extractor)
     return store, RolloutRef(
         id=build.id, policy=PolicyRef(id="policy-x"), problems=problems, samples=4, sequences=count, tokens=1, accuracy=0
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,16 +10,20 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from chat_server import serving
 from helpers import World
 from rich.console import Console
 
-from deployments.evaluate import Asked, compare_results, evaluate_models, read_runtime
+from deployments.eval_output import print_evaluation
+from deployments.evaluate import Asked, compare_results, evaluate_models, read_settings
 from deployments.problem_table import check_path, counts, join, worth_showing, write_table
 from erpd_core.config import SamplingConfig
 from erpd_core.details import BenchmarkDetails, ProblemResult
 from erpd_core.refs import EvalReport
+from tasks.datasets import load_problems
 from tasks.engines.hf import draw
-from tasks.evaluate import EvaluatePolicy, load_details, load_results
+from tasks.evaluate import EvaluatePolicy
+from tasks.evaluations import load_details, load_results
 from tasks.rollouts import SampleRollouts, shards
 from tasks.sampling_defaults import evaluation_sampling
 from tasks.score import load_column
@@ -51,7 +56,7 @@ def rows(world: World) -> list[dict]:
 
 
 def test_details_are_those_of_the_samples(world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]):
-    one = load_details(world.store, stage)["sums"]
+    one = load_details(world.store, stage.identity())["sums"]
     right = {problem: sum(row["reward"] for row in rows if row["problem"] == problem) for problem in {row["problem"] for row in rows}}
     assert one.pass_at_k[1] == pytest.approx(report.scores["sums"].avg)
     assert one.pass_at_k[8] == pytest.approx(sum(count > 0 for count in right.values()) / 64)
@@ -68,22 +73,22 @@ def test_details_are_those_of_the_samples(world: World, stage: EvaluatePolicy, r
 def test_majority_by_the_worlds_own_rule(world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]):
     """What follows the last # is the answer; counted here without extractor, grader or groups."""
     total = 0.0
-    for problem in {row["problem"] for row in rows}:
+    golds = {problem.id: problem.answer for problem in load_problems(world.store, world.problems)}
+    for problem, gold in golds.items():
         said = [row["text"].rpartition("#")[2] for row in rows if row["problem"] == problem and row["verdict"] != "unparsable"]
-        gold = next(row["gold"] for row in rows if row["problem"] == problem)
         most = max((said.count(answer) for answer in said), default=0)
         winners = {answer for answer in said if said.count(answer) == most}
         total += (gold in winners) / len(winners) if winners else 0.0
-    details = load_details(world.store, stage)["sums"]
+    details = load_details(world.store, stage.identity())["sums"]
     assert details.majority == pytest.approx(total / 64)
 
 
 def test_every_problem_has_a_row(world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]):
-    results = load_results(world.store, stage)
-    assert [one.problem for one in results] == list(dict.fromkeys(row["problem"] for row in rows))
-    for one in results:
+    results, problems = load_results(world.store, stage.identity()), load_problems(world.store, world.problems)
+    assert [one.problem for one in results] == [problem.id for problem in problems]
+    for one, problem in zip(results, problems, strict=True):
         own = [row for row in rows if row["problem"] == one.problem]
-        assert (one.benchmark, one.samples, one.gold) == ("sums", 8, own[0]["gold"])
+        assert (one.benchmark, one.samples, one.gold) == ("sums", 8, problem.answer)
         assert one.solved == sum(row["reward"] for row in own)
         assert one.length == sum(len(row["response_tokens"]) for row in own) / 8
         assert 1 <= one.votes <= 8 and one.answer is not None
@@ -198,12 +203,33 @@ def test_the_comparison_is_paired_within_each_benchmark():
     assert (found["c"]["difference"], found["c"]["p_value"], found["c"]["beyond_noise"]) == (0, 1, False)
 
 
-def test_the_runtime_may_be_set_and_nothing_else():
-    runtime = read_runtime(["runtime.device=cpu", "runtime.dtype=bfloat16"])
-    assert (runtime.ray, runtime.device, runtime.dtype) == ("off", "cpu", "bfloat16")
-    for wrong, said in (("seed=3", "seed"), ("runtime.devise=cpu", "devise"), ("runtime.device=tpu", "device"), ("runtime", "key.path")):
+def test_the_runtime_and_a_judge_may_be_set_and_nothing_else():
+    runtime, judge = read_settings(["runtime.device=cpu", "runtime.dtype=bfloat16"])
+    assert (runtime.ray, runtime.device, runtime.dtype, judge) == ("off", "cpu", "bfloat16", None)
+    judge = read_settings(["judge.endpoint=http://127.0.0.1:1/v1", "judge.model=some", "judge.max_calls=3"])[1]
+    assert judge is not None and (judge.model, judge.max_calls) == ("some", 3)
+    for wrong, said in (
+        ("seed=3", "seed"), ("runtime.devise=cpu", "devise"), ("runtime.device=tpu", "device"), ("runtime", "key.path"),
+        ("judge.model=some", "judge: endpoint"), ("judge.endpoint=ftp://x", "judge: .*URL"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
-            read_runtime([wrong])
+            read_settings([wrong])
+
+
+def test_a_judge_turns_answers_and_is_named_in_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ERPD_HOME", str(tmp_path))
+    (tmp_path / "logs").mkdir()
+    asked = Asked(model="tiny", benchmarks=("tiny",), k=4, count=12, sampling={"max_new_tokens": 24})
+    plain, _ = evaluate_models(asked, Console(stderr=True), nullcontext)
+    with serving("yes") as server:
+        settings = (f"judge.endpoint={server.endpoint}", "judge.model=yes-man")
+        result, rows = evaluate_models(dataclasses.replace(asked, settings=settings), Console(stderr=True), nullcontext)
+    outcomes = result["judge"]["tiny"]["outcomes"]
+    assert outcomes["same"] > 0 and "judge" not in plain
+    assert result["scores"]["tiny"]["avg"] == pytest.approx(plain["scores"]["tiny"]["avg"] + outcomes["same"] / 48)
+    console = Console(record=True, width=120)
+    print_evaluation(result, rows, {"model": "tiny", "against": ""}, console)
+    assert f"the judge on tiny: same {outcomes['same']}" in console.export_text()
 
 
 # ------------------------------------------------------------------------------------------------------------------------ errors
@@ -221,8 +247,8 @@ def test_the_runtime_may_be_set_and_nothing_else():
         ({"sampling": {"max_new_tokens": 0}}, ["max_new_tokens", "0"]),
         ({"sampling": {"top_k": -1}}, ["top_k", "-1"]),
         ({"per_problem": Path("rows.csv")}, ["rows.csv", ".jsonl or .parquet"]),
-        ({"runtime": ("runtime.devise=cpu",)}, ["devise", "unknown key"]),
-        ({"runtime": ("teacher.steps=3",)}, ["teacher", "runtime"]),
+        ({"settings": ("runtime.devise=cpu",)}, ["devise", "unknown key"]),
+        ({"settings": ("teacher.steps=3",)}, ["teacher", "runtime"]),
         ({"model": "/nope"}, ["/nope", "directory"]),
         ({"against": "/nope"}, ["/nope", "directory"]),
         ({"wording": {"template": "Answer me"}}, ["template", "{problem}"]),

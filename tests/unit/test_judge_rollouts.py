@@ -12,7 +12,8 @@ from helpers import World
 from erpd_core.config import CampaignConfig, JudgeConfig, SamplingConfig
 from flows.campaign import campaign_id
 from flows.recipes import load_recipe
-from tasks.evaluate import EvaluatePolicy, load_judged
+from tasks.evaluate import EvaluatePolicy
+from tasks.evaluations import load_judged
 from tasks.judge.rollouts import JudgeRollouts, judged_outcomes
 from tasks.rollouts import outcomes, shards
 from tasks.stage import fulfil
@@ -60,10 +61,10 @@ def test_an_evaluation_with_a_judge_is_another_question_with_its_own_scores(worl
         report = fulfil(lenient, world.context)
     with serving("no") as server:
         stern = fulfil(evaluation(world, judge(server.endpoint, "no-man")), world.context)
-    turned = load_judged(world.store, lenient)["sums"].outcomes["same"]
+    turned = load_judged(world.store, lenient.identity())["sums"].outcomes["same"]
     assert report.scores["sums"].avg == pytest.approx(plain.scores["sums"].avg + turned / 512)
     assert stern.scores == plain.scores and (stern.kl_old, stern.length) == (plain.kl_old, plain.length)
-    assert load_judged(world.store, evaluation(world, None)) == {}
+    assert load_judged(world.store, evaluation(world, None).identity()) == {}
     assert lenient.identity() != evaluation(world, None).identity()
 
 

@@ -52,6 +52,25 @@ class Lab:
         report = EvalReport(policy=f"policy-{policy}", scores=found, kl_old=kl_old, kl_base=kl_base, entropy=0.25, length=8.5)
         self.registry.record_report("tiny-1", iteration, role, report)
 
+    def evaluate(self, iteration: int, role: str, policy: str, turned: int | None, **pass_at_8: float) -> None:
+        """What lies beside the report of an evaluation."""
+        ref = {"policy": f"policy-{policy}"}
+        with self.store.build("evaluation", {"policy": policy, "iteration": iteration, "role": role}, {}, 1) as build:
+            assert build is not None
+            details = {
+                name: {"pass_at_k": {"1": 0.5, "8": value}, "majority": None, "majority_ci95": None, "truncated": 0.031, "unanswered": 0.25,
+                       "length": 812.54, "entropy": 0.31, "kl_old": 0.01, "kl_base": 0.02}
+                for name, value in pass_at_8.items()
+            }  # fmt: skip
+            build.put("details.json", lambda path: path.write_text(json.dumps(details)))
+            if turned is not None:
+                judged = {"id": "judged-x", "rollouts": "rollouts-x", "outcomes": {"same": turned, "different": 3}, "calls": 9, "tokens": 1,
+                          "spent": None}  # fmt: skip
+                build.put("judge.json", lambda path: path.write_text(json.dumps(dict.fromkeys(pass_at_8, judged))))
+            evaluation = build.commit({"ref": ref}).id
+        self.registry.record_artifact(evaluation, "evaluation", {}, meta={"ref": ref}, seconds=1.0)
+        self.registry.attach("tiny-1", iteration, f"{role} evaluation", evaluation)
+
     def train(self, iteration: int, role: str, steps: int, validation: dict[int, float] | None = None) -> None:
         with self.store.build("training", {"iteration": iteration, "role": role}, {}, 1) as build:
             assert build is not None
@@ -105,6 +124,8 @@ def run_campaign(lab: Lab) -> None:
     start = {"avg": 0.5, "k": 8, "problems": 128, "ci95": [0.47, 0.53]}
     lab.decide(1, "S1", start=start, teacher_minus_start=0.312, standard_error=0.019, teacher_step=20)
     lab.train(1, "student", 16)
+    lab.evaluate(0, "base", "base", None, test=0.75)
+    lab.evaluate(1, "student", "student1", 17, test=0.925)
     lab.measure(1, "teacher", "teacher1", 0.20, 0.20, test=0.800)
     lab.measure(1, "student", "student1", 0.05, 0.05, test=0.770)
     lab.registry.iteration("tiny-1", 1, "completed", {"rollouts": 3.0, "teacher": 9.25})
@@ -151,6 +172,15 @@ def test_the_table_holds_every_measured_policy_in_order(finished: Lab, page: Pag
     assert names == ["base", "teacher 1", "student 1", "teacher 2", "student 2", "teacher 3", "student 3"]
     assert page.row("teacher 2 (unlearned run)")[3] == "−20.0"
     assert page.row("student 3 (its start, kept)")[1] == "stop"
+
+
+def test_more_of_each_benchmark_is_shown_where_the_store_has_it(page: Page):
+    rest = ["–", "3.1", "25.0", "–", "812.5", "0.310", "0.010", "0.020"]
+    more = {row[0]: row for row in page.rows if row[1:2] == ["test"]}
+    assert more.keys() == {"base", "student 1"}
+    assert more["base"] == ["base", "test", "8", "75.0", *rest]
+    rest[3] = "17"
+    assert more["student 1"] == ["student 1", "test", "8", "92.5", *rest]
 
 
 def test_the_best_student_is_the_one_that_was_made_not_the_one_kept_at_a_stop(finished: Lab, page: Page):

@@ -19,7 +19,8 @@ from erpd_core.config import CE, SAPO, Distill, OptimizerConfig, SamplingConfig,
 from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, TrainingRef
 from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems
-from tasks.evaluate import EvaluatePolicy, load_details
+from tasks.evaluate import EvaluatePolicy
+from tasks.evaluations import load_details
 from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.score import ScoreRollouts
 from tasks.stage import fulfil
@@ -307,5 +308,5 @@ def test_responses_cut_at_the_limit_are_counted(world: World, validation: Proble
     )
     fulfil(stage, world.context)
     batch = load_batch(shards(world.store, ref))
-    assert load_details(world.store, stage)["validation"].truncated > 0.9 and int(batch.length_S.max()) == 3
+    assert load_details(world.store, stage.identity())["validation"].truncated > 0.9 and int(batch.length_S.max()) == 3
     assert ref.accuracy < 0.1, "three tokens are too few for most answers"

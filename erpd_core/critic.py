@@ -6,21 +6,23 @@ arXiv 2503.01491). Values are not clipped around earlier ones, as PPO's sometime
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from erpd_core.batch import TokenBatch, minibatches
-from erpd_core.layout import MicroBatch, plan
 from erpd_core.optimize import Record, Trainable
 
 
 class ValueModel(Trainable, Protocol):
     """What the loop needs of a critic; `tasks/critic.py` makes one of a transformers model."""
 
-    def values(self, micro: MicroBatch) -> Tensor:
+    def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
+        """As a policy's (`erpd_core.optimize.PolicyModel`)."""
+
+    def values(self, micro: Any) -> Tensor:
         """[N] float32, on its device: the value of the state each response token of the micro-batch was chosen in."""
 
 
@@ -28,7 +30,7 @@ class ValueModel(Trainable, Protocol):
 def predict_values(model: ValueModel, batch: TokenBatch, token_budget: int) -> Tensor:
     """The value at every response token: value_N, float32 on the CPU, the batch's own order."""
     value_N = torch.empty(batch.tokens)
-    for micro in plan(batch, torch.arange(batch.sequences), token_budget):
+    for micro in model.plan(batch, torch.arange(batch.sequences), token_budget):
         value_N[batch.token_index(micro.sequences)] = model.values(micro).cpu()
     return value_N
 
@@ -67,7 +69,7 @@ def fit_values(
         returns: list[Tensor] = []
         values: list[Tensor] = []
         optimizer.zero_grad(set_to_none=True)
-        for micro in plan(batch, chosen, token_budget):
+        for micro in model.plan(batch, chosen, token_budget):
             value_N = model.values(micro)
             returns.append(return_N[batch.token_index(micro.sequences)])
             values.append(value_N.detach().cpu())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.config import Loss, OptimizerConfig
 from erpd_core.kl import k3
-from erpd_core.layout import MicroBatch, plan
 from erpd_core.logprobs import fused_loss, token_logprobs
 from erpd_core.losses import SEQUENCE_LEVEL, LossInputs, Totals, policy_loss
 from erpd_core.signals import Signal
@@ -28,7 +27,10 @@ class Trainable(Protocol):
 class PolicyModel(Trainable, Protocol):
     """What the loop needs of a model; `tasks/models.py` makes one of a transformers model."""
 
-    def hidden(self, micro: MicroBatch) -> Tensor:
+    def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
+        """The sequences as micro-batches of its own layout (`erpd_core.layout`, `erpd_core.padded`): `sequences` and `token_N` in each."""
+
+    def hidden(self, micro: Any) -> Tensor:
         """[N, H] hidden states that predict the micro-batch's response tokens."""
 
     def head(self) -> Tensor:
@@ -44,7 +46,7 @@ def score(model: PolicyModel, batch: TokenBatch, token_budget: int) -> tuple[Ten
     """Log-prob and entropy of every response token under the model: (lp_N, entropy_N), float32 on the CPU, the batch's own order."""
     lp_N = torch.empty(batch.tokens)
     entropy_N = torch.empty(batch.tokens)
-    for micro in plan(batch, torch.arange(batch.sequences), token_budget):
+    for micro in model.plan(batch, torch.arange(batch.sequences), token_budget):
         index = batch.token_index(micro.sequences)
         lp, entropy = token_logprobs(model.hidden(micro), model.head(), micro.token_N.to(model.head().device))
         lp_N[index], entropy_N[index] = lp.cpu(), entropy.cpu()
@@ -95,7 +97,7 @@ def _step(
     statistics = StepStatistics()
     optimizer.zero_grad(set_to_none=True)
     value = 0.0
-    for micro in plan(batch, chosen, token_budget):
+    for micro in model.plan(batch, chosen, token_budget):
         index = batch.token_index(micro.sequences)
         lengths = batch.length_S[micro.sequences].to(device)
         old_n, reward_S = old_N[index].to(device), batch.reward_S[micro.sequences].to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from erpd_core.batch import TokenBatch
 from erpd_core.config import CriticConfig, RuntimeConfig
 from erpd_core.critic import explained_variance, fit_values, predict_values
-from erpd_core.layout import MicroBatch
 from erpd_core.optimize import make_optimizer
 from erpd_core.refs import PolicyRef, RolloutRef, ValuesRef
 from tasks.checkpoint import RESUME, checkpoint, put_records, resume
@@ -38,7 +37,10 @@ class HFCritic:
         nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, start)
 
-    def values(self, micro: MicroBatch) -> Tensor:
+    def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
+        return self._policy.plan(batch, sequences, token_budget)
+
+    def values(self, micro: Any) -> Tensor:
         values: Tensor = self.head(self._policy.hidden(micro).float()).squeeze(-1)
         return values
 

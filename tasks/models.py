@@ -1,52 +1,39 @@
-"""Policies as transformers models: loading, the training forward over shared prompts, saving. Safetensors only, remote code never."""
+"""Policies as transformers models: loading, saving, what the trainer needs of them. Safetensors only, remote code never."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from erpd_core.attention import shared_prefix_attention
+from erpd_core.batch import TokenBatch
 from erpd_core.config import RuntimeConfig
-from erpd_core.layout import AttentionBucket, MicroBatch
-
-SHARED = "erpd_shared"
-AttentionInterface.register(SHARED, shared_prefix_attention)
+from tasks.forward import choose_rows
 
 
 class HFPolicy:
-    """A transformers causal LM behind `erpd_core.optimize.PolicyModel`. Works for decoders with full attention in every layer."""
+    """A transformers causal LM behind `erpd_core.optimize.PolicyModel`."""
 
     def __init__(self, model: Any) -> None:
-        layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if layers != {"full_attention"}:
-            raise ValueError(
-                f"{type(model).__name__} has layers of kind {sorted(layers)}; the shared-prompt layout knows full_attention only"
-            )
-        self._own_attention = model.config._attn_implementation
-        model.set_attn_implementation(SHARED)
         self.model = model
+        self._rows, self.fallback = choose_rows(model)
+        """The layout it is run on; why not the fast one, None where it is."""
 
-    def hidden(self, micro: MicroBatch) -> Tensor:
+    def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
+        """Micro-batches in this model's layout."""
+        return self._rows.plan(batch, sequences, token_budget)
+
+    def hidden(self, micro: Any) -> Tensor:
         """[N, H] final hidden states that predict each response token."""
-        device = self.model.device
-        out = self.model.base_model(
-            input_ids=micro.input_T[None].to(device),
-            position_ids=micro.position_T[None].to(device),
-            attention_mask={"full_attention": None} if hasattr(self.model.config, "layer_types") else None,
-            use_cache=False,
-            buckets=tuple(_to(bucket, device) for bucket in micro.buckets),
-        )
-        hidden: Tensor = out.last_hidden_state[0].index_select(0, micro.predict_N.to(device))
-        return hidden
+        return self._rows.hidden(self.model, micro)
 
     def head(self) -> Tensor:
         weight: Tensor = self.model.get_output_embeddings().weight
@@ -58,11 +45,8 @@ class HFPolicy:
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Within it `model` has the attention it was loaded with, for an engine that samples these very weights between updates."""
-        self.model.set_attn_implementation(self._own_attention)
-        try:
+        with self._rows.off(self.model):
             yield
-        finally:
-            self.model.set_attn_implementation(SHARED)
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return self.model.named_parameters()
@@ -72,12 +56,6 @@ class HFPolicy:
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.copy_(tensors[name])
-
-
-def _to(bucket: AttentionBucket, device: torch.device) -> AttentionBucket:
-    if device.type == "cpu":
-        return bucket
-    return AttentionBucket(**{name: value.to(device) for name, value in vars(bucket).items()})
 
 
 def device_of(runtime: RuntimeConfig) -> torch.device:

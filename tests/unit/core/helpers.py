@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from erpd_core.batch import TokenBatch
+from erpd_core.layout import plan
 from erpd_core.losses import LossInputs, Totals
 
 
@@ -81,6 +82,9 @@ class BigramPolicy:
         generator = torch.Generator().manual_seed(seed)
         self.table = nn.Parameter(0.5 * torch.randn(vocab, width, generator=generator))
         self.output = nn.Parameter(0.5 * torch.randn(vocab, width, generator=generator))
+
+    def plan(self, batch, sequences, token_budget):
+        return plan(batch, sequences, token_budget)
 
     def hidden(self, micro):
         here_TH = torch.tanh(self.table[micro.input_T] + 0.1 * micro.position_T[:, None])

@@ -9,6 +9,7 @@ from torch import nn
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.config import OptimizerConfig
 from erpd_core.critic import explained_variance, fit_values, predict_values
+from erpd_core.layout import plan
 from erpd_core.optimize import make_optimizer
 
 from .helpers import BigramPolicy, random_batch
@@ -25,6 +26,9 @@ class BigramCritic:
         self.body = BigramPolicy()
         self.weight = nn.Parameter(0.1 * torch.randn(8, generator=torch.Generator().manual_seed(3)))
         self.bias = nn.Parameter(torch.tensor(0.5))
+
+    def plan(self, batch, sequences, token_budget):
+        return plan(batch, sequences, token_budget)
 
     def values(self, micro):
         return self.body.hidden(micro) @ self.weight + self.bias

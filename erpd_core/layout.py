@@ -2,13 +2,16 @@
 
 A row holds, group after group, the prompt's tokens and then each response's tokens but its last (nothing is predicted from it). Position
 ids of a response continue from its prompt. All layers but attention see one dense matrix; attention runs over `branches`: a prompt
-attends to itself, a response to its prompt and to itself. Branches of similar length are padded together only inside attention.
+attends to itself, a response to its prompt and to itself. `erpd_core.attention` runs it; where that is done branch by branch, branches of
+similar length are padded together (`MicroBatch.buckets`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,19 +19,48 @@ from torch import Tensor
 from erpd_core.batch import TokenBatch
 
 
+class Branch(NamedTuple):
+    """A prompt, or a response that continues one: row positions of its own tokens, and of the prompt before them (none before a prompt)."""
+
+    start: int
+    length: int
+    prompt_start: int
+    prompt_length: int
+
+
 @dataclass(frozen=True)
 class AttentionBucket:
-    """Branches attended together: indices into the flat row, padded with `valid` masks."""
+    """Branches attended together, padded to the longest: int64 indices into the flat row. Padding repeats row 0."""
 
     query_BQ: Tensor
-    """int64 row index of each query; padding repeats row 0."""
+    """Row index of each query."""
     key_BK: Tensor
-    mask_BQK: Tensor
-    """bool: may this query see this key."""
+    """Row index of each key: a branch's prompt, then its own tokens."""
+    prompt_B: Tensor
+    """How many of the keys are the prompt's."""
     output_M: Tensor
     """flat [B * Q] positions that are real queries."""
     row_M: Tensor
     """the row index each of them belongs to."""
+
+    @cached_property
+    def self_BQ(self) -> Tensor:
+        """Which of its branch's keys each query is itself: it sees all before it, and none after."""
+        return self.prompt_B[:, None] + torch.arange(self.query_BQ.shape[1], device=self.prompt_B.device)
+
+    @cached_property
+    def mask_BQK(self) -> Tensor:
+        """bool: may this query see this key."""
+        return self.back_BQK >= 0
+
+    @property
+    def back_BQK(self) -> Tensor:
+        """How many tokens before a query a key stands."""
+        return self.self_BQ[..., None] - torch.arange(self.key_BK.shape[1], device=self.key_BK.device)
+
+    def to(self, device: torch.device) -> AttentionBucket:
+        moved = (self.query_BQ, self.key_BK, self.prompt_B, self.output_M, self.row_M)
+        return self if device.type == "cpu" else AttentionBucket(*(one.to(device) for one in moved))
 
 
 @dataclass(frozen=True)
@@ -43,7 +75,12 @@ class MicroBatch:
     """int64 row index whose hidden state predicts each response token."""
     token_N: Tensor
     """the response tokens predicted, sequence after sequence."""
-    buckets: tuple[AttentionBucket, ...]
+    branches: tuple[Branch, ...]
+
+    @cached_property
+    def buckets(self) -> tuple[AttentionBucket, ...]:
+        """The branches in groups of similar length."""
+        return _bucket(self.branches)
 
 
 def plan(batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[MicroBatch]:
@@ -90,14 +127,14 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
     positions: list[Tensor] = []
     predict: list[Tensor] = []
     targets: list[Tensor] = []
-    branches: list[tuple[int, int, int, int]] = []  # (query start, query length, prompt start, prompt length); a prompt has no prefix
+    branches: list[Branch] = []
     row = 0
     for members in pieces:
         prompt = batch.prompts[int(batch.group_S[members[0]])]
         start, length = row, len(prompt)
         inputs.append(prompt)
         positions.append(torch.arange(length))
-        branches.append((start, length, start, 0))
+        branches.append(Branch(start, length, start, 0))
         row += length
         for sequence in members:
             response = batch.response(sequence)
@@ -107,7 +144,7 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
             if count:
                 inputs.append(response[:-1])
                 positions.append(torch.arange(length, length + count))
-                branches.append((row, count, start, length))
+                branches.append(Branch(row, count, start, length))
                 row += count
     return MicroBatch(
         sequences=torch.tensor([s for members in pieces for s in members], dtype=torch.int64),
@@ -115,18 +152,18 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
         position_T=torch.cat(positions),
         predict_N=torch.cat(predict),
         token_N=torch.cat(targets),
-        buckets=_bucket(branches),
+        branches=tuple(branches),
     )
 
 
-def _bucket(branches: list[tuple[int, int, int, int]]) -> tuple[AttentionBucket, ...]:
+def _bucket(branches: Sequence[Branch]) -> tuple[AttentionBucket, ...]:
     """Group branches so that padding wastes at most a third of a bucket's score matrix."""
-    order = sorted(branches, key=lambda b: (b[1] * (b[1] + b[3]), b), reverse=True)
+    order = sorted(branches, key=lambda b: (b.length * (b.length + b.prompt_length), b), reverse=True)
     buckets: list[AttentionBucket] = []
-    held: list[tuple[int, int, int, int]] = []
+    held: list[Branch] = []
     useful = width_q = width_k = 0
     for branch in order:
-        q, k = branch[1], branch[1] + branch[3]
+        q, k = branch.length, branch.length + branch.prompt_length
         new_q, new_k = max(width_q, q), max(width_k, k)
         if held and (len(held) + 1) * new_q * new_k > 1.5 * (useful + q * k) and new_q * new_k > 64 * 64:
             buckets.append(_pad(held, width_q, width_k))
@@ -137,7 +174,7 @@ def _bucket(branches: list[tuple[int, int, int, int]]) -> tuple[AttentionBucket,
     return tuple(buckets)
 
 
-def _pad(branches: list[tuple[int, int, int, int]], width_q: int, width_k: int) -> AttentionBucket:
+def _pad(branches: list[Branch], width_q: int, width_k: int) -> AttentionBucket:
     start_B, length_B, prefix_B, prompt_B = torch.tensor(branches, dtype=torch.int64).unbind(1)
     q = torch.arange(width_q)
     k = torch.arange(width_k)
@@ -146,6 +183,5 @@ def _pad(branches: list[tuple[int, int, int, int]], width_q: int, width_k: int) 
     own_BK = k - prompt_B[:, None]  # position inside the branch's own tokens; negative: inside its prompt
     key_BK = torch.where(own_BK < 0, prefix_B[:, None] + k, start_B[:, None] + own_BK)
     key_BK = torch.where(own_BK < length_B[:, None], key_BK, 0)
-    mask_BQK = own_BK[:, None, :] <= q[None, :, None]
     output_M = real_BQ.flatten().nonzero().squeeze(1)
-    return AttentionBucket(query_BQ, key_BK, mask_BQK, output_M, query_BQ.flatten()[output_M])
+    return AttentionBucket(query_BQ, key_BK, prompt_B, output_M, query_BQ.flatten()[output_M])

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from erpd_core.attention import shared_prefix_attention, shared_prefix_recurrence
+from erpd_core.attention import Row, shared_prefix_attention, shared_prefix_recurrence
 from erpd_core.batch import TokenBatch
-from erpd_core.layout import AttentionBucket, MicroBatch, plan
+from erpd_core.layout import MicroBatch, plan
 from erpd_core.padded import PaddedBatch, plan_padded
 
 SHARED = "erpd_shared"
@@ -84,7 +84,7 @@ class SharedRows:
             position_ids=micro.position_T[None].to(device),
             attention_mask=dict.fromkeys(self._kinds) if self._kinds else None,
             use_cache=False,
-            buckets=tuple(_to(bucket, device) for bucket in micro.buckets),
+            row=Row(micro, device),
         )
         hidden: Tensor = out.last_hidden_state[0].index_select(0, micro.predict_N.to(device))
         return hidden
@@ -147,15 +147,7 @@ def _trial(vocabulary: int) -> TokenBatch:
     return TokenBatch.build([tokens(9), tokens(4)], [tokens(count) for count in (8, 3, 6, 7)], [0, 0, 1, 1], [1, 0, 1, 0])
 
 
-def _recurrence(
-    forward: Callable[..., Tensor], hidden_states: Tensor, buckets: Sequence[AttentionBucket] | None = None, **others: Any
-) -> Tensor:
-    if buckets is None:  # the engine samples these very weights
+def _recurrence(forward: Callable[..., Tensor], hidden_states: Tensor, row: Row | None = None, **others: Any) -> Tensor:
+    if row is None:  # an engine samples these very weights
         return forward(hidden_states, **others)
-    return shared_prefix_recurrence(lambda rows: forward(rows, **others), hidden_states, buckets)
-
-
-def _to(bucket: AttentionBucket, device: torch.device) -> AttentionBucket:
-    if device.type == "cpu":
-        return bucket
-    return AttentionBucket(**{name: value.to(device) for name, value in vars(bucket).items()})
+    return shared_prefix_recurrence(lambda written: forward(written, **others), hidden_states, row)

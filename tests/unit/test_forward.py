@@ -19,6 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from erpd_core.attention import Row
 from erpd_core.batch import TokenBatch
 from erpd_core.config import SAPO, OptimizerConfig
 from erpd_core.logprobs import token_logprobs
@@ -108,7 +109,7 @@ def test_a_model_that_cannot_share_says_why_and_runs_padded(family: str):
 
 
 def test_a_model_whose_logits_are_not_its_head_by_its_states_is_refused():
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM.*logits"):
+    with pytest.raises(ValueError, match=r"Gemma2ForCausalLM.*logits"):
         HFPolicy(random_model(Gemma2Config(**SMALL, final_logit_softcapping=3.0)))
 
 
@@ -142,11 +143,11 @@ def test_the_trial_sees_a_model_that_ignores_the_branches():
 
 
 def blind(forward: Any) -> Any:
-    def attend(*args: Any, buckets: Any = None, **kwargs: Any) -> Any:
-        from dataclasses import replace
-
-        if buckets is None:
+    def attend(*args: Any, row: Row | None = None, **kwargs: Any) -> Any:
+        if row is None:
             return forward(*args, **kwargs)
-        return forward(*args, buckets=tuple(replace(one, mask_BQK=torch.ones_like(one.mask_BQK)) for one in buckets), **kwargs)
+        for bucket in row.buckets:
+            vars(bucket)["mask_BQK"] = torch.ones_like(bucket.mask_BQK)
+        return forward(*args, row=row, **kwargs)
 
     return attend

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
 
-from erpd_core.attention import shared_prefix_attention
+from erpd_core.attention import Row, attend_by_branch, attend_in_one_kernel, shared_prefix_attention
 from erpd_core.batch import TokenBatch
 from erpd_core.config import CE, GRPO, MSE, SAPO, SFT, Distill
 from erpd_core.layout import plan
@@ -55,7 +55,7 @@ def packed_scores(batch, token_budget, sequences=None):
             position_ids=micro.position_T[None],
             attention_mask={"full_attention": None},
             use_cache=False,
-            buckets=micro.buckets,
+            row=Row(micro, torch.device("cpu")),
         ).last_hidden_state[0]
         lp, entropy = token_logprobs(hidden_TH[micro.predict_N], model.lm_head.weight, micro.token_N)
         order.append(batch.token_index(micro.sequences))
@@ -147,6 +147,22 @@ def test_a_response_does_not_see_its_siblings():
         other, _ = packed_scores(TokenBatch.build(prompts, [[5, 6, 7], [1, 1], [2, 2]], groups, rewards), 10_000)
     assert lp[[0, 1, 2, 5, 6]].tolist() == pytest.approx(other[[0, 1, 2, 5, 6]].tolist(), abs=1e-6)
     assert (lp[[3, 4]] - other[[3, 4]]).abs().min() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 4])
+def test_one_kernel_over_the_row_sees_what_its_branches_see(window):
+    """Forward, uncompiled: flex attention has no gradient on the CPU."""
+    batch = random_batch(3, [5, 9, 1], [7, 1, 12, 3, 6, 8], [0, 0, 1, 1, 2, 2])
+    (micro,) = plan(batch, torch.arange(6), 10_000)
+    row = Row(micro, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, len(micro.input_T), 16, generator=generator) for heads in (4, 2, 2))
+    by_branch = attend_by_branch(query, key, value, row, 0.25, window)
+    assert not row.in_one_kernel and by_branch.shape == (1, len(micro.input_T), 4, 16)
+    torch.testing.assert_close(attend_in_one_kernel(query, key, value, row, 0.25, window), by_branch, atol=1e-5, rtol=1e-5)
+    if window:
+        assert not torch.allclose(by_branch, attend_by_branch(query, key, value, row, 0.25, None))
 
 
 # ------------------------------------------------------------------------------------------------------------------- plans

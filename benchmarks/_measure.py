@@ -19,26 +19,31 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def in_turn(ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> list[tuple[float, float]]:
-    """Seconds of (ours, peer), `rounds` pairs after a warm-up of each; who goes first changes from pair to pair."""
+def rate(amount: float, work: Callable[[], object]) -> float:
+    """`amount` per second that `work` takes for it."""
+    return amount / seconds(work)
+
+
+def in_turn(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
+    """Rates of (ours, peer), `rounds` pairs after a warm-up of each; who goes first changes from pair to pair."""
     ours(), peer()
     pairs = []
     for number in range(rounds):
         if number % 2:
-            second = seconds(peer)
-            pairs.append((seconds(ours), second))
+            second = peer()
+            pairs.append((ours(), second))
         else:
-            first = seconds(ours)
-            pairs.append((first, seconds(peer)))
+            first = ours()
+            pairs.append((first, peer()))
     return pairs
 
 
-def compared(pairs: list[tuple[float, float]], amount: float) -> dict[str, Any]:
-    """Rates of both sides (`amount` per second, medians), and the median, smallest and largest ratio of neighbours."""
-    ratios = [peer / ours for ours, peer in pairs]
+def compared(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Rates of both sides (medians), and the median, smallest and largest ratio of neighbours."""
+    ratios = [ours / peer for ours, peer in pairs]
     return {
-        "ours": round(amount / statistics.median(one for one, _ in pairs), 2),
-        "peer": round(amount / statistics.median(one for _, one in pairs), 2),
+        "ours": round(statistics.median(one for one, _ in pairs), 2),
+        "peer": round(statistics.median(one for _, one in pairs), 2),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
         "pairs": len(pairs),

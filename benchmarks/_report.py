@@ -8,6 +8,8 @@ import logging
 import warnings
 from typing import Any
 
+from benchmarks._measure import machine
+
 
 def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
     """`--json` and `--rounds`, and quiet libraries."""
@@ -19,8 +21,16 @@ def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
     return made
 
 
-def finish(as_json: bool, name: str, ours: float, peer: float, ratio: float, unit: str, setup: dict[str, Any]) -> None:
-    """Print the result. `ratio` above 1 means better than the peer; `setup` says on what, and holds every single figure."""
+def said(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, printed as it comes."""
+    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return row
+
+
+def finish(as_json: bool, name: str, unit: str, results: list[dict[str, Any]], **setup: Any) -> None:
+    """Print the result: the headline is the first of `results`. A ratio above 1 means better than the peer; `setup` says on what."""
+    ours, peer, ratio = (results[0][key] for key in ("ours", "peer", "ratio"))
     print(f"{name}: ours {ours:g} {unit}, peer {peer:g} {unit}, ratio {ratio:g}", flush=True)
     if as_json:
-        print(json.dumps({"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "setup": setup}), flush=True)
+        whole = {**machine(), **setup, "results": results}
+        print(json.dumps({"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "setup": whole}), flush=True)

@@ -14,26 +14,13 @@ from typing import Any
 import torch
 
 from benchmarks import _ours, _trl
-from benchmarks._batches import BATCHES
-from benchmarks._measure import compared, in_turn, machine, seconds
-from benchmarks._report import finish, parser
+from benchmarks._batches import BATCHES, on_batches
+from benchmarks._measure import compared, in_turn, rate, seconds
 from erpd_core.config import Distill, SignalSpec
 from erpd_core.optimize import score
 from erpd_core.signals import build_signal
 
 TOKEN_BUDGET = 1400
-
-
-def main() -> None:
-    arguments = parser(__doc__, rounds=2)
-    arguments.add_argument("--batch", choices=list(BATCHES))
-    args = arguments.parse_args()
-    folder = _ours.smollm2()
-    results = [compare(folder, batch, args.rounds) for batch in ([args.batch] if args.batch else list(BATCHES))]
-    head = results[0]
-    peer = "TRL IWOPDTrainer with a local teacher, 8 rows a device batch"
-    setup = {**machine(), "model": "SmolLM2-135M", "peer": peer, "results": results}
-    finish(args.json, "distill_step", head["ours"], head["peer"], head["ratio"], "response tokens/s", setup)
 
 
 def compare(folder: Path, batch_name: str, rounds: int) -> dict[str, Any]:
@@ -46,11 +33,13 @@ def compare(folder: Path, batch_name: str, rounds: int) -> dict[str, Any]:
     signal_N = build_signal(SignalSpec(), numerator_N, old_N, batch.reward_S[batch.seq_N] > 0.5)
     with _trl.iw_opd_trainer(folder, folder) as trainer:
         inputs = _trl.opd_inputs(batch, pad=0)
-        pairs = in_turn(lambda: ours.step(batch, old_N, signal_N, Distill()), lambda: _trl.step(trainer, inputs), rounds)
-    row = {"batch": batch_name, "tokens": batch.tokens, **compared(pairs, batch.tokens), "seconds_of_one_column": round(scoring, 2)}
-    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return row
+        pairs = in_turn(
+            lambda: rate(batch.tokens, lambda: ours.step(batch, old_N, signal_N, Distill())),
+            lambda: rate(batch.tokens, lambda: _trl.step(trainer, inputs)),
+            rounds,
+        )
+    return {"tokens": batch.tokens, **compared(pairs), "seconds_of_one_column": round(scoring, 2)}
 
 
 if __name__ == "__main__":
-    main()
+    on_batches("distill_step", __doc__, 2, "TRL IWOPDTrainer with a local teacher, 8 rows a device batch", compare)

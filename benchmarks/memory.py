@@ -20,8 +20,7 @@ import torch
 
 from benchmarks import _ours, _trl
 from benchmarks._batches import BATCHES
-from benchmarks._measure import machine
-from benchmarks._report import finish, parser
+from benchmarks._report import finish, parser, said
 from erpd_core.config import SAPO
 from erpd_core.optimize import score
 
@@ -40,11 +39,8 @@ def main() -> None:
     for batch in BATCHES:
         for work in ("teacher_step", "score"):
             ours, peer = (_apart(side, work, batch) for side in ("ours", "peer"))
-            row = {"work": work, "batch": batch, "ours": ours, "peer": peer, "ratio": round(peer / ours, 3)}
-            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            results.append(row)
-    head = results[0]
-    finish(args.json, "memory", head["ours"], head["peer"], head["ratio"], "GB", {**machine(), "model": "SmolLM2-135M", "results": results})
+            results.append(said({"work": work, "batch": batch, "ours": ours, "peer": peer, "ratio": round(peer / ours, 3)}))
+    finish(args.json, "memory", "GB", results, model="SmolLM2-135M", peer="TRL GRPOTrainer, 8 rows a device batch")
 
 
 def _apart(side: str, work: str, batch: str) -> float:

@@ -11,25 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks import _ours, _trl
-from benchmarks._batches import BATCHES
-from benchmarks._measure import compared, in_turn, machine
-from benchmarks._report import finish, parser
+from benchmarks._batches import BATCHES, on_batches
+from benchmarks._measure import compared, in_turn, rate
 from erpd_core import optimize
 from tasks.models import load_policy
 
 TOKEN_BUDGET = 1400
-
-
-def main() -> None:
-    arguments = parser(__doc__, rounds=3)
-    arguments.add_argument("--batch", choices=list(BATCHES))
-    args = arguments.parse_args()
-    folder = _ours.smollm2()
-    results = [compare(folder, batch, args.rounds) for batch in ([args.batch] if args.batch else list(BATCHES))]
-    head = results[0]
-    peer = "TRL GRPOTrainer's log-prob pass, 8 rows a device batch"
-    setup = {**machine(), "model": "SmolLM2-135M", "peer": peer, "results": results}
-    finish(args.json, "score", head["ours"], head["peer"], head["ratio"], "response tokens/s", setup)
 
 
 def compare(folder: Path, batch_name: str, rounds: int) -> dict[str, Any]:
@@ -41,12 +28,13 @@ def compare(folder: Path, batch_name: str, rounds: int) -> dict[str, Any]:
         inputs = _trl.grpo_inputs(batch, batch.reward_S, torch.zeros(batch.tokens), pad=0)
         mine_N, _ = optimize.score(policy, batch, TOKEN_BUDGET)
         theirs_N = torch.cat([lp[part["completion_mask"] > 0] for lp, part in zip(_trl.logprobs(trainer, inputs), inputs, strict=True)])
-        pairs = in_turn(lambda: optimize.score(policy, batch, TOKEN_BUDGET), lambda: _trl.logprobs(trainer, inputs), rounds)
-    apart = float((mine_N - theirs_N).abs().max())
-    row = {"batch": batch_name, "tokens": batch.tokens, **compared(pairs, batch.tokens), "largest_difference": round(apart, 6)}
-    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return row
+        pairs = in_turn(
+            lambda: rate(batch.tokens, lambda: optimize.score(policy, batch, TOKEN_BUDGET)),
+            lambda: rate(batch.tokens, lambda: _trl.logprobs(trainer, inputs)),
+            rounds,
+        )
+    return {"tokens": batch.tokens, **compared(pairs), "largest_difference": round(float((mine_N - theirs_N).abs().max()), 6)}
 
 
 if __name__ == "__main__":
-    main()
+    on_batches("score", __doc__, 3, "TRL GRPOTrainer's log-prob pass, 8 rows a device batch", compare)

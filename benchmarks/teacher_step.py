@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks import _ours, _trl
 from benchmarks._batches import BATCHES
 from benchmarks._flops import least_training_flops
-from benchmarks._measure import compared, in_turn, machine, matrix_rate
-from benchmarks._report import finish, parser
+from benchmarks._measure import compared, in_turn, matrix_rate, rate
+from benchmarks._report import finish, parser, said
 from erpd_core.config import CE, GRPO, MSE, SAPO, Loss
 from erpd_core.optimize import score
 
@@ -33,10 +33,9 @@ def main() -> None:
     folder = _ours.smollm2()
     losses = [args.loss] if args.loss else list(LOSSES)
     batches = [args.batch] if args.batch else list(BATCHES)
-    results = [compare(folder, loss, batch, args.rounds) for batch in batches for loss in losses]
-    head = results[0]
-    setup = {**machine(), "model": "SmolLM2-135M", "peer": "TRL GRPOTrainer, 8 rows a device batch", "results": results}
-    finish(args.json, "teacher_step", head["ours"], head["peer"], head["ratio"], "response tokens/s", setup)
+    results = [said(compare(folder, loss, batch, args.rounds)) for batch in batches for loss in losses]
+    peer = "TRL GRPOTrainer, 8 rows a device batch"
+    finish(args.json, "teacher_step", "response tokens/s", results, model="SmolLM2-135M", peer=peer)
 
 
 def compare(folder: Path, loss: str, batch_name: str, rounds: int) -> dict[str, Any]:
@@ -52,19 +51,17 @@ def compare(folder: Path, loss: str, batch_name: str, rounds: int) -> dict[str, 
         mine, theirs = ours.step(batch, old_N, advantage_N, LOSSES[loss]), _trl.step(trainer, inputs)  # before any update: equal losses
         rates = [matrix_rate()]
         pairs = in_turn(
-            lambda: ours.step(batch, old_N, advantage_N, LOSSES[loss]),
-            lambda: _trl.step(trainer, inputs),
+            lambda: rate(batch.tokens, lambda: ours.step(batch, old_N, advantage_N, LOSSES[loss])),
+            lambda: rate(batch.tokens, lambda: _trl.step(trainer, inputs)),
             rounds,
         )
         rates.append(matrix_rate())
-    found = compared(pairs, batch.tokens)
+    found = compared(pairs)
     gflops = least_training_flops(config, batch) / 1e9 * found["ours"] / batch.tokens
     found |= {"gflops": round(gflops, 1), "best_matrix_gflops": round(max(rates), 1), "share_of_best": round(gflops / max(rates), 3)}
     if loss == PEER[loss]:
         found |= {"loss_ours": round(mine["loss"], 7), "loss_peer": round(theirs, 7)}
-    row = {"loss": loss, "batch": batch_name, "tokens": batch.tokens, **found}
-    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return row
+    return {"loss": loss, "batch": batch_name, "tokens": batch.tokens, **found}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from erpd_core.config import CampaignConfig
-from erpd_core.refs import EvalReport, Frozen, PolicyRef, ProblemsRef, RolloutRef
+from erpd_core.refs import EvalReport, Frozen
 from flows.iteration import IterationResult, iteration
 from flows.publish import publish
 from flows.stages import Desk, open_registry, open_tracker
@@ -86,19 +86,7 @@ class Campaign:
         self.config, self.recipe, self.desk = config, recipe, desk
 
     def run(self) -> CampaignResult:
-        base: PolicyRef = self.desk.ask("import", import_policy(self.config.model), "import the base model", 0, "base")
-        validation = self._problems("validation", self.config.evaluation.validation)
-        benchmarks = {name: self._problems(name, source) for name, source in self.config.evaluation.benchmarks.items()}
-        known = Known(
-            base=base,
-            start=base,
-            start_validation=self._validate(base, validation),
-            students={},
-            student_validations={},
-            validation=validation,
-            benchmarks=benchmarks,
-        )
-        report = self._evaluate_base(known)
+        known, report = self._begin()
         results: list[IterationResult] = []
         for index in range(1, self.config.iterations + 1):
             runner = iteration.with_options(task_runner=task_runner(self.config.runtime))
@@ -126,36 +114,41 @@ class Campaign:
             tracked=self.desk.tracker.page(self.desk.run),
         )
 
-    def _problems(self, name: str, source: Any) -> ProblemsRef:
-        problems: ProblemsRef = self.desk.ask(
-            "problems", draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", 0, name
+    def _begin(self) -> tuple[Known, EvalReport]:
+        """The base model and the problems, then the base's validation and its evaluation: side by side what can be."""
+        asked = self.config.evaluation
+        sources: dict[str, Any] = {"validation": asked.validation, **asked.benchmarks}
+        draws = [(draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", name) for name, source in sources.items()]
+        importing = self.desk.start("import", [(import_policy(self.config.model), "import the base model", "base")], 0)
+        drawing = self.desk.start("problems", draws, 0)
+        (base,), (validation, *benchmarks) = importing(), drawing()
+        sampling = SampleRollouts(
+            policy=base, problems=validation, sampling=asked.validation_sampling, seed=seed_for(self.config, 0, "validation")
         )
-        return problems
-
-    def _validate(self, base: PolicyRef, validation: ProblemsRef) -> RolloutRef:
-        stage = SampleRollouts(
+        evaluation = EvaluatePolicy(
             policy=base,
-            problems=validation,
-            sampling=self.config.evaluation.validation_sampling,
-            seed=seed_for(self.config, 0, "validation"),
-        )
-        rollouts: RolloutRef = self.desk.ask("rollouts", stage, "validate base", 0, "base validation")
-        return rollouts
-
-    def _evaluate_base(self, known: Known) -> EvalReport:
-        stage = EvaluatePolicy(
-            policy=known.base,
-            old=known.base,
-            base=known.base,
-            benchmarks=known.benchmarks,
-            sampling=self.config.evaluation.sampling,
-            samples=self.config.evaluation.samples,
-            judge=self.config.evaluation.judge,
+            old=base,
+            base=base,
+            benchmarks=dict(zip(asked.benchmarks, benchmarks, strict=True)),
+            sampling=asked.sampling,
+            samples=asked.samples,
+            judge=asked.judge,
             seed=seed_for(self.config, 0, "benchmarks"),
         )
-        report: EvalReport = self.desk.ask("evaluate", stage, "evaluate base", 0, "base evaluation")
-        self.desk.record_report(0, "base", report, stage)
-        return report
+        validating = self.desk.start("rollouts", [(sampling, "validate base", "base validation")], 0)
+        evaluating = self.desk.start("evaluate", [(evaluation, "evaluate base", "base evaluation")], 0)
+        (rollouts,), (report,) = validating(), evaluating()
+        self.desk.record_report(0, "base", report, evaluation)
+        known = Known(
+            base=base,
+            start=base,
+            start_validation=rollouts,
+            students={},
+            student_validations={},
+            validation=validation,
+            benchmarks=evaluation.benchmarks,
+        )
+        return known, report
 
 
 def _git_commit() -> str | None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from prefect import flow
 
-from erpd_core.config import CampaignConfig, DistillPhase, Strategy
+from erpd_core.config import CampaignConfig, Strategy
 from erpd_core.refs import Decision, EvalReport, Frozen, PolicyRef, RolloutRef, TrainingRef
 from erpd_core.strategy import decide
 from flows.fixed_batch import FixedBatch, runs_of
 from flows.measuring import Measuring
-from flows.stages import Desk
+from flows.stages import Answers, Desk
 from flows.steps import Known, Steps
 from tasks.measure import MeasureSignal
 from tasks.online import TrainOnline
 from tasks.rollouts import outcomes
-from tasks.train import DistillStudent
+from tasks.train import DistillStudent, SignalPhase
 
 
 class IterationResult(Frozen):
@@ -53,27 +53,36 @@ class Iteration:
         if self.config.decision.fixed_for(self.index) == "online":
             decision = Decision(strategy="online", reason="fixed by the recipe")
             self.desk.record_decision(self.index, decision)
-            return self._result(decision, None, *self._train_online())
+            return self._online(decision, None)
         batch = FixedBatch(self.steps)
         teacher, validation = self._teacher(batch)
         batch.teacher = teacher
         decision = self._decide(teacher, validation)
         if decision.strategy == "stop":
-            self.measuring.evaluate({"teacher": teacher})
+            self.measuring.evaluate({"teacher": teacher})()
             self._completed()
             return None
         if decision.strategy == "online":
-            return self._result(decision, teacher, *self._train_online())
+            return self._online(decision, teacher)
+        evaluation = self.measuring.evaluate({"teacher": teacher})  # beside the distillation
         student = teacher if decision.strategy == "none" else self._distil(batch, teacher, decision)
-        if self.config.evaluation.signal:
-            self._measure_signal(batch, teacher, student)
-        return self._result(decision, teacher, student, self.measuring.validate([student], "student")[0])
-
-    def _result(self, decision: Decision, teacher: PolicyRef | None, student: PolicyRef, validation: RolloutRef) -> IterationResult:
-        """Evaluate what the iteration came to. An online stage without a teacher has its own policy stand for it."""
         if student.role != "student":
             self.steps.record_policies([student], "student")
-        reports = self.measuring.evaluate({"teacher": teacher, "student": student} if teacher else {"student": student})
+        validating, evaluating = self.measuring.validate([student], "student"), self.measuring.evaluate({"student": student})
+        if self.config.evaluation.signal:
+            self._measure_signal(batch, teacher, student)
+        return self._result(decision, teacher, student, validating()[0], evaluation() | evaluating())
+
+    def _online(self, decision: Decision, teacher: PolicyRef | None) -> IterationResult:
+        """An online stage. Without a teacher, its own policy stands for it."""
+        student, validation = self._train_online()
+        self.steps.record_policies([student], "student")
+        reports = self.measuring.evaluate({"teacher": teacher, "student": student} if teacher else {"student": student})()
+        return self._result(decision, teacher, student, validation, reports)
+
+    def _result(
+        self, decision: Decision, teacher: PolicyRef | None, student: PolicyRef, validation: RolloutRef, reports: dict[str, EvalReport]
+    ) -> IterationResult:
         self._completed()
         return IterationResult(
             index=self.index,
@@ -97,9 +106,11 @@ class Iteration:
         fixed = self.config.decision.fixed_for(self.index)
         runs = runs_of(self.config.distill.sides(fixed)) if fixed in ("S1", "S2", "S3") else ["teacher"]
         if "teacher" in runs or not runs or self.config.decision.teacher == "always":
+            batch.train(["teacher", *runs])
             return self.measuring.best(batch.run("teacher"), "teacher")
+        batch.train(runs)
         last = batch.run(runs[0]).last
-        return last, self.measuring.validate([last], "unlearned teacher")[0]
+        return last, self.measuring.validate([last], "unlearned teacher")()[0]
 
     def _decide(self, teacher: PolicyRef, validation: RolloutRef) -> Decision:
         read = self.desk.store
@@ -123,7 +134,12 @@ class Iteration:
         """Distil every alternative of the strategy; of several, or of several kept steps, validation chooses the student."""
         config = self.config.distill
         strategy: Strategy = decision.strategy  # type: ignore[assignment]
-        trainings = {name: self._distillation(batch, name, phases, decision) for name, phases in config.alternatives(strategy).items()}
+        alternatives = batch.phases(config.alternatives(strategy), config.steps, decision)
+        begun = {name: self._distillation(batch, name, phases, strategy) for name, phases in alternatives.items()}
+        trainings: dict[str, TrainingRef] = {}
+        for name, answers in begun.items():
+            (trainings[name],) = answers()
+            self.steps.keep_track(_called(name).replace(" ", "-"), trainings[name], {"strategy": strategy})
         if config.select == "validation" or len(trainings) > 1:
             student = self._choose(teacher, trainings)
         else:
@@ -132,9 +148,8 @@ class Iteration:
         self.steps.record_policies([*others, student], "student")  # the last one recorded gets the alias
         return student
 
-    def _distillation(self, batch: FixedBatch, name: str, phases: Sequence[DistillPhase], decision: Decision) -> TrainingRef:
+    def _distillation(self, batch: FixedBatch, name: str, phases: tuple[SignalPhase, ...], strategy: Strategy) -> Answers:
         config = self.config.distill
-        role = f"student {name}".rstrip()
         stage = DistillStudent(
             init=self.known.start,
             rollouts=batch.rollouts,
@@ -145,13 +160,10 @@ class Iteration:
             optimizer=config.optimizer,
             minibatch=config.minibatch,
             keep=config.keep,
-            phases=tuple(batch.phase(phase, config.steps, decision) for phase in phases),
+            phases=phases,
             kl_stop=config.kl_stop,
         )
-        label = f"distil the {role} ({decision.strategy})"
-        training: TrainingRef = self.steps.ask("distill", "distill", stage, label, f"{role} training")
-        self.steps.keep_track(role.replace(" ", "-"), training, {"strategy": decision.strategy})
-        return training
+        return self.steps.start("distill", "distill", [(stage, f"distil the {_called(name)} ({strategy})", f"{_called(name)} training")])
 
     def _choose(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
         """The kept student with the highest validation score within the KL budget, of equals the earliest; the first if none is within."""
@@ -173,7 +185,7 @@ class Iteration:
 
     def _measure_signal(self, batch: FixedBatch, teacher: PolicyRef, student: PolicyRef) -> None:
         """How far the student followed the teacher on the fixed batch (Fig. 7, Fig. 10)."""
-        columns = [batch.column(policy, f"score the batch under the {policy.role}") for policy in (teacher, student)]
+        columns = batch.columns({f"score the batch under the {policy.role}": policy for policy in (teacher, student)})
         stage = MeasureSignal(rollouts=batch.rollouts, old=batch.old, teacher=columns[0], student=columns[1])
         self.steps.ask("score", "score", stage, "measure what the student made of its signal", "signal")
 
@@ -188,3 +200,8 @@ class Iteration:
         self.steps.record_policies(training.trail, "online")
         self.steps.keep_track("online", training, {"loss": config.loss.kind})
         return self.measuring.best(training, "online")
+
+
+def _called(alternative: str) -> str:
+    """What the student of an alternative is called; a single one has the name ""."""
+    return f"student {alternative}".rstrip()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from erpd_core.refs import EvalReport, PolicyRef, RolloutRef, TrainingRef
 from erpd_core.scoring import avg_at_k
+from flows.stages import Answers
 from flows.steps import Steps, seed_for
 from tasks.evaluate import EvaluatePolicy
 from tasks.rollouts import SampleRollouts, outcomes
@@ -19,13 +20,13 @@ class Measuring:
 
     def best(self, training: TrainingRef, role: str) -> tuple[PolicyRef, RolloutRef]:
         """The kept policy with the highest validation score, of equals the earliest, and its validation."""
-        validations = self.validate(training.trail, role)
+        validations = self.validate(training.trail, role)()
         scores = [avg_at_k(outcomes(self.steps.desk.store, ref)).avg for ref in validations]
         best = scores.index(max(scores))
         return training.trail[best], validations[best]
 
-    def validate(self, policies: Sequence[PolicyRef], role: str) -> list[RolloutRef]:
-        """Samples on the validation problems."""
+    def validate(self, policies: Sequence[PolicyRef], role: str) -> Answers:
+        """Samples on the validation problems, begun; call what is returned for them."""
         stages = [
             SampleRollouts(
                 policy=policy,
@@ -36,7 +37,7 @@ class Measuring:
             for policy in policies
         ]
         asked = [(stage, f"validate {role} (step {stage.policy.step})", f"{role} validation") for stage in stages]
-        return self.steps.ask_all("rollouts", "validation", asked)
+        return self.steps.start("rollouts", "validation", asked)
 
     def on_validation(self, policies: Sequence[PolicyRef]) -> list[EvalReport]:
         """Scores and KL on the validation samples (the same samples that `validate` draws)."""
@@ -54,13 +55,19 @@ class Measuring:
         asked = [(stage, f"measure {stage.policy.role} (step {stage.policy.step}) on validation", "validation report") for stage in stages]
         return self.steps.ask_all("evaluate", "validation", asked)
 
-    def evaluate(self, policies: Mapping[str, PolicyRef]) -> dict[str, EvalReport]:
-        """Role -> report on the benchmarks, recorded."""
+    def evaluate(self, policies: Mapping[str, PolicyRef]) -> Callable[[], dict[str, EvalReport]]:
+        """Evaluations on the benchmarks, begun; call what is returned for role -> report, recorded."""
         stages = {role: self._evaluation(policy) for role, policy in policies.items()}
-        asked = [(stage, f"evaluate {role}", f"{role} evaluation") for role, stage in stages.items()]
-        reports = dict(zip(policies, self.steps.ask_all("evaluate", "evaluate", asked), strict=True))
-        for role, report in reports.items():
-            self.steps.desk.record_report(self.steps.index, role, report, stages[role])
+        answers = self.steps.start(
+            "evaluate", "evaluate", [(stage, f"evaluate {role}", f"{role} evaluation") for role, stage in stages.items()]
+        )
+
+        def reports() -> dict[str, EvalReport]:
+            found = dict(zip(policies, answers(), strict=True))
+            for role, report in found.items():
+                self.steps.desk.record_report(self.steps.index, role, report, stages[role])
+            return found
+
         return reports
 
     def _evaluation(self, policy: PolicyRef) -> EvaluatePolicy:

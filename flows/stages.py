@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from erpd_core.config import CampaignConfig, RuntimeConfig
 from erpd_core.optimize import Record
 from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef
+from flows.at_work import at_work
 from tasks.evaluate import EvaluatePolicy
 from tasks.evaluations import load_details
 from tasks.home import home
@@ -21,6 +22,9 @@ from tasks.stage import Stage
 from tasks.store import Store
 from tasks.tracking import TrackedRun, Tracker
 from tasks.verbs import TASKS, Verb, open_store, show_cached
+
+Answers = Callable[[], list[Any]]
+"""Waits for stages that were started, records that they play their roles, and returns what they answered."""
 
 
 def events_path(campaign: str) -> Path:
@@ -80,19 +84,27 @@ class Desk:
 
     def ask_all(self, verb: Verb, asked: Sequence[tuple[Stage[Any], str, str]], iteration: int) -> list[Any]:
         """Several independent stages at once: (stage, label, role) each."""
-        answers: list[Any] = []
-        for stage, label, _ in asked:
-            title = f"{iteration}: {label}"
-            found = stage.stored(self.store)
-            if found is None:
-                answers.append(submit(TASKS[verb], self.runtime, stage, self.runtime, title, self.events))
-            else:
-                Progress(self.events, title).event(status="cached")
-                answers.append(show_cached(title, found))
-        answers = [answer.result() if hasattr(answer, "result") else answer for answer in answers]
-        for stage, _, role in asked:
-            self._record(stage.identity(), iteration, role)
+        return self.start(verb, asked, iteration)()
+
+    def start(self, verb: Verb, asked: Sequence[tuple[Stage[Any], str, str]], iteration: int) -> Answers:
+        """The same without waiting: they run beside whatever is asked next. Call what is returned, once, for their answers."""
+        begun = [self._begin(verb, stage, f"{iteration}: {label}") for stage, label, _ in asked]
+
+        def answers() -> list[Any]:
+            found = [answer() for answer in begun]
+            for stage, _, role in asked:
+                self._record(stage.identity(), iteration, role)
+            return found
+
         return answers
+
+    def _begin(self, verb: Verb, stage: Stage[Any], title: str) -> Callable[[], Any]:
+        found = stage.stored(self.store)
+        if found is not None:
+            Progress(self.events, title).event(status="cached")
+            show_cached(title, found, return_state=True)
+            return lambda: found
+        return at_work(stage.identity(), lambda: submit(TASKS[verb], self.runtime, stage, self.runtime, title, self.events))
 
     def _record(self, artifact: str, iteration: int, role: str) -> None:
         self._know(artifact)

@@ -8,7 +8,7 @@ from typing import Any
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import Frozen, PolicyRef, ProblemsRef, RolloutRef, TrainingRef, ValuesRef
-from flows.stages import Desk
+from flows.stages import Answers, Desk
 from tasks.datasets import draw_problems
 from tasks.stage import Stage
 from tasks.training import load_records
@@ -52,10 +52,19 @@ class Steps:
 
     def ask_all(self, verb: Verb, phase: str, asked: Sequence[tuple[Stage[Any], str, str]]) -> list[Any]:
         """Several independent stages at once: (stage, label, role) each."""
-        answers = self.desk.ask_all(verb, asked, self.index)
-        spent = self.desk.seconds(*(stage for stage, _, _ in asked))
-        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 3)
-        return answers
+        return self.start(verb, phase, asked)()
+
+    def start(self, verb: Verb, phase: str, asked: Sequence[tuple[Stage[Any], str, str]]) -> Answers:
+        """The same without waiting: they run beside whatever is asked next. Call what is returned, once, for their answers."""
+        answers = self.desk.start(verb, asked, self.index)
+
+        def booked() -> list[Any]:
+            found = answers()
+            spent = self.desk.seconds(*(stage for stage, _, _ in asked))
+            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 3)
+            return found
+
+        return booked
 
     def prompts(self) -> ProblemsRef:
         """This iteration's training problems: none that an earlier one drew while others are left (Sec. 4.4: new for each batch)."""

@@ -32,6 +32,7 @@ class MeasureSignal(Stage[SignalRef]):
     KIND: ClassVar[str] = "signal"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = SignalRef
+    LIGHT: ClassVar[bool] = True
 
     rollouts: RolloutRef
     old: LogprobRef

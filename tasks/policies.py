@@ -25,6 +25,7 @@ class ImportPolicy(Stage[PolicyRef]):
     KIND: ClassVar[str] = "policy"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = PolicyRef
+    LIGHT: ClassVar[bool] = True
 
     files: dict[str, str]
     """File name -> sha256."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -51,7 +52,29 @@ def sampler_share(runtime: RuntimeConfig) -> Share:
 
 def asked(stage: Stage[Any], runtime: RuntimeConfig) -> Share:
     """What a stage's task asks. One that only waits for its samplers asks nothing: it would hold what they wait for."""
-    return Share(0, 0.0) if stage.SAMPLES and runtime.samples_apart else stage_share(runtime)
+    if stage.SAMPLES and runtime.samples_apart:
+        return Share(0, 0.0)
+    return Share(1, 0.0) if stage.LIGHT else stage_share(runtime)
+
+
+def places(runtime: RuntimeConfig) -> int:
+    """How many stages can be at work at once, at least one."""
+    if runtime.ray == "off":
+        return 1
+    share = stage_share(runtime)
+    if not (runtime.ray_address or share.gpus):
+        return max(1, _local_cpus(runtime) // share.cpus)
+    import ray
+
+    ensure_ray(runtime)
+    has = ray.cluster_resources()
+    counts = [has.get(name, 0) / amount for name, amount in (("CPU", share.cpus), ("GPU", share.gpus)) if amount]
+    return max(1, int(min(counts)))
+
+
+def _local_cpus(runtime: RuntimeConfig) -> int:
+    """What a local Ray has to give: the machine's, so that stages with a part of it run side by side."""
+    return max(os.cpu_count() or 1, stage_cpus(runtime))
 
 
 def ensure_ray(runtime: RuntimeConfig) -> None:
@@ -68,7 +91,7 @@ def ensure_ray(runtime: RuntimeConfig) -> None:
                 else:
                     ray.init(
                         namespace="prefect",
-                        num_cpus=stage_cpus(runtime),
+                        num_cpus=_local_cpus(runtime),
                         include_dashboard=False,
                         log_to_driver=False,
                         configure_logging=False,

@@ -34,6 +34,8 @@ class Stage(Frozen, Generic[Ref]):
     REF: ClassVar[type[Any]]
     SAMPLES: ClassVar[bool] = False
     """It samples shards: where actors do that for it, its own process only waits for them."""
+    LIGHT: ClassVar[bool] = False
+    """It runs no model: one CPU and no GPU will do, however much the runtime gives to a stage."""
 
     @abstractmethod
     def question(self) -> dict[str, Any]: ...

@@ -32,6 +32,7 @@ class DrawProblems(Stage[ProblemsRef]):
     KIND: ClassVar[str] = "problems"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = ProblemsRef
+    LIGHT: ClassVar[bool] = True
 
     name: str
     source: Concrete = Field(discriminator="kind")

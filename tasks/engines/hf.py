@@ -16,6 +16,8 @@ from transformers import DynamicCache
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines.base import Finished, Sample
+from tasks.engines.cache import spread
+from tasks.engines.drawing import draw
 from tasks.engines.text import Tokenized
 from tasks.models import HFPolicy, load_model
 
@@ -59,7 +61,7 @@ class TransformersEngine(Tokenized):
         logits, cache, mask, length = self._prefill(prompts)
         owner = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor([len(one) for one in seeds], device=device))
         logits, mask, length = logits[owner], mask[owner], length[owner]
-        cache.batch_select_indices(owner)
+        spread(cache, owner)
         alive = torch.arange(len(streams), device=device)
         tokens: list[list[int]] = [[] for _ in streams]
         samples: dict[int, Sample] = {}
@@ -111,23 +113,3 @@ class TransformersEngine(Tokenized):
             logits_to_keep=1,
         )
         return out.logits[:, -1], cache, mask.to(device), mask.sum(1).to(device)
-
-
-def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
-    """One token per row by inverting the distribution function at `uniform_B`; temperature, top-k, then the smallest top-p nucleus."""
-    logits_BV = logits_BV.double() / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[-1]:
-        kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
-    probs_BV = torch.softmax(logits_BV, -1)
-    if sampling.top_p < 1.0:
-        sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
-        sorted_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
-        return order_BV.gather(1, _invert(sorted_BV, uniform_B)).squeeze(1)
-    return _invert(probs_BV, uniform_B).squeeze(1)
-
-
-def _invert(weight_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    cumulative_BV = weight_BV.cumsum(-1)
-    index_B1 = torch.searchsorted(cumulative_BV, (uniform_B[:, None] * cumulative_BV[:, -1:]), right=True)
-    return index_B1.clamp(max=weight_BV.shape[-1] - 1)

@@ -14,11 +14,13 @@ import pytest
 import torch
 from helpers import ROOT, World, environment
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from erpd_core.config import SamplingConfig
 from tasks.engines import Sample, open_engine
-from tasks.engines.hf import TransformersEngine, draw
+from tasks.engines.cache import spread
+from tasks.engines.drawing import draw
+from tasks.engines.hf import TransformersEngine
 from tasks.rollouts import seed_of
 from tasks.tiny_world import problems
 
@@ -170,6 +172,28 @@ def test_a_response_ends_where_the_context_does(engine: TransformersEngine):
     assert all((one.tokens[-1] in engine.stop_ids) != one.truncated for one in found)
 
 
+def test_a_cache_that_has_grown_and_lost_rows_holds_what_transformers_own_does():
+    """Tokens beyond its first room, rows that left between them."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = DynamicCache(), DynamicCache()
+    rows = torch.tensor([0, 0, 1, 1, 1])
+    prompt = torch.randn(2, 3, 70, 4, generator=generator)
+    for cache in (ours, theirs):
+        cache.update(prompt, -prompt, 0)
+    spread(ours, rows)
+    theirs.batch_select_indices(rows)
+    for step in range(150):
+        if step in (10, 90):
+            keep = torch.arange(len(rows)) != 1
+            rows = rows[keep]
+            for cache in (ours, theirs):
+                cache.batch_select_indices(keep.nonzero().squeeze(1))
+        token = torch.randn(len(rows), 3, 1, 4, generator=generator)
+        seen = [cache.update(token, -token, 0) for cache in (ours, theirs)]
+        assert seen[0][0].equal(seen[1][0]) and seen[0][1].equal(seen[1][1])
+    assert ours.get_seq_length() == theirs.get_seq_length() == 220
+
+
 # ---------------------------------------------------------------------------------------------------------------- against transformers
 
 
@@ -233,6 +257,19 @@ def test_top_p_keeps_the_smallest_nucleus():
     assert shares(0.6) == pytest.approx([0, 0.5 / 0.8, 0, 0.3 / 0.8], abs=2e-3)
     assert shares(0.9) == pytest.approx([0.15 / 0.95, 0.5 / 0.95, 0, 0.3 / 0.95], abs=2e-3)
     assert shares(1.0) == pytest.approx([0.15, 0.5, 0.05, 0.3], abs=2e-3)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 0.9999])
+def test_a_nucleus_of_a_large_vocabulary_is_that_of_sorting_all_of_it(top_p: float):
+    """Rows whose nucleus is a few tokens, a few hundred and thousands; and rows of a few values only, where equals lie at every border."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(48, 20_000, generator=generator) * torch.tensor([8.0, 4.0, 2.0, 0.5]).repeat(12)[:, None]
+    logits[24:] = logits[24:].round()
+    uniform = torch.rand(48, generator=generator, dtype=torch.float64)
+    probs, order = torch.softmax(logits.double(), -1).sort(dim=-1, descending=True, stable=True)
+    kept = torch.where(probs.cumsum(-1) - probs < top_p, probs, 0.0).cumsum(-1)
+    expected = order.gather(1, torch.searchsorted(kept, uniform[:, None] * kept[:, -1:], right=True)).squeeze(1)
+    assert draw(logits, uniform, SamplingConfig(temperature=1.0, top_p=top_p)).equal(expected)
 
 
 def test_temperature_is_applied_before_the_nucleus():

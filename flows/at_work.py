@@ -1,0 +1,32 @@
+"""Stages at work in this process: of flows that ask for one at the same time the first has it worked out, and all have its answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_lock = threading.Lock()
+_working: dict[str, Any] = {}
+"""Artifact -> the future of the task that makes it."""
+
+
+def at_work(artifact: str, submit: Callable[[], Any]) -> Callable[[], Any]:
+    """Have `submit` called, unless the artifact is being made already; call what is returned to wait for the answer.
+
+    Without this the second asker's task would hold a place of Ray's only to wait for the first one's lock in the store.
+    """
+    with _lock:
+        if artifact not in _working:
+            _working[artifact] = submit()
+        future = _working[artifact]
+
+    def answer() -> Any:
+        try:
+            return future.result()
+        finally:
+            with _lock:
+                if _working.get(artifact) is future:
+                    del _working[artifact]
+
+    return answer

@@ -1,0 +1,56 @@
+"""A KV cache that is written in place: transformers' own copies all of it at every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+ROOM = 64
+"""Tokens of room at least when a layer is made or grows; it grows by half."""
+
+
+def spread(cache: DynamicCache, owner_B: Tensor) -> None:
+    """Row `owner_B[i]` of the prefilled cache becomes row i, from now on with room to grow."""
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:  # not one with a window, or of another kind
+            cache.layers[index] = GrowingLayer(layer, owner_B)
+        else:
+            layer.batch_select_indices(owner_B)
+
+
+class GrowingLayer(DynamicLayer):
+    """A layer of full attention. `keys` and `values`, [B, heads, tokens, size], are the written part of buffers with room behind it."""
+
+    def __init__(self, prefilled: DynamicLayer, owner_B: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(prefilled.keys, prefilled.values)
+        self._tokens = prefilled.keys.shape[2]
+        self._buffers = [_roomy(one, owner_B) for one in (prefilled.keys, prefilled.values)]
+        self._show()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        start, self._tokens = self._tokens, self._tokens + key_states.shape[2]
+        if self._tokens > self._buffers[0].shape[2]:
+            self._buffers = [_roomy(buffer[:, :, :start]) for buffer in self._buffers]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start : self._tokens] = states
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._buffers = [buffer.index_select(0, indices) for buffer in self._buffers]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (buffer[:, :, : self._tokens] for buffer in self._buffers)
+
+
+def _roomy(written: Tensor, rows_B: Tensor | None = None) -> Tensor:
+    """A buffer that begins with what is written (its `rows_B`), and has room behind it."""
+    batch, heads, tokens, size = written.shape
+    buffer = written.new_empty(len(rows_B) if rows_B is not None else batch, heads, tokens + max(ROOM, tokens // 2), size)
+    buffer[:, :, :tokens] = written if rows_B is None else written[rows_B]
+    return buffer

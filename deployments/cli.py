@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 import time
@@ -156,6 +157,30 @@ def benchmarks() -> None:
     print(f"{'name':<22} {'use':<10} {'rows':>6}  {'K':>3}  about")
     for name, one in catalogue().items():
         print(f"{name:<22} {one.use:<10} {one.rows or '':>6}  {one.samples or '':>3}  {one.about}")
+
+
+@app.command()
+def decide(
+    campaign: Annotated[str | None, typer.Argument(help="A campaign that waits; all of them are shown when absent.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="S1, S2, S3, online or stop.")] = None,
+    student: Annotated[int | None, typer.Option(help="For S3: the iteration of the earlier student; automatic when absent.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Distillation steps of this iteration; the recipe's when absent.")] = None,
+    kl_budget: Annotated[float | None, typer.Option(help="Nats per token from the start; the recipe's when absent.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who decides; your login name when absent.")] = None,
+    why: Annotated[str | None, typer.Option(help="Goes to the registry and MLflow.")] = None,
+) -> None:
+    """Decide for a campaign that asks (`decision.mode: ask`); without arguments, show what waits."""
+    prepare()
+    from deployments.deciding import decide as answer
+    from deployments.deciding import show_waiting
+
+    if campaign is None or strategy is None:
+        show_waiting(Console())
+        return
+    with checking():
+        given = {"strategy": strategy, "student": student, "steps": steps, "kl_budget": kl_budget, "why": why}
+        one = answer(campaign, given | {"by": by or getpass.getuser()})
+    print(f"{one.campaign}, iteration {one.iteration}: {strategy}")
 
 
 Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns.")]

@@ -14,6 +14,7 @@ from rich.table import Table
 from erpd_core.config import RuntimeConfig
 from tasks.engines import engine_name
 from tasks.home import home
+from tasks.machine import cores
 
 NEEDED = (
     "torch",
@@ -43,7 +44,7 @@ def examine(console: Console) -> bool:
     rows += [(name, _version(name) or "missing", _version(name) is not None, True, "make install") for name in NEEDED]
     rows += [(name, _version(name) or "not installed", _version(name) is not None, False, how) for name, how in OPTIONAL.items()]
     rows.append(("sampling engine", engine_name(RuntimeConfig()), True, False, ""))
-    rows.append(("CPU cores", str(os.cpu_count()), True, False, ""))
+    rows.append(("CPU cores", str(cores()), True, False, ""))
     rows.append(_gpu())
     free = shutil.disk_usage(home()).free / 2**30
     rows.append(

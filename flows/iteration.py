@@ -10,6 +10,7 @@ from prefect import flow
 from erpd_core.config import CampaignConfig, Strategy
 from erpd_core.refs import Decision, EvalReport, Frozen, PolicyRef, RolloutRef, TrainingRef
 from erpd_core.strategy import decide
+from flows.asking import ask_person, evidence_text
 from flows.fixed_batch import FixedBatch, runs_of
 from flows.measuring import Measuring
 from flows.stages import Answers, Desk
@@ -125,8 +126,30 @@ class Iteration:
             before=self.known.strategies,
         )
         decision = decision.model_copy(update={"evidence": {**decision.evidence, "teacher_step": teacher.step}})
+        if self.config.decision.mode == "ask":
+            decision = self._answered() or self._ask(decision)
+            settings = {name: decision.evidence["asked"].get(name) for name in ("steps", "kl_budget")}
+            asked = {name: value for name, value in settings.items() if value is not None}
+            self.config = self.config.model_copy(update={"distill": self.config.distill.model_copy(update=asked)})
         self.desk.record_decision(self.index, decision)
         return decision
+
+    def _answered(self) -> Decision | None:
+        """What a person decided before this process was started."""
+        decisions = (one.decision for one in self.desk.registry.iterations(self.desk.campaign) if one.index == self.index)
+        return next((one for one in decisions if one and "asked" in one.evidence), None)
+
+    def _ask(self, automatic: Decision) -> Decision:
+        ways = {"S2": self.config.weak_teacher, "S3": automatic.evidence["teacher_minus_student"], "online": self.config.online}
+        possible = ("S1", *(name for name, way in ways.items() if way), "stop")
+        evidence = evidence_text(automatic.evidence | self._distance(), automatic)
+        self.desk.say(f"{self.index}: waits for your decision (`erpd decide`, or Resume in Prefect's UI); automatic: {automatic.strategy}")
+        return ask_person(self.desk.campaign, self.index, automatic, possible, evidence, self.config.runtime.answer_seconds)
+
+    def _distance(self) -> dict[str, object]:
+        """How far the campaign has moved from its base so far, of its last student."""
+        reports = [one for one in self.desk.registry.reports(self.desk.campaign) if one.role == "student"]
+        return {"kl_base_so_far": reports[-1].report.kl_base} if reports else {}
 
     # --------------------------------------------------------------------------------------------------------------- student
 

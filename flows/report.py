@@ -70,6 +70,8 @@ EVIDENCE = {
     "min_gain": "Points a gain must exceed",
     "teacher_minus_student": "Teacher minus earlier students",
     "teacher_step": "Teacher's step, chosen on validation",
+    "kl_base_so_far": "KL of the last student to the base, nats per token",
+    "asked": "Asked of a person",
     "student": "Earlier student chosen for strategy 3 (iteration)",
 }
 IN_POINTS = {"teacher_minus_start", "standard_error", "min_gain", "difference"}

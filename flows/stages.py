@@ -134,22 +134,26 @@ class Desk:
         alias = role if role in ("teacher", "student") else None
         self.tracker.register_policy(self.model, policy.id, self.run, alias=alias, uri=self.store.path(policy.id).as_uri(), tags=tags)
 
+    def say(self, text: str) -> None:
+        """Show a line where progress is shown."""
+        Progress(self.events, text).event(status="said")
+
     def record_decision(self, iteration: int, decision: Decision) -> None:
         self.registry.record_decision(self.campaign, iteration, decision)
         self.tracker.log_text(self.run, decision.model_dump_json(indent=1), f"decisions/{iteration}.json")
-        Progress(self.events, f"{iteration}: decided {decision.strategy}: {decision.reason}").event(status="said")
+        self.say(f"{iteration}: decided {decision.strategy}: {decision.reason}")
 
     def record_selection(self, iteration: int, evidence: Mapping[str, Any]) -> None:
         """Which kept step became the student, and the validation scores and KL it was chosen by."""
         self.tracker.log_text(self.run, json.dumps(evidence, indent=1), f"selections/{iteration}.json")
         chosen = f"step {evidence['chosen']['step']} {evidence['chosen']['alternative']}".rstrip()
-        Progress(self.events, f"{iteration}: chose the student of {chosen}").event(status="said")
+        self.say(f"{iteration}: chose the student of {chosen}")
 
     def record_overlap(self, iteration: int, overlap: Overlap) -> None:
         """What training prompts share with what is measured on; the registry has it with the prompts themselves."""
         self.tracker.log_text(self.run, overlap.model_dump_json(indent=1), f"overlap/{iteration}.json")
         said = f"{overlap.exact + overlap.ngram} of {overlap.checked} prompts overlap with what is measured on ({overlap.action})"
-        Progress(self.events, f"{iteration}: {said}").event(status="said")
+        self.say(f"{iteration}: {said}")
 
     def record_report(self, iteration: int, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
         """What an evaluation found: the report in the registry, that and its details in MLflow."""

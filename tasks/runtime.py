@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from erpd_core.config import RuntimeConfig
 from tasks.engines import check_engine
 from tasks.home import home
+from tasks.machine import cores
 
 SOCKET_LIMIT = 45
 """Longest Ray folder whose sockets still fit into the 107 bytes a Unix socket path may have."""
@@ -14,7 +13,7 @@ SOCKET_LIMIT = 45
 
 def stage_cpus(runtime: RuntimeConfig) -> int:
     """CPU threads one stage gets."""
-    return runtime.cpus or os.cpu_count() or 1
+    return runtime.cpus or cores()
 
 
 def check_runtime(runtime: RuntimeConfig) -> None:

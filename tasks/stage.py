@@ -6,13 +6,13 @@ when a change makes the step produce other values. The answer is a small ref, ke
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.refs import Frozen
+from tasks.machine import cores
 from tasks.progress import Progress
 from tasks.store import Build, Store, identity
 
@@ -96,4 +96,4 @@ def use_threads(count: int | None) -> None:
     """Compute on so many CPU threads; on all of the machine when None."""
     import torch  # here, so that asking the store costs no import of torch
 
-    torch.set_num_threads(count or os.cpu_count() or 1)
+    torch.set_num_threads(count or cores())

@@ -23,9 +23,10 @@ def _at_most() -> dict[Fallback, int]:
 
 
 class DecisionConfig(Config):
-    """Which signal follows a teacher (Sec. 4.4): automatic from validation, or fixed per iteration."""
+    """Which signal follows a teacher (Sec. 4.4): automatic from validation, fixed per iteration, or asked of a person."""
 
-    mode: Literal["auto", "fixed"] = "auto"
+    mode: Literal["auto", "fixed", "ask"] = "auto"
+    """`ask` waits for a person, with the evidence and the automatic decision; that is taken when `runtime.answer_seconds` have passed."""
     fixed: Annotated[tuple[Choice, ...], Field(min_length=1)] = ("S1",)
     """What iteration 1, 2, ... does; the last one repeats. `none` makes the teacher the student: the control arms of Table 2."""
     teacher: Literal["needed", "always"] = "needed"

@@ -35,6 +35,9 @@ class RuntimeConfig(Config):
     checkpoint_every: PositiveInt = 20
     """Optimizer steps between resumable checkpoints."""
 
+    answer_seconds: PositiveFloat = 86400.0
+    """How long `decision.mode: ask` waits for a person before the automatic decision is taken."""
+
     samplers: PositiveInt = 1
     """Ray actors that sample the shards of one stage side by side; 1 (or Ray off): the stage's own process samples."""
     sampler_cpus: PositiveInt | None = None

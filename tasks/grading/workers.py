@@ -24,6 +24,7 @@ from typing import get_args
 from erpd_core.refs import Mode, Verdict
 from tasks.grading.extract import EXTRACTORS
 from tasks.grading.fast import quick_verdict
+from tasks.machine import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0
@@ -75,7 +76,7 @@ class Grader:
     def __init__(self, workers: int | None = None, deadline: float = 5.0, memory: int = 4 << 30) -> None:
         if deadline <= 0 or (workers is not None and workers < 1):
             raise ValueError(f"deadline and workers must be positive, got {deadline} and {workers}")
-        self.size = workers or min(8, os.cpu_count() or 1)
+        self.size = workers or min(8, cores())
         self.deadline = deadline
         self.memory = memory
         self._workers: list[_Worker] = []

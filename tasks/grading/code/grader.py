@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from tasks.grading.code.compare import same_output, same_value
 from tasks.grading.code.extract import program
 from tasks.grading.code.levels import Level, Limits
 from tasks.grading.code.sandbox import Ran, Sandbox
+from tasks.machine import cores
 
 CodeVerdict = Literal["correct", "wrong", "timeout", "error"]
 
@@ -53,7 +53,7 @@ class CodeGrader:
             raise ValueError(f"workers must be positive, got {workers}")
         self.limits = limits or Limits()
         self._level = level
-        size = workers or len(os.sched_getaffinity(0))
+        size = workers or cores()
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(size):
             self._slots.put(slot)

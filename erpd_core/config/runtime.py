@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from erpd_core.config.common import Config, NonNegative
 
@@ -46,16 +46,33 @@ class RuntimeConfig(Config):
     redo_seconds: NonNegative = 60.0
     """What was cut off after fewer seconds of sampling is sampled again, to the same bytes; after more, finished samples are kept."""
 
+    trainers: PositiveInt = 1
+    """Ray actors that train one model together, each with its shard of weights, gradients and optimizer state; 1 (or Ray off): the stage's
+    own process trains it whole. With several, weights stay float32 whatever `dtype` is, which is then that of arithmetic alone."""
+    trainer_cpus: PositiveInt | None = None
+    """CPU threads of each trainer; an equal share of `cpus` when absent."""
+    trainer_gpus: NonNegative | None = None
+    """GPUs each trainer asks of Ray, 1 or, on CPUs, 0; an equal share of `gpus` when absent."""
+    recompute: bool = False
+    """Activation checkpointing: training keeps only what goes into each decoder block, and computes a third more."""
+    offload: bool = False
+    """Trainers on GPUs keep weights, gradients and optimizer state in the memory of their host."""
+
+    @property
+    def trains_apart(self) -> bool:
+        """Do actors train, rather than the stage's own process?"""
+        return self.ray == "on" and self.trainers > 1
+
     @property
     def samples_apart(self) -> bool:
         """Do actors sample, rather than the stage's own process?"""
         return self.ray == "on" and self.samplers > 1
 
-    @field_validator("sampler_gpus")
+    @field_validator("sampler_gpus", "trainer_gpus")
     @classmethod
-    def _part_of_one_or_whole(cls, gpus: float | None) -> float | None:
+    def _part_of_one_or_whole(cls, gpus: float | None, info: ValidationInfo) -> float | None:
         if gpus is not None and gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"sampler_gpus: Ray gives a part of one GPU or whole ones, not {gpus:g}; round it")
+            raise ValueError(f"{info.field_name}: Ray gives a part of one GPU or whole ones, not {gpus:g}; round it")
         return gpus
 
     @field_validator("ray", mode="before")

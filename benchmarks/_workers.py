@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from typing import IO
+from typing import IO, Any
 
 SEQUENCES, LENGTH = 2048, 24
 
 
-def speed_up(rounds: int) -> dict[str, object]:
+def speed_up(rounds: int) -> dict[str, Any]:
     """Two batches scored by one worker, one after the other, against one by each of two at once; in turn, `rounds` times."""
     pairs = []
     with ExitStack() as stack:

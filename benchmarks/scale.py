@@ -1,4 +1,4 @@
-"""How time and memory grow with tokens, trajectories, columns and registry rows; the paper's batch in little memory; two workers against one.
+"""How time and memory grow with tokens, trajectories, columns and registry rows; the paper's batch; two workers against one.
 
     python -m benchmarks.scale --json [--size 0.1] [--rounds 5] [--out docs/results]
 
@@ -68,7 +68,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "scale.json").write_text(json.dumps(setup, indent=1) + "\n")
     draw(curves, headline, out / "scale.png")
-    one, two = (2 * workers["tokens"] / 2 / workers[key] for key in ("one", "two"))
+    one, two = (workers["tokens"] / workers[key] for key in ("one", "two"))
     finish(args.json, "scale", round(two, 1), round(one, 1), workers["ratio"], "tokens scored/s by two workers, by one", setup)
 
 

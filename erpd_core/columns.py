@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-STRETCH = 1 << 22
-"""Tokens worked on at once where a whole column is gone through: 16 MB of float32."""
+STRETCH = 1 << 18
+"""Tokens worked on at once where a whole column is gone through: 1 MB of float32, so that what is made of them stays in the cache."""
 
 
 class Column(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from erpd_core.config.common import Config, NonNegative
 
@@ -51,8 +51,8 @@ class RuntimeConfig(Config):
     own process trains it whole. With several, weights stay float32 whatever `dtype` is, which is then that of arithmetic alone."""
     trainer_cpus: PositiveInt | None = None
     """CPU threads of each trainer; an equal share of `cpus` when absent."""
-    trainer_gpus: NonNegative | None = None
-    """GPUs each trainer asks of Ray, 1 or, on CPUs, 0; an equal share of `gpus` when absent."""
+    trainer_gpus: Annotated[int, Field(ge=0, le=1)] | None = None
+    """GPUs each trainer asks of Ray, one of its own or none; when absent, one where `gpus` asks for any."""
     recompute: bool = False
     """Activation checkpointing: training keeps only what goes into each decoder block, and computes a third more."""
     offload: bool = False
@@ -68,11 +68,11 @@ class RuntimeConfig(Config):
         """Do actors sample, rather than the stage's own process?"""
         return self.ray == "on" and self.samplers > 1
 
-    @field_validator("sampler_gpus", "trainer_gpus")
+    @field_validator("sampler_gpus")
     @classmethod
-    def _part_of_one_or_whole(cls, gpus: float | None, info: ValidationInfo) -> float | None:
+    def _part_of_one_or_whole(cls, gpus: float | None) -> float | None:
         if gpus is not None and gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"{info.field_name}: Ray gives a part of one GPU or whole ones, not {gpus:g}; round it")
+            raise ValueError(f"sampler_gpus: Ray gives a part of one GPU or whole ones, not {gpus:g}; round it")
         return gpus
 
     @field_validator("ray", mode="before")

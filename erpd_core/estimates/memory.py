@@ -27,15 +27,15 @@ def training_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch, sha
     own = 4 if shards > 1 else width(runtime.dtype)  # several trainers keep float32 weights, whatever they compute in
     states = {"weights": own, "gradients": own, "AdamW's moments": 2 * own}
     found: Parts = {} if runtime.offload else {name: bytes_ * shape.parameters / shards for name, bytes_ in states.items()}
-    if shards > 1:
-        biggest = max(shape.block_weights / shape.layers, shape.head_weights)
-        found["gathered weights"] = width(runtime.dtype) * (2 * shape.block_weights / shape.layers + biggest)
+    root = shape.parameters - shape.block_weights  # embeddings and head
+    if shards > 1:  # a block and the next one, and the root from a micro-batch's forward to the end of its backward (docs/sharding.md)
+        found["gathered weights"] = width(runtime.dtype) * (2 * shape.block_weights / shape.layers + root)
     tokens = micro_tokens(runtime, batch)
     layer = activation_bytes(shape, runtime.dtype) * tokens
     kept = shape.hidden * width(runtime.dtype) * tokens
     found["activations"] = shape.layers * kept + layer if runtime.recompute else shape.layers * layer
     found["masks"] = mask_bytes(batch, tokens)
-    found["head"] = _head(shape) + shape.head_weights * own  # and the whole gradient of the head, before it is sharded
+    found["head"] = _head(shape) + own * (root if shards > 1 else shape.head_weights)  # and its gradient, whole before it is sharded
     return found | _libraries(runtime)
 
 

@@ -71,9 +71,10 @@ class Batch(Frozen):
     def part(self, sequences: int) -> Counts:
         """Of a pass over some of it, drawn at random: a prompt is read once if any response to it is drawn."""
         prompts = self.prompts * (1 - (1 - sequences / self.sequences) ** self.samples)
-        own = self.response * self.response * (1 + self.spread**2) / 2
-        pairs = prompts * self.prompt * (self.prompt + 1) / 2 + sequences * (own + self.response * self.prompt)
-        tokens = prompts * self.prompt + sequences * max(0.0, self.response - 1)
+        own = max(0.0, self.response - 1)
+        square = own**2 + (self.spread * self.response) ** 2  # on average
+        pairs = prompts * self.prompt * (self.prompt + 1) / 2 + sequences * ((square + own) / 2 + own * self.prompt)
+        tokens = prompts * self.prompt + sequences * own
         return Counts(tokens=tokens, pairs=pairs, predicted=sequences * self.response)
 
 

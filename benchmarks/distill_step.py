@@ -30,7 +30,7 @@ def compare(folder: Path, batch_name: str, rounds: int) -> dict[str, Any]:
     old_N, _ = score(ours.policy, batch, TOKEN_BUDGET)
     scoring = seconds(lambda: score(ours.policy, batch, TOKEN_BUDGET))
     numerator_N = old_N + 0.1 * torch.randn(batch.tokens, generator=torch.Generator().manual_seed(0))
-    signal_N = build_signal(SignalSpec(), numerator_N, old_N, batch.reward_S[batch.seq_N] > 0.5)
+    signal_N = build_signal(SignalSpec(), numerator_N, old_N, batch.reward_S[batch.seq_N] > 0.5)[:]
     with _trl.iw_opd_trainer(folder, folder) as trainer:
         inputs = _trl.opd_inputs(batch, pad=0)
         pairs = in_turn(

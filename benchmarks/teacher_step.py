@@ -13,10 +13,10 @@ from typing import Any
 
 from benchmarks import _ours, _trl
 from benchmarks._batches import BATCHES
-from benchmarks._flops import least_training_flops
 from benchmarks._measure import compared, in_turn, matrix_rate, rate
 from benchmarks._report import finish, parser, said
 from erpd_core.config import CE, GRPO, MSE, SAPO, Loss
+from erpd_core.estimates import Counts, ModelShape, training_flops
 from erpd_core.optimize import score
 
 LOSSES: dict[str, Loss] = {"sapo": SAPO(), "grpo": GRPO(), "ce": CE(beta=0.01), "mse": MSE()}
@@ -57,7 +57,7 @@ def compare(folder: Path, loss: str, batch_name: str, rounds: int) -> dict[str, 
         )
         rates.append(matrix_rate())
     found = compared(pairs)
-    gflops = least_training_flops(config, batch) / 1e9 * found["ours"] / batch.tokens
+    gflops = training_flops(ModelShape.from_config(config.to_dict()), Counts.of(batch)) / 1e9 * found["ours"] / batch.tokens
     found |= {"gflops": round(gflops, 1), "best_matrix_gflops": round(max(rates), 1), "share_of_best": round(gflops / max(rates), 3)}
     if loss == PEER[loss]:
         found |= {"loss_ours": round(mine["loss"], 7), "loss_peer": round(theirs, 7)}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -97,16 +97,31 @@ def recipes() -> None:
 
 
 @app.command()
-def show(recipe: str, set_: Set = None) -> None:
-    """Print a recipe as the one complete, frozen config it resolves to; of a study, every arm's."""
+def show(
+    recipe: str,
+    set_: Set = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(help="What the estimate is for: H100, A100, L40S, `this`, or a YAML file; H100 for recipes with device cuda."),
+    ] = None,
+) -> None:
+    """Print a recipe as the one complete, frozen config it resolves to, then what it will cost; of a study, every arm's."""
     import yaml
 
+    from deployments.estimate import estimate, study_estimate
     from flows.recipes import load_recipe
     from flows.studies import is_study, load_study
 
+    shown: Any
     with checking():
-        shown = load_study(recipe, set_ or ()) if is_study(recipe) else load_recipe(recipe, set_ or ())
+        if is_study(recipe):
+            shown = load_study(recipe, set_ or ())
+            cost = study_estimate([(arm.name, arm.config) for arm in shown.arms], machine)
+        else:
+            shown = load_recipe(recipe, set_ or ())
+            cost = estimate(shown, machine)
     print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False, width=120), end="")
+    print(f"\n{cost}", end="")
 
 
 @app.command("eval")

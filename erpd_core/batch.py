@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from erpd_core.columns import Column, PerSequence
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -22,7 +24,8 @@ class TokenBatch:
 
     prompts: tuple[Tensor, ...]
     """One int64 tensor per group."""
-    token_N: Tensor
+    token_N: Column
+    """Integers: a tensor, or, of a batch too large for memory, a column on disk."""
     offset_S: Tensor
     """int64 [S + 1]: sequence s owns tokens offset_S[s] to offset_S[s + 1]."""
     group_S: Tensor
@@ -73,8 +76,13 @@ class TokenBatch:
         """Which sequence each response token belongs to."""
         return torch.repeat_interleave(torch.arange(self.sequences), self.length_S)
 
+    def per_token(self, value_S: Tensor) -> PerSequence:
+        """A value of each sequence as a column: what `value_S[seq_N]` holds, without holding it."""
+        return PerSequence(value_S, self.offset_S)
+
     def response(self, sequence: int) -> Tensor:
-        return self.token_N[self.offset_S[sequence] : self.offset_S[sequence + 1]]
+        """int64 tokens of one sequence."""
+        return self.token_N[int(self.offset_S[sequence]) : int(self.offset_S[sequence + 1])].long()
 
     def token_index(self, sequences: Tensor) -> Tensor:
         """Positions on axis N of the tokens of `sequences`, in their order: `column_N[batch.token_index(s)]` is a column's part."""

@@ -62,7 +62,7 @@ def fit_values(
     FloatingPointError at a loss or gradient that is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)
-    return_N = batch.reward_S[batch.seq_N]
+    return_N = batch.per_token(batch.reward_S)
     for step in range(start + 1, steps + 1):
         chosen = next(order)
         tokens = int(batch.length_S[chosen].sum())

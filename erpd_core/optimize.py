@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from erpd_core.batch import TokenBatch, minibatches
+from erpd_core.columns import Column
 from erpd_core.config import Loss, OptimizerConfig
 from erpd_core.kl import k3
 from erpd_core.logprobs import fused_loss, token_logprobs
@@ -57,7 +58,7 @@ def optimize(
     model: PolicyModel,
     optimizer: torch.optim.Optimizer,
     batch: TokenBatch,
-    old_N: Tensor,
+    old_N: Column,
     signal: Signal,
     loss: Loss,
     *,
@@ -84,7 +85,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     batch: TokenBatch,
     chosen: Tensor,
-    old_N: Tensor,
+    old_N: Column,
     signal: Signal,
     loss: Loss,
     max_grad_norm: float,

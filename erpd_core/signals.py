@@ -1,7 +1,12 @@
-"""Columns of token log-probs -> the token signal a student is distilled on (Sec. 3.3, 3.4; Tables 7 and 12)."""
+"""Columns of token log-probs -> the token signal a student is distilled on (Sec. 3.3, 3.4; Tables 7 and 12).
+
+A signal is a column (`erpd_core.columns`) worked out where it is read. Only centre and scale of its whitening need all of it, and they are
+found by going through it once, stretch by stretch: no more than a stretch is ever in memory.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,54 +15,136 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from erpd_core.columns import Column, stretches
 from erpd_core.config import SignalSpec
 
+Where = Tensor | slice
 
-def whiten(value_N: Tensor, mode: str) -> Tensor:
-    """`shift`: mean 0 and variance 1 over tokens; `scale`: divided by the standard deviation, signs kept; `off`: unchanged.
+
+@dataclass(frozen=True)
+class Whitening:
+    """`(value - centre) / scale`; None leaves values as they are."""
+
+    centre: float
+    scale: float | None
+
+    def __call__(self, value_n: Tensor) -> Tensor:
+        return value_n if self.scale is None else ((value_n.double() - self.centre) / self.scale).to(value_n.dtype)
+
+
+def whitening(value_N: Column, mode: str) -> Whitening:
+    """How to whiten a column. `shift`: mean 0 and variance 1 over tokens; `scale`: divided by the standard deviation, signs kept; `off`.
 
     Shifting can flip signs, so it is a choice and not a habit. Raises ValueError when all values are equal: there is nothing to distil.
     """
-    std = value_N.double().std(unbiased=False)
-    if not torch.isfinite(std) or std <= 1e-12:
+    mean, std = moments(value_N)
+    if not math.isfinite(std) or std <= 1e-12:
         raise ValueError("the signal is the same on every token, so there is nothing to distil; choose other policies for its two sides")
-    if mode == "off":
-        return value_N
-    centre = value_N.double().mean() if mode == "shift" else 0.0
-    return ((value_N.double() - centre) / std).to(value_N.dtype)
+    return Whitening(mean if mode == "shift" else 0.0, None if mode == "off" else std)
 
 
-def log_ratio(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
-    """`lp_numerator - lp_denominator`, masked on positives: [N] float32, not yet whitened.
+def moments(value_N: Column) -> tuple[float, float]:
+    """Mean and standard deviation over all tokens, in float64; moments of stretches are put together as by Chan, Golub and LeVeque."""
+    count, mean, std = 0, 0.0, 0.0
+    for part in stretches(len(value_N)):
+        value_n = value_N[part].double()
+        more, its_mean, its_std = len(value_n), value_n.mean().item(), value_n.std(unbiased=False).item()
+        if count == 0:
+            count, mean, std = more, its_mean, its_std
+            continue
+        share, apart = more / (count + more), its_mean - mean
+        std = math.sqrt((1 - share) * std**2 + share * its_std**2 + share * (1 - share) * apart**2)
+        mean += share * apart
+        count += more
+    return mean, std
 
-    **Arguments:** columns over response tokens, None for a side that is `none`; `positive_N` bool, tokens of right responses.
-    Raises ValueError when both sides are none, or the ratio is not finite.
+
+def whiten(value_N: Tensor, mode: str) -> Tensor:
+    """`value_N` whitened over its tokens. Raises as `whitening` does."""
+    return whitening(value_N, mode)(value_N)
+
+
+def log_ratio(spec: SignalSpec, numerator_n: Tensor | None, denominator_n: Tensor | None, positive_n: Tensor) -> Tensor:
+    """`lp_numerator - lp_denominator` of some tokens, masked on positives: [n] float32, not yet whitened.
+
+    **Arguments:** log-probs, None for a side that is `none`; `positive_n` bool, tokens of right responses. Raises ValueError when both
+    sides are none, or the ratio is not finite.
     """
-    if numerator_N is None and denominator_N is None:
+    if numerator_n is None and denominator_n is None:
         raise ValueError("a signal needs a numerator or a denominator")
-    zero = torch.zeros(len(positive_N), device=positive_N.device)
-    ratio_N = (zero if numerator_N is None else numerator_N) - (zero if denominator_N is None else denominator_N)
-    if not bool(torch.isfinite(ratio_N).all()):
-        bad = int((~torch.isfinite(ratio_N)).sum())
+    zero = torch.zeros(len(positive_n), device=positive_n.device)
+    ratio_n = (zero if numerator_n is None else numerator_n) - (zero if denominator_n is None else denominator_n)
+    if not bool(torch.isfinite(ratio_n.sum())) and (bad := int((~torch.isfinite(ratio_n)).sum())):  # a sum costs less than a mask
         raise ValueError(f"{bad} tokens of the signal are not finite; look at the policies of its two sides")
     if spec.positives != "all":
-        kept_N = ratio_N.clamp(min=0.0) if spec.positives == "max" else ratio_N.clamp(max=0.0)
-        ratio_N = torch.where(positive_N, kept_N, ratio_N)
-    return ratio_N
+        kept_n = ratio_n.clamp(min=0.0) if spec.positives == "max" else ratio_n.clamp(max=0.0)
+        ratio_n = torch.where(positive_n, kept_n, ratio_n)
+    return ratio_n
 
 
-def build_signal(spec: SignalSpec, numerator_N: Tensor | None, denominator_N: Tensor | None, positive_N: Tensor) -> Tensor:
-    """The fixed signal `A_hat` of a batch: masked, whitened over its response tokens, clipped. Raises as `log_ratio` and `whiten` do."""
-    return clipped(whiten(log_ratio(spec, numerator_N, denominator_N, positive_N), spec.whiten), spec.clip)
+@dataclass(frozen=True)
+class LogRatio:
+    """`log_ratio` as a column."""
+
+    spec: SignalSpec
+    numerator_N: Column | None
+    denominator_N: Column | None
+    positive_N: Column
+
+    def __len__(self) -> int:
+        return len(self.positive_N)
+
+    def __getitem__(self, where: Where) -> Tensor:
+        numerator_n = None if self.numerator_N is None else self.numerator_N[where]
+        denominator_n = None if self.denominator_N is None else self.denominator_N[where]
+        return log_ratio(self.spec, numerator_n, denominator_n, self.positive_N[where])
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Columns times their weights, added up."""
+
+    parts: Sequence[tuple[float, Column]]
+
+    def __len__(self) -> int:
+        return len(self.parts[0][1])
+
+    def __getitem__(self, where: Where) -> Tensor:
+        return torch.stack([weight * column[where] for weight, column in self.parts]).sum(0)
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """A column whitened, then clipped to +- `limit`."""
+
+    value_N: Column
+    how: Whitening
+    limit: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.value_N)
+
+    def __getitem__(self, where: Where) -> Tensor:
+        return clipped(self.how(self.value_N[where]), self.limit)
+
+
+def build_signal(spec: SignalSpec, numerator_N: Column | None, denominator_N: Column | None, positive_N: Column) -> Column:
+    """The fixed signal `A_hat` of a batch: masked, whitened over its response tokens, clipped.
+
+    Goes through the columns once, for the whitening. Raises as `log_ratio` and `whitening` do.
+    """
+    ratio_N = LogRatio(spec, numerator_N, denominator_N, positive_N)
+    return Whitened(ratio_N, whitening(ratio_N, spec.whiten), spec.clip)
 
 
 def clipped(signal_N: Tensor, limit: float | None) -> Tensor:
     return signal_N if limit is None else signal_N.clamp(-limit, limit)
 
 
-def weighted_sum(signals: Sequence[tuple[float, Tensor]], mode: str) -> Tensor:
+def weighted_sum(signals: Sequence[tuple[float, Column]], mode: str) -> Column:
     """Whitened signals times their weights, and the sum whitened again, so that its scale does not depend on the weights."""
-    return whiten(torch.stack([weight * signal_N for weight, signal_N in signals]).sum(0), mode)
+    total_N = WeightedSum(signals)
+    return Whitened(total_N, whitening(total_N, mode))
 
 
 class Signal(Protocol):
@@ -71,7 +158,7 @@ class Signal(Protocol):
 class FixedSignal:
     """A column held fixed: trajectory advantages in stage 1, `A_hat` in stage 2."""
 
-    signal_N: Tensor
+    signal_N: Column
 
     def at(self, index: Tensor, lp_N: Tensor) -> Tensor:
         return self.signal_N[index].to(lp_N.device)
@@ -85,19 +172,15 @@ class LiveSignal:
     """
 
     spec: SignalSpec
-    numerator_N: Tensor
-    old_N: Tensor
-    positive_N: Tensor
+    numerator_N: Column
+    old_N: Column
+    positive_N: Column
 
     @cached_property
-    def _centre_and_scale(self) -> tuple[float, float]:
-        start_N = log_ratio(self.spec, self.numerator_N, self.old_N, self.positive_N).double()
-        whiten(start_N, self.spec.whiten)  # refuses a constant signal
-        centre = start_N.mean().item() if self.spec.whiten == "shift" else 0.0
-        return centre, 1.0 if self.spec.whiten == "off" else start_N.std(unbiased=False).item()
+    def _start(self) -> Whitening:
+        return whitening(LogRatio(self.spec, self.numerator_N, self.old_N, self.positive_N), self.spec.whiten)
 
     def at(self, index: Tensor, lp_N: Tensor) -> Tensor:
-        centre, scale = self._centre_and_scale
         device = lp_N.device
         ratio_N = log_ratio(self.spec, self.numerator_N[index].to(device), lp_N.detach(), self.positive_N[index].to(device))
-        return clipped((ratio_N - centre) / scale, self.spec.clip)
+        return clipped((ratio_N - self._start.centre) / (self._start.scale or 1.0), self.spec.clip)

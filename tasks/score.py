@@ -6,11 +6,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from erpd_core.columns import Column
 from erpd_core.optimize import score
 from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef, ValuesRef
+from tasks.columns import stored_column
 from tasks.models import load_policy, vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.stage import Context, Stage
@@ -51,9 +53,17 @@ class ScoreRollouts(Stage[LogprobRef]):
         return LogprobRef(id=build.id, policy=self.policy, rollouts=self.rollouts.id)
 
 
+def open_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> Column:
+    """The column over the whole rollout: [N] float32, left on disk where it is large.
+
+    `name` is `lp` or `entropy`; of a critic's values, `value`.
+    """
+    return stored_column(sorted(store.path(ref.id).glob("shard-*.safetensors")), name)
+
+
 def load_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> Tensor:
-    """The column over the whole rollout: [N] float32. `name` is `lp` or `entropy`; of a critic's values, `value`."""
-    return torch.cat([load_file(path)[name] for path in sorted(store.path(ref.id).glob("shard-*.safetensors"))])
+    """`open_column`, all of it in memory."""
+    return open_column(store, ref, name)[:]
 
 
 def require_same_vocabulary(store: Store, a: PolicyRef, b: PolicyRef) -> None:

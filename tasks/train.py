@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import model_validator
-from torch import Tensor
 
 from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, whitened
 from erpd_core.batch import TokenBatch
+from erpd_core.columns import Column
 from erpd_core.config import PPO, Distill, Loss, OptimizerConfig, SignalSpec, TrainConfig, WeakTeacherConfig
 from erpd_core.optimize import make_optimizer, optimize
 from erpd_core.refs import Frozen, LogprobRef, RolloutRef, TrainingRef, ValuesRef
@@ -18,7 +18,7 @@ from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, wei
 from tasks.checkpoint import resume
 from tasks.models import load_policy
 from tasks.rollouts import load_batch, shards
-from tasks.score import load_column
+from tasks.score import load_column, open_column
 from tasks.stage import Context
 from tasks.store import Build, Store
 from tasks.training import Training
@@ -53,7 +53,7 @@ class _OffPolicy(Training):
         policy = load_policy(context.store.path(self.init.id), context.runtime)
         optimizer = make_optimizer(policy, optimizer_config)
         done, records = resume(build, policy, optimizer)
-        old_N = load_column(context.store, self.old)
+        old_N = open_column(context.store, self.old)
         total = sum(phase.steps for phase in phases)
         stopped = False
         offset = 0
@@ -115,11 +115,11 @@ class TrainTeacher(_OffPolicy):
         phase = Phase(self.config.loss, FixedSignal(self._advantages(context.store, batch)), self.config.steps)
         return self._train(context, build, batch, [phase], self.config.optimizer, self.config.minibatch, self.config.trail)
 
-    def _advantages(self, store: Store, batch: TokenBatch) -> Tensor:
+    def _advantages(self, store: Store, batch: TokenBatch) -> Column:
         """A token's advantage, fixed for the whole training: its trajectory's among its group, or for PPO its own, by the critic."""
         loss = self.config.loss
         if self.values is None or not isinstance(loss, PPO):
-            return group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
+            return batch.per_token(group_normalised(batch.reward_S, batch.group_S))
         value_N = load_column(store, self.values, "value")
         return whitened(gae(batch.reward_S, value_N, batch.length_S, length_adaptive_lambda(batch.length_S, loss.alpha)))
 
@@ -179,15 +179,15 @@ class DistillStudent(_OffPolicy):
 
     def run(self, context: Context, build: Build) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
-        positive_N = batch.reward_S[batch.seq_N] > 0.5
+        positive_N = batch.per_token(batch.reward_S > 0.5)
         phases = [Phase(self.loss, self._signal(context.store, phase, positive_N), phase.steps) for phase in self.phases]
         return self._train(context, build, batch, phases, self.optimizer, self.minibatch, self.trail, self.kl_stop)
 
-    def _signal(self, store: Store, phase: SignalPhase, positive_N: Tensor) -> Signal:
+    def _signal(self, store: Store, phase: SignalPhase, positive_N: Column) -> Signal:
         first = phase.signals[0]
         if first.spec.denominator == "live":
             assert first.numerator is not None, "the config checks that a live denominator has a policy as numerator"
-            return LiveSignal(first.spec, load_column(store, first.numerator), load_column(store, self.old), positive_N)
+            return LiveSignal(first.spec, open_column(store, first.numerator), open_column(store, self.old), positive_N)
         built = [
             (one.weight, build_signal(one.spec, _column(store, one.numerator), _column(store, one.denominator), positive_N))
             for one in phase.signals
@@ -202,5 +202,5 @@ def _arithmetic(signal: SidedSignal) -> dict[str, Any]:
     return signal.spec.model_dump(mode="json", exclude={"numerator", "denominator"}) | live | weight | clip
 
 
-def _column(store: Store, ref: LogprobRef | None) -> Tensor | None:
-    return None if ref is None else load_column(store, ref)
+def _column(store: Store, ref: LogprobRef | None) -> Column | None:
+    return None if ref is None else open_column(store, ref)

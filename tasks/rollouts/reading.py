@@ -9,10 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from erpd_core.batch import TokenBatch
 from erpd_core.refs import RolloutRef
+from tasks.columns import gathered_column
 from tasks.store import Store
+
+COLUMNS = ["problem", "prompt_tokens", "response_tokens", "reward"]
+"""What a batch is made of; texts are not read."""
 
 
 def shards(store: Store, ref: RolloutRef) -> Iterator[Path]:
@@ -21,23 +26,43 @@ def shards(store: Store, ref: RolloutRef) -> Iterator[Path]:
 
 
 def load_batch(paths: Iterator[Path]) -> TokenBatch:
-    """Shards as one TokenBatch."""
-    return to_batch([pq.read_table(path) for path in paths])
+    """Shards as one TokenBatch, read one by one; of more tokens than `tasks.columns.IN_MEMORY`, these go to a scratch file on the way."""
+    return _batch(pq.read_table(path, columns=COLUMNS) for path in paths)
 
 
 def to_batch(tables: Sequence[pa.Table]) -> TokenBatch:
     """Rows of `SCHEMA` as one TokenBatch; consecutive rows of one problem are a group."""
-    table = pa.concat_tables(tables).combine_chunks()
-    problem = table["problem"].to_numpy(zero_copy_only=False)
-    first = np.concatenate([[True], problem[1:] != problem[:-1]])
-    prompts = table["prompt_tokens"].take(pa.array(np.flatnonzero(first))).to_pylist()
-    responses = table["response_tokens"].combine_chunks()
+    return _batch(iter(tables))
+
+
+def _batch(tables: Iterator[pa.Table]) -> TokenBatch:
+    prompts: list[Tensor] = []
+    groups, lengths, rewards = [], [], []
+    last: str | None = None
+
+    def tokens() -> Iterator[np.ndarray]:
+        """Response tokens of one table after the other; all else of it is kept on the way."""
+        nonlocal last
+        for table in tables:
+            table = table.select(COLUMNS).combine_chunks()
+            problem = table["problem"].to_numpy(zero_copy_only=False)
+            first = np.concatenate([[problem[0] != last], problem[1:] != problem[:-1]])
+            groups.append(first.cumsum() + len(prompts) - 1)
+            begins = table["prompt_tokens"].take(pa.array(np.flatnonzero(first))).to_pylist()
+            prompts.extend(torch.tensor(prompt, dtype=torch.int64) for prompt in begins)
+            responses = table["response_tokens"].combine_chunks()
+            lengths.append(np.diff(responses.offsets.to_numpy()))
+            rewards.append(table["reward"].to_numpy())
+            last = problem[-1]
+            yield responses.flatten().to_numpy()
+
+    token_N = gathered_column(tokens())
     return TokenBatch(
-        prompts=tuple(torch.tensor(prompt, dtype=torch.int64) for prompt in prompts),
-        token_N=torch.from_numpy(responses.flatten().to_numpy().astype(np.int64)),
-        offset_S=torch.from_numpy(responses.offsets.to_numpy().astype(np.int64)),
-        group_S=torch.from_numpy(first.cumsum() - 1),
-        reward_S=torch.from_numpy(table["reward"].to_numpy().copy()),
+        prompts=tuple(prompts),
+        token_N=token_N,
+        offset_S=torch.from_numpy(np.concatenate([[0], np.concatenate(lengths)]).cumsum()),
+        group_S=torch.from_numpy(np.concatenate(groups)),
+        reward_S=torch.from_numpy(np.concatenate(rewards)),
     )
 
 

@@ -161,7 +161,18 @@ def test_show_prints_a_recipe_that_reads_back(home: Path, tmp_path: Path):
     path = tmp_path / "shown.yaml"
     path.write_text(done.stdout)
     assert load_recipe(str(path)) == config
-    assert erpd("show", path, home=home).stdout == done.stdout
+    again = erpd("show", path, home=home).stdout
+    assert yaml.safe_load(again) == yaml.safe_load(done.stdout)
+
+
+def test_show_says_what_a_recipe_will_cost(home: Path):
+    for arguments, device in ((["tiny"], "this machine"), (["paper"], "8 H100"), (["paper", "--machine", "A100"], "8 A100")):
+        done = erpd("show", *arguments, home=home)
+        assert done.returncode == 0, done.stderr
+        told = [line for line in done.stdout.splitlines() if line.startswith("#")]
+        assert device in told[0] and any(line.startswith("# total") for line in told)
+    refused = erpd("show", "paper", "--machine", "H2O", home=home)
+    assert refused.returncode == 2 and "H100" in said(refused)
 
 
 def test_help_names_every_command(home: Path):

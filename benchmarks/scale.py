@@ -1,0 +1,171 @@
+"""How time and memory grow with tokens, trajectories, columns and registry rows; the paper's batch; two workers against one.
+
+    python -m benchmarks.scale --json [--size 0.1] [--rounds 5] [--out docs/results]
+
+The headline case is 16,000 trajectories of 20,000 tokens with 4 columns (320 million tokens, 1.28 GB a column), made up and written to a
+store of its own under ERPD_HOME, read as training reads it, and removed; `--size` is the share of its trajectories. `ratio` is the speed-up
+of two workers over one on independent work; `setup` has everything else. `--out` gets scale.json and scale.png.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _synthetic
+from benchmarks._measure import machine
+from benchmarks._report import finish, parser
+from benchmarks._workers import speed_up
+from tasks.home import home, prepare
+from tasks.registry import Registry
+from tasks.store import Store
+
+TRAJECTORIES, LENGTH, COLUMNS = 16_000, 20_000, 4
+SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Of the largest case, for the curves."""
+SHORT = 1_000
+"""Tokens of the trajectories whose number is varied."""
+ROWS = (500, 1000, 2000, 4000)
+PARTS = ("load", "build", "read")
+LEAST = 0.25
+"""Seconds below which a part is too short to say how it grows."""
+
+
+def main() -> None:
+    arguments = parser(__doc__, rounds=5)
+    arguments.add_argument("--size", type=float, default=1.0, help="share of the 16,000 trajectories (default %(default)s)")
+    arguments.add_argument("--out", type=Path, help="folder for scale.json and scale.png (default: ERPD_HOME/reports/scale)")
+    args = arguments.parse_args()
+    prepare()
+    started = time.perf_counter()
+    workers = speed_up(args.rounds)
+    _say("workers", workers)
+    with tempfile.TemporaryDirectory(dir=home() / "tmp", prefix="scale-") as folder:
+        curves = signal_curves(Path(folder), args.size)
+        curves["registry rows"] = registry_curve(Path(folder))
+    headline = curves["tokens"][-1]
+    growth = {name: exponents(points) for name, points in curves.items()}
+    _say("growth (1 is linear)", growth)
+    setup = {
+        **machine(),
+        "size": args.size,
+        "headline": headline,
+        "build_rate_over_disk_rate": round(headline["build_rate"] / headline["disk_rate"], 3),
+        "peak_gb": round(headline["peak"] / 1e9, 3),
+        "growth": growth,
+        "workers": workers,
+        "curves": curves,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    out = args.out or home() / "reports" / "scale"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "scale.json").write_text(json.dumps(setup, indent=1) + "\n")
+    draw(curves, headline, out / "scale.png")
+    one, two = (workers["tokens"] / workers[key] for key in ("one", "two"))
+    finish(args.json, "scale", round(two, 1), round(one, 1), workers["ratio"], "tokens scored/s by two workers, by one", setup)
+
+
+def signal_curves(folder: Path, size: float) -> dict[str, list[dict[str, Any]]]:
+    """Points of the curves over tokens, trajectories and columns; of each the last is the largest."""
+    shards = max(len(SHARES), round(size * TRAJECTORIES / _synthetic.SEQUENCES))
+    sizes = sorted({max(1, round(share * shards)) for share in SHARES})
+    store = Store(folder / "long")
+    of, columns = _synthetic.built(store, shards, LENGTH, COLUMNS)
+    cases = list(_synthetic.parts(store, of, columns, sizes))
+    tokens = [_apart(folder, store, rollouts, some, "tokens") for rollouts, some in cases]
+    fewer = _apart(folder, store, of.id, [one.id for one in columns[:2]], "columns")
+    store = Store(folder / "short")
+    of, columns = _synthetic.built(store, shards, SHORT, 2)
+    some = [_apart(folder, store, rollouts, parts, "trajectories") for rollouts, parts in _synthetic.parts(store, of, columns, sizes)]
+    return {"tokens": tokens, "trajectories": some, "columns": [fewer, tokens[-1]]}
+
+
+def _apart(folder: Path, store: Store, rollouts: str, columns: list[str], curve: str) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    job = folder / "job.json"
+    job.write_text(json.dumps({"root": str(store.root), "rollouts": rollouts, "columns": columns}))
+    done = subprocess.run([sys.executable, "-m", "benchmarks._signal_path", str(job)], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found["x"] = found[{"tokens": "tokens", "trajectories": "sequences", "columns": "columns"}[curve]]
+    _say(curve, {key: value for key, value in found.items() if key not in ("x", "tokens_read")})
+    return found
+
+
+def registry_curve(folder: Path) -> list[dict[str, Any]]:
+    """Seconds to write so many artifacts, each with two inputs, and to ask where the last one came from."""
+    points = []
+    for rows in ROWS:
+        registry = Registry(f"sqlite:///{folder / f'registry-{rows}.db'}")
+        began = time.perf_counter()
+        registry.record_artifact("policy-0", "policy", {}, {})
+        for number in range(1, rows):
+            parents = {"init": f"policy-{number - 1}", "first": f"policy-{number // 2}"}
+            registry.record_artifact(f"policy-{number}", "policy", {"step": number}, parents)
+        written = time.perf_counter() - began
+        began = time.perf_counter()
+        found = len(registry.lineage(f"policy-{rows - 1}").ids)
+        asked = time.perf_counter() - began
+        registry.close()
+        assert found == rows
+        points.append({"x": rows, "seconds": {"write": written, "lineage": asked}})
+        _say("registry rows", points[-1])
+    return points
+
+
+def exponents(points: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Slope of log time against log size between the smallest and the largest point, for each part: 1 is linear, below 1 is better."""
+    first, last = points[0], points[-1]
+    found: dict[str, float | None] = {}
+    for part in last["seconds"]:
+        before, after = first["seconds"][part], last["seconds"][part]
+        found[part] = round(math.log(after / before) / math.log(last["x"] / first["x"]), 3) if after >= LEAST else None
+    if "peak" in last:
+        found["memory"] = round(math.log(last["peak"] / first["peak"]) / math.log(last["x"] / first["x"]), 3)
+    return found
+
+
+def draw(curves: dict[str, list[dict[str, Any]]], headline: dict[str, Any], path: Path) -> None:
+    """Seconds against size, a panel each, beside a straight line through the largest point; and the memory it took."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    panels = figure.subplots(2, 3).flatten()
+    for axes, (name, points) in zip(panels, curves.items()):
+        sizes = [point["x"] for point in points]
+        for part in points[-1]["seconds"]:
+            if part != "raw":
+                taken = [point["seconds"][part] for point in points]
+                axes.plot(sizes, taken, marker="o", markersize=4, label=part)
+                axes.plot(sizes, [taken[-1] * size / sizes[-1] for size in sizes], color="0.75", linewidth=0.8, zorder=0)
+        axes.set(xlabel=name, ylabel="seconds", title=f"time by {name} (grey: linear)", xlim=(0, None), ylim=(0, None))
+        axes.legend(frameon=False, fontsize=8)
+    axes = panels[4]
+    for name in ("tokens", "trajectories"):
+        points = curves[name]
+        share = [point["x"] / points[-1]["x"] for point in points]
+        axes.plot(share, [point["peak"] / 1e9 for point in points], marker="o", markersize=4, label=f"{name}, to {points[-1]['x']:,}")
+    axes.axhline(2, color="0.5", linewidth=0.8, linestyle="--")
+    axes.set(
+        xlabel="share of the largest case", ylabel="GB", title="peak memory of the process (dashed: 2 GB)", xlim=(0, None), ylim=(0, None)
+    )
+    axes.legend(frameon=False, fontsize=8)
+    axes = panels[5]
+    rates = {"disk, raw": headline["disk_rate"], "build": headline["build_rate"]}
+    axes.bar(list(rates), [rate / 1e6 for rate in rates.values()], color=["0.7", "C1"], width=0.6)
+    axes.set(ylabel="MB/s", title=f"columns of {headline['tokens'] / 1e6:,.0f} M tokens")
+    figure.savefig(path, dpi=110)
+
+
+def _say(what: str, found: object) -> None:
+    print(f"{what}: {found}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""A config as the list of what it will do, in the order of `flows`: what is sampled, scored and trained, and how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+from erpd_core.config import PPO, CampaignConfig, RunConfig, SamplingConfig, TrainConfig
+from erpd_core.estimates.work import Batch
+from erpd_core.refs import Frozen
+
+Phase = Literal["base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "online"]
+PHASES: tuple[Phase, ...] = ("base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "online")
+"""As a campaign books its seconds; `base` is what is measured of the base before the first iteration."""
+
+TWICE = frozenset({"ce", "vespo"})
+"""Losses of whole responses, which make the head's logits twice (`erpd_core.losses.SEQUENCE_LEVEL`; a test holds them equal)."""
+
+
+class Lengths(Frozen):
+    """Tokens to expect: nobody knows them before, so they are assumptions and are printed as such."""
+
+    prompt: float = 150.0
+    response: float
+    spread: float = 0.5
+    """Standard deviation of response lengths over their mean."""
+    longest: float = 3.0
+    """The longest response of a shard, in means; at most the sampling limit."""
+    within: float = 0.75
+    """The mean is at most this share of the sampling limit, which cuts off the longest."""
+    source: str
+
+    def batch(self, prompts: int, sampling: SamplingConfig, samples: int | None = None) -> Batch:
+        response = max(1.0, min(self.response, self.within * sampling.max_new_tokens))
+        return Batch(
+            prompts=prompts,
+            samples=samples or sampling.samples,
+            prompt=self.prompt,
+            response=response,
+            spread=self.spread,
+            longest=min(self.longest * response, sampling.max_new_tokens),
+        )
+
+
+class Task(Frozen):
+    """One stage of a campaign, as far as its cost goes."""
+
+    iteration: int
+    phase: Phase
+    what: str
+    kind: Literal["sample", "score", "train"]
+    batch: Batch
+    shard: int = 0
+    """`sample`: prompts sampled at once."""
+    steps: int = 0
+    """`train`: optimizer steps."""
+    minibatch: int = 0
+    """`train`: responses of each."""
+    twice: bool = False
+    """`train`: the head's logits are made twice."""
+    kept: int = 0
+    """`train`: checkpoints kept."""
+    repeat: int = 1
+    """How often it is done."""
+    online: bool = False
+    """Part of an online stage: one process and engine do it, with the start policy beside the one in training, and nothing is stored."""
+
+
+def campaign_tasks(config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths) -> list[Task]:
+    """Everything a campaign does.
+
+    **Arguments:** `problems`: how many there are of `prompts`, `validation` and each benchmark. An automatic decision is taken to be S1.
+    Nothing is found in the store already.
+    """
+    return list(_Walk(config, problems, lengths).tasks())
+
+
+class _Walk:
+    def __init__(self, config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths) -> None:
+        self.config, self.problems, self.lengths = config, problems, lengths
+        self.index = 0
+
+    def tasks(self) -> Iterator[Task]:
+        yield self._sample("base", "validation", self.config.evaluation.validation_sampling)
+        yield from self._evaluate("base", policies=1, columns=1)
+        for index in range(1, self.config.iterations + 1):
+            self.index = index
+            choice = self.config.decision.fixed_for(self.index) or "S1"
+            yield from self._online() if choice == "online" else self._offline(choice)
+
+    # ------------------------------------------------------------------------------------------------------------ iterations
+
+    def _offline(self, choice: str) -> Iterator[Task]:
+        config = self.config
+        batch = self.lengths.batch(self.problems["prompts"], config.sampling)
+        yield self._sample("rollouts", "prompts", config.sampling)
+        yield self._score("score", "under old", batch)
+        sides = config.distill.sides(choice) if choice in ("S1", "S2", "S3") else ()  # type: ignore[arg-type]
+        runs = self._runs(sides)
+        looked_at = choice == "none" or "teacher" in runs or not runs or config.decision.teacher == "always"
+        if looked_at and "teacher" not in runs:
+            runs = ["teacher", *runs]
+        for name in runs:
+            yield from self._run(name, batch)
+        candidates = len(config.teacher.trail) if looked_at else 1
+        yield self._sample("validation", "validation", config.evaluation.validation_sampling, candidates, "teacher: ")
+        if choice != "none":
+            named = {side for side in sides if side not in ("none", "live", "old") and not (side == "base" and self.index == 1)}
+            if named:
+                yield self._score("score", "sides of the signals", batch, len(named))
+            yield from self._distil(choice, batch)
+        if config.evaluation.signal:
+            yield self._score("score", "what the student made of its signal", batch, 1)
+        policies = 1 if choice == "none" else 2
+        yield from self._evaluate("evaluate", policies, columns=2 if self.index == 1 else 3)
+
+    def _distil(self, choice: str, batch: Batch) -> Iterator[Task]:
+        config, evaluation = self.config.distill, self.config.evaluation
+        alternatives = config.alternatives(choice)  # type: ignore[arg-type]
+        tried = 0
+        for name, phases in alternatives.items():
+            steps = sum(phase.steps or config.steps for phase in phases)
+            kept = len({*(step for step in config.keep if step < steps), steps})
+            tried += kept
+            yield self._train("distill", f"student {name}".rstrip(), batch, steps, config.minibatch, "distill", kept)
+        if config.select == "validation" or len(alternatives) > 1:
+            yield self._sample("validation", "validation", evaluation.validation_sampling, tried, "students: ")
+            seen = self.lengths.batch(self.problems["validation"], evaluation.validation_sampling)
+            yield self._score("validation", "KL of teacher and students", seen, (tried + 1) * (2 if self.index == 1 else 3))
+        else:
+            yield self._sample("validation", "validation", evaluation.validation_sampling, 1, "student: ")
+
+    def _online(self) -> Iterator[Task]:
+        online = self.config.online
+        assert online is not None, "the config checks that online stages have their section"
+        fresh = self.lengths.batch(online.prompts_per_step, online.sampling)
+        updates, shard = online.updates_per_batch, min(online.sampling.shard, online.prompts_per_step)
+        for task in (
+            Task(iteration=self.index, phase="online", what="sample", kind="sample", batch=fresh, shard=shard, repeat=online.steps),
+            self._score("online", "policy and start", fresh, 2 * online.steps),
+            self._train(
+                "online", online.loss.kind, fresh, online.steps * updates, fresh.sequences // updates, online.loss.kind, len(online.trail)
+            ),
+        ):
+            yield task.model_copy(update={"online": True})
+        yield self._sample("validation", "validation", self.config.evaluation.validation_sampling, len(online.trail), "online: ")
+        yield from self._evaluate("evaluate", 1, columns=2 if self.index == 1 else 3)
+
+    # --------------------------------------------------------------------------------------------------------- training runs
+
+    def _runs(self, sides: Sequence[str]) -> list[str]:
+        """Training runs that sides rest on, and those that these start from, each after what it starts from."""
+        found: list[str] = []
+        for side in sides:
+            name = {"unlearned": "weak"}.get(side.partition("@")[0], side.partition("@")[0])
+            if name in self.config.runs:
+                found += [*self._runs([self.config.runs[name].init]), name]
+            elif name in ("teacher", "weak"):
+                found.append(name)
+        return list(dict.fromkeys(found))
+
+    def _run(self, name: str, batch: Batch) -> Iterator[Task]:
+        config: TrainConfig | RunConfig | None = {
+            "teacher": self.config.teacher, "weak": self.config.weak_teacher, **self.config.runs
+        }[name]  # fmt: skip
+        assert config is not None, "the config checks that every side has its run"
+        if isinstance(config.loss, PPO):
+            critic = config.loss.critic
+            yield self._train("teacher", f"{name}: critic", batch, critic.steps, critic.minibatch, "critic", len(critic.trail))
+            yield self._score("teacher", f"{name}: values", batch)
+        yield self._train(
+            "teacher", f"{name}: {config.loss.kind}", batch, config.steps, config.minibatch, config.loss.kind, len(config.trail)
+        )
+
+    # ------------------------------------------------------------------------------------------------------------- one stage
+
+    def _sample(
+        self, phase: Phase, on: str, sampling: SamplingConfig, repeat: int = 1, about: str = "", samples: int | None = None
+    ) -> Task:
+        batch = self.lengths.batch(self.problems[on], sampling, samples)
+        what = f"sample {about}{on if on in ('prompts', 'validation') else 'benchmarks'}"
+        shard = min(sampling.shard, batch.prompts)
+        return Task(iteration=self.index, phase=phase, what=what, kind="sample", batch=batch, shard=shard, repeat=repeat)
+
+    def _score(self, phase: Phase, what: str, batch: Batch, repeat: int = 1) -> Task:
+        return Task(iteration=self.index, phase=phase, what=f"score {what}", kind="score", batch=batch, repeat=repeat)
+
+    def _train(self, phase: Phase, what: str, batch: Batch, steps: int, minibatch: int, loss: str, kept: int) -> Task:
+        return Task(iteration=self.index, phase=phase, what=f"train {what}", kind="train", batch=batch, steps=steps,
+                    minibatch=min(minibatch, batch.sequences), twice=loss in TWICE, kept=kept)  # fmt: skip
+
+    def _evaluate(self, phase: Phase, policies: int, columns: int) -> Iterator[Task]:
+        evaluation = self.config.evaluation
+        for name in evaluation.benchmarks:
+            samples = evaluation.samples.get(name)
+            yield self._sample(phase, name, evaluation.sampling, policies, samples=samples)
+            batch = self.lengths.batch(self.problems[name], evaluation.sampling, samples)
+            yield self._score(phase, "benchmarks", batch, policies * columns)

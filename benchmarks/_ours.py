@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erpd_core.advantages import group_normalised
 from erpd_core.batch import TokenBatch
-from erpd_core.config import Loss, OptimizerConfig, PackagedModel, RuntimeConfig
+from erpd_core.config import Loss, ModelConfig, OptimizerConfig, PackagedModel, RuntimeConfig
 from erpd_core.optimize import Record, make_optimizer, optimize
 from erpd_core.signals import FixedSignal
 from tasks.home import home, prepare
@@ -25,10 +25,15 @@ RUNTIME = RuntimeConfig(ray="off")
 
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct in the store, converted on first use; `make smollm2` installs it."""
+    return policy_folder(PackagedModel())
+
+
+def policy_folder(model: ModelConfig) -> Path:
+    """The folder of a model in the store. Torch computes on all of the machine from now on."""
     prepare()
     store = Store(home() / "store")
     torch.set_num_threads(os.cpu_count() or 1)
-    return store.path(fulfil(import_policy(PackagedModel()), Context(store, RUNTIME, Progress(None))).id)
+    return store.path(fulfil(import_policy(model), Context(store, RUNTIME, Progress(None))).id)
 
 
 class Trainer:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _synthetic
-from benchmarks._measure import machine
 from benchmarks._report import finish, parser
 from benchmarks._workers import speed_up
 from tasks.home import home, prepare
@@ -54,7 +53,6 @@ def main() -> None:
     growth = {name: exponents(points) for name, points in curves.items()}
     _say("growth (1 is linear)", growth)
     setup = {
-        **machine(),
         "size": args.size,
         "headline": headline,
         "build_rate_over_disk_rate": round(headline["build_rate"] / headline["disk_rate"], 3),
@@ -69,7 +67,8 @@ def main() -> None:
     (out / "scale.json").write_text(json.dumps(setup, indent=1) + "\n")
     draw(curves, headline, out / "scale.png")
     one, two = (workers["tokens"] / workers[key] for key in ("one", "two"))
-    finish(args.json, "scale", round(two, 1), round(one, 1), workers["ratio"], "tokens scored/s by two workers, by one", setup)
+    pair = {"ours": round(two, 1), "peer": round(one, 1), "ratio": workers["ratio"]}
+    finish(args.json, "scale", "tokens scored/s by two workers, by one", [pair], **setup)
 
 
 def signal_curves(folder: Path, size: float) -> dict[str, list[dict[str, Any]]]:

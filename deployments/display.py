@@ -15,7 +15,7 @@ from tasks.progress import follow
 
 
 class Display:
-    """Context manager: follows the `events` (path -> heading, shown when the first one comes) from now on and shows them on `console`."""
+    """Context manager: follows the `events` from now on and shows them on `console`: path -> heading, shown where its lines begin."""
 
     def __init__(self, events: Mapping[Path, str], console: Console) -> None:
         self.headings, self.console = dict(events), console
@@ -31,8 +31,10 @@ class Display:
             transient=True,
             speed_estimate_period=600,  # long responses finish minutes apart
         )
-        self.bars: dict[str, TaskID] = {}
-        self.since: dict[str, float] = {}
+        self.bars: dict[tuple[Path, str], TaskID] = {}
+        self.since: dict[tuple[Path, str], float] = {}
+        self.headed: Path | None = None
+        """Whose lines were shown last."""
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -57,30 +59,40 @@ class Display:
     def _read(self) -> None:
         for path, position in self.position.items():
             events, self.position[path] = follow(path, position)
-            if events and (heading := self.headings.pop(path, "")):
-                self.say(heading, style="bold")
             for event in events:
-                self._show(event)
+                self._show(path, event)
 
-    def _show(self, event: dict[str, Any]) -> None:
+    def _tell(self, path: Path, text: str, style: str = "") -> None:
+        """A line, under the heading of whom it is about."""
+        if self.headed != path and (heading := self.headings[path]):
+            self.say(heading, style="bold")
+        self.headed = path
+        self.say(text, style)
+
+    def _show(self, path: Path, event: dict[str, Any]) -> None:
         label, status = event["label"], event.get("status")
+        key = path, label
         if status == "started":
-            self.since[label] = event["time"]
-            self.bars.setdefault(label, self.progress.add_task(label, total=None, info=""))
+            self.since[key] = event["time"]
+            self._bar(key)
         elif status == "finished":
-            self._end(label)
-            self.say(f"  done    {label}  ({event['time'] - self.since.get(label, event['time']):.1f} s)")
+            self._end(key)
+            self._tell(path, f"  done    {label}  ({event['time'] - self.since.get(key, event['time']):.1f} s)")
         elif status == "cached":
-            self.say(f"  cached  {label}", style="dim")
+            self._tell(path, f"  cached  {label}", style="dim")
         elif status == "said":
-            self.say(f"  {label}", style="cyan")
+            self._tell(path, f"  {label}", style="cyan")
         else:
-            bar = self.bars.setdefault(label, self.progress.add_task(label, total=None, info=""))
             info = "  ".join(f"{key} {value}" for key, value in event["info"].items())
-            self.progress.update(bar, completed=event["done"], total=event["total"], info=info)
+            self.progress.update(self._bar(key), completed=event["done"], total=event["total"], info=info)
 
-    def _end(self, label: str) -> None:
-        for key in [key for key in self.bars if key.startswith(label)]:  # an evaluation has a bar for each benchmark
+    def _bar(self, key: tuple[Path, str]) -> TaskID:
+        if key not in self.bars:
+            self.bars[key] = self.progress.add_task(key[1], total=None, info="")
+        return self.bars[key]
+
+    def _end(self, ended: tuple[Path, str]) -> None:
+        for key in [key for key in self.bars if key[0] == ended[0] and key[1].startswith(ended[1])]:  # an evaluation has one a benchmark
             self.progress.remove_task(self.bars.pop(key))
 
 

@@ -88,7 +88,7 @@ def up() -> Platform:
     if platform := running():
         return platform
     down()
-    from flows.stages import open_tracker
+    from flows.aside import open_tracker
 
     open_tracker()  # makes the experiment under MLflow's own lock before its server opens the database
     platform = Platform(prefect=start_prefect(), mlflow=_start_mlflow())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deployments import platform
 from deployments.display import Display, elapsed
-from erpd_core.config import CampaignConfig
+from erpd_core.config import CampaignConfig, RuntimeConfig
 from tasks.datasets import draw_problems, read_problems
 from tasks.home import home
 from tasks.policies import import_policy
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flows.studies import Study
 
 Checking = Callable[[], AbstractContextManager[None]]
+Ready = Callable[[str, str, Mapping[str, RuntimeConfig]], None]
+"""Takes a run's name, its description, and the runtime of each of its campaigns."""
 
 
 def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, checking: Checking) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, che
         from flows.stages import events_path
 
         name = campaign_id(config)
-        ready(name, config.description)
+        ready(name, config.description, {name: config.runtime})
         with Display({events_path(name): ""}, console):
             result: CampaignResult = run_campaign(config, recipe)
     report = show_campaign(name, console)
@@ -54,7 +56,7 @@ def run_study_in_foreground(study: Study, console: Console, checking: Checking) 
         from flows.stages import events_path
 
         name = study_id(study)
-        ready(name, study.description)
+        ready(name, study.description, {campaign_id(arm.config): arm.config.runtime for arm in study.arms})
         headings = {arm.name: f"{arm.name} ({number} of {len(study.arms)})" for number, arm in enumerate(study.arms, 1)}
         arms = {events_path(campaign_id(arm.config)): headings[arm.name] for arm in study.arms}
         with Display(arms, console):
@@ -68,12 +70,14 @@ def run_study_in_foreground(study: Study, console: Console, checking: Checking) 
 
 
 @contextmanager
-def _servers(console: Console) -> Iterator[Callable[[str, str], None]]:
+def _servers(console: Console) -> Iterator[Ready]:
     """A Prefect server for the time of a run, and Ray stopped after it. Yields what says the run's name and waits for the server."""
     with platform.prefect_api() as prefect_url:  # the server starts while the slow imports of the caller run
-        from tasks.resources import stop_ray
+        from tasks.resources import start_ahead, stop_ray
 
-        def ready(name: str, description: str) -> None:
+        def ready(name: str, description: str, campaigns: Mapping[str, RuntimeConfig]) -> None:
+            if runtime := _first_to_do(campaigns):
+                start_ahead(runtime)
             console.print(f"[bold]{name}[/]  {description}", highlight=False)
             console.print(f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}", style="dim", highlight=False)
             platform.wait_for_prefect(prefect_url)
@@ -82,6 +86,14 @@ def _servers(console: Console) -> Iterator[Callable[[str, str], None]]:
             yield ready
         finally:
             stop_ray()
+
+
+def _first_to_do(campaigns: Mapping[str, RuntimeConfig]) -> RuntimeConfig | None:
+    """The runtime of the first campaign that is not known to be completed: of one that is, every stage may well be stored."""
+    from flows.stages import open_registry
+
+    completed = {campaign.id for campaign in open_registry().campaigns() if campaign.status == "completed"}
+    return next((runtime for name, runtime in campaigns.items() if name not in completed), None)
 
 
 def _farewell(console: Console, report: Path, started: float) -> None:

@@ -1,7 +1,14 @@
-"""A study as a flow: its arms one after another, each a campaign; what they share is worked out once and shown as Cached after that."""
+"""A study as a flow: its arms, each a campaign, one after another or side by side where Ray has places for more than one stage.
+
+What they share is worked out once, and shown as Cached after that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +16,15 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from erpd_core.refs import Frozen
+from flows.aside import open_tracker
+from flows.at_work import halt
 from flows.campaign import CampaignResult, campaign, campaign_id
 from flows.comparison import entries, study_markdown
-from flows.stages import open_registry, open_tracker, reports_path
-from flows.studies import Study
+from flows.stages import open_registry, reports_path
+from flows.studies import Arm, Study
 from flows.study_files import remember
 from flows.study_report import write_efficiency_page, write_study_report
-from tasks.resources import task_runner
+from tasks.resources import places, task_runner
 from tasks.store import Store, identity
 from tasks.verbs import open_store
 
@@ -47,17 +56,42 @@ def ablation(study: Study) -> StudyResult:
     remember(name, study)
     results: dict[str, CampaignResult] = {}
     failed: dict[str, Exception] = {}
-    for arm in study.arms:
-        run = campaign.with_options(task_runner=task_runner(arm.config.runtime), flow_run_name=f"{arm.name} ({campaign_id(arm.config)})")
+    for arm, result in _run_arms(study):
         try:
-            results[arm.name] = run(arm.config, study.name)
+            results[arm.name] = result()
         except Exception as error:
             failed[arm.name] = error
         show_table(study, name)
     publish_study(name, study)
     if failed:
         raise RuntimeError(f"arms failed: {'; '.join(f'{arm}: {error}' for arm, error in failed.items())}")
-    return StudyResult(study=name, arms=results)
+    return StudyResult(study=name, arms={arm.name: results[arm.name] for arm in study.arms})
+
+
+def _run_arms(study: Study) -> Iterator[tuple[Arm, Callable[[], CampaignResult]]]:
+    """Each arm with what gives its result or raises its error: as many at a time as stages have places, as they end."""
+    at_once = min(places(study.arms[0].config.runtime), len(study.arms))
+    if at_once == 1:
+        for arm in study.arms:
+            yield arm, partial(_run_arm, study, arm)
+        return
+    halt(False)
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="arm")
+    try:
+        running = {pool.submit(copy_context().run, _run_arm, study, arm): arm for arm in study.arms}
+        for future in as_completed(running):
+            yield running[future], future.result
+    except BaseException:
+        halt(True)  # an interrupt meets this thread alone
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run_arm(study: Study, arm: Arm) -> CampaignResult:
+    run = campaign.with_options(task_runner=task_runner(arm.config.runtime), flow_run_name=f"{arm.name} ({campaign_id(arm.config)})")
+    result: CampaignResult = run(arm.config, study.name)
+    return result
 
 
 def publish_study(name: str, study: Study) -> None:

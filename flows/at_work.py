@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 _lock = threading.Lock()
+_halted = threading.Event()
 _working: dict[str, Any] = {}
 """Artifact -> the future of the task that makes it."""
 
@@ -15,7 +16,10 @@ def at_work(artifact: str, submit: Callable[[], Any]) -> Callable[[], Any]:
     """Have `submit` called, unless the artifact is being made already; call what is returned to wait for the answer.
 
     Without this the second asker's task would hold a place of Ray's only to wait for the first one's lock in the store.
+    Raises KeyboardInterrupt once work was halted.
     """
+    if _halted.is_set():
+        raise KeyboardInterrupt
     with _lock:
         if artifact not in _working:
             _working[artifact] = submit()
@@ -30,3 +34,11 @@ def at_work(artifact: str, submit: Callable[[], Any]) -> Callable[[], Any]:
                     del _working[artifact]
 
     return answer
+
+
+def halt(on: bool) -> None:
+    """After an interrupt: flows in other threads ask for nothing more. `halt(False)` lets them again."""
+    if on:
+        _halted.set()
+    else:
+        _halted.clear()

@@ -10,9 +10,10 @@ from prefect import flow
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, Frozen
+from flows.aside import Aside
 from flows.iteration import IterationResult, iteration
 from flows.publish import publish
-from flows.stages import Desk, open_registry, open_tracker
+from flows.stages import Desk, open_registry
 from flows.steps import Known, seed_for
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
@@ -63,11 +64,11 @@ def campaign(config: CampaignConfig, recipe: str = "") -> CampaignResult:
     """Every stage that the store already answers is shown as Cached; the rest is worked out."""
     name = campaign_id(config)
     open_registry().campaign_started(name, config.name, recipe, config.model_dump(mode="json"), _git_commit())
-    open_tracker().campaign_run(name, name, config.question(), {"recipe": recipe, "seed": str(config.seed)})
-    desk = Desk.open(name, config)
+    desk = Desk.open(name, config, Aside(name, config.question(), {"recipe": recipe, "seed": str(config.seed)}))
     status = "failed"
     try:
         result = Campaign(config, recipe, desk).run()
+        desk.aside.settle()
         status = "completed"
         return result
     except KeyboardInterrupt:
@@ -76,7 +77,8 @@ def campaign(config: CampaignConfig, recipe: str = "") -> CampaignResult:
     finally:
         desk.registry.campaign_finished(name, status)  # type: ignore[arg-type]
         publish(desk)
-        desk.tracker.finish(desk.run, status)
+        desk.aside.say(lambda tracker, run: tracker.finish(run, status))
+        desk.aside.settle()
 
 
 class Campaign:
@@ -111,7 +113,7 @@ class Campaign:
             recipe=self.recipe,
             base=report,
             iterations=tuple(results),
-            tracked=self.desk.tracker.page(self.desk.run),
+            tracked=self.desk.aside.page(),
         )
 
     def _begin(self) -> tuple[Known, EvalReport]:

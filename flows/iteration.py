@@ -38,7 +38,10 @@ class IterationResult(Frozen):
 @flow(name="iteration", flow_run_name="iteration-{index}", validate_parameters=False)
 def iteration(config: CampaignConfig, index: int, known: Known, campaign: str) -> IterationResult | None:
     """Run iteration `index` (1, 2, ...) of a campaign from `known.start`; None when its decision is to stop."""
-    return Iteration(Steps(config, index, known, Desk.open(campaign, config))).run()
+    desk = Desk.open(campaign, config)
+    result = Iteration(Steps(config, index, known, desk)).run()
+    desk.aside.settle()
+    return result
 
 
 class Iteration:

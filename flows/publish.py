@@ -9,12 +9,17 @@ from prefect.artifacts import create_markdown_artifact
 from flows.report import write_report
 from flows.results import Row, benchmarks_of, interval, nats, percent, summary, table_rows
 from flows.stages import Desk, reports_path
+from tasks.tracking import TrackedRun, Tracker
 
 
 def publish(desk: Desk) -> None:
-    """Write the report anew and attach it; each call replaces the last."""
+    """Write the report anew and attach it, beside the stages; each call replaces the last."""
+    desk.aside.say(lambda tracker, run: _publish(desk, tracker, run))
+
+
+def _publish(desk: Desk, tracker: Tracker, run: TrackedRun) -> None:
     path = write_report(desk.registry, desk.store, desk.campaign, reports_path(desk.campaign))
-    desk.tracker.log_artifact(desk.run, path.parent, "report")
+    tracker.log_artifact(run, path.parent, "report")
     rows = table_rows(desk.registry, desk.campaign)
     said = "\n\n".join(summary(rows))
     create_markdown_artifact(

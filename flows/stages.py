@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from erpd_core.config import CampaignConfig, RuntimeConfig
 from erpd_core.optimize import Record
 from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef
+from flows.aside import Aside
 from flows.at_work import at_work
 from tasks.evaluate import EvaluatePolicy
 from tasks.evaluations import load_details
@@ -41,10 +43,6 @@ def open_registry() -> Registry:
     return Registry(f"sqlite:///{home() / 'registry.db'}")
 
 
-def open_tracker() -> Tracker:
-    return Tracker(f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}", home() / "mlflow" / "artifacts")
-
-
 @dataclass(frozen=True)
 class Desk:
     """What a running campaign writes to. It lives in one flow's process: stages never see it, and flows open their own."""
@@ -55,25 +53,23 @@ class Desk:
     runtime: RuntimeConfig
     store: Store
     registry: Registry
-    tracker: Tracker
-    run: TrackedRun
     events: Path
+    aside: Aside = field(repr=False)
+    """Where MLflow is told, beside the stages."""
     known: set[str] = field(default_factory=set, repr=False)
     """Artifacts this desk has recorded already."""
 
     @classmethod
-    def open(cls, campaign: str, config: CampaignConfig) -> Desk:
+    def open(cls, campaign: str, config: CampaignConfig, aside: Aside | None = None) -> Desk:
         """The desk of a campaign that the registry knows."""
-        tracker = open_tracker()
         return cls(
             campaign=campaign,
             model=config.name,
             runtime=config.runtime,
             store=open_store(),
             registry=open_registry(),
-            tracker=tracker,
-            run=tracker.campaign_run(campaign, campaign),
             events=events_path(campaign),
+            aside=aside or Aside(campaign),
         )
 
     # ---------------------------------------------------------------------------------------------------------------- stages
@@ -132,7 +128,8 @@ class Desk:
         self._record(policy.id, iteration, role)
         tags = {"role": role, "iteration": str(iteration), "step": str(policy.step)}
         alias = role if role in ("teacher", "student") else None
-        self.tracker.register_policy(self.model, policy.id, self.run, alias=alias, uri=self.store.path(policy.id).as_uri(), tags=tags)
+        uri = self.store.path(policy.id).as_uri()
+        self.aside.say(lambda tracker, run: tracker.register_policy(self.model, policy.id, run, alias=alias, uri=uri, tags=tags))
 
     def say(self, text: str) -> None:
         """Show a line where progress is shown."""
@@ -140,35 +137,47 @@ class Desk:
 
     def record_decision(self, iteration: int, decision: Decision) -> None:
         self.registry.record_decision(self.campaign, iteration, decision)
-        self.tracker.log_text(self.run, decision.model_dump_json(indent=1), f"decisions/{iteration}.json")
+        self._file(f"decisions/{iteration}.json", decision.model_dump_json(indent=1))
         self.say(f"{iteration}: decided {decision.strategy}: {decision.reason}")
 
     def record_selection(self, iteration: int, evidence: Mapping[str, Any]) -> None:
         """Which kept step became the student, and the validation scores and KL it was chosen by."""
-        self.tracker.log_text(self.run, json.dumps(evidence, indent=1), f"selections/{iteration}.json")
+        self._file(f"selections/{iteration}.json", json.dumps(evidence, indent=1))
         chosen = f"step {evidence['chosen']['step']} {evidence['chosen']['alternative']}".rstrip()
         self.say(f"{iteration}: chose the student of {chosen}")
 
     def record_overlap(self, iteration: int, overlap: Overlap) -> None:
         """What training prompts share with what is measured on; the registry has it with the prompts themselves."""
-        self.tracker.log_text(self.run, overlap.model_dump_json(indent=1), f"overlap/{iteration}.json")
+        self._file(f"overlap/{iteration}.json", overlap.model_dump_json(indent=1))
         said = f"{overlap.exact + overlap.ngram} of {overlap.checked} prompts overlap with what is measured on ({overlap.action})"
         self.say(f"{iteration}: {said}")
 
+    def _file(self, name: str, text: str) -> None:
+        self.aside.say(lambda tracker, run: tracker.log_text(run, text, name))
+
     def record_report(self, iteration: int, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
         """What an evaluation found: the report in the registry, that and its details in MLflow."""
-        details = load_details(self.store, stage.identity())
         self.registry.record_report(self.campaign, iteration, role, report)
-        self.tracker.log_report(self.run, report, iteration, None if role in ("base", "student") else role, details)
-        phase = self.tracker.phase_run(
-            self.run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration)}
-        )
-        self.tracker.log_report(phase, report, stage.policy.step, details=details)
-        self.tracker.finish(phase)
+        details = load_details(self.store, stage.identity())
+
+        def write(tracker: Tracker, run: TrackedRun) -> None:
+            tracker.log_report(run, report, iteration, None if role in ("base", "student") else role, details)
+            with _phase(tracker, run, iteration, role, {}) as phase:
+                tracker.log_report(phase, report, stage.policy.step, details=details)
+
+        self.aside.say(write)
 
     def track_training(self, iteration: int, role: str, records: Sequence[Record], tags: Mapping[str, str]) -> None:
-        phase = self.tracker.phase_run(
-            self.run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration), **tags}
-        )
-        self.tracker.log_records(phase, records)
-        self.tracker.finish(phase)
+        def write(tracker: Tracker, run: TrackedRun) -> None:
+            with _phase(tracker, run, iteration, role, tags) as phase:
+                tracker.log_records(phase, records)
+
+        self.aside.say(write)
+
+
+@contextmanager
+def _phase(tracker: Tracker, run: TrackedRun, iteration: int, role: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
+    """The run of one phase, finished after it."""
+    phase = tracker.phase_run(run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration), **tags})
+    yield phase
+    tracker.finish(phase)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
+import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,46 +16,14 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from erpd_core.config import RuntimeConfig
 from tasks.home import home
-from tasks.runtime import stage_cpus
+from tasks.shares import Share, asked, local_cpus, sampler_share, stage_share
 from tasks.stage import Stage
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen", contravariant=True)
 _lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a task or an actor asks of Ray."""
-
-    cpus: int
-    gpus: float
-
-    @property
-    def options(self) -> dict[str, float]:
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
-
-
-def stage_share(runtime: RuntimeConfig) -> Share:
-    """For work in a stage's own process."""
-    return Share(stage_cpus(runtime), runtime.gpus)
-
-
-def sampler_share(runtime: RuntimeConfig) -> Share:
-    """For one of a stage's samplers: what the runtime says, else an equal part of the stage's. Ray counts GPUs by 1/10,000."""
-    part = runtime.gpus / runtime.samplers
-    gpus = math.floor(part) if part > 1 else math.floor(part * 1e4) / 1e4
-    return Share(
-        cpus=runtime.sampler_cpus or max(1, stage_cpus(runtime) // runtime.samplers),
-        gpus=gpus if runtime.sampler_gpus is None else runtime.sampler_gpus,
-    )
-
-
-def asked(stage: Stage[Any], runtime: RuntimeConfig) -> Share:
-    """What a stage's task asks. One that only waits for its samplers asks nothing: it would hold what they wait for."""
-    if stage.SAMPLES and runtime.samples_apart:
-        return Share(0, 0.0)
-    return Share(1, 0.0) if stage.LIGHT else stage_share(runtime)
+_ahead: threading.Thread | None = None
+"""Starts Ray before it is needed."""
 
 
 def places(runtime: RuntimeConfig) -> int:
@@ -63,18 +32,13 @@ def places(runtime: RuntimeConfig) -> int:
         return 1
     share = stage_share(runtime)
     if not (runtime.ray_address or share.gpus):
-        return max(1, _local_cpus(runtime) // share.cpus)
+        return max(1, local_cpus(runtime) // share.cpus)
     import ray
 
     ensure_ray(runtime)
     has = ray.cluster_resources()
     counts = [has.get(name, 0) / amount for name, amount in (("CPU", share.cpus), ("GPU", share.gpus)) if amount]
     return max(1, int(min(counts)))
-
-
-def _local_cpus(runtime: RuntimeConfig) -> int:
-    """What a local Ray has to give: the machine's, so that stages with a part of it run side by side."""
-    return max(os.cpu_count() or 1, stage_cpus(runtime))
 
 
 def ensure_ray(runtime: RuntimeConfig) -> None:
@@ -91,7 +55,7 @@ def ensure_ray(runtime: RuntimeConfig) -> None:
                 else:
                     ray.init(
                         namespace="prefect",
-                        num_cpus=_local_cpus(runtime),
+                        num_cpus=local_cpus(runtime),
                         include_dashboard=False,
                         log_to_driver=False,
                         configure_logging=False,
@@ -119,10 +83,37 @@ def _refuse_impossible(ray: Any, runtime: RuntimeConfig) -> None:
                 )
 
 
+def start_ahead(runtime: RuntimeConfig) -> None:
+    """Start Ray beside what the caller does next, and a worker with its imports done for each place of a local one.
+
+    What goes wrong is left for the first stage that needs Ray to meet.
+    """
+    global _ahead
+
+    def start() -> None:
+        with suppress(Exception):
+            ensure_ray(runtime)
+            if runtime.ray_address is None:
+                import ray
+
+                work = ray.remote(_import_for_stages).options(**stage_share(runtime).options)
+                ray.wait([work.remote() for _ in range(places(runtime))], timeout=0)
+
+    if runtime.ray == "on":
+        _ahead = threading.Thread(target=start, name="ray-ahead", daemon=True)
+        _ahead.start()
+
+
+def _import_for_stages() -> None:
+    import tasks.engines.hf
+    import tasks.train
+    import tasks.verbs  # noqa: F401
+
+
 def stop_ray() -> None:
     """Stop the local Ray of this process, or leave the cluster."""
-    import sys
-
+    if _ahead is not None:
+        _ahead.join()
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 

@@ -1,0 +1,61 @@
+"""Two sides that cannot share a process, each warm in one of its own and asked in turn: every ask is one round of work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MARK = "side: "
+"""Begins the lines that are for us: libraries print too."""
+
+
+def serve(work: Callable[[int], dict[str, Any]]) -> None:
+    """In a side's process: say that it is ready, then do round after round, each asked for by a line, until no more are."""
+    print(MARK + "{}", flush=True)
+    for number, _ in enumerate(sys.stdin):
+        print(MARK + json.dumps(work(number)), flush=True)
+
+
+class Side:
+    """Context manager: `python -m MODULE ARGUMENTS`, which serves; call it for a round."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.rounds: list[dict[str, Any]] = []
+        """What each round came to."""
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def ready(self) -> Side:
+        """Wait until it is. Raises RuntimeError when it ends instead."""
+        self._read()
+        return self
+
+    def __call__(self) -> float:
+        """One round; its rate."""
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self.rounds.append(self._read())
+        return float(self.rounds[-1]["rate"])
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                return dict(json.loads(line.removeprefix(MARK)))
+        raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with code {self._process.wait()}; run it by hand to see why")  # type: ignore[arg-type]

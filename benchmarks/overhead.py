@@ -1,0 +1,135 @@
+"""What a campaign costs besides sampling, scoring, training, grading and evaluation: `erpd run tiny`, as a user types it, in a new home.
+
+    python -m benchmarks.overhead --json [--recipe tiny] [--set runtime.cpus=1 ...]
+
+The stages say in the campaign's events when they began and ended. The seconds in which at least one of them was at work are the work (the
+peer: a campaign that is nothing else); importing the model and drawing problems are not. The rest is overhead: before the first stage,
+between stages, after the last. `ratio` is work over the whole; the share of a 30-minute campaign is worked out: the fixed part once, what
+lies between stages as often as here, and work for the rest.
+
+The parts of the start are measured by themselves as well, each in a new process; in a campaign most of them run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks._report import finish, parser, said
+
+LONG = 1800.0
+"""Seconds of the campaign that the share is worked out for."""
+NO_WORK = ("import the base model", "draw ")
+PARTS = {
+    "imports": "import flows.campaign, deployments.run",
+    "prefect": "from deployments import platform\nwith platform.prefect_api() as url: platform.wait_for_prefect(url)",
+    "ray": "from erpd_core.config import RuntimeConfig\nfrom tasks.resources import ensure_ray\nensure_ray(RuntimeConfig())",
+    "mlflow": "from flows.aside import open_tracker\nopen_tracker()",
+    "registry": "from flows.stages import open_registry\nopen_registry()",
+}
+"""What each costs in a process and a home of its own, what it imports included."""
+COMMANDS = (["--help"], ["recipes"], ["grade", "--help"])
+
+
+class Span(NamedTuple):
+    """A stage at work."""
+
+    label: str
+    began: float
+    ended: float
+
+
+def main() -> None:
+    arguments = parser(__doc__, rounds=1)
+    arguments.add_argument("--recipe", default="tiny")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    args = arguments.parse_args()
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        command = ["run", args.recipe, "--json", *(part for one in args.set for part in ("--set", one))]
+        whole = said(account(home, command))
+        again = said({"the same again, every stage stored": erpd(home / "home", *command)})
+        parts = said({f"{name} alone": python(home / name, code) for name, code in PARTS.items()})
+        commands = said({f"erpd {' '.join(words)}": erpd(home / "commands", *words) for words in COMMANDS})
+    finish(
+        args.json, "overhead", "s", [whole, again, parts, commands], recipe=args.recipe, overrides=args.set,
+        peer="the seconds in which a stage was at work, alone",
+    )  # fmt: skip
+
+
+def account(home: Path, command: Sequence[str]) -> dict[str, Any]:
+    """One campaign from the command to its end, by what the seconds went to."""
+    began = time.time()
+    erpd(home / "home", *command)
+    ended = time.time()
+    (events,) = (home / "home" / "logs").glob("*.events.jsonl")
+    every = spans([json.loads(line) for line in events.read_text().splitlines()])
+    work = [span for span in every if not span.label.partition(": ")[2].startswith(NO_WORK)]
+    first, last = min(span.began for span in every), max(span.ended for span in every)
+    start, end, busy = first - began, ended - last, covered(work)
+    total = ended - began
+    between = total - start - end - busy
+    rest = LONG - start - end - between
+    return {
+        "ours": round(total, 1),
+        "peer": round(busy, 1),
+        "ratio": round(busy / total, 3),
+        "before the first stage": round(start, 1),
+        "between stages": round(between, 1),
+        "stages": len(every),
+        "between, a stage": round(between / len(every), 2),
+        "after the last stage": round(end, 1),
+        "fixed": round(start + end, 1),
+        "share of a campaign of 30 minutes": round(1 - rest / LONG, 4),
+        "side by side": round(sum(span.ended - span.began for span in work) / busy, 2),
+    }
+
+
+def spans(events: Sequence[dict[str, Any]]) -> list[Span]:
+    """Each stage's time at work, by its own events."""
+    began: dict[str, float] = {}
+    found = []
+    for event in events:
+        if event.get("status") == "started":
+            began[event["label"]] = event["time"]
+        elif event.get("status") == "finished":
+            found.append(Span(event["label"], began.pop(event["label"]), event["time"]))
+    return found
+
+
+def covered(spans: Sequence[Span]) -> float:
+    """Seconds in which at least one of them was at work."""
+    seconds, until = 0.0, 0.0
+    for span in sorted(spans, key=lambda one: one.began):
+        seconds += max(0.0, span.ended - max(span.began, until))
+        until = max(until, span.ended)
+    return seconds
+
+
+def erpd(home: Path, *arguments: str) -> float:
+    return _seconds(home, ["-m", "deployments.cli", *arguments])
+
+
+def python(home: Path, code: str) -> float:
+    return _seconds(home, ["-c", f"from tasks.home import prepare\nprepare()\n{code}"])
+
+
+def _seconds(home: Path, arguments: Sequence[str]) -> float:
+    """Of a Python process in a home; raises CalledProcessError with what it said when it fails."""
+    home.mkdir(exist_ok=True)
+    own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "TMPDIR")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(own)} | {"ERPD_HOME": str(home)}
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True)
+    return round(time.perf_counter() - started, 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What does not wait for the other is at work at the same time where Ray has room, comes to the same, and is done once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Campaign, events, no_process_left, numbers, run_campaign
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+STUDY = """
+description: Three students of one teacher, in miniature.
+pictures: [gains]
+common:
+  iterations: 1
+  decision: {fixed: [S1], teacher: always}
+  prompts: {count: 32}
+  sampling: {samples: 8, shard: 16}
+  teacher: {loss: {kind: ce, beta: 0.05}, minibatch: 64, steps: 40, keep: [20]}
+  weak_teacher: {minibatch: 64, steps: 40, keep: [], unlearn_step: 20}
+  distill: {minibatch: 64, steps: 20, keep: [], kl_budget_of_teacher: null, select: last}
+  evaluation:
+    validation: {count: 16}
+    validation_sampling: {samples: 4, shard: 16}
+    benchmarks: {test: {count: 16}}
+    sampling: {samples: 4, shard: 16}
+scales:
+  tiny: {runtime: {ray: "PLACE", cpus: 1}}
+arms:
+  - {name: slow, set: {distill: {optimizer: {lr: 5.0e-5}}}}
+  - {name: fast, set: {distill: {optimizer: {lr: 2.0e-4}}}}
+  - {name: weak, set: {decision: {fixed: [S2]}, distill: {S2: [{signal: {numerator: weak, denominator: unlearned}}]}}}
+"""
+
+
+def run(folder: Path, place: str) -> Campaign:
+    (folder / "students.yaml").write_text(STUDY.replace("PLACE", place))
+    return run_campaign(folder, arguments=["run", str(folder / "students.yaml"), "--json"], timeout=550)
+
+
+@pytest.fixture(scope="module")
+def on_ray() -> Iterator[Campaign]:
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield run(Path(folder), "on")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """The same study, one stage after another in its own process."""
+    return run(tmp_path_factory.mktemp("alone"), "off")
+
+
+def at_work(study: Campaign) -> list[tuple[str, str, float, float]]:
+    """(campaign, label, began, ended) of every stage that was worked out."""
+    found = []
+    for path in sorted((study.home / "logs").glob("*.events.jsonl")):
+        campaign, began = path.name.removesuffix(".events.jsonl"), {}
+        for event in events(study.home, campaign):
+            if event.get("status") == "started":
+                began[event["label"]] = event["time"]
+            elif event.get("status") == "finished":
+                found.append((campaign, event["label"], began[event["label"]], event["time"]))
+    return found
+
+
+def pairs_at_once(stages: list[tuple[str, str, float, float]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Of each two stages that were at work at the same moment, who they were."""
+    return [
+        (one[:2], other[:2])
+        for place, one in enumerate(stages)
+        for other in stages[place + 1 :]
+        if max(one[2], other[2]) < min(one[3], other[3])
+    ]
+
+
+def without_names(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in numbers(result).items() if key not in ("recipe", "tracked")}
+
+
+def test_a_study_comes_to_the_same_on_two_places_as_on_one(on_ray: Campaign, alone: Campaign):
+    assert without_names(on_ray.result) == without_names(alone.result)
+
+
+def test_independent_stages_are_at_work_at_the_same_time(on_ray: Campaign, alone: Campaign):
+    together = pairs_at_once(at_work(on_ray))
+    assert [pair for pair in together if pair[0][0] != pair[1][0]], "two arms"
+    assert [pair for pair in together if pair[0][0] == pair[1][0]], "two stages of one arm"
+    assert pairs_at_once(at_work(alone)) == []
+
+
+def test_never_more_at_once_than_there_is_room(on_ray: Campaign):
+    moments = sorted([(began, 1) for *_, began, _ in at_work(on_ray)] + [(ended, -1) for *_, ended in at_work(on_ray)])
+    running = most = 0
+    for _, change in moments:
+        running += change
+        most = max(most, running)
+    assert most == 2, "two processors, a stage on each"
+
+
+def test_what_arms_share_is_worked_out_once(on_ray: Campaign):
+    done = Counter(label for _, label, _, _ in at_work(on_ray))
+    for shared in ("1: sample the fixed batch", "1: train teacher (ce, 40 steps)", "1: score the batch under old", "0: evaluate base"):
+        assert done[shared] == 1, done
+
+
+def test_no_process_stays(on_ray: Campaign):
+    assert no_process_left(on_ray.home) == []

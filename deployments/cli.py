@@ -133,6 +133,7 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(help="0.6 when absent; 1.0 for Qwen3.5.")] = None,
     top_p: Annotated[float | None, typer.Option(help="0.95 when absent.")] = None,
     top_k: Annotated[int | None, typer.Option(help="The model's own when absent; 0 turns it off.")] = None,
+    presence_penalty: Annotated[float | None, typer.Option(help="0 when absent; 1.5 for Qwen3.5.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many problems of each benchmark; all when absent.")] = None,
     seed: int = 0,
@@ -148,7 +149,13 @@ def evaluate(
     """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An interrupted one goes on."""
     from deployments.evaluate import Asked
 
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "presence_penalty": presence_penalty,
+        "max_new_tokens": max_new_tokens,
+    }
     wording = {"template": template, "extractor": extractor}
     asked = Asked(model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem)
     with only_json(as_json) as out:

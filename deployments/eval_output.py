@@ -98,9 +98,10 @@ def _figures(score: Mapping[str, Any], one: Mapping[str, Any]) -> list[tuple[str
 
 def _sampled(name: str, report: Mapping[str, Any]) -> str:
     sampling = report["sampling"]
-    top_k = f", top-k {sampling['top_k']}" if sampling.get("top_k") else ""
+    more = f", top-k {sampling['top_k']}" if sampling.get("top_k") else ""
+    more += f", presence penalty {sampling['presence_penalty']:g}" if sampling.get("presence_penalty") else ""
     said = f"{name}: " if name else ""
-    said += f"sampled at temperature {sampling['temperature']}, top-p {sampling['top_p']}{top_k}, up to {sampling['max_new_tokens']} tokens"
+    said += f"sampled at temperature {sampling['temperature']}, top-p {sampling['top_p']}{more}, up to {sampling['max_new_tokens']} tokens"
     cut = max(one["truncated"] for one in report["details"].values())
     return f"{said}. Up to {percent(cut)} % were cut there: raise --max-new-tokens before you trust the scores" if cut > CUT else said
 

@@ -83,7 +83,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def vocabulary(folder: Path) -> int:
     """Output tokens of the model in `folder`."""
     config = json.loads((folder / "config.json").read_text())
-    return int(config["vocab_size"])
+    return int(config.get("text_config", config)["vocab_size"])  # of an image-text model, its text part
 
 
 def context_length(folder: Path) -> int:

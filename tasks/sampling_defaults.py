@@ -11,8 +11,8 @@ from erpd_core.config import SamplingConfig
 
 EVALUATION = {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 1024}
 """Sec. 4.1; the length limit is ours, for a first look: the paper's are 65,536 to 192,000 tokens of GPU time a response."""
-FAMILIES: dict[str, dict[str, Any]] = {"qwen3_5": {"temperature": 1.0}}
-"""Beginning of `model_type` in config.json -> what Sec. 4.1 says otherwise for that family."""
+FAMILIES: dict[str, dict[str, Any]] = {"qwen3_5": {"temperature": 1.0, "presence_penalty": 1.5}}
+"""Beginning of `model_type` in config.json -> what Sec. 4.1 and the model's card say otherwise for that family."""
 OWN = ("top_k",)
 """Keys of generation_config.json that are taken from the model; temperature and top-p are the paper's for every model."""
 

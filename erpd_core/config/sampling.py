@@ -19,15 +19,17 @@ class SamplingConfig(Config):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     top_k: PositiveInt | None = None
     """Only the k most likely tokens, before top-p; all when absent. Sec. 4.1 leaves it at the model's own default (Qwen3: 20)."""
+    presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
+    """Taken from the logits of tokens that the response holds already, before the temperature (the card of Qwen3.5: 1.5)."""
     max_new_tokens: PositiveInt = 32_768
     shard: PositiveInt = 64
     """Prompts per shard: what is durable at once, and sampled as one batch."""
 
     @model_serializer(mode="wrap")
-    def _as_before_there_was_top_k(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `top_k` where it is absent, so that what was sampled before there was one is found by the same identity."""
+    def _as_before_there_were_more(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `top_k` and `presence_penalty` where they do nothing, so that what was sampled before keeps its identity."""
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key != "top_k" or value is not None}
+        return {key: value for key, value in written.items() if key not in ("top_k", "presence_penalty") or value}
 
 
 class EvaluationConfig(Config):

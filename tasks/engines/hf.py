@@ -66,11 +66,15 @@ class TransformersEngine(Tokenized):
         tokens: list[list[int]] = [[] for _ in streams]
         samples: dict[int, Sample] = {}
         uniform = torch.empty(0)
+        said = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None  # which tokens a response holds already
         for position in range(sampling.max_new_tokens):
             if position % BLOCK == 0:
                 rows = [streams[row].random(BLOCK) for row in alive.tolist()]
                 uniform = torch.from_numpy(np.stack(rows)).to(device)
-            chosen = draw(logits, uniform[:, position % BLOCK], sampling)
+            fresh = logits if said is None else logits - sampling.presence_penalty * said
+            chosen = draw(fresh, uniform[:, position % BLOCK], sampling)
+            if said is not None:
+                said.scatter_(1, chosen[:, None], True)
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 tokens[row].append(token)
             stopped = torch.isin(chosen, self.stops)
@@ -81,6 +85,7 @@ class TransformersEngine(Tokenized):
                     finished(row, samples[row])
                 keep = going.nonzero().squeeze(1)
                 alive, chosen, mask, length, uniform = (x[keep] for x in (alive, chosen, mask, length, uniform))
+                said = None if said is None else said[keep]
                 cache.batch_select_indices(keep)
             if len(alive) == 0 or position + 1 == sampling.max_new_tokens:
                 break

@@ -127,6 +127,7 @@ class VLLMEngine(Tokenized):
             top_p=sampling.top_p,
             top_k=sampling.top_k or 0,
             min_p=0.0,
+            presence_penalty=sampling.presence_penalty,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self.stop_ids,
             ignore_eos=True,  # the stop tokens are ours, the same as every engine's

@@ -221,6 +221,23 @@ def test_a_low_temperature_is_greedy_decoding(engine: TransformersEngine, plain)
         assert one.tokens == row[: row.index(stop) + 1]
 
 
+def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prompt(engine: TransformersEngine, plain):
+    """Greedy decoding by hand, a whole forward for every token."""
+    settings = SamplingConfig(samples=1, temperature=1e-4, presence_penalty=1.5, max_new_tokens=12)
+    cold, stop, moved = sample(engine, PROMPTS, settings), set(engine.stops.tolist()), 0
+    for prompt in PROMPTS:
+        wanted: list[int] = []
+        while len(wanted) < 12 and not stop & set(wanted):
+            with torch.no_grad():
+                logits = plain(torch.tensor([engine.encode(prompt) + wanted])).logits[0, -1]
+            logits[list(set(wanted))] -= 1.5
+            wanted.append(int(logits.argmax()))
+        assert cold[prompt][0].tokens == wanted
+        (free,) = sample(engine, [prompt], settings.model_copy(update={"presence_penalty": 0.0}))[prompt]
+        moved += free.tokens != wanted
+    assert moved > 3, "a penalty that changes something"
+
+
 def test_token_frequencies_are_those_of_generate(engine: TransformersEngine, plain):
     """Second tokens of 1,500 samples each at temperature 0.8 and top-p 0.95, by two samplers of one model; bound: 5 standard errors."""
     count, prompt = 1500, PROMPTS[0]

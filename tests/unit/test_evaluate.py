@@ -124,7 +124,8 @@ def test_sampling_is_the_papers_with_the_models_own_top_k(tmp_path: Path):
 
 
 def test_qwen35_is_sampled_at_temperature_1(tmp_path: Path):
-    assert evaluation_sampling(model(tmp_path, "qwen3_5_text"), {}).temperature == 1.0
+    found = evaluation_sampling(model(tmp_path, "qwen3_5_text"), {})
+    assert (found.temperature, found.presence_penalty) == (1.0, 1.5)
     assert evaluation_sampling(model(tmp_path, "qwen3_5_text"), {"temperature": 0.3}).temperature == 0.3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,18 +16,20 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     PretrainedConfig,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3_5TextConfig,
     Qwen3Config,
 )
 
 from erpd_core.attention import Row
 from erpd_core.batch import TokenBatch
-from erpd_core.config import SAPO, OptimizerConfig
+from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig
 from erpd_core.logprobs import token_logprobs
 from erpd_core.optimize import make_optimizer, optimize, score
 from erpd_core.signals import FixedSignal
 from tasks.forward import PaddedRows
-from tasks.models import HFPolicy
+from tasks.models import HFPolicy, load_policy, save_policy, vocabulary
 
 SMALL = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
@@ -121,6 +124,20 @@ def one_by_one(model: Any, some: TokenBatch) -> Tensor:
             hidden = model.base_model(torch.cat([prompt, response])[None], use_cache=False).last_hidden_state[0]
             found.append(token_logprobs(hidden[len(prompt) - 1 : -1], model.get_output_embeddings().weight, response)[0])
     return torch.cat(found)
+
+
+def test_an_image_text_checkpoint_is_taken_as_its_text_model(tmp_path: Path):
+    """Qwen3.5 comes so. What is trained is saved as a text model, and loads as one."""
+    text = SHARING["qwen3.5"].to_dict()
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32, "patch_size": 4}
+    whole = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision))
+    whole.save_pretrained(tmp_path / "whole")
+    runtime = RuntimeConfig(ray="off")
+    policy = load_policy(tmp_path / "whole", runtime)
+    save_policy(policy, tmp_path / "text", tmp_path / "whole")
+    again = load_policy(tmp_path / "text", runtime)
+    assert policy.fallback is None and vocabulary(tmp_path / "whole") == vocabulary(tmp_path / "text") == 50
+    assert torch.equal(score(policy, batch(), 60)[0], score(again, batch(), 60)[0])
 
 
 @pytest.mark.parametrize("family", ["qwen3.5", "gemma3"])

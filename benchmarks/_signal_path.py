@@ -25,8 +25,8 @@ from tasks.columns import stored_column
 from tasks.rollouts import load_batch
 from tasks.store import Store
 
-MINIBATCH, MICRO = 1024, 3
-"""Responses of a minibatch, and of a micro-batch."""
+MICRO = 3
+"""Responses of a micro-batch."""
 BLOCK = 8 << 20
 
 Timed = tuple[float, Any]
@@ -82,16 +82,14 @@ def _signals(batch: TokenBatch, stored: list[list[Path]]) -> list[Column]:
 def _epoch(batch: TokenBatch, old_N: Column, signals: list[Column]) -> int:
     """Read what an epoch of training reads, micro-batch by micro-batch; the tokens of it."""
     fixed = [FixedSignal(signal) for signal in signals]
-    steps = minibatches(batch.sequences, MINIBATCH, seed=0)
     read = 0
-    for _ in range(max(1, batch.sequences // MINIBATCH)):
-        for some in next(steps).split(MICRO):
-            index = batch.token_index(some)
-            old_n = old_N[index]
-            values = [old_n, *(signal.at(index, old_n) for signal in fixed)]
-            tokens = sum(len(batch.response(int(sequence))) for sequence in some)
-            assert all(len(value) == tokens for value in values)
-            read += tokens
+    for some in next(minibatches(batch.sequences, batch.sequences, seed=0)).split(MICRO):
+        index = batch.token_index(some)
+        old_n = old_N[index]
+        values = [old_n, *(signal.at(index, old_n) for signal in fixed)]
+        tokens = sum(len(batch.response(int(sequence))) for sequence in some)
+        assert all(len(value) == tokens for value in values)
+        read += tokens
     return read
 
 

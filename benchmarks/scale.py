@@ -31,7 +31,7 @@ SHARES = (0.125, 0.25, 0.5, 1.0)
 """Of the largest case, for the curves."""
 SHORT = 1_000
 """Tokens of the trajectories whose number is varied."""
-ROWS = (500, 1000, 2000, 4000)
+ROWS = (250, 500, 1000, 2000)
 PARTS = ("load", "build", "read")
 LEAST = 0.25
 """Seconds below which a part is too short to say how it grows."""
@@ -68,7 +68,7 @@ def main() -> None:
     draw(curves, headline, out / "scale.png")
     one, two = (workers["tokens"] / workers[key] for key in ("one", "two"))
     pair = {"ours": round(two, 1), "peer": round(one, 1), "ratio": workers["ratio"]}
-    finish(args.json, "scale", "tokens scored/s by two workers, by one", [pair], **setup)
+    finish(args.json, "scale", "tokens scored/s", [pair], **setup)
 
 
 def signal_curves(folder: Path, size: float) -> dict[str, list[dict[str, Any]]]:
@@ -83,7 +83,7 @@ def signal_curves(folder: Path, size: float) -> dict[str, list[dict[str, Any]]]:
     store = Store(folder / "short")
     of, columns = _synthetic.built(store, shards, SHORT, 2)
     some = [_apart(folder, store, rollouts, parts, "trajectories") for rollouts, parts in _synthetic.parts(store, of, columns, sizes)]
-    return {"tokens": tokens, "trajectories": some, "columns": [fewer, tokens[-1]]}
+    return {"tokens": tokens, "trajectories": some, "columns": [fewer, {**tokens[-1], "x": COLUMNS}]}
 
 
 def _apart(folder: Path, store: Store, rollouts: str, columns: list[str], curve: str) -> dict[str, Any]:

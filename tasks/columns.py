@@ -25,8 +25,8 @@ from torch import Tensor
 from erpd_core.columns import Column
 from tasks.home import home
 
-IN_MEMORY = 1 << 25
-"""Tokens up to which a column is simply loaded: 128 MB of float32."""
+IN_MEMORY = 1 << 24
+"""Tokens up to which a column is simply loaded: 64 MB of float32."""
 
 TYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from erpd_core.attention import shared_prefix_attention
@@ -37,23 +39,48 @@ class HFPolicy:
 
     def hidden(self, micro: MicroBatch) -> Tensor:
         """[N, H] final hidden states that predict each response token."""
-        device = self.model.device
-        out = self.model.base_model(
+        device = self.device
+        states = self.body(
             input_ids=micro.input_T[None].to(device),
             position_ids=micro.position_T[None].to(device),
             attention_mask={"full_attention": None} if hasattr(self.model.config, "layer_types") else None,
             use_cache=False,
             buckets=tuple(_to(bucket, device) for bucket in micro.buckets),
         )
-        hidden: Tensor = out.last_hidden_state[0].index_select(0, micro.predict_N.to(device))
-        return hidden
+        return states[0].index_select(0, micro.predict_N.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.model.device
+        return device
+
+    def body(self, **inputs: Any) -> Tensor:
+        """[1, T, H] final hidden states of a flat row."""
+        states: Tensor = self.model.base_model(**inputs).last_hidden_state
+        return states
 
     def head(self) -> Tensor:
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
+    def whole(self) -> HFPolicy | None:
+        """The policy with all its weights, for whoever writes it; None where another worker does (`tasks.sharding.policy`)."""
+        return self
+
     def parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @property
+    def layers(self) -> Iterable[torch.nn.Module]:
+        """The decoder blocks."""
+        layers: Iterable[torch.nn.Module] = self.model.base_model.layers
+        return layers
+
+    def recompute(self) -> None:
+        """Of each decoder block keep what goes in, and work out the rest again when its gradient is made: memory for a third more time."""
+        for layer in self.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # eval mode: no dropout
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -66,12 +93,6 @@ class HFPolicy:
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return self.model.named_parameters()
-
-    def copy_from(self, tensors: dict[str, Tensor]) -> None:
-        """Overwrite parameters by name (resume)."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                parameter.copy_(tensors[name])
 
 
 def _to(bucket: AttentionBucket, device: torch.device) -> AttentionBucket:

@@ -34,6 +34,8 @@ class Stage(Frozen, Generic[Ref]):
     REF: ClassVar[type[Any]]
     SAMPLES: ClassVar[bool] = False
     """It samples shards: where actors do that for it, its own process only waits for them."""
+    SHARDS: ClassVar[bool] = False
+    """It trains one model: where actors do that together, its own process only waits for them."""
 
     @abstractmethod
     def question(self) -> dict[str, Any]: ...

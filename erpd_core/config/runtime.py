@@ -46,6 +46,23 @@ class RuntimeConfig(Config):
     redo_seconds: NonNegative = 60.0
     """What was cut off after fewer seconds of sampling is sampled again, to the same bytes; after more, finished samples are kept."""
 
+    trainers: PositiveInt = 1
+    """Ray actors that train one model together, each with its shard of weights, gradients and optimizer state; 1 (or Ray off): the stage's
+    own process trains it whole. With several, weights stay float32 whatever `dtype` is, which is then that of arithmetic alone."""
+    trainer_cpus: PositiveInt | None = None
+    """CPU threads of each trainer; an equal share of `cpus` when absent."""
+    trainer_gpus: Annotated[int, Field(ge=0, le=1)] | None = None
+    """GPUs each trainer asks of Ray, one of its own or none; when absent, one where `gpus` asks for any."""
+    recompute: bool = False
+    """Activation checkpointing: training keeps only what goes into each decoder block, and computes a third more."""
+    offload: bool = False
+    """Trainers on GPUs keep weights, gradients and optimizer state in the memory of their host."""
+
+    @property
+    def trains_apart(self) -> bool:
+        """Do actors train, rather than the stage's own process?"""
+        return self.ray == "on" and self.trainers > 1
+
     @property
     def samples_apart(self) -> bool:
         """Do actors sample, rather than the stage's own process?"""

@@ -1,158 +1,18 @@
-"""What stages ask of the machine, and the only ray import. One Ray for the whole process, started when the first stage needs it."""
+"""Independent items worked off by actors, any of which may die and be replaced."""
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-
-from erpd_core.config import RuntimeConfig
-from tasks.home import home
-from tasks.runtime import stage_cpus
-from tasks.stage import Stage
+from tasks.resources.shares import Share
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen", contravariant=True)
-_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a task or an actor asks of Ray."""
-
-    cpus: int
-    gpus: float
-
-    @property
-    def options(self) -> dict[str, float]:
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
-
-
-def stage_share(runtime: RuntimeConfig) -> Share:
-    """For work in a stage's own process."""
-    return Share(stage_cpus(runtime), runtime.gpus)
-
-
-def sampler_share(runtime: RuntimeConfig) -> Share:
-    """For one of a stage's samplers: what the runtime says, else an equal part of the stage's. Ray counts GPUs by 1/10,000."""
-    part = runtime.gpus / runtime.samplers
-    gpus = math.floor(part) if part > 1 else math.floor(part * 1e4) / 1e4
-    return Share(
-        cpus=runtime.sampler_cpus or max(1, stage_cpus(runtime) // runtime.samplers),
-        gpus=gpus if runtime.sampler_gpus is None else runtime.sampler_gpus,
-    )
-
-
-def asked(stage: Stage[Any], runtime: RuntimeConfig) -> Share:
-    """What a stage's task asks. One that only waits for its samplers asks nothing: it would hold what they wait for."""
-    return Share(0, 0.0) if stage.SAMPLES and runtime.samples_apart else stage_share(runtime)
-
-
-def ensure_ray(runtime: RuntimeConfig) -> None:
-    """Connect to the runtime's cluster, or start a local one under ERPD_HOME. Idempotent; a start that fails is tried once more."""
-    import ray
-
-    with _lock:
-        if ray.is_initialized():
-            return
-        for attempt in (1, 2):
-            try:
-                if runtime.ray_address:
-                    ray.init(runtime.ray_address, namespace="prefect", log_to_driver=False, configure_logging=False)
-                else:
-                    ray.init(
-                        namespace="prefect",
-                        num_cpus=stage_cpus(runtime),
-                        include_dashboard=False,
-                        log_to_driver=False,
-                        configure_logging=False,
-                        object_store_memory=256 << 20,  # references travel, tensors do not
-                        _temp_dir=str(home() / "ray"),
-                        _node_ip_address="127.0.0.1",
-                    )
-                break
-            except Exception:  # about one local start in ten times out on a busy machine (ray#65983)
-                ray.shutdown()
-                if attempt == 2:
-                    raise
-        _refuse_impossible(ray, runtime)
-
-
-def _refuse_impossible(ray: Any, runtime: RuntimeConfig) -> None:
-    """A task that asks for more than the cluster has would wait for ever: say what is missing instead."""
-    has = ray.cluster_resources()
-    shares = {"a stage": stage_share(runtime)} | ({"a sampler": sampler_share(runtime)} if runtime.samples_apart else {})
-    for who, share in shares.items():
-        for name, amount in (("CPU", share.cpus), ("GPU", share.gpus)):
-            if amount > has.get(name, 0):
-                raise ValueError(
-                    f"runtime: {who} asks for {amount:g} {name}, the Ray cluster has {has.get(name, 0):g}; lower it or add nodes"
-                )
-
-
-def stop_ray() -> None:
-    """Stop the local Ray of this process, or leave the cluster."""
-    import sys
-
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
-
-
-def task_runner(runtime: RuntimeConfig) -> TaskRunner[Any]:
-    """Threads, or Ray."""
-    if runtime.ray == "off":
-        return ThreadPoolTaskRunner(max_workers=1)
-    return _lazy_ray_runner(runtime)
-
-
-def submit(task: Any, runtime: RuntimeConfig, stage: Stage[Any], *args: Any) -> Any:
-    """Submit a Prefect task on a stage to the current flow's runner with what the stage asks; returns its future."""
-    if runtime.ray == "off":
-        return task.submit(stage, *args)
-    from prefect_ray.context import remote_options
-
-    # Ray would silently replay a task whose worker died while Prefect shows it Running for ever: retries are Prefect's.
-    with remote_options(**asked(stage, runtime).options, max_retries=0):
-        return task.submit(stage, *args)
-
-
-def in_task(work: Callable[..., Any], runtime: RuntimeConfig, *args: Any) -> Any:
-    """`work(*args)` in a Ray task of its own that asks for a stage's share; its answer, or the error it raised."""
-    import ray
-
-    ensure_ray(runtime)
-    try:
-        return ray.get(ray.remote(work).options(**stage_share(runtime).options, max_retries=0).remote(*args))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-
-
-def _lazy_ray_runner(runtime: RuntimeConfig) -> TaskRunner[Any]:
-    from prefect_ray.task_runners import RayTaskRunner
-
-    class LazyRayTaskRunner(RayTaskRunner):
-        """A RayTaskRunner that starts Ray at its first task: a campaign whose every stage is cached never does."""
-
-        def __enter__(self) -> Any:
-            return TaskRunner.__enter__(self)
-
-        def __exit__(self, *details: Any) -> None:
-            TaskRunner.__exit__(self, *details)
-
-        def submit(self, *args: Any, **kwargs: Any) -> Any:
-            ensure_ray(runtime)
-            return super().submit(*args, **kwargs)
-
-    return LazyRayTaskRunner()
-
-
-# ---------------------------------------------------------------------------------------------------------------------- actors
 
 DEATHS = 3
 """Deaths at one item after which the item, or the machine, is to blame."""

@@ -99,6 +99,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     value = 0.0
     mine = plan(batch, deal(batch, chosen, team.size)[team.rank], token_budget)
+    calls = max(team.gather(len(mine)))
     for micro in mine:
         hidden, head = model.hidden(micro), model.head()
         device = hidden.device
@@ -125,7 +126,7 @@ def _step(
             added = fused_loss(hidden, head, token_n, part_loss)
         added.backward()
         value += added.item()
-    for _ in range(max(team.gather(len(mine))) - len(mine)):
+    for _ in range(calls - len(mine)):
         _keep_company(model, batch, chosen)
     value = sum(team.gather(value))
     norm = team.clip(model.parameters(), max_grad_norm)

@@ -44,8 +44,9 @@ Path(sys.argv[1]).write_bytes(pickle.dumps(refs))
 
 @dataclass(frozen=True)
 class Job:
-    """A training, with what its runtime differs in."""
+    """A training into a store, with what its runtime differs in."""
 
+    store: Store
     stage: TrainTeacher | DistillStudent
     runtime: dict[str, Any] = field(default_factory=dict)
     dies: dict[int, int] = field(default_factory=dict)
@@ -55,27 +56,30 @@ class Job:
 Ended = subprocess.CompletedProcess[str]
 
 
-def train(store: Store, jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[TrainingRef], list[Ended]]:
-    """Each job's answer by so many workers, one job after the other, and how the workers ended; no answers when one of them died."""
+def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[TrainingRef], list[Ended]]:
+    """Each job's answer by so many workers, one job after the other, and how the workers ended; no answers when one of them died.
+
+    Many jobs cost little more than one: what takes time is a worker's start.
+    """
     with ExitStack() as stack:
-        builds = [stack.enter_context(store.build(j.stage.KIND, j.stage.question(), j.stage.inputs(), j.stage.VERSION)) for j in jobs]
-        assert all(builds), "nothing is in the store already"
+        builds = [stack.enter_context(j.store.build(j.stage.KIND, j.stage.question(), j.stage.inputs(), j.stage.VERSION)) for j in jobs]
+        assert all(builds), "nothing is in its store already"
         meetings = [folder / uuid.uuid4().hex for _ in jobs]
         files = [folder / f"{uuid.uuid4().hex}.pickle" for _ in range(workers)]
         for rank, file in enumerate(files):
-            tasks = [
-                (job.stage, context(store, trainers=workers, cpus=1, **job.runtime), build, rank, meeting, job.dies.get(rank))
+            given = [
+                (job.stage, context(job.store, trainers=workers, cpus=1, **job.runtime), build, rank, meeting, job.dies.get(rank))
                 for job, build, meeting in zip(jobs, builds, meetings, strict=True)
             ]
-            file.write_bytes(pickle.dumps(tasks))
-        done = _run(files, folder)
-        if any(process.returncode for process in done):
-            return [], done
+            file.write_bytes(pickle.dumps(given))
+        ended = _run(files, folder)
+        if any(process.returncode for process in ended):
+            return [], ended
         answers = [pickle.loads(file.read_bytes()) for file in files]
         assert all(answer == answers[0] for answer in answers), "every worker has the same answers"
         for build, ref in zip(builds, answers[0], strict=True):
             build.commit({"ref": ref.model_dump(mode="json")})
-        return answers[0], done
+        return answers[0], ended
 
 
 def _run(files: Sequence[Path], folder: Path) -> list[Ended]:
@@ -87,6 +91,11 @@ def _run(files: Sequence[Path], folder: Path) -> list[Ended]:
         out, err = process.communicate(timeout=500)
         ended.append(Ended(process.args, process.returncode, out, err))
     return ended
+
+
+def starts(process: Ended) -> list[int]:
+    """The step that each of a worker's jobs began from."""
+    return [int(line.removeprefix("from ")) for line in process.stdout.splitlines() if line.startswith("from ")]
 
 
 def without(store: Store, folder: Path, *trainings: TrainingRef) -> Store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.resources.actors import DEATHS
@@ -35,7 +36,7 @@ def together(
     """
     deaths, seen = 0, sign()
     while True:
-        with _room(name, share, count) as bundle, _actors(make, bundle) as actors:
+        with _room(name, share, count) as room, _actors(make, room) as actors:
             answers, death = _answers([call(actor) for actor in actors])
         if death is None:
             return answers
@@ -48,47 +49,61 @@ def together(
         say(f"a worker died ({death}); all go on from the last checkpoint")
 
 
+@dataclass(frozen=True)
+class _Room:
+    """A placement group that is there: a bundle for each actor."""
+
+    group: Any
+    share: Share
+
+    def options(self, rank: int) -> dict[str, Any]:
+        """What puts the actor of a rank into its bundle."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        return {**self.share.options, "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, rank)}
+
+    @property
+    def address(self) -> str:
+        """Of the machine with the first bundle."""
+        import ray
+
+        first = ray.util.placement_group_table(self.group)["bundles_to_node_id"][0]
+        address: str = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == first)
+        return address
+
+
 @contextmanager
-def _room(name: str, share: Share, count: int) -> Iterator[Callable[[int], dict[str, Any]]]:
-    """Options that put the actor of a rank into its bundle."""
+def _room(name: str, share: Share, count: int) -> Iterator[_Room]:
     import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     with suppress(ValueError):  # there is none
         ray.util.remove_placement_group(ray.util.get_placement_group(name))
     bundle = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     group = ray.util.placement_group([bundle] * count, strategy="PACK", name=name)
     try:
-        ray.get(group.ready())
-        yield lambda rank: {**share.options, "scheduling_strategy": PlacementGroupSchedulingStrategy(group, rank)}
+        while not group.wait(60):
+            pass
+        yield _Room(group, share)
     finally:
         ray.util.remove_placement_group(group)
 
 
 @contextmanager
-def _actors(make: Callable[[Callable[..., Any], str], list[Any]], bundle: Callable[[int], dict[str, Any]]) -> Iterator[list[Any]]:
+def _actors(make: Callable[[Callable[..., Any], str], list[Any]], room: _Room) -> Iterator[list[Any]]:
     import ray
 
     started: list[Any] = []
 
     def start(kind: type[Any], *arguments: Any) -> Any:
-        options = {**bundle(len(started)), "max_restarts": 0, "max_task_retries": 0}
+        options = {**room.options(len(started)), "max_restarts": 0, "max_task_retries": 0}
         started.append(ray.remote(kind).options(**options).remote(*arguments))
         return started[-1]
 
     try:
-        address = ray.get(ray.remote(_address).options(**bundle(0), max_retries=0).remote())
-        yield make(start, address)
+        yield make(start, room.address)
     finally:
         for actor in started:
             ray.kill(actor)
-
-
-def _address() -> str:
-    import ray
-
-    address: str = ray.util.get_node_ip_address()
-    return address
 
 
 def _answers(references: list[Any]) -> tuple[list[Any], str | None]:

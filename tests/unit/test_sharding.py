@@ -10,15 +10,18 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import World, context, flip_a_bit
 from safetensors.torch import load_file, save_file
-from shard_lab import Job, train, without
+from shard_lab import Job, starts, train, without
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from erpd_core.batch import minibatches
 from erpd_core.config import CE, SAPO, DirectoryModel, Distill, OptimizerConfig, RuntimeConfig, SignalSpec, TrainConfig
+from erpd_core.layout import plan
 from erpd_core.optimize import score
 from erpd_core.refs import PolicyRef, TrainingRef
 from erpd_core.team import deal, rows_of
@@ -36,6 +39,8 @@ from tasks.training import load_records
 
 LR, STEPS = 2e-4, 6
 FAST = OptimizerConfig(lr=LR)
+BUDGET: dict[str, Any] = {"token_budget": 270}
+"""Several micro-batches for each worker, and not as many for both (a test counts them)."""
 
 
 def teacher(world: World, loss: SAPO | CE, init: PolicyRef | None = None, minibatch: int = 96) -> TrainTeacher:
@@ -99,16 +104,17 @@ def assert_same_bits(one: Store, other: Store, ref: TrainingRef) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one process made of some trainings, and what two workers did."""
+    """What one process made of some trainings, and what two workers did: of all of them, and of "sapo" with arithmetic in bfloat16."""
 
     one: Store
     two: Store
+    bf16: Store
+    bf16_recomputed: Store
     refs: dict[str, TrainingRef]
 
 
 @pytest.fixture(scope="module")
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """All in one session of two workers, since a worker's start costs more than its training."""
     folder = tmp_path_factory.mktemp("sharding")
     sapo = teacher(world, SAPO())
     first = fulfil(sapo, world.context)
@@ -117,20 +123,25 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "ce": teacher(world, CE(beta=0.05)),
         "live": live_student(world, first.last),
         "untied": teacher(world, SAPO(), init=qwen(world, folder / "qwen")),
+        "one sequence": teacher(world, SAPO(), minibatch=1),
     }
     refs = {name: fulfil(stage, world.context) for name, stage in stages.items()}
-    two = without(world.store, folder / "two", *refs.values())
-    runtimes = {"sapo": {"token_budget": 700}, "untied": {"recompute": True}}
-    train(two, [Job(stage, runtimes.get(name, {})) for name, stage in stages.items()], 2, folder)
-    return Trained(world.store, two, refs)
+    two, bf16, recomputed = (without(world.store, folder / name, *refs.values()) for name in ("two", "bf16", "recomputed"))
+    runtimes: dict[str, dict[str, Any]] = {"sapo": BUDGET, "untied": {"recompute": True}}
+    jobs = [Job(two, stage, runtimes.get(name, {})) for name, stage in stages.items()]
+    jobs += [Job(bf16, sapo, {"dtype": "bfloat16"}), Job(recomputed, sapo, {"dtype": "bfloat16", "recompute": True})]
+    answers, ended = train(jobs, 2, folder)
+    assert answers, [process.stderr for process in ended]
+    return Trained(world.store, two, bf16, recomputed, refs)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sapo", "ce", "live", "untied"])
+@pytest.mark.parametrize("name", ["sapo", "ce", "live", "untied", "one sequence"])
 def test_two_workers_train_as_one_process_does(trained: Trained, name: str):
-    """Losses taken chunk by chunk and of whole responses, a signal that is live; a head that is tied (the first three) and one that is not.
+    """Losses taken chunk by chunk and of whole responses, a signal that is live; a head that is tied and one that is not.
 
-    SAPO's budget makes the workers' numbers of micro-batches differ; the untied one has activation checkpointing besides.
+    SAPO's budget makes the workers' numbers of micro-batches differ; of one sequence only one worker has any. The untied model is trained
+    with activation checkpointing besides.
     """
     assert_same_trajectory(trained.one, trained.two, trained.refs[name])
 
@@ -167,27 +178,32 @@ def test_transformers_reads_what_workers_export(world: World, trained: Trained, 
 
 
 @pytest.mark.slow
-def test_bf16_arithmetic_keeps_float32_weights(world: World, tmp_path: Path, trained: Trained):
-    """Steps of 1e-6 of a weight, which bfloat16 would round away, are there; the trajectory is that of float32 within bfloat16's rounding.
-
-    With activation checkpointing, which changes no bit: it computes the same again.
-    """
-    stage = teacher(world, SAPO())
-    store = without(world.store, tmp_path / "a", trained.refs["sapo"])
-    train(store, [Job(stage, {"dtype": "bfloat16"})], 2, tmp_path)
-    again = without(world.store, tmp_path / "b", trained.refs["sapo"])
-    train(again, [Job(stage, {"dtype": "bfloat16", "recompute": True})], 2, tmp_path)
+def test_bf16_arithmetic_keeps_float32_weights(trained: Trained):
+    """Steps that bfloat16 would round away are there; the trajectory is that of float32 within bfloat16's rounding."""
     ref = trained.refs["sapo"]
-    assert_same_bits(store, again, ref)
-    found = weights(store, ref.last)
+    found = weights(trained.bf16, ref.last)
     assert all(tensor.dtype == torch.float32 for tensor in found.values())
     assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in found.values())
-    records = load_records(store, ref), load_records(world.store, ref)
+    records = load_records(trained.bf16, ref), load_records(trained.one, ref)
     for ours, exact in zip(*records, strict=True):
         assert ours["loss"] == pytest.approx(exact["loss"], abs=0.02)
         assert ours["grad_norm"] == pytest.approx(exact["grad_norm"], rel=0.1)
         assert ours["entropy"] == pytest.approx(exact["entropy"], abs=0.02)
     assert records[0] != records[1], "it did compute in another dtype"
+
+
+@pytest.mark.slow
+def test_activation_checkpointing_changes_no_bit(trained: Trained):
+    assert_same_bits(trained.bf16, trained.bf16_recomputed, trained.refs["sapo"])
+
+
+@pytest.mark.slow
+def test_activation_checkpointing_changes_no_bit_of_one_process(world: World, trained: Trained, tmp_path: Path):
+    store = without(world.store, tmp_path / "store", trained.refs["untied"])
+    stage = trained.one.manifest(trained.refs["untied"].id)
+    again = teacher(world, SAPO(), init=PolicyRef(id=stage.inputs["init"]))
+    assert fulfil(again, context(store, recompute=True)) == trained.refs["untied"]
+    assert_same_bits(trained.one, store, trained.refs["untied"])
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ resume
@@ -198,7 +214,7 @@ def killed(world: World, trained: Trained, tmp_path_factory: pytest.TempPathFact
     """Two workers of which one died at step 5, with the checkpoint they wrote after step 4."""
     folder = tmp_path_factory.mktemp("killed")
     store = without(world.store, folder / "store", trained.refs["sapo"])
-    answers, ended = train(store, [Job(teacher(world, SAPO()), {"checkpoint_every": 2, "token_budget": 700}, {1: 5})], 2, folder)
+    answers, ended = train([Job(store, teacher(world, SAPO()), {"checkpoint_every": 2, **BUDGET}, {1: 5})], 2, folder)
     assert not answers
     assert ended[1].returncode == 9
     assert ended[0].returncode not in (0, 9), "the other notices, and does not wait for ever"
@@ -207,73 +223,79 @@ def killed(world: World, trained: Trained, tmp_path_factory: pytest.TempPathFact
     return store
 
 
-def goes_on(world: World, killed: Store, folder: Path, workers: int) -> tuple[Store, list[str]]:
-    """The killed training finished by so many workers, in a copy; the step each of them began from."""
-    store = without(killed, folder / "store")
-    answers, ended = train(store, [Job(teacher(world, SAPO()), {"token_budget": 700})], workers, folder)
+@dataclass(frozen=True)
+class Resumed:
+    """Trainings that two workers finished, and the steps they began from."""
+
+    stores: dict[str, Store]
+    starts: dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def resumed(world: World, trained: Trained, killed: Store, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    folder = tmp_path_factory.mktemp("resumed")
+    stores = {name: without(killed, folder / name) for name in ("whole", "half written", "damaged")}
+    partial = {name: store.root / "partial" / trained.refs["sapo"].id for name, store in stores.items()}
+    for suffix in ("", ".sum"):  # a kill while the next checkpoint was written: one worker's file is there
+        written = partial["half written"] / f"resume-000004-00000-of-00002.safetensors{suffix}"
+        shutil.copyfile(written, written.with_name(written.name.replace("-000004-", "-000006-")))
+    flip_a_bit(partial["damaged"] / "resume-000004-00000-of-00002.safetensors")
+    jobs = [Job(store, teacher(world, SAPO()), BUDGET) for store in stores.values()]
+
+    stage = teacher(world, CE(beta=0.05))
+    stores["one process"] = without(world.store, folder / "one", trained.refs["ce"])
+    answers, _ = train([Job(stores["one process"], stage, {"checkpoint_every": 4}, {0: 5})], 1, folder)
+    assert not answers
+    assert (stores["one process"].root / "partial" / trained.refs["ce"].id / RESUME).exists()
+
+    answers, ended = train([*jobs, Job(stores["one process"], stage)], 2, folder)
     assert answers, [process.stderr for process in ended]
-    return store, [process.stdout.split()[-1] for process in ended]
+    assert starts(ended[0]) == starts(ended[1])
+    return Resumed(stores, dict(zip(stores, starts(ended[0]), strict=True)))
 
 
 @pytest.mark.slow
-def test_after_a_workers_death_the_same_number_end_in_the_same_bits(world: World, trained: Trained, killed: Store, tmp_path: Path):
-    store, starts = goes_on(world, killed, tmp_path, 2)
-    assert starts == ["4", "4"]
-    assert_same_bits(trained.two, store, trained.refs["sapo"])
-    assert {path.name for path in store.path(trained.refs["sapo"].id).iterdir()} == {"records.jsonl", "manifest.json"}
+@pytest.mark.parametrize(("name", "start"), [("whole", 4), ("half written", 4), ("damaged", 0)])
+def test_after_a_workers_death_the_same_number_end_in_the_same_bits(trained: Trained, resumed: Resumed, name: str, start: int):
+    """From the newest checkpoint whose every file is there, with the bytes that were put."""
+    ref, store = trained.refs["sapo"], resumed.stores[name]
+    assert resumed.starts[name] == start
+    assert_same_bits(trained.two, store, ref)
+    assert {path.name for path in store.path(ref.id).iterdir()} == {"records.jsonl", "manifest.json"}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_process_is_gone_on_from_by_two_workers(trained: Trained, resumed: Resumed):
+    assert resumed.starts["one process"] == 4
+    assert_same_trajectory(trained.one, resumed.stores["one process"], trained.refs["ce"])
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_two_workers_is_gone_on_from_by_four(world: World, trained: Trained, killed: Store, tmp_path: Path):
-    store, starts = goes_on(world, killed, tmp_path, 4)
-    assert starts == ["4"] * 4
-    assert_same_trajectory(trained.one, store, trained.refs["sapo"])
-    assert load_records(store, trained.refs["sapo"])[:4] == load_records(trained.two, trained.refs["sapo"])[:4]
+    ref, store = trained.refs["sapo"], without(killed, tmp_path / "store")
+    answers, ended = train([Job(store, teacher(world, SAPO()), BUDGET)], 4, tmp_path)
+    assert answers == [ref], [process.stderr for process in ended]
+    assert [starts(process) for process in ended] == [[4]] * 4
+    assert_same_trajectory(trained.one, store, ref)
+    assert load_records(store, ref)[:4] == load_records(trained.two, ref)[:4]
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_two_workers_is_gone_on_from_by_one_process(world: World, trained: Trained, killed: Store, tmp_path: Path):
-    ref = trained.refs["sapo"]
-    store = without(killed, tmp_path / "store")
+    ref, store = trained.refs["sapo"], without(killed, tmp_path / "store")
     assert fulfil(teacher(world, SAPO()), context(store)) == ref
     assert_same_trajectory(trained.one, store, ref)
     assert load_records(store, ref)[:4] == load_records(trained.two, ref)[:4], "what the two had done was not done again"
 
 
-@pytest.mark.slow
-def test_a_checkpoint_of_one_process_is_gone_on_from_by_two_workers(world: World, trained: Trained, tmp_path: Path):
-    """The step that one process died at is the workers' first."""
-    ref = trained.refs["ce"]
-    stage = teacher(world, CE(beta=0.05))
-    store = without(world.store, tmp_path / "store", ref)
-    answers, ended = train(store, [Job(stage, {"checkpoint_every": 4}, {0: 5})], 1, tmp_path)
-    assert not answers
-    assert (store.root / "partial" / ref.id / RESUME).exists()
-    answers, ended = train(store, [Job(stage)], 2, tmp_path)
-    assert [process.stdout.split()[-1] for process in ended] == ["4", "4"]
-    assert_same_trajectory(trained.one, store, ref)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("harm", "goes_on_from"), [("half written", "4"), ("damaged", "0")])
-def test_only_a_whole_checkpoint_is_gone_on_from(
-    world: World, trained: Trained, killed: Store, tmp_path: Path, harm: str, goes_on_from: str
-):
-    """A kill while the next one was written leaves some of its files; a file whose bytes are not those that were put counts as absent."""
-    copy = without(killed, tmp_path / "harmed")
-    folder = copy.root / "partial" / trained.refs["sapo"].id
-    first = folder / "resume-000004-00000-of-00002.safetensors"
-    if harm == "damaged":
-        flip_a_bit(first)
-    else:
-        for suffix in ("", ".sum"):
-            shutil.copyfile(f"{first}{suffix}", folder / f"resume-000006-00000-of-00002.safetensors{suffix}")
-    store, starts = goes_on(world, copy, tmp_path, 2)
-    assert starts == [goes_on_from] * 2
-    assert_same_bits(trained.two, store, trained.refs["sapo"])
-
-
 # ------------------------------------------------------------------------------------------------------------------------- small parts
+
+
+def test_the_budget_of_these_tests_makes_numbers_of_micro_batches_differ(world: World):
+    batch = load_batch(shards(world.store, world.rollouts))
+    order = minibatches(batch.sequences, 96, seed=3)
+    counts = [[len(plan(batch, part, BUDGET["token_budget"])) for part in deal(batch, next(order), 2)] for _ in range(STEPS)]
+    assert any(a != b for a, b in counts) and all(min(pair) > 1 for pair in counts)
 
 
 def test_a_minibatch_is_dealt_once_and_about_evenly(world: World):

@@ -15,6 +15,7 @@ from erpd_core.kl import k3
 from erpd_core.logprobs import fused_loss, token_logprobs
 from erpd_core.losses import SEQUENCE_LEVEL, LossInputs, Totals, policy_loss
 from erpd_core.signals import Signal
+from erpd_core.team import ALONE, Team, deal
 
 Record = dict[str, float]
 
@@ -68,16 +69,18 @@ def optimize(
     max_grad_norm: float,
     token_budget: int,
     start: int = 0,
+    team: Team = ALONE,
 ) -> Iterator[Record]:
     """Take optimizer steps `start + 1 ... steps` on a fixed batch; yield the record of each after it is taken.
 
     **Arguments:** `old_N` a column over the batch's tokens; `signal` what the loss sees as advantage; `seed` fixes the data order, so a run
-    resumed at `start` with the optimizer's state goes on exactly as an undisturbed one. Raises FloatingPointError at a loss or gradient
+    resumed at `start` with the optimizer's state goes on exactly as an undisturbed one; `team` who else trains this model: every member
+    makes the same call, does its part of each minibatch, and yields the same records. Raises FloatingPointError at a loss or gradient
     that is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)
     for step in range(start + 1, steps + 1):
-        yield _step(model, optimizer, batch, next(order), old_N, signal, loss, max_grad_norm, token_budget, step)
+        yield _step(model, optimizer, batch, next(order), old_N, signal, loss, max_grad_norm, token_budget, step, team)
 
 
 def _step(
@@ -91,14 +94,18 @@ def _step(
     max_grad_norm: float,
     token_budget: int,
     step: int,
+    team: Team,
 ) -> Record:
     length = batch.length_S[chosen]
     totals = Totals(int(length.sum()), len(chosen), int(length[batch.reward_S[chosen] > 0.5].sum()))
-    device = model.head().device
     statistics = StepStatistics()
     optimizer.zero_grad(set_to_none=True)
     value = 0.0
-    for micro in model.plan(batch, chosen, token_budget):
+    mine = model.plan(batch, deal(batch, chosen, team.size)[team.rank], token_budget)
+    calls = max(team.gather(len(mine)))
+    for micro in mine:
+        hidden, head = model.hidden(micro), model.head()
+        device = hidden.device
         index = batch.token_index(micro.sequences)
         lengths = batch.length_S[micro.sequences].to(device)
         old_n, reward_S = old_N[index].to(device), batch.reward_S[micro.sequences].to(device)
@@ -115,18 +122,29 @@ def _step(
             statistics.add(x, metrics)
             return added
 
-        hidden, head, token_n = model.hidden(micro), model.head(), micro.token_N.to(device)
+        token_n = micro.token_N.to(device)
         if loss.kind in SEQUENCE_LEVEL:
             added = part_loss(slice(None), *token_logprobs(hidden, head, token_n))
         else:
             added = fused_loss(hidden, head, token_n, part_loss)
         added.backward()
         value += added.item()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    for _ in range(calls - len(mine)):
+        _keep_company(model, batch, chosen)
+    value = sum(team.gather(value))
+    norm = team.clip(model.parameters(), max_grad_norm)
     if not (torch.isfinite(torch.tensor([value, norm])).all()):
         raise FloatingPointError(f"step {step}: loss {value}, gradient norm {norm}; lower the learning rate or constrain the loss")
     optimizer.step()
-    return {"step": step, "loss": value, "grad_norm": norm, **statistics.record()}
+    return {"step": step, "loss": value, "grad_norm": norm, **statistics.record(team)}
+
+
+def _keep_company(model: PolicyModel, batch: TokenBatch, chosen: Tensor) -> None:
+    """A model call without a gradient, on the shortest sequence: members that still have a micro-batch need everyone's shards."""
+    shortest = int(chosen[batch.length_S[chosen].argmin()])
+    (micro,) = model.plan(batch, chosen.new_tensor([shortest]), 1)
+    hidden, head = model.hidden(micro), model.head()
+    torch.autograd.backward((hidden, head), (torch.zeros_like(hidden), torch.zeros_like(head)))
 
 
 class StepStatistics:
@@ -148,9 +166,13 @@ class StepStatistics:
         for name, column in columns.items():
             self._columns.setdefault(name, []).append(column.cpu().double())
 
-    def record(self) -> Record:
-        """`kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL, which is on fresh samples of theta."""
-        column = {name: torch.cat(parts) for name, parts in self._columns.items()}
+    def record(self, team: Team = ALONE) -> Record:
+        """Of the tokens of all members, the same for each.
+
+        `kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL, which is on fresh samples of theta.
+        """
+        told = team.gather({name: torch.cat(parts) for name, parts in self._columns.items()})
+        column = {name: torch.cat([one[name] for one in told if one]) for name in next(one for one in told if one)}
         lp, reward, log_ratio = column.pop("lp"), column.pop("reward"), column.pop("log_ratio")
         positive = reward > 0.5
         prob = lp.exp()

@@ -26,14 +26,14 @@ MIXERS = {"full_attention": None, "sliding_attention": None, "linear_attention":
 """Kind of layer -> the module in it whose state goes from token to token; None where the attention interface is all there is."""
 
 
-class Rows(Protocol):
-    """A layout, and the model's forward on it."""
+class Layout(Protocol):
+    """A layout, and what the model's body is given of it."""
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
         """Micro-batches of at most `token_budget` input tokens, where a single sequence is not longer."""
 
-    def hidden(self, model: Any, micro: Any) -> Tensor:
-        """[N, H] final hidden states that predict the micro-batch's response tokens."""
+    def inputs(self, micro: Any, device: torch.device) -> dict[str, Any]:
+        """Arguments of the body; `predict_N` of the micro-batch are positions in its flattened states."""
 
     @contextmanager
     def off(self, model: Any) -> Iterator[None]:
@@ -46,10 +46,8 @@ class PaddedRows:
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[PaddedBatch]:
         return plan_padded(batch, sequences, token_budget)
 
-    def hidden(self, model: Any, micro: PaddedBatch) -> Tensor:
-        out = model.base_model(input_ids=micro.input_SL.to(model.device), use_cache=False)
-        hidden: Tensor = out.last_hidden_state.flatten(0, 1).index_select(0, micro.predict_N.to(model.device))
-        return hidden
+    def inputs(self, micro: PaddedBatch, device: torch.device) -> dict[str, Any]:
+        return {"input_ids": micro.input_SL.to(device)}
 
     @contextmanager
     def off(self, model: Any) -> Iterator[None]:
@@ -77,17 +75,13 @@ class SharedRows:
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[MicroBatch]:
         return plan(batch, sequences, token_budget)
 
-    def hidden(self, model: Any, micro: MicroBatch) -> Tensor:
-        device = model.device
-        out = model.base_model(
-            input_ids=micro.input_T[None].to(device),
-            position_ids=micro.position_T[None].to(device),
-            attention_mask=dict.fromkeys(self._kinds) if self._kinds else None,
-            use_cache=False,
-            row=Row(micro, device),
-        )
-        hidden: Tensor = out.last_hidden_state[0].index_select(0, micro.predict_N.to(device))
-        return hidden
+    def inputs(self, micro: MicroBatch, device: torch.device) -> dict[str, Any]:
+        return {
+            "input_ids": micro.input_T[None].to(device),
+            "position_ids": micro.position_T[None].to(device),
+            "attention_mask": dict.fromkeys(self._kinds) if self._kinds else None,
+            "row": Row(micro, device),
+        }
 
     @contextmanager
     def off(self, model: Any) -> Iterator[None]:
@@ -98,43 +92,52 @@ class SharedRows:
             model.set_attn_implementation(SHARED)
 
 
-def choose_rows(model: Any) -> tuple[Rows, str | None]:
-    """Shared rows, or padded ones with the reason why.
-
-    Raises ValueError for a model whose logits are not its output head by its hidden states (capped or scaled ones).
-    """
+@torch.no_grad()
+def choose_rows(model: Any, body: Callable[..., Tensor], device: torch.device) -> tuple[Layout, str | None]:
+    """Shared rows, or padded ones with the reason why. `body` gives the model's final hidden states [B, L, H]; of one that is sharded every
+    worker makes the same call."""
     padded, own = PaddedRows(), model.config._attn_implementation
     batch = _trial(model.config.get_text_config().vocab_size)
-    with torch.no_grad():
-        wanted_N = _hidden(padded, model, batch)
-        _require_plain_head(model, batch, wanted_N)
-        try:
-            shared = SharedRows(model)
-            found_N = _hidden(shared, model, batch)
-            apart = float((found_N - wanted_N).float().norm() / wanted_N.float().norm())
-            if not apart < torch.finfo(wanted_N.dtype).eps ** 0.5:
-                raise NotImplementedError(f"its hidden states there are {apart:.1g} away from those of padded rows")
-        except Exception as error:  # whatever it is: the model cannot, and runs as it was loaded
-            model.set_attn_implementation(own)
-            return padded, f"{type(model).__name__} cannot share prompts between samples ({error}); padded rows are slower and as exact"
+    wanted_NH = _states(padded, body, batch, device)
+    try:
+        shared = SharedRows(model)
+        found_NH = _states(shared, body, batch, device)
+        if not (apart := _apart(found_NH, wanted_NH)) < _allowed(wanted_NH.dtype):
+            raise NotImplementedError(f"its hidden states there are {apart:.1g} away from those of padded rows")
+    except Exception as error:  # whatever it is: the model cannot, and runs as it was loaded
+        model.set_attn_implementation(own)
+        return padded, f"{type(model).__name__} cannot share prompts between samples ({error}); padded rows are slower and as exact"
     return shared, None
 
 
-def _require_plain_head(model: Any, batch: TokenBatch, hidden_NH: Tensor) -> None:
-    told_V = model(torch.cat([batch.prompts[0], batch.response(0)])[None, :-1].to(model.device), use_cache=False).logits[0, -1].float()
-    ours_V = (hidden_NH[int(batch.length_S[0]) - 1] @ model.get_output_embeddings().weight.T).float()
-    apart = float((told_V - ours_V).norm() / ours_V.norm())
-    if not apart < torch.finfo(hidden_NH.dtype).eps ** 0.5:
+@torch.no_grad()
+def require_plain_head(model: Any) -> None:
+    """Raises ValueError for a model whose logits are not its output head by its hidden states (capped or scaled ones)."""
+    batch = _trial(model.config.get_text_config().vocab_size)
+    ids_SL = torch.cat([batch.prompts[0], batch.response(0)])[None].to(model.device)
+    told_LV = model(ids_SL, use_cache=False).logits[0]
+    states_LH = model.base_model(ids_SL, use_cache=False).last_hidden_state[0]
+    if not (apart := _apart(states_LH @ model.get_output_embeddings().weight.T, told_LV)) < _allowed(states_LH.dtype):
         raise ValueError(
             f"{type(model).__name__}: its logits are not its output head by its hidden states ({apart:.1g} away), as with capped or scaled "
             "logits or a head with a bias; log-probs of it would be wrong, so it cannot be trained here"
         )
 
 
-def _hidden(rows: Rows, model: Any, batch: TokenBatch) -> Tensor:
-    """In the batch's own order."""
+def _states(rows: Layout, body: Callable[..., Tensor], batch: TokenBatch, device: torch.device) -> Tensor:
+    """[N, H], in the batch's own order."""
     (micro,) = rows.plan(batch, torch.arange(batch.sequences), 10**6)
-    return rows.hidden(model, micro)[batch.token_index(micro.sequences).argsort()]
+    states = body(**rows.inputs(micro, device)).flatten(0, 1)[micro.predict_N.to(device)]
+    return states[batch.token_index(micro.sequences).argsort().to(device)]
+
+
+def _apart(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).float().norm() / wanted.float().norm())
+
+
+def _allowed(dtype: torch.dtype) -> float:
+    """What rounding may make of the same numbers, and no mistake does."""
+    return float(torch.finfo(dtype).eps) ** 0.5
 
 
 def _trial(vocabulary: int) -> TokenBatch:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from erpd_core.batch import TokenBatch
 from erpd_core.config import RuntimeConfig
-from tasks.forward import choose_rows
+from tasks.forward import Layout, choose_rows, require_plain_head
 
 
 class HFPolicy:
@@ -24,8 +26,21 @@ class HFPolicy:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._rows, self.fallback = choose_rows(model)
-        """The layout it is run on; why not the fast one, None where it is."""
+
+    @cached_property
+    def _chosen(self) -> tuple[Layout, str | None]:
+        """Its layout, tried when first asked for: who only saves a policy has no use for one."""
+        require_plain_head(self.model)
+        return choose_rows(self.model, self.body, self.device)
+
+    @property
+    def _rows(self) -> Layout:
+        return self._chosen[0]
+
+    @property
+    def fallback(self) -> str | None:
+        """Why it is not run on the fast layout; None where it is."""
+        return self._chosen[1]
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
         """Micro-batches in this model's layout."""
@@ -33,14 +48,41 @@ class HFPolicy:
 
     def hidden(self, micro: Any) -> Tensor:
         """[N, H] final hidden states that predict each response token."""
-        return self._rows.hidden(self.model, micro)
+        states = self.body(**self._rows.inputs(micro, self.device))
+        return states.flatten(0, 1).index_select(0, micro.predict_N.to(states.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.model.device
+        return device
+
+    def body(self, **inputs: Any) -> Tensor:
+        """[B, L, H] final hidden states."""
+        states: Tensor = self.model.base_model(use_cache=False, **inputs).last_hidden_state
+        return states
 
     def head(self) -> Tensor:
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
+    def whole(self) -> HFPolicy | None:
+        """The policy with all its weights, for whoever writes it; None where another worker does (`tasks.sharding.policy`)."""
+        return self
+
     def parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @property
+    def layers(self) -> Iterable[torch.nn.Module]:
+        """The decoder blocks."""
+        layers: Iterable[torch.nn.Module] = self.model.base_model.layers
+        return layers
+
+    def recompute(self) -> None:
+        """Of each decoder block keep what goes in, and work out the rest again when its gradient is made: memory for a third more time."""
+        for layer in self.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # eval mode: no dropout
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -50,12 +92,6 @@ class HFPolicy:
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return self.model.named_parameters()
-
-    def copy_from(self, tensors: dict[str, Tensor]) -> None:
-        """Overwrite parameters by name (resume)."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                parameter.copy_(tensors[name])
 
 
 def device_of(runtime: RuntimeConfig) -> torch.device:

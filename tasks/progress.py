@@ -32,6 +32,10 @@ class Progress:
         self._next = now + 0.5
         self.event(done=done, total=total, info=info)
 
+    def say(self, text: str) -> None:
+        """Tell what a person should know."""
+        Progress(self.path, f"{self.label}: {text}").event(status="said")
+
     def event(self, **fields: Any) -> None:
         if self.path is None:
             return

@@ -1,13 +1,13 @@
-"""What stages and their samplers ask of Ray. Light: imports neither Prefect nor Ray."""
+"""What stages, samplers and trainers ask of Ray. Light: imports neither Prefect nor Ray."""
 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from erpd_core.config import RuntimeConfig
+from tasks.machine import cores
 from tasks.runtime import stage_cpus
 from tasks.stage import Stage
 
@@ -39,13 +39,21 @@ def sampler_share(runtime: RuntimeConfig) -> Share:
     )
 
 
+def trainer_share(runtime: RuntimeConfig) -> Share:
+    """For one of a stage's trainers: what the runtime says, else an equal part of the stage's CPUs and, where it has GPUs, one."""
+    return Share(
+        cpus=runtime.trainer_cpus or max(1, stage_cpus(runtime) // runtime.trainers),
+        gpus=float(runtime.gpus > 0) if runtime.trainer_gpus is None else float(runtime.trainer_gpus),
+    )
+
+
 def asked(stage: Stage[Any], runtime: RuntimeConfig) -> Share:
-    """What a stage's task asks. One that only waits for its samplers asks nothing: it would hold what they wait for."""
-    if stage.SAMPLES and runtime.samples_apart:
+    """What a stage's task asks. One that only waits for its samplers or trainers asks nothing: it would hold what they wait for."""
+    if (stage.SAMPLES and runtime.samples_apart) or (stage.SHARDS and runtime.trains_apart):
         return Share(0, 0.0)
     return Share(1, 0.0) if stage.LIGHT else stage_share(runtime)
 
 
 def local_cpus(runtime: RuntimeConfig) -> int:
     """What a local Ray has to give: the machine's, so that stages with a part of it run side by side."""
-    return max(os.cpu_count() or 1, stage_cpus(runtime))
+    return max(cores(), stage_cpus(runtime))

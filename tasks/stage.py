@@ -36,6 +36,8 @@ class Stage(Frozen, Generic[Ref]):
     """It samples shards: where actors do that for it, its own process only waits for them."""
     LIGHT: ClassVar[bool] = False
     """It runs no model: one CPU and no GPU will do, however much the runtime gives to a stage."""
+    SHARDS: ClassVar[bool] = False
+    """It trains one model: where actors do that together, its own process only waits for them."""
 
     @abstractmethod
     def question(self) -> dict[str, Any]: ...

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def sha256(path: Path) -> str:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file beside `path`, which is then made durable and renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # process ids of two machines may be equal
     try:
         write(temporary)
         fd = os.open(temporary, os.O_RDONLY)
@@ -82,6 +83,10 @@ class Build:
         self._since = time.monotonic()
         self._clock = folder / ".seconds"
         self._before = float(self._clock.read_text()) if self._clock.exists() else 0.0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process its clock starts anew: that of one machine means nothing on another."""
+        return Build, (self.folder, self._target, self._manifest)
 
     @property
     def id(self) -> str:

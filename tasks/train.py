@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import model_validator
 
@@ -15,8 +16,9 @@ from erpd_core.config import PPO, Distill, Loss, OptimizerConfig, SignalSpec, Tr
 from erpd_core.optimize import make_optimizer, optimize
 from erpd_core.refs import Frozen, LogprobRef, RolloutRef, TrainingRef, ValuesRef
 from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
+from erpd_core.team import ALONE, Team
 from tasks.checkpoint import resume
-from tasks.models import load_policy
+from tasks.models import HFPolicy, load_policy
 from tasks.rollouts import load_batch, shards
 from tasks.score import load_column, open_column
 from tasks.stage import Context
@@ -34,15 +36,40 @@ class Phase:
 
 
 class _OffPolicy(Training):
-    """A training on one fixed batch."""
+    """A training on one fixed batch, by the stage's own process or by several workers (`tasks.sharding`)."""
+
+    SHARDS: ClassVar[bool] = True
 
     rollouts: RolloutRef
     old: LogprobRef
+
+    def run(self, context: Context, build: Build) -> TrainingRef:
+        if not context.runtime.trains_apart:
+            return self.train(context, build, ALONE)
+        from tasks.sharding.gang import train_together
+
+        return train_together(self, context, build)
+
+    @abstractmethod
+    def train(self, context: Context, build: Build, team: Team) -> TrainingRef:
+        """Take every step. Each member of the team makes this call, and gets the answer that the first has written."""
+
+    def _policy(self, context: Context, team: Team) -> HFPolicy:
+        folder = context.store.path(self.init.id)
+        if team.size > 1:
+            from tasks.sharding.policy import ShardedPolicy  # here, so that training alone imports no FSDP
+
+            return ShardedPolicy(folder, context.runtime, team)
+        policy = load_policy(folder, context.runtime)
+        if context.runtime.recompute:
+            policy.recompute()
+        return policy
 
     def _train(
         self,
         context: Context,
         build: Build,
+        team: Team,
         batch: TokenBatch,
         phases: Sequence[Phase],
         optimizer_config: OptimizerConfig,
@@ -50,9 +77,9 @@ class _OffPolicy(Training):
         keep: Sequence[int],
         kl_stop: float | None = None,
     ) -> TrainingRef:
-        policy = load_policy(context.store.path(self.init.id), context.runtime)
+        policy = self._policy(context, team)
         optimizer = make_optimizer(policy, optimizer_config)
-        done, records = resume(build, policy, optimizer)
+        done, records = resume(build, policy, optimizer, team)
         old_N = open_column(context.store, self.old)
         total = sum(phase.steps for phase in phases)
         stopped = False
@@ -73,6 +100,7 @@ class _OffPolicy(Training):
                 seed=self.seed + number,
                 max_grad_norm=optimizer_config.max_grad_norm,
                 token_budget=context.runtime.token_budget,
+                team=team,
             )
             for record in steps:
                 step = int(record["step"]) + offset
@@ -80,12 +108,13 @@ class _OffPolicy(Training):
                 stopped = kl_stop is not None and record["kl_old_theta_on_old_batch"] >= kl_stop
                 if stopped:
                     keep = [*(kept for kept in keep if kept < step), step]
-                self.after_step(context, build, policy, optimizer, records, keep)
-                context.progress(step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3))
+                self.after_step(context, build, policy, optimizer, records, keep, team)
+                if team.first:
+                    context.progress(step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3))
                 if stopped:
                     break
             offset += phase.steps
-        return self.finish(build, records, keep)
+        return self.finish(build, records, keep, team)
 
 
 class TrainTeacher(_OffPolicy):
@@ -110,10 +139,10 @@ class TrainTeacher(_OffPolicy):
         inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
         return inputs if self.values is None else {**inputs, "values": self.values.id}
 
-    def run(self, context: Context, build: Build) -> TrainingRef:
+    def train(self, context: Context, build: Build, team: Team) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
         phase = Phase(self.config.loss, FixedSignal(self._advantages(context.store, batch)), self.config.steps)
-        return self._train(context, build, batch, [phase], self.config.optimizer, self.config.minibatch, self.config.trail)
+        return self._train(context, build, team, batch, [phase], self.config.optimizer, self.config.minibatch, self.config.trail)
 
     def _advantages(self, store: Store, batch: TokenBatch) -> Column:
         """A token's advantage, fixed for the whole training: its trajectory's among its group, or for PPO its own, by the critic."""
@@ -177,11 +206,11 @@ class DistillStudent(_OffPolicy):
                     inputs[f"denominator-{place}"] = signal.denominator.id
         return inputs
 
-    def run(self, context: Context, build: Build) -> TrainingRef:
+    def train(self, context: Context, build: Build, team: Team) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.per_token(batch.reward_S > 0.5)
         phases = [Phase(self.loss, self._signal(context.store, phase, positive_N), phase.steps) for phase in self.phases]
-        return self._train(context, build, batch, phases, self.optimizer, self.minibatch, self.trail, self.kl_stop)
+        return self._train(context, build, team, batch, phases, self.optimizer, self.minibatch, self.trail, self.kl_stop)
 
     def _signal(self, store: Store, phase: SignalPhase, positive_N: Column) -> Signal:
         first = phase.signals[0]

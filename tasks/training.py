@@ -9,7 +9,8 @@ import torch
 
 from erpd_core.optimize import Record
 from erpd_core.refs import PolicyRef, Role, TrainingRef, ValuesRef
-from tasks.checkpoint import RESUME, checkpoint, put_records, read_records
+from erpd_core.team import ALONE, Team
+from tasks.checkpoint import checkpoint, forget, put_records, read_records
 from tasks.models import HFPolicy, save_policy
 from tasks.stage import Context, Stage
 from tasks.store import Build, Store
@@ -42,18 +43,22 @@ class Training(Stage[TrainingRef]):
         optimizer: torch.optim.Optimizer,
         records: Sequence[Record],
         keep: Sequence[int],
+        team: Team = ALONE,
     ) -> None:
         """Keep the policy if the last record's step is in `keep` (ascending; its last is the run's), write a checkpoint when it is time."""
         step = int(records[-1]["step"])
         if step in keep:
-            self._keep(context, build.id, step, policy)
+            whole = policy.whole()
+            if whole is not None:
+                self._keep(context, build.id, step, whole)
         if step % context.runtime.checkpoint_every == 0 and step < keep[-1]:
-            checkpoint(build, policy, optimizer, step, records)
+            checkpoint(build, policy, optimizer, step, records, team)
 
-    def finish(self, build: Build, records: Sequence[Record], keep: Sequence[int]) -> TrainingRef:
+    def finish(self, build: Build, records: Sequence[Record], keep: Sequence[int], team: Team = ALONE) -> TrainingRef:
         """The run's answer, once every step of `keep` is stored: its records stay, what only served to resume goes."""
-        put_records(build, records)
-        build.drop(RESUME)
+        if team.first:
+            put_records(build, records)
+            forget(build)
         return TrainingRef(id=build.id, trail=tuple(self._policy_ref(build.id, step) for step in keep))
 
     def _policy_ref(self, training: str, step: int) -> PolicyRef:

@@ -57,7 +57,7 @@ class RuntimeConfig(Config):
     trainer_gpus: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs each trainer asks of Ray, one of its own or none; when absent, one where `gpus` asks for any."""
     recompute: bool = False
-    """Activation checkpointing: training keeps only what goes into each decoder block, and computes a third more."""
+    """Activation checkpointing, stages 1 and 2: only what goes into each decoder block is kept, and a third more is computed."""
     offload: bool = False
     """Trainers on GPUs keep weights, gradients and optimizer state in the memory of their host."""
 

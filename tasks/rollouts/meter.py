@@ -45,4 +45,4 @@ class Meter:
 
     def say(self, text: str) -> None:
         """Tell what a person should know."""
-        Progress(self.progress.path, f"{self.progress.label}: {text}").event(status="said")
+        self.progress.say(text)

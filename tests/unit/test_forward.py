@@ -72,7 +72,8 @@ def batch() -> TokenBatch:
 def padded(config: PretrainedConfig) -> HFPolicy:
     """The same weights, run as they come."""
     policy = HFPolicy.__new__(HFPolicy)
-    policy.model, policy._rows, policy.fallback = random_model(config), PaddedRows(), "asked"
+    policy.model = random_model(config)
+    vars(policy)["_chosen"] = (PaddedRows(), "asked")
     return policy
 
 
@@ -113,7 +114,7 @@ def test_a_model_that_cannot_share_says_why_and_runs_padded(family: str):
 
 def test_a_model_whose_logits_are_not_its_head_by_its_states_is_refused():
     with pytest.raises(ValueError, match=r"Gemma2ForCausalLM.*logits"):
-        HFPolicy(random_model(Gemma2Config(**SMALL, final_logit_softcapping=3.0)))
+        score(HFPolicy(random_model(Gemma2Config(**SMALL, final_logit_softcapping=3.0))), batch(), 60)
 
 
 def one_by_one(model: Any, some: TokenBatch) -> Tensor:

@@ -1,0 +1,235 @@
+"""Training by actors on Ray: the trajectory of one process, whatever becomes of the workers or of the stage that waits for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from helpers import ROOT, Campaign, World, context, events, no_process_left, processes_of, run_campaign, wait_until
+from safetensors.torch import load_file
+
+from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig, TrainConfig
+from erpd_core.refs import TrainingRef
+from tasks.home import prepare
+from tasks.progress import Progress
+from tasks.resources import Share, gang
+from tasks.resources.gang import together
+from tasks.stage import Context, fulfil
+from tasks.store import Store
+from tasks.train import TrainTeacher
+from tasks.training import load_records
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+STEPS, LR = 24, 1e-4
+
+
+@pytest.fixture(scope="module")
+def ray_home() -> Iterator[Path]:
+    """A Ray of 2 CPUs for the tests of this file, under a home of its own."""
+    from tasks.resources import ensure_ray, stop_ray
+
+    before = dict(os.environ)
+    home = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
+    for name in [name for name in os.environ if name.startswith("RAY_") and name != "RAY_AUTH_MODE"]:
+        del os.environ[name]
+    here = Path(__file__).parent
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, here.parent, here)))  # actors import the classes of this file
+    os.environ["ERPD_HOME"] = str(home)
+    os.environ.update({"RAY_worker_niceness": "0"})  # at Ray's own 15, workers that wait for each other crawl on a busy machine
+    prepare()
+    ensure_ray(RuntimeConfig(cpus=2))
+    yield home
+    stop_ray()
+    os.environ.clear()
+    os.environ.update(before)
+    assert no_process_left(home) == []
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def store(world: World, tmp_path: Path) -> Store:
+    shutil.copytree(world.store.root, tmp_path / "store")
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def stage(world: World) -> TrainTeacher:
+    config = TrainConfig(loss=SAPO(), optimizer=OptimizerConfig(lr=LR), minibatch=64, steps=STEPS, keep=(STEPS // 2,))
+    return TrainTeacher(init=world.base, rollouts=world.rollouts, old=world.old, role="teacher", config=config, seed=3)
+
+
+@pytest.fixture(scope="module")
+def one_process(world: World, stage: TrainTeacher, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    root = tmp_path_factory.mktemp("alone") / "store"
+    shutil.copytree(world.store.root, root)
+    fulfil(stage, context(Store(root), cpus=1))
+    return Store(root)
+
+
+def with_trainers(store: Store, **runtime: Any) -> Context:
+    path = store.root.parent / "logs" / "a.events.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    return Context(store, RuntimeConfig(**{"cpus": 2, "trainers": 2, "checkpoint_every": 2, **runtime}), Progress(path, "train"))
+
+
+def ray_workers(name: str) -> list[psutil.Process]:
+    """Processes of this test's Ray that do what is named so."""
+    found = []
+    for process in processes_of(Path(os.environ["ERPD_HOME"])):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if f"ray::{name}" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def trainers() -> list[psutil.Process]:
+    return ray_workers("Worker")
+
+
+def under_way(store: Store, stage: TrainTeacher) -> bool:
+    """Has it a checkpoint, and is it not at its end?"""
+    folder = store.root / "partial" / stage.identity()
+    return any(folder.glob("resume-*-00001-of-00002.safetensors.sum")) and len(trainers()) == 2
+
+
+def assert_same_trajectory(one: Store, several: Store, ref: TrainingRef) -> None:
+    """To 1e-3 of a record; weights to a tenth of what Adam could have moved them."""
+    for expected, found in zip(load_records(one, ref), load_records(several, ref), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    for policy in ref.trail:
+        expected, found = (load_file(store.path(policy.id) / "model.safetensors") for store in (one, several))
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step)
+
+
+def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store):
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append(fulfil(stage, with_trainers(store)))
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert wait_until(lambda: under_way(store, stage), 400)
+    trainers()[0].kill()
+    thread.join(300)
+    (ref,) = outcome
+    assert isinstance(ref, TrainingRef), ref
+    assert_same_trajectory(one_process, store, ref)
+    told = events(store.root.parent)
+    assert ["all go on from the last checkpoint" in event["label"] for event in told if event.get("status") == "said"] == [True]
+    assert wait_until(lambda: not trainers(), 20), "no actor stays"
+    assert {path.name for path in store.path(ref.id).iterdir()} == {"records.jsonl", "manifest.json"}
+
+
+def test_a_killed_stage_goes_on_and_nobody_holds_its_room(ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store):
+    """The stage as a Ray task that asks for nothing, its worker killed while its trainers, who have all the CPUs, train."""
+    import ray
+
+    task = ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_trainers(store))
+    assert wait_until(lambda: under_way(store, stage), 400)
+    (worker,) = ray_workers("fulfil")
+    worker.kill()
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(task)
+    assert wait_until(lambda: not trainers(), 30), "they die with their stage"
+    again = ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_trainers(store))
+    ref = ray.get(again, timeout=300)
+    assert_same_trajectory(one_process, store, ref)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- the gang
+
+
+class Member:
+    """Says its number; one of them may do something else."""
+
+    def __init__(self, number: int, does: str, folder: Path) -> None:
+        self.number, self.does, self.folder = number, does, folder
+
+    def work(self) -> int:
+        with (self.folder / "calls").open("a") as file:
+            file.write(f"{self.number}\n")
+        if self.number == 1 and self.does == "raise":
+            raise ValueError("1: no tokenizer")
+        if self.number == 1 and self.does == "die":
+            os._exit(9)
+        if self.number == 1 and self.does == "die once" and not (self.folder / "died").exists():
+            (self.folder / "died").touch()
+            os._exit(9)
+        if self.number == 0 and self.does in ("raise", "die"):
+            time.sleep(600)  # as a worker that waits for another in a collective does
+        return self.number
+
+
+def run(folder: Path, does: str, said: list[str]) -> list[int]:
+    return together(
+        "test",
+        lambda start, address: [start(Member, number, does, folder) for number in range(2)],
+        lambda actor: actor.work.remote(),
+        Share(1, 0.0),
+        2,
+        lambda: "no progress",
+        said.append,
+    )
+
+
+def test_a_gang_answers_in_the_order_of_its_members(ray_home: Path, tmp_path: Path):
+    assert run(tmp_path, "work", []) == [0, 1]
+
+
+def test_after_a_death_all_begin_again(ray_home: Path, tmp_path: Path):
+    said: list[str] = []
+    assert run(tmp_path, "die once", said) == [0, 1]
+    assert len(said) == 1 and sorted((tmp_path / "calls").read_text().split()) == ["0", "0", "1", "1"]
+
+
+def test_members_that_always_die_are_an_error(ray_home: Path, tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"3 have died at the same place.*runtime\.trainers"):
+        run(tmp_path, "die", [])
+    assert (tmp_path / "calls").read_text().split().count("1") == 3
+
+
+def test_what_a_member_raises_is_raised_though_others_wait(ray_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gang, "GRACE_SECONDS", 1.0)
+    with pytest.raises(ValueError, match="1: no tokenizer"):
+        run(tmp_path, "raise", [])
+    assert wait_until(lambda: not ray_workers("Member"), 20)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- a campaign
+
+
+def test_a_campaign_trains_with_two_workers(undisturbed: Campaign):
+    """By the real command on Ray: stages 1 and 2 by two workers each. Its first teacher's records are one process's."""
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        overrides = ("iterations=1", "runtime.ray=on", "runtime.trainers=2", "runtime.trainer_cpus=1", "runtime.cpus=2")
+        campaign = run_campaign(Path(folder), *overrides)
+        result = campaign.result
+        assert result["status"] == "completed"
+        student = result["iterations"][0]["student"]
+        assert student["scores"]["test"]["avg"] > result["base"]["scores"]["test"]["avg"]
+        stores = Store(undisturbed.home / "store"), Store(campaign.home / "store")
+        shared = sorted(set(stores[0].artifacts("training")) & set(stores[1].artifacts("training")))
+        assert shared, "the first teacher is the same question in both"
+        for training in shared:
+            refs = [TrainingRef.model_validate(store.manifest(training).meta["ref"]) for store in stores]
+            assert refs[0] == refs[1]
+            for expected, found in zip(*(load_records(store, refs[0]) for store in stores), strict=True):
+                assert found["loss"] == pytest.approx(expected["loss"], rel=1e-2, abs=1e-3)
+                assert found["entropy"] == pytest.approx(expected["entropy"], rel=1e-2)
+        assert no_process_left(campaign.home) == []

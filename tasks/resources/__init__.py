@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -33,8 +32,6 @@ __all__ = [
 ]
 
 _lock = threading.Lock()
-_ahead: threading.Thread | None = None
-"""Starts Ray before it is needed."""
 
 
 def places(runtime: RuntimeConfig) -> int:
@@ -100,24 +97,19 @@ def _refuse_impossible(ray: Any, runtime: RuntimeConfig) -> None:
 
 
 def start_ahead(runtime: RuntimeConfig) -> None:
-    """Start Ray beside what the caller does next, and a worker with its imports done for each place of a local one.
+    """Start Ray before the first stage needs it; of a local one, have a worker for each place import what stages need meanwhile.
 
-    What goes wrong is left for the first stage that needs Ray to meet.
+    In the caller's thread, which must outlive Ray: Linux ends its processes with the thread that started them.
     """
-    global _ahead
+    if runtime.ray == "off":
+        return
+    import ray
 
-    def start() -> None:
-        with suppress(Exception):
-            ensure_ray(runtime)
-            if runtime.ray_address is None:
-                import ray
-
-                work = ray.remote(_import_for_stages).options(**stage_share(runtime).options)
-                ray.wait([work.remote() for _ in range(places(runtime))], timeout=0)
-
-    if runtime.ray == "on":
-        _ahead = threading.Thread(target=start, name="ray-ahead", daemon=True)
-        _ahead.start()
+    ensure_ray(runtime)
+    if runtime.ray_address is None:
+        work = ray.remote(_import_for_stages).options(**stage_share(runtime).options)
+        for _ in range(places(runtime)):
+            work.remote()
 
 
 def _import_for_stages() -> None:
@@ -128,8 +120,6 @@ def _import_for_stages() -> None:
 
 def stop_ray() -> None:
     """Stop the local Ray of this process, or leave the cluster."""
-    if _ahead is not None:
-        _ahead.join()
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 

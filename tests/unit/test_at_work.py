@@ -1,0 +1,114 @@
+"""Stages that several flows of a process ask for at once, what stages ask of Ray, and how a benchmark counts time at work."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers import World
+from rich.console import Console
+
+from benchmarks.overhead import Span, covered, spans
+from deployments.display import Display
+from erpd_core.config import RuntimeConfig, SamplingConfig
+from flows.at_work import at_work, halt
+from tasks.progress import Progress
+from tasks.resources import places
+from tasks.rollouts import SampleRollouts
+from tasks.shares import Share, asked, local_cpus
+
+
+def test_what_two_flows_ask_for_at_once_is_worked_out_once():
+    future: Future[str] = Future()
+    submitted: list[int] = []
+
+    def submit(number: int) -> Future[str]:
+        submitted.append(number)
+        return future
+
+    answers = [at_work("teacher-1", lambda number=number: submit(number)) for number in range(3)]  # type: ignore[misc]
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(answer) for answer in answers]
+        future.set_result("the teacher")
+        assert [one.result(timeout=10) for one in waiting] == ["the teacher"] * 3
+    assert submitted == [0]
+    assert at_work("teacher-1", lambda: submit(9))() == "the teacher"
+    assert submitted == [0, 9], "what has been answered is forgotten: the store knows it"
+
+
+def test_a_failure_meets_everyone_who_waits_and_is_forgotten():
+    broken: Future[str] = Future()
+    broken.set_exception(OSError("the disk is full"))
+    answers = [at_work("teacher-2", lambda: broken) for _ in range(2)]
+    for answer in answers:
+        with pytest.raises(OSError, match="full"):
+            answer()
+    whole: Future[str] = Future()
+    whole.set_result("the teacher")
+    assert at_work("teacher-2", lambda: whole)() == "the teacher"
+
+
+def test_after_an_interrupt_nothing_more_is_asked_for():
+    halt(True)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            at_work("teacher-3", Future)
+    finally:
+        halt(False)
+
+
+def test_a_local_ray_has_the_whole_machine_and_a_stage_its_share(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert [local_cpus(RuntimeConfig(cpus=cpus)) for cpus in (1, 3, 8, None)] == [4, 4, 8, 4]
+    assert [places(RuntimeConfig(cpus=cpus)) for cpus in (1, 2, 3, 8, None)] == [4, 2, 1, 1, 1]
+    assert places(RuntimeConfig(cpus=1, ray="off")) == 1
+
+
+def test_each_stage_says_what_it_needs(world: World):
+    sampling = SampleRollouts(policy=world.base, problems=world.problems, sampling=SamplingConfig(), seed=1)
+    from erpd_core.config import TinyProblems
+    from tasks.datasets import draw_problems
+
+    drawing = draw_problems("prompts", TinyProblems(count=4), 1)
+    runtime = RuntimeConfig(cpus=4, gpus=1.0)
+    assert asked(sampling, runtime) == Share(4, 1.0)
+    assert asked(drawing, runtime) == Share(1, 0.0), "no GPU waits while problems are drawn"
+    assert asked(sampling, runtime.model_copy(update={"samplers": 2})) == Share(0, 0.0)
+
+
+def test_time_at_work_counts_a_second_once():
+    """Two stages from 0 to 10 and 4 to 6, one from 20 to 21."""
+    assert covered([Span("a", 4, 6), Span("b", 0, 10), Span("c", 20, 21)]) == 11
+    events = [
+        {"label": "a", "time": 1.0, "status": "started"},
+        {"label": "b", "time": 2.0, "status": "started"},
+        {"label": "a", "time": 3.0, "done": 1, "total": 2},
+        {"label": "a", "time": 5.0, "status": "finished"},
+        {"label": "c", "time": 5.0, "status": "cached"},
+        {"label": "b", "time": 6.0, "status": "finished"},
+    ]
+    assert spans(events) == [Span("a", 1.0, 5.0), Span("b", 2.0, 6.0)]
+
+
+def test_lines_of_arms_that_run_side_by_side_stand_under_their_own_heading(tmp_path: Path):
+    """Both arms train a teacher at the same time, under the same label."""
+    console = Console(file=(tmp_path / "screen").open("w"), width=100)
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("first", "second")}
+    display = Display({path: name for name, path in paths.items()}, console)
+    told = threading.Barrier(2)
+
+    def arm(name: str) -> None:
+        progress = Progress(paths[name], "1: train")
+        progress.event(status="started")
+        told.wait(timeout=10)
+        progress(3, 10, loss=1.0)
+        progress.event(status="finished")
+
+    with display, ThreadPoolExecutor(2) as pool:
+        list(pool.map(arm, paths))
+    assert not display.bars and not display.progress.tasks, "no bar stays, and none was made twice"
+    console.file.close()
+    lines = [line.strip() for line in (tmp_path / "screen").read_text().splitlines() if line.strip()]
+    assert [line.partition("(")[0].split() for line in lines] == [["first"], ["done", "1:", "train"], ["second"], ["done", "1:", "train"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -108,8 +108,12 @@ def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
     return model.to(device_of(runtime)).eval()
 
 
-def load_policy(folder: Path, runtime: RuntimeConfig) -> HFPolicy:
-    return HFPolicy(load_model(folder, runtime))
+def load_policy(folder: Path, runtime: RuntimeConfig, say: Callable[[str], object] | None = None) -> HFPolicy:
+    """The policy in `folder`. `say` is told where it is not run on the fast layout, and why."""
+    policy = HFPolicy(load_model(folder, runtime))
+    if say and policy.fallback:
+        say(policy.fallback)
+    return policy
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -49,7 +49,7 @@ class TrainOnline(Training):
 
     def run(self, context: Context, build: Build) -> TrainingRef:
         folder = context.store.path(self.init.id)
-        policy = load_policy(folder, context.runtime)
+        policy = load_policy(folder, context.runtime, context.progress.say)
         optimizer = make_optimizer(policy, self.config.optimizer)
         done, records = resume(build, policy, optimizer)
         with closing(open_engine(folder, context.runtime, policy)) as engine, open_grader(self.problems.extractor) as grader:

@@ -41,7 +41,7 @@ class ScoreRollouts(Stage[LogprobRef]):
         names = [path.with_suffix(".safetensors").name for path in paths]
         todo = [index for index, name in enumerate(names) if not build.done(name)]
         if todo:
-            policy = load_policy(context.store.path(self.policy.id), context.runtime)
+            policy = load_policy(context.store.path(self.policy.id), context.runtime, context.progress.say)
             for count, index in enumerate(todo, len(names) - len(todo) + 1):
                 lp_N, entropy_N = score(policy, load_batch(iter([paths[index]])), context.runtime.token_budget)
                 if not bool(torch.isfinite(lp_N).all()):

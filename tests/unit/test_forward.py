@@ -117,6 +117,13 @@ def test_a_model_whose_logits_are_not_its_head_by_its_states_is_refused():
         score(HFPolicy(random_model(Gemma2Config(**SMALL, final_logit_softcapping=3.0))), batch(), 60)
 
 
+def test_a_run_is_told_of_the_slower_layout(tmp_path: Path):
+    random_model(PADDED["gemma2"][0]).save_pretrained(tmp_path)
+    told: list[str] = []
+    load_policy(tmp_path, RuntimeConfig(ray="off"), told.append)
+    assert len(told) == 1 and "padded rows" in told[0]
+
+
 def one_by_one(model: Any, some: TokenBatch) -> Tensor:
     found = []
     for sequence in range(some.sequences):

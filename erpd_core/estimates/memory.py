@@ -34,19 +34,22 @@ def training_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch, sha
     layer = activation_bytes(shape, runtime.dtype) * tokens
     kept = shape.hidden * width(runtime.dtype) * tokens
     found["activations"] = shape.layers * kept + layer if runtime.recompute else shape.layers * layer
-    found["masks"] = mask_bytes(batch, tokens)
+    found |= _masks(runtime, batch, tokens)
     found["head"] = _head(shape) + own * (root if shards > 1 else shape.head_weights)  # and its gradient, whole before it is sharded
     return found | _libraries(runtime)
 
 
 def scoring_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch) -> Parts:
     """Bytes of one device while it scores: one layer's activations at a time."""
-    return {
-        "weights": width(runtime.dtype) * shape.parameters,
-        "activations": width(runtime.dtype) * 3 * (shape.hidden + shape.intermediate) * micro_tokens(runtime, batch),
-        "masks": mask_bytes(batch, micro_tokens(runtime, batch)),
-        "head": _head(shape),
-    } | _libraries(runtime)
+    return (
+        {
+            "weights": width(runtime.dtype) * shape.parameters,
+            "activations": width(runtime.dtype) * 3 * (shape.hidden + shape.intermediate) * micro_tokens(runtime, batch),
+            "head": _head(shape),
+        }
+        | _masks(runtime, batch, micro_tokens(runtime, batch))
+        | _libraries(runtime)
+    )
 
 
 def micro_tokens(runtime: RuntimeConfig, batch: Batch) -> float:
@@ -79,5 +82,14 @@ def _head(shape: ModelShape) -> float:
     return HEAD_COPIES * HEAD_TOKENS * shape.vocab * 4
 
 
+def _masks(runtime: RuntimeConfig, batch: Batch, tokens: float) -> Parts:
+    """On a GPU one kernel attends over the row, and no mask is written out (`erpd_core.attention`)."""
+    return {} if _on_gpu(runtime) else {"masks": mask_bytes(batch, tokens)}
+
+
 def _libraries(runtime: RuntimeConfig) -> Parts:
-    return {} if runtime.device == "cuda" else {"libraries": LIBRARIES}
+    return {} if _on_gpu(runtime) else {"libraries": LIBRARIES}
+
+
+def _on_gpu(runtime: RuntimeConfig) -> bool:
+    return runtime.device == "cuda" or runtime.gpus > 0

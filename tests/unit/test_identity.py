@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -166,13 +167,18 @@ OTHER_RUNTIME = {
     "sampler_gpus": 0.5,
     "sampler_deadline": 60.0,
     "redo_seconds": 0.0,
+    "trainers": 4,
+    "trainer_cpus": 2,
+    "trainer_gpus": 1,
+    "recompute": True,
+    "offload": True,
 }
 
 
 def kinds(of: type) -> Iterator[type]:
     for kind in of.__subclasses__():
         yield from kinds(kind)
-        if "run" in vars(kind) and kind.__module__.startswith("tasks."):
+        if not inspect.isabstract(kind) and kind.__module__.startswith("tasks."):
             yield kind
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.resources.actors import DEATHS
-from tasks.resources.shares import Share
+from tasks.shares import Share
 
 GRACE_SECONDS = 15.0
 """How long after one's trouble the others are waited for: a death shows in others' errors too, and may show there first."""

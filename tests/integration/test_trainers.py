@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from gang_member import Member
 from helpers import ROOT, Campaign, World, context, events, no_process_left, processes_of, run_campaign, wait_until
 from safetensors.torch import load_file
 
@@ -153,27 +153,6 @@ def test_a_killed_stage_goes_on_and_nobody_holds_its_room(ray_home: Path, store:
 
 
 # -------------------------------------------------------------------------------------------------------------------------- the gang
-
-
-class Member:
-    """Says its number; one of them may do something else."""
-
-    def __init__(self, number: int, does: str, folder: Path) -> None:
-        self.number, self.does, self.folder = number, does, folder
-
-    def work(self) -> int:
-        with (self.folder / "calls").open("a") as file:
-            file.write(f"{self.number}\n")
-        if self.number == 1 and self.does == "raise":
-            raise ValueError("1: no tokenizer")
-        if self.number == 1 and self.does == "die":
-            os._exit(9)
-        if self.number == 1 and self.does == "die once" and not (self.folder / "died").exists():
-            (self.folder / "died").touch()
-            os._exit(9)
-        if self.number == 0 and self.does in ("raise", "die"):
-            time.sleep(600)  # as a worker that waits for another in a collective does
-        return self.number
 
 
 def run(folder: Path, does: str, said: list[str]) -> list[int]:

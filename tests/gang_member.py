@@ -1,0 +1,28 @@
+"""An actor for tests of gangs, in a file of its own, so that its process imports neither torch nor a test."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+
+class Member:
+    """Says its number; one of them may do something else."""
+
+    def __init__(self, number: int, does: str, folder: Path) -> None:
+        self.number, self.does, self.folder = number, does, folder
+
+    def work(self) -> int:
+        with (self.folder / "calls").open("a") as file:
+            file.write(f"{self.number}\n")
+        if self.number == 1 and self.does == "raise":
+            raise ValueError("1: no tokenizer")
+        if self.number == 1 and self.does == "die":
+            os._exit(9)
+        if self.number == 1 and self.does == "die once" and not (self.folder / "died").exists():
+            (self.folder / "died").touch()
+            os._exit(9)
+        if self.number == 0 and self.does in ("raise", "die"):
+            time.sleep(600)  # as a worker that waits for another in a collective does
+        return self.number

@@ -82,12 +82,14 @@ class VLLMEngine(Tokenized):
     ) -> list[Sample]:
         """Raises ValueError for a temperature vLLM does not sample at, and for prompts whose responses would not fit into its KV cache."""
         self._check(prompts, sampling)
-        requests = [(prompt, seed) for prompt, of_prompt in zip(prompts, seeds, strict=True) for seed in of_prompt]
         asked: list[str] = []
         samples: dict[int, Sample] = {}
         try:
-            for index, (prompt, seed) in enumerate(requests):
-                asked.append(self._ask(str(index), prompt, self._parameters(sampling, seed)))
+            for prompt, of_prompt in zip(prompts, seeds, strict=True):
+                (rendered,) = self._engine.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])
+                for seed in of_prompt:
+                    parameters = self._parameters(sampling, seed)
+                    asked.append(str(self._engine.add_request(str(len(asked)), dict(rendered), parameters)))
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     if output.finished:
@@ -96,7 +98,7 @@ class VLLMEngine(Tokenized):
                         finished(index, samples[index])
         finally:
             self._engine.abort_request(asked, internal=True)  # none is left, unless something was raised
-        return [samples[index] for index in range(len(requests))]
+        return [samples[index] for index in range(len(asked))]
 
     def _check(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> None:
         self.check_prompts(prompts)
@@ -111,10 +113,6 @@ class VLLMEngine(Tokenized):
                 f"a response may come to {longest} tokens with its prompt, but vLLM's KV cache holds {self._fits};"
                 " raise runtime.gpu_memory_utilization or runtime.kv_cache_gib, or lower max_new_tokens"
             )
-
-    def _ask(self, name: str, prompt: Sequence[int], parameters: Any) -> str:
-        (rendered,) = self._engine.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])
-        return str(self._engine.add_request(name, rendered, parameters))
 
     def _parameters(self, sampling: SamplingConfig, seed: int) -> Any:
         """What is sampled of one response. Several responses are several requests: `n` of one would tie them to each other's batch."""
@@ -133,6 +131,7 @@ class VLLMEngine(Tokenized):
             ignore_eos=True,  # the stop tokens are ours, the same as every engine's
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # made for one request: vLLM need not copy it, which costs a millisecond
         )
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:

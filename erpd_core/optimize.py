@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -148,42 +149,53 @@ def _keep_company(model: PolicyModel, batch: TokenBatch, chosen: Tensor) -> None
 
 
 class StepStatistics:
-    """Means over a minibatch's tokens of what Fig. 4, 5, 9 and 10 plot, taken before the step's update."""
+    """Means over a minibatch's tokens of what Fig. 4, 5, 9 and 10 plot, taken before the step's update. Only sums are kept."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[Tensor]] = {}
+        self._sums: dict[str, float] = {}
+        self._ratios: list[float] = []
+        """The smallest and the largest of each part."""
 
     def add(self, x: LossInputs, metrics: dict[str, Tensor]) -> None:
-        lp_N = x.lp_N.detach()
+        lp_N, reward_N, old_N = (column.detach().double() for column in (x.lp_N, x.reward_N, x.old_N))
+        log_ratio_N, prob_N, positive_N = lp_N - old_N, lp_N.exp(), (reward_N > 0.5).double()
+        error_N = reward_N - prob_N
         columns = {
-            "lp": lp_N,
-            "reward": x.reward_N,
+            "tokens": torch.ones_like(lp_N),
             "entropy": x.entropy_N.detach(),
-            "log_ratio": lp_N - x.old_N,
-            "kl_old_theta_on_old_batch": k3(x.old_N, lp_N),
+            "kl_old_theta_on_old_batch": k3(x.old_N, x.lp_N.detach()),
             **metrics,
+            "ratio_mean": log_ratio_N.exp(),
+            **{f"reward^{power}": reward_N**power for power in (1, 2)},
+            **{f"error^{power}": error_N**power for power in (1, 2)},
         }
-        for name, column in columns.items():
-            self._columns.setdefault(name, []).append(column.cpu().double())
+        for name, mask_N in (("positive", positive_N), ("negative", 1 - positive_N)):
+            columns |= {f"{name}s": mask_N, f"prob_{name}": prob_N * mask_N, f"log_ratio_{name}": log_ratio_N * mask_N}
+        sums = torch.stack([column.double().sum() for column in columns.values()])
+        ends = log_ratio_N.aminmax()
+        *found, low, high = torch.cat([sums, ends.min.exp()[None], ends.max.exp()[None]]).tolist()
+        for name, value in zip(columns, found, strict=True):
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._ratios += [low, high]
 
     def record(self, team: Team = ALONE) -> Record:
         """Of the tokens of all members, the same for each.
 
         `kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL, which is on fresh samples of theta.
         """
-        told = team.gather({name: torch.cat(parts) for name, parts in self._columns.items()})
-        column = {name: torch.cat([one[name] for one in told if one]) for name in next(one for one in told if one)}
-        lp, reward, log_ratio = column.pop("lp"), column.pop("reward"), column.pop("log_ratio")
-        positive = reward > 0.5
-        prob = lp.exp()
-        ratio = log_ratio.exp()
-        record = {name: values.mean().item() for name, values in column.items()}
-        record |= {"ratio_mean": ratio.mean().item(), "ratio_max": ratio.max().item(), "ratio_min": ratio.min().item()}
-        for name, mask in (("positive", positive), ("negative", ~positive)):
-            if bool(mask.any()):
-                record[f"prob_{name}"] = prob[mask].mean().item()
-                record[f"log_ratio_{name}"] = log_ratio[mask].mean().item()
-        spread = reward.var(unbiased=False).item()
-        if spread > 0:  # explained variance has no meaning where all outcomes are equal
-            record["explained_variance"] = 1.0 - (reward - prob).var(unbiased=False).item() / spread
+        told = team.gather((self._sums, self._ratios))
+        names = next(sums for sums, _ in told if sums)
+        sums = {name: math.fsum(one[name] for one, _ in told if one) for name in names}
+        ratios = [ratio for _, found in told for ratio in found]
+        tokens = sums.pop("tokens")
+        spread, left = (sums.pop(f"{name}^2") / tokens - (sums.pop(f"{name}^1") / tokens) ** 2 for name in ("reward", "error"))
+        of_sign: Record = {}
+        for name in ("positive", "negative"):
+            count, parts = sums.pop(f"{name}s"), {key: sums.pop(f"{key}_{name}") for key in ("prob", "log_ratio")}
+            if count:
+                of_sign |= {f"{key}_{name}": total / count for key, total in parts.items()}
+        record = {name: total / tokens for name, total in sums.items()}
+        record |= {"ratio_max": max(ratios), "ratio_min": min(ratios), **of_sign}
+        if spread > 1e-12:  # explained variance has no meaning where all outcomes are equal
+            record["explained_variance"] = 1.0 - left / spread
         return record

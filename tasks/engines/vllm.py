@@ -86,7 +86,7 @@ class VLLMEngine(Tokenized):
         samples: dict[int, Sample] = {}
         try:
             for prompt, of_prompt in zip(prompts, seeds, strict=True):
-                (rendered,) = self._engine.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])
+                rendered = self._render(prompt)
                 for seed in of_prompt:
                     parameters = self._parameters(sampling, seed)
                     asked.append(str(self._engine.add_request(str(len(asked)), dict(rendered), parameters)))
@@ -113,6 +113,11 @@ class VLLMEngine(Tokenized):
                 f"a response may come to {longest} tokens with its prompt, but vLLM's KV cache holds {self._fits};"
                 " raise runtime.gpu_memory_utilization or runtime.kv_cache_gib, or lower max_new_tokens"
             )
+
+    def _render(self, prompt: Sequence[int]) -> Any:
+        """A prompt as the scheduler takes it."""
+        (rendered,) = self._engine.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])
+        return rendered
 
     def _parameters(self, sampling: SamplingConfig, seed: int) -> Any:
         """What is sampled of one response. Several responses are several requests: `n` of one would tie them to each other's batch."""

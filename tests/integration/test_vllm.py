@@ -89,7 +89,7 @@ def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(world: Wor
             asked = SamplingParams(
                 seed=number, temperature=1.0, max_tokens=24, stop_token_ids=vllm.stop_ids, ignore_eos=True, logprobs=0, detokenize=False
             )
-            vllm._ask(f"{row}/{number}", prompt, asked)
+            vllm._engine.add_request(f"{row}/{number}", vllm._render(prompt), asked)
     while vllm._engine.has_unfinished_requests():
         outputs += [output for output in vllm._engine.step() if output.finished]
     outputs.sort(key=lambda output: [int(part) for part in output.request_id.split("/")])

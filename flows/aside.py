@@ -54,5 +54,6 @@ class Aside:
 
 
 def _open(campaign: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> tuple[Tracker, TrackedRun]:
-    tracker = open_tracker()
-    return tracker, tracker.campaign_run(campaign, campaign, params, tags)
+    with _one_at_a_time:  # a campaign's own flow and its iterations' open one after the other: the first makes the run, the others find it
+        tracker = open_tracker()
+        return tracker, tracker.campaign_run(campaign, campaign, params, tags)

@@ -19,6 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, create_model
 
 from erpd_core.refs import Decision
@@ -83,7 +84,7 @@ def ask_person(campaign: str, iteration: int, automatic: Decision, possible: Seq
             campaign=campaign,
             iteration=iteration,
             flow_run=str(flow_run.id),
-            api=os.environ["PREFECT_API_URL"],
+            api=str(PREFECT_API_URL.value()),
             until=time.time() + seconds,
             strategies=tuple(possible),
             students=students,

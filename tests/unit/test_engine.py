@@ -235,7 +235,7 @@ def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prom
         assert cold[prompt][0].tokens == wanted
         (free,) = sample(engine, [prompt], settings.model_copy(update={"presence_penalty": 0.0}))[prompt]
         moved += free.tokens != wanted
-    assert moved > 3, "a penalty that changes something"
+    assert moved > 0, "a penalty that changes something"
 
 
 def test_token_frequencies_are_those_of_generate(engine: TransformersEngine, plain):

@@ -162,6 +162,7 @@ OTHER_RUNTIME = {
     "gpus": 2.0,
     "token_budget": 999,
     "checkpoint_every": 3,
+    "answer_seconds": 5.0,
     "samplers": 3,
     "sampler_cpus": 2,
     "sampler_gpus": 0.5,

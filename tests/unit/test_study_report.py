@@ -37,7 +37,7 @@ def test_the_page_says_how_far_each_arm_is_and_links_its_report(page: Page):
     assert "late: killed, 0 of 1 iterations done." in page.text and "never: not begun" in page.text
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     assert links == {f"../study-{arm}-0123456789/report.html" for arm in ("ce", "ce.kl", "online", "late")}
-    assert page.row("ce.kl") == ["ce.kl", "completed", "1 of 1", "1 settingsdistill.kl_stop=0.05"]
+    assert page.row("ce.kl") == ["ce.kl", "completed", "1 of 1", "1 settingdistill.kl_stop=0.05"]
 
 
 def test_the_papers_findings_and_settings_are_there_and_marked_as_its_own(page: Page):

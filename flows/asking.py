@@ -130,7 +130,8 @@ def _announced(one: Waiting) -> Iterator[None]:
 
 def answer(one: Waiting, given: dict[str, Any]) -> None:
     """Answer a waiting decision. Raises ValueError for an answer that is not possible, LookupError when it does not wait any more."""
-    from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, PrefectHTTPStatusError
+    import httpx
+    from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
 
     said = Answer.model_validate(given)
     if said.strategy not in one.strategies:
@@ -138,7 +139,7 @@ def answer(one: Waiting, given: dict[str, Any]) -> None:
     _check_student(said, one.students)
     try:
         _resume(one, given)
-    except (FlowPauseTimeout, ObjectNotFound, PrefectHTTPStatusError, OSError) as error:
+    except (FlowPauseTimeout, ObjectNotFound, httpx.HTTPError, RuntimeError) as error:  # RuntimeError: nothing answers at the address
         raise LookupError(f"{one.campaign}: iteration {one.iteration} does not wait for an answer any more ({error})") from error
 
 

@@ -14,32 +14,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers import ROOT, context, environment
+from helpers import DYING, ROOT, context, environment
 
 from erpd_core.refs import TrainingRef
 from tasks.store import Store
 from tasks.train import DistillStudent, TrainTeacher
 
-MEMBER = """
+MEMBER = (
+    """
 import os, pickle, sys
 from pathlib import Path
 import tasks.train
 from tasks.sharding.worker import Worker
 
 jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
-original = tasks.train.optimize
-def optimize(*args, start, **more):
-    print("from", start, flush=True)
-    for record in original(*args, start=start, **more):
-        if record["step"] == die_at:
-            os._exit(9)
-        yield record
-tasks.train.optimize = optimize
-refs = []
+"""
+    + DYING
+    + """refs = []
 for stage, context, build, rank, meeting, die_at in jobs:
     refs.append(Worker(stage, context, build, rank, meeting, "127.0.0.1").train())
 Path(sys.argv[1]).write_bytes(pickle.dumps(refs))
 """
+)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _sampling(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Ma
     tokens = at_once * batch.response
     bandwidth = machine.bandwidth * machine.efficiency.memory * each
     rate = machine.flops(runtime.dtype) * machine.efficiency.score * each
-    copies = 1 if machine.is_gpu else 4  # transformers' cache is written anew at every step
+    copies = 1 if machine.is_gpu else 4  # our cache is written in place and needs fewer: an upper estimate
     decoding = 2.0 * tokens * (shape.block_weights + shape.products_per_state + shape.head_weights + shape.products_per_pair * seen)
     prompts = Counts(tokens=task.shard * batch.prompt, pairs=task.shard * batch.prompt**2 / 2, predicted=task.shard)
     spent = {
@@ -166,7 +166,7 @@ def _sampling(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Ma
         "matrix": (decoding + forward_flops(shape, prompts)) / rate,
         "calls": steps * shape.layers * machine.step,
     }
-    if not machine.is_gpu:  # our engine draws in float64, going through the logits some ten times, and moves activations like any pass
+    if not machine.is_gpu:  # our engine draws in float64, going through the logits at most ten times, and moves activations like any pass
         outside = PASSES * shape.layers * activation_bytes(shape, runtime.dtype) + 80 * shape.vocab
         spent["memory"] += tokens * outside / bandwidth
     memory = {"weights": weights / each, "keys and values": min(room, fit * cache_bytes(shape, runtime.dtype, batch.longest)) / each}

@@ -1,7 +1,7 @@
 """A training by several workers, as Ray actors beside the stage's own process, which only waits for them.
 
-Not Ray Train: its runs keep folders, checkpoints and restarts of their own beside the store's, and a run costs 20 s before its first step,
-where actors of ours cost 5 (docs/sharding.md).
+Not Ray Train: its runs keep folders, checkpoints and restarts of their own beside the store's, and a run took some 20 s before its first
+step, where actors of ours took 5 (docs/sharding.md).
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_nothing_outside_can_be_written_or_read(grader: CodeGrader, tmp_path: Pa
         str(ROOT / "README.md"),
         "/dev/shm/new",
         "/usr/new",
-        "/root/new",
+        str(Path.home() / "new"),
         "/new",
     ]
     attack = f"""

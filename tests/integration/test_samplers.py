@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow as pa
 import pytest
-from helpers import ROOT, World, context, events, no_process_left, processes_of, wait_until
+from helpers import World, context, events, wait_until
+from ray_lab import own_ray, ray_workers
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.evaluate import EvaluatePolicy
-from tasks.home import prepare
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, samplers
 from tasks.rollouts.samplers import Sampler
@@ -63,24 +61,8 @@ class BrokenSampler(Sampler):
 
 @pytest.fixture(scope="module")
 def ray_home() -> Iterator[Path]:
-    """A Ray of 2 CPUs for the tests of this file, under a home of its own."""
-    from tasks.resources import ensure_ray, stop_ray
-
-    before = dict(os.environ)
-    home = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
-    for name in [name for name in os.environ if name.startswith("RAY_") and name != "RAY_AUTH_MODE"]:
-        del os.environ[name]
-    here = Path(__file__).parent
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, here.parent, here)))  # actors import the samplers of this file
-    os.environ["ERPD_HOME"] = str(home)
-    prepare()
-    ensure_ray(RuntimeConfig(cpus=2))
-    yield home
-    stop_ray()
-    os.environ.clear()
-    os.environ.update(before)
-    assert no_process_left(home) == []
-    shutil.rmtree(home, ignore_errors=True)
+    with own_ray() as home:
+        yield home
 
 
 @pytest.fixture
@@ -118,18 +100,8 @@ def said(store: Store) -> list[str]:
     return [event["label"] for event in events(store.root.parent) if event.get("status") == "said"]
 
 
-def workers(*names: str) -> list[psutil.Process]:
-    """Ray workers of this test's Ray that do what is named so."""
-    found = []
-    for process in processes_of(Path(os.environ["ERPD_HOME"])):
-        with suppress(psutil.Error):  # it has ended meanwhile
-            if any(f"ray::{name}" in " ".join(process.cmdline()) for name in names):
-                found.append(process)
-    return found
-
-
 def actors() -> list[psutil.Process]:
-    return workers("Sampler", "NotedSampler", "DoomedSampler", "BrokenSampler")
+    return ray_workers("Sampler", "NotedSampler", "DoomedSampler", "BrokenSampler")
 
 
 def strike(store: Store, stage: SampleRollouts) -> tuple[int, Path]:
@@ -270,7 +242,7 @@ def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: Sample
     task = ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_samplers(store, 2))
     folder = store.root / "partial" / stage.identity()
     assert wait_until(lambda: any(count_lines(path) for path in folder.glob("*.journal")), 120)
-    (worker,) = workers("fulfil")
+    (worker,) = ray_workers("fulfil")
     assert len(actors()) == 2
     worker.kill()
     with pytest.raises(ray.exceptions.WorkerCrashedError):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import psutil
 import pytest
 import torch
 from gang_member import Member
-from helpers import ROOT, Campaign, World, context, events, no_process_left, processes_of, run_campaign, wait_until
+from helpers import Campaign, World, context, events, no_process_left, run_campaign, wait_until
+from ray_lab import own_ray, ray_workers
 from safetensors.torch import load_file
 
 from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig, TrainConfig
 from erpd_core.refs import TrainingRef
-from tasks.home import prepare
 from tasks.progress import Progress
 from tasks.resources import Share, gang
 from tasks.resources.gang import together
@@ -36,25 +34,8 @@ STEPS, LR = 24, 1e-4
 
 @pytest.fixture(scope="module")
 def ray_home() -> Iterator[Path]:
-    """A Ray of 2 CPUs for the tests of this file, under a home of its own."""
-    from tasks.resources import ensure_ray, stop_ray
-
-    before = dict(os.environ)
-    home = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
-    for name in [name for name in os.environ if name.startswith("RAY_") and name != "RAY_AUTH_MODE"]:
-        del os.environ[name]
-    here = Path(__file__).parent
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, here.parent, here)))  # actors import the classes of this file
-    os.environ["ERPD_HOME"] = str(home)
-    os.environ.update({"RAY_worker_niceness": "0"})  # at Ray's own 15, workers that wait for each other crawl on a busy machine
-    prepare()
-    ensure_ray(RuntimeConfig(cpus=2))
-    yield home
-    stop_ray()
-    os.environ.clear()
-    os.environ.update(before)
-    assert no_process_left(home) == []
-    shutil.rmtree(home, ignore_errors=True)
+    with own_ray(RAY_worker_niceness="0") as home:  # at Ray's own 15, workers that wait for each other crawl on a busy machine
+        yield home
 
 
 @pytest.fixture
@@ -81,16 +62,6 @@ def with_trainers(store: Store, **runtime: Any) -> Context:
     path = store.root.parent / "logs" / "a.events.jsonl"
     path.parent.mkdir(exist_ok=True)
     return Context(store, RuntimeConfig(**{"cpus": 2, "trainers": 2, "checkpoint_every": 2, **runtime}), Progress(path, "train"))
-
-
-def ray_workers(name: str) -> list[psutil.Process]:
-    """Processes of this test's Ray that do what is named so."""
-    found = []
-    for process in processes_of(Path(os.environ["ERPD_HOME"])):
-        with suppress(psutil.Error):  # it has ended meanwhile
-            if f"ray::{name}" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
 
 
 def trainers() -> list[psutil.Process]:

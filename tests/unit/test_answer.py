@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from erpd_core.refs import Decision
-from flows.asking import NOBODY, Answer, evidence_text, taken
+from flows.asking import NOBODY, Answer, Waiting, answer, evidence_text, taken
 
 BEHIND = {"1": {"difference": 0.05, "standard_error": 0.01}, "2": {"difference": 0.02, "standard_error": 0.01}}
 AUTOMATIC = Decision(
@@ -45,6 +46,21 @@ def test_when_nobody_answers_the_automatic_decision_stands_and_says_so():
     decision = taken(AUTOMATIC, Answer(strategy="S1", by=NOBODY, why="no answer within 5 s"), (1,))
     assert (decision.strategy, decision.reason) == ("S1", AUTOMATIC.reason)
     assert decision.evidence["asked"]["by"] == NOBODY
+
+
+def test_a_decision_whose_campaign_was_killed_does_not_wait_any_more():
+    api = "http://127.0.0.1:9/api"
+    one = Waiting(
+        campaign="tiny-1", iteration=2, flow_run="0d6a1b9e-0000-4000-8000-000000000000", api=api, until=0.0, strategies=("S1", "stop"),
+        students=(), automatic="S1", evidence="",
+    )  # fmt: skip
+    with (
+        temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}),
+        pytest.raises(LookupError, match="does not wait"),
+    ):
+        answer(one, {"strategy": "S1"})
+    with pytest.raises(ValueError, match="possible are S1, stop"):
+        answer(one, {"strategy": "online"})
 
 
 def test_a_person_sees_the_evidence_and_why_not_the_others():

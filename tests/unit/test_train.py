@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import World, context, flip_a_bit, python
+from helpers import DYING, World, context, flip_a_bit, python
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -148,7 +148,8 @@ def test_phases_follow_each_other(world: World, teacher: TrainingRef):
 
 # ----------------------------------------------------------------------------------------------------------------------------- resume
 
-RUN = """
+RUN = (
+    """
 import os, sys
 from pathlib import Path
 import tasks.train
@@ -159,16 +160,11 @@ from tasks.train import DistillStudent, TrainTeacher
 
 stage = {"teacher": TrainTeacher, "student": DistillStudent}[sys.argv[2]].model_validate_json(sys.argv[3])
 die_at, every = int(sys.argv[4]), int(sys.argv[5])
-original = tasks.train.optimize
-def optimize(*args, start, **more):
-    print("from", start, flush=True)
-    for record in original(*args, start=start, **more):
-        if record["step"] == die_at:
-            os._exit(9)
-        yield record
-tasks.train.optimize = optimize
-fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every))
 """
+    + DYING
+    + """fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every))
+"""
+)
 
 
 def run(store: Store, kind: str, stage: TrainTeacher | DistillStudent, die_at: int, every: int, home: Path):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
-    os.environ["RAY_AUTH_MODE"] = "token"  # read once, when any test first imports ray
+    # Ray reads both once in a process: the mode when it is imported, the token when it first connects.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path(os.environ["ERPD_HOME"]) / "ray-token")}
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -23,7 +23,7 @@ def own_ray(**environment: str) -> Iterator[Path]:
 
     before = dict(os.environ)
     home = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
-    for name in [name for name in os.environ if name.startswith("RAY_") and name != "RAY_AUTH_MODE"]:
+    for name in [name for name in os.environ if name.startswith("RAY_") and not name.startswith("RAY_AUTH_")]:
         del os.environ[name]
     tests = ROOT / "tests"
     own = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, tests, tests / "integration"))), "ERPD_HOME": str(home)}

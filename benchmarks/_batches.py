@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from benchmarks import _ours
-from benchmarks._report import finish, parser, said
 from erpd_core.batch import TokenBatch
 
 
@@ -42,17 +37,3 @@ def _batch(vocabulary: int, prompts: tuple[int, ...], samples: int, shortest: in
 
 
 BATCHES = {"gsm8k-like": gsm8k_like, "short": short}
-
-
-def on_batches(name: str, about: str | None, rounds: int, peer: str, compare: Callable[[Path, str, int], dict[str, Any]]) -> None:
-    """The whole of a benchmark that sets one piece of work on each batch against TRL's: `compare(model, batch, rounds)` makes a row.
-
-    The headline is the GSM8K-like batch.
-    """
-    arguments = parser(about, rounds)
-    arguments.add_argument("--batch", choices=list(BATCHES))
-    args = arguments.parse_args()
-    folder = _ours.smollm2()
-    batches = [args.batch] if args.batch else list(BATCHES)
-    results = [said({"batch": batch, **compare(folder, batch, args.rounds)}) for batch in batches]
-    finish(args.json, name, "response tokens/s", results, model="SmolLM2-135M", peer=peer)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from erpd_core.advantages import group_normalised
@@ -17,7 +15,7 @@ from tasks.home import home, prepare
 from tasks.models import HFPolicy, load_policy
 from tasks.policies import import_policy
 from tasks.progress import Progress
-from tasks.stage import Context, fulfil
+from tasks.stage import Context, compute_on, fulfil
 from tasks.store import Store
 
 RUNTIME = RuntimeConfig(ray="off")
@@ -32,7 +30,7 @@ def policy_folder(model: ModelConfig) -> Path:
     """The folder of a model in the store. Torch computes on all of the machine from now on."""
     prepare()
     store = Store(home() / "store")
-    torch.set_num_threads(os.cpu_count() or 1)
+    compute_on(None)
     return store.path(fulfil(import_policy(model), Context(store, RUNTIME, Progress(None))).id)
 
 

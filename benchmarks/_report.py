@@ -11,10 +11,15 @@ from typing import Any
 from benchmarks._measure import machine
 
 
-def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
-    """`--json` and `--rounds`, and quiet libraries."""
+def quiet() -> None:
+    """What libraries warn of is not read."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+
+
+def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
+    """`--json` and `--rounds`, and quiet libraries."""
+    quiet()
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     made.add_argument("--rounds", type=int, default=rounds, help="pairs of measurements after a warm-up (default %(default)s)")

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 CHUNK = 512
-"""Response tokens whose logits exist at once."""
+"""Response tokens whose logits exist at once while the head's gradient, which each chunk goes over as a whole, is made."""
+
+FORWARD_CHUNK = 64
+"""And while none is."""
 
 ChunkLoss = Callable[[slice, Tensor, Tensor], Tensor]
 """(which tokens, their lp_n, their entropy_n) -> what they add to the loss, a scalar."""
@@ -55,8 +58,8 @@ class _Chunk:
         return grad_nV.scatter_add_(1, self.token_n[:, None], grad_lp_n[:, None])
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+def _parts(count: int, size: int = CHUNK) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 class _Gradients:
@@ -79,7 +82,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
         lp_N = hidden_NH.new_empty(len(token_N), dtype=torch.float32)
         entropy_N = torch.empty_like(lp_N)
-        for part in _parts(len(token_N)):
+        for part in _parts(len(token_N), FORWARD_CHUNK):
             chunk = _Chunk.of(hidden_NH[part], weight_VH, token_N[part])
             lp_N[part], entropy_N[part] = chunk.lp_n, chunk.entropy_n
         ctx.save_for_backward(hidden_NH, weight_VH, token_N)

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
 from erpd_core.attention import Row, shared_prefix_attention, shared_prefix_recurrence
 from erpd_core.batch import TokenBatch
 from erpd_core.layout import MicroBatch, plan
 from erpd_core.padded import PaddedBatch, plan_padded
+from tasks.hf import AttentionInterface
 
 SHARED = "erpd_shared"
 AttentionInterface.register(SHARED, shared_prefix_attention)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from erpd_core.batch import TokenBatch
 from erpd_core.config import RuntimeConfig
 from tasks.forward import Layout, choose_rows, require_plain_head
+from tasks.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 
 class HFPolicy:

@@ -115,7 +115,8 @@ def _download(model: HubModel) -> Path:
 def convert_gguf(folder: Path, name: str, build: Build) -> None:
     """Dequantise a GGUF file into an ordinary float32 safetensors model with its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tasks.hf import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)

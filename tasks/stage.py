@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.refs import Frozen
-from tasks.machine import cores
+from tasks.machine import cores, give_back_memory, keep_freed_memory
 from tasks.progress import Progress
 from tasks.store import Build, Store, identity
 
@@ -74,8 +74,11 @@ def fulfil(stage: Stage[Ref], context: Context) -> Ref:
             raise LookupError(f"{type(stage).__name__}: its {role}, {artifact}, is missing or was damaged; run the same command again")
     with context.store.build(stage.KIND, stage.question(), stage.inputs(), stage.VERSION) as build:
         if build is not None:
-            use_threads(context.runtime.cpus)
-            ref = stage.run(context, build)
+            compute_on(context.runtime.cpus)
+            try:
+                ref = stage.run(context, build)
+            finally:
+                give_back_memory()
             build.commit({"ref": ref.model_dump(mode="json"), "engine": context.runtime.engine, "device": context.runtime.device})
             return ref
     found = stage.stored(context.store)
@@ -94,8 +97,9 @@ def fulfil_apart(stage: Stage[Ref], context: Context) -> Ref:
     return ref
 
 
-def use_threads(count: int | None) -> None:
-    """Compute on so many CPU threads; on all of the machine when None."""
+def compute_on(count: int | None) -> None:
+    """Compute in this process on so many CPU threads, on all of the machine when None; memory once taken is kept for the next tensors."""
     import torch  # here, so that asking the store costs no import of torch
 
     torch.set_num_threads(count or cores())
+    keep_freed_memory()

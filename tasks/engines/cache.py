@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from tasks.hf import DynamicCache
 
 ROOM = 64
 """Tokens of room at least when a layer is made or grows; it grows by half."""

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines.base import Finished, Sample
 from tasks.engines.cache import spread
 from tasks.engines.drawing import draw
 from tasks.engines.text import Tokenized
+from tasks.hf import DynamicCache
 from tasks.models import HFPolicy, load_model
 
 BLOCK = 128

@@ -13,7 +13,7 @@ from tasks.rollouts.journal import Journal
 from tasks.rollouts.meter import Meter
 from tasks.rollouts.rows import Place, sample_rows
 from tasks.rollouts.shard import Shard
-from tasks.stage import use_threads
+from tasks.stage import compute_on
 
 
 class Sampler:
@@ -26,7 +26,7 @@ class Sampler:
     def sample(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
         """Rows of `SAMPLED`. Finished responses are in the shard's journal at once, and then `tick` is called."""
         if self._engine is None:
-            use_threads(self.runtime.cpus)
+            compute_on(self.runtime.cpus)
             self._engine = open_engine(self.policy, self.runtime)
         with Journal(shard.journal, self.runtime.redo_seconds) as journal:
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.team import Team, local, rows_of
 from tasks.forward import Layout, choose_rows
+from tasks.hf import AutoConfig, AutoModelForCausalLM
 from tasks.models import HFPolicy, device_of
 from tasks.rows import Rows
 

@@ -16,7 +16,7 @@ from erpd_core.config import RuntimeConfig
 from erpd_core.refs import TrainingRef
 from erpd_core.team import Gang, Team
 from tasks.models import device_of
-from tasks.stage import Context, use_threads
+from tasks.stage import Context, compute_on
 from tasks.store import Build
 
 PATIENCE = timedelta(hours=1)
@@ -39,7 +39,7 @@ class Worker:
     def train(self) -> TrainingRef:
         """Every worker returns the same; the first has written it."""
         runtime = self.context.runtime
-        use_threads(runtime.cpus)
+        compute_on(runtime.cpus)
         meet(runtime, self.rank, runtime.trainers, self.meeting, self.address)
         try:
             return self.stage.train(self.context, self.build, Gang())

@@ -15,7 +15,7 @@ from tasks.home import home, prepare
 from tasks.models import HFPolicy, load_policy
 from tasks.policies import import_policy
 from tasks.progress import Progress
-from tasks.stage import Context, compute_on, fulfil
+from tasks.stage import Context, fulfil
 from tasks.store import Store
 
 RUNTIME = RuntimeConfig(ray="off")
@@ -27,10 +27,9 @@ def smollm2() -> Path:
 
 
 def policy_folder(model: ModelConfig) -> Path:
-    """The folder of a model in the store. Torch computes on all of the machine from now on."""
+    """The folder of a model in the store."""
     prepare()
     store = Store(home() / "store")
-    compute_on(None)
     return store.path(fulfil(import_policy(model), Context(store, RUNTIME, Progress(None))).id)
 
 

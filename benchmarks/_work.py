@@ -6,6 +6,7 @@ round says its rate (response tokens/s), the process's peak of memory, and what 
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from erpd_core.batch import TokenBatch
 from erpd_core.config import CE, GRPO, MSE, SAPO, Distill, Loss
 from erpd_core.optimize import score
 from tasks.models import load_policy
+from tasks.stage import compute_on
 
 LOSSES: dict[str, Loss] = {"sapo": SAPO(), "grpo": GRPO(), "ce": CE(beta=0.01), "mse": MSE(), "distill": Distill()}
 PEER = {"sapo": "sapo", "grpo": "grpo", "ce": "sapo", "mse": "sapo"}
@@ -70,6 +72,10 @@ def main() -> None:
     work, side, loss, batch_name = sys.argv[1:]
     quiet()
     folder = _ours.smollm2()
+    if side == "ours":
+        compute_on(None)
+    else:
+        torch.set_num_threads(os.cpu_count() or 1)
     with ExitStack() as stack:
         made: tuple[TokenBatch, Work] = {
             ("step", "ours"): lambda: our_step(folder, loss, batch_name),

@@ -157,7 +157,7 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
 
 
 def _bucket(branches: Sequence[Branch]) -> tuple[AttentionBucket, ...]:
-    """Group branches so that padding wastes at most a third of a bucket's score matrix."""
+    """Group branches so that padding wastes at most a sixth of a bucket's score matrix."""
     order = sorted(branches, key=lambda b: (b.length * (b.length + b.prompt_length), b), reverse=True)
     buckets: list[AttentionBucket] = []
     held: list[Branch] = []
@@ -165,7 +165,7 @@ def _bucket(branches: Sequence[Branch]) -> tuple[AttentionBucket, ...]:
     for branch in order:
         q, k = branch.length, branch.length + branch.prompt_length
         new_q, new_k = max(width_q, q), max(width_k, k)
-        if held and (len(held) + 1) * new_q * new_k > 1.5 * (useful + q * k) and new_q * new_k > 64 * 64:
+        if held and (len(held) + 1) * new_q * new_k > 1.2 * (useful + q * k) and new_q * new_k > 64 * 64:
             buckets.append(_pad(held, width_q, width_k))
             held, useful, new_q, new_k = [], 0, q, k
         held.append(branch)

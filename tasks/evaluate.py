@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from erpd_core.config import JudgeConfig, SamplingConfig
+from erpd_core.config import JudgeConfig, RuntimeConfig, SamplingConfig
 from erpd_core.details import BenchmarkDetails, ProblemResult
 from erpd_core.kl import k1
 from erpd_core.refs import EvalReport, JudgedRef, PolicyRef, ProblemsRef, RolloutRef, Score
@@ -23,7 +23,7 @@ from tasks.judge.rollouts import JudgeRollouts, judge_question, judged_outcomes
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, outcomes
 from tasks.score import ScoreRollouts, load_column
-from tasks.stage import Context, Stage, fulfil, fulfil_apart
+from tasks.stage import Context, Stage, fulfil, fulfil_inside
 from tasks.store import Build
 
 
@@ -33,7 +33,6 @@ class EvaluatePolicy(Stage[EvalReport]):
     KIND: ClassVar[str] = "evaluation"
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = EvalReport
-    SAMPLES: ClassVar[bool] = True
 
     policy: PolicyRef
     old: PolicyRef
@@ -47,6 +46,9 @@ class EvaluatePolicy(Stage[EvalReport]):
     seed: int
     judge: JudgeConfig | None = None
     """Asked about answers that rules do not call correct; what it turns counts as right in every measure here."""
+
+    def waits(self, runtime: RuntimeConfig) -> bool:
+        return runtime.samples_apart
 
     def question(self) -> dict[str, Any]:
         samples = {"samples": self.samples} if self.samples else {}
@@ -98,7 +100,7 @@ class EvaluatePolicy(Stage[EvalReport]):
         silent = dataclasses.replace(context, progress=Progress(None))
 
         def column(policy: PolicyRef, name: str = "lp") -> Any:
-            ref = fulfil_apart(ScoreRollouts(policy=policy, rollouts=rollouts), silent)
+            ref = fulfil_inside(self, ScoreRollouts(policy=policy, rollouts=rollouts), silent)
             return load_column(context.store, ref, name).double()
 
         own = column(self.policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,11 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erpd_core.columns import Column
-from erpd_core.optimize import score
+from erpd_core.config import RuntimeConfig
 from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef, ValuesRef
 from tasks.columns import stored_column
-from tasks.models import load_policy, vocabulary
-from tasks.rollouts import load_batch, shards
+from tasks.models import vocabulary
+from tasks.rollouts import shards
+from tasks.scorers import scored
 from tasks.stage import Context, Stage
 from tasks.store import Build, Store
 
@@ -29,6 +31,9 @@ class ScoreRollouts(Stage[LogprobRef]):
     policy: PolicyRef
     rollouts: RolloutRef
 
+    def waits(self, runtime: RuntimeConfig) -> bool:
+        return runtime.scores_apart
+
     def question(self) -> dict[str, Any]:
         return {}
 
@@ -37,18 +42,13 @@ class ScoreRollouts(Stage[LogprobRef]):
 
     def run(self, context: Context, build: Build) -> LogprobRef:
         require_same_vocabulary(context.store, self.policy, self.rollouts.policy)
-        paths = list(shards(context.store, self.rollouts))
-        names = [path.with_suffix(".safetensors").name for path in paths]
-        todo = [index for index, name in enumerate(names) if not build.done(name)]
-        if todo:
-            policy = load_policy(context.store.path(self.policy.id), context.runtime, context.progress.say)
-            for count, index in enumerate(todo, len(names) - len(todo) + 1):
-                lp_N, entropy_N = score(policy, load_batch(iter([paths[index]])), context.runtime.token_budget)
-                if not bool(torch.isfinite(lp_N).all()):
-                    raise FloatingPointError(
-                        f"{self.policy.id} gives log-probs that are not finite on {paths[index].name} of {self.rollouts.id}"
-                    )
-                build.put(names[index], partial(save_file, {"lp": lp_N, "entropy": entropy_N}))
+        names = {path: path.with_suffix(".safetensors").name for path in shards(context.store, self.rollouts)}
+        todo = [path for path, name in names.items() if not build.done(name)]
+        with closing(scored(todo, context.store.path(self.policy.id), context.runtime, context.progress)) as columns:
+            for count, (path, column) in enumerate(columns, len(names) - len(todo) + 1):
+                if not bool(torch.isfinite(column["lp"]).all()):
+                    raise FloatingPointError(f"{self.policy.id} gives log-probs that are not finite on {path.name} of {self.rollouts.id}")
+                build.put(names[path], partial(save_file, column))
                 context.progress(count, len(names))
         return LogprobRef(id=build.id, policy=self.policy, rollouts=self.rollouts.id)
 

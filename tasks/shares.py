@@ -39,6 +39,11 @@ def sampler_share(runtime: RuntimeConfig) -> Share:
     )
 
 
+def scorer_share(runtime: RuntimeConfig) -> Share:
+    """For one of a stage's scorers: an equal part of the stage's CPUs and, where it has GPUs, one."""
+    return Share(cpus=max(1, stage_cpus(runtime) // runtime.scorers), gpus=float(runtime.gpus > 0))
+
+
 def trainer_share(runtime: RuntimeConfig) -> Share:
     """For one of a stage's trainers: what the runtime says, else an equal part of the stage's CPUs and, where it has GPUs, one."""
     return Share(
@@ -48,8 +53,8 @@ def trainer_share(runtime: RuntimeConfig) -> Share:
 
 
 def asked(stage: Stage[Any], runtime: RuntimeConfig) -> Share:
-    """What a stage's task asks. One that only waits for its samplers or trainers asks nothing: it would hold what they wait for."""
-    if (stage.SAMPLES and runtime.samples_apart) or (stage.SHARDS and runtime.trains_apart):
+    """What a stage's task asks: nothing where it only waits for actors."""
+    if stage.waits(runtime):
         return Share(0, 0.0)
     return Share(1, 0.0) if stage.LIGHT else stage_share(runtime)
 

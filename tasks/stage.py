@@ -7,7 +7,7 @@ when a change makes the step produce other values. The answer is a small ref, ke
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from erpd_core.config import RuntimeConfig
@@ -32,12 +32,8 @@ class Stage(Frozen, Generic[Ref]):
     KIND: ClassVar[str]
     VERSION: ClassVar[int]
     REF: ClassVar[type[Any]]
-    SAMPLES: ClassVar[bool] = False
-    """It samples shards: where actors do that for it, its own process only waits for them."""
     LIGHT: ClassVar[bool] = False
     """It runs no model: one CPU and no GPU will do, however much the runtime gives to a stage."""
-    SHARDS: ClassVar[bool] = False
-    """It trains one model: where actors do that together, its own process only waits for them."""
 
     @abstractmethod
     def question(self) -> dict[str, Any]: ...
@@ -48,6 +44,10 @@ class Stage(Frozen, Generic[Ref]):
     @abstractmethod
     def run(self, context: Context, build: Build) -> Ref:
         """Do the work, putting files into the build. A build continued after a kill already holds what was put before."""
+
+    def waits(self, runtime: RuntimeConfig) -> bool:
+        """Does its own process only wait for actors that do the work? Then it asks for no room: it would hold what they wait for."""
+        return False
 
     def identity(self) -> str:
         return identity(self.KIND, self.question(), self.inputs(), self.VERSION)
@@ -86,14 +86,18 @@ def fulfil(stage: Stage[Ref], context: Context) -> Ref:
     return found
 
 
-def fulfil_apart(stage: Stage[Ref], context: Context) -> Ref:
-    """`fulfil` for work inside a stage that SAMPLES: when that only waits for its actors, it asked Ray for no room to work in itself."""
+def fulfil_inside(outer: Stage[Any], stage: Stage[Ref], context: Context) -> Ref:
+    """`fulfil` for work that the stage `outer` asks for while it runs: in its own process where that has room to work, and where it only
+    waits by the actors of `stage`, or in a Ray task."""
+    runtime = context.runtime
     found = stage.stored(context.store)
-    if found is not None or not context.runtime.samples_apart:
+    if found is not None or (outer.waits(runtime) and stage.waits(runtime)):
         return found or fulfil(stage, context)
+    if not outer.waits(runtime):
+        return fulfil(stage, replace(context, runtime=runtime.model_copy(update={"scorers": 1})))
     from tasks.resources import in_task  # here, so that other work imports no Prefect
 
-    ref: Ref = in_task(fulfil, context.runtime, stage, context)
+    ref: Ref = in_task(fulfil, runtime, stage, context)
     return ref
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import model_validator
 
 from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, whitened
 from erpd_core.batch import TokenBatch
 from erpd_core.columns import Column
-from erpd_core.config import PPO, Distill, Loss, OptimizerConfig, SignalSpec, TrainConfig, WeakTeacherConfig
+from erpd_core.config import PPO, Distill, Loss, OptimizerConfig, RuntimeConfig, SignalSpec, TrainConfig, WeakTeacherConfig
 from erpd_core.optimize import make_optimizer, optimize
 from erpd_core.refs import Frozen, LogprobRef, RolloutRef, TrainingRef, ValuesRef
 from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
@@ -38,10 +38,11 @@ class Phase:
 class _OffPolicy(Training):
     """A training on one fixed batch, by the stage's own process or by several workers (`tasks.sharding`)."""
 
-    SHARDS: ClassVar[bool] = True
-
     rollouts: RolloutRef
     old: LogprobRef
+
+    def waits(self, runtime: RuntimeConfig) -> bool:
+        return runtime.trains_apart
 
     def run(self, context: Context, build: Build) -> TrainingRef:
         if not context.runtime.trains_apart:

@@ -45,7 +45,11 @@ class RuntimeConfig(Config):
     sampler_gpus: NonNegative | None = None
     """GPUs each sampler asks of Ray, a fraction of one or whole ones; an equal share of `gpus` when absent."""
     sampler_deadline: PositiveFloat = 3600.0
-    """Seconds without a finished response after which a sampler is killed and its shard given to another: more than the longest takes."""
+    """Seconds without a finished response (of a scorer: shard) after which an actor is killed and its shard given to another: more than the
+    longest takes."""
+    scorers: PositiveInt = 1
+    """Ray actors that score the shards of one rollout side by side, each with the whole model on an equal share of `cpus` and, where `gpus`
+    asks for any, a GPU of its own; 1 (or Ray off): the stage's own process scores. An evaluation's use them where it has `samplers` too."""
     redo_seconds: NonNegative = 60.0
     """What was cut off after fewer seconds of sampling is sampled again, to the same bytes; after more, finished samples are kept."""
 
@@ -70,6 +74,11 @@ class RuntimeConfig(Config):
     def samples_apart(self) -> bool:
         """Do actors sample, rather than the stage's own process?"""
         return self.ray == "on" and self.samplers > 1
+
+    @property
+    def scores_apart(self) -> bool:
+        """Do actors score, rather than the stage's own process?"""
+        return self.ray == "on" and self.scorers > 1
 
     @field_validator("sampler_gpus")
     @classmethod

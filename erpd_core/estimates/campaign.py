@@ -51,7 +51,7 @@ class Task(Frozen):
     kind: Literal["sample", "score", "train"]
     batch: Batch
     shard: int = 0
-    """`sample`: prompts sampled at once."""
+    """`sample` and `score`: prompts worked on at once."""
     steps: int = 0
     """`train`: optimizer steps."""
     minibatch: int = 0
@@ -94,7 +94,7 @@ class _Walk:
         config = self.config
         batch = self.lengths.batch(self.problems["prompts"], config.sampling)
         yield self._sample("rollouts", "prompts", config.sampling)
-        yield self._score("score", "under old", batch)
+        yield self._score("score", "under old", batch, config.sampling)
         sides = config.distill.sides(choice) if choice in ("S1", "S2", "S3") else ()  # type: ignore[arg-type]
         runs = self._runs(sides)
         looked_at = choice == "none" or "teacher" in runs or not runs or config.decision.teacher == "always"
@@ -107,10 +107,10 @@ class _Walk:
         if choice != "none":
             named = {side for side in sides if side not in ("none", "live", "old") and not (side == "base" and self.index == 1)}
             if named:
-                yield self._score("score", "sides of the signals", batch, len(named))
+                yield self._score("score", "sides of the signals", batch, config.sampling, len(named))
             yield from self._distil(choice, batch)
         if config.evaluation.signal:
-            yield self._score("score", "what the student made of its signal", batch, 1)
+            yield self._score("score", "what the student made of its signal", batch, config.sampling)
         policies = 1 if choice == "none" else 2
         yield from self._evaluate("evaluate", policies, columns=2 if self.index == 1 else 3)
 
@@ -125,8 +125,9 @@ class _Walk:
             yield self._train("distill", f"student {name}".rstrip(), batch, steps, config.minibatch, "distill", kept)
         if config.select == "validation" or len(alternatives) > 1:
             yield self._sample("validation", "validation", evaluation.validation_sampling, tried, "students: ")
-            seen = self.lengths.batch(self.problems["validation"], evaluation.validation_sampling)
-            yield self._score("validation", "KL of teacher and students", seen, (tried + 1) * (2 if self.index == 1 else 3))
+            sampling = evaluation.validation_sampling
+            seen = self.lengths.batch(self.problems["validation"], sampling)
+            yield self._score("validation", "KL of teacher and students", seen, sampling, (tried + 1) * (2 if self.index == 1 else 3))
         else:
             yield self._sample("validation", "validation", evaluation.validation_sampling, 1, "student: ")
 
@@ -137,7 +138,7 @@ class _Walk:
         updates, shard = online.updates_per_batch, min(online.sampling.shard, online.prompts_per_step)
         for task in (
             Task(iteration=self.index, phase="online", what="sample", kind="sample", batch=fresh, shard=shard, repeat=online.steps),
-            self._score("online", "policy and start", fresh, 2 * online.steps),
+            self._score("online", "policy and start", fresh, online.sampling, 2 * online.steps),
             self._train(
                 "online", online.loss.kind, fresh, online.steps * updates, fresh.sequences // updates, online.loss.kind, len(online.trail)
             ),
@@ -167,7 +168,7 @@ class _Walk:
         if isinstance(config.loss, PPO):
             critic = config.loss.critic
             yield self._train("teacher", f"{name}: critic", batch, critic.steps, critic.minibatch, "critic", len(critic.trail))
-            yield self._score("teacher", f"{name}: values", batch)
+            yield self._score("teacher", f"{name}: values", batch, self.config.sampling)
         yield self._train(
             "teacher", f"{name}: {config.loss.kind}", batch, config.steps, config.minibatch, config.loss.kind, len(config.trail)
         )
@@ -182,8 +183,9 @@ class _Walk:
         shard = min(sampling.shard, batch.prompts)
         return Task(iteration=self.index, phase=phase, what=what, kind="sample", batch=batch, shard=shard, repeat=repeat)
 
-    def _score(self, phase: Phase, what: str, batch: Batch, repeat: int = 1) -> Task:
-        return Task(iteration=self.index, phase=phase, what=f"score {what}", kind="score", batch=batch, repeat=repeat)
+    def _score(self, phase: Phase, what: str, batch: Batch, sampling: SamplingConfig, repeat: int = 1) -> Task:
+        shard = min(sampling.shard, batch.prompts)
+        return Task(iteration=self.index, phase=phase, what=f"score {what}", kind="score", batch=batch, shard=shard, repeat=repeat)
 
     def _train(self, phase: Phase, what: str, batch: Batch, steps: int, minibatch: int, loss: str, kept: int) -> Task:
         return Task(iteration=self.index, phase=phase, what=f"train {what}", kind="train", batch=batch, steps=steps,
@@ -195,4 +197,4 @@ class _Walk:
             samples = evaluation.samples.get(name)
             yield self._sample(phase, name, evaluation.sampling, policies, samples=samples)
             batch = self.lengths.batch(self.problems[name], evaluation.sampling, samples)
-            yield self._score(phase, "benchmarks", batch, policies * columns)
+            yield self._score(phase, "benchmarks", batch, evaluation.sampling, policies * columns)

@@ -66,8 +66,11 @@ def devices(runtime: RuntimeConfig, machine: Machine) -> dict[str, int]:
     whole = max(1, math.ceil(runtime.gpus))
     each = max(runtime.tensor_parallel, math.ceil(runtime.sampler_gpus or 0))
     samplers = runtime.samplers if runtime.samples_apart else 1
-    trainers = runtime.trainers if runtime.trains_apart else 1
-    return {"sample": samplers * each if samplers > 1 else max(whole, each), "score": 1, "train": trainers}
+    return {
+        "sample": samplers * each if samplers > 1 else max(whole, each),
+        "score": runtime.scorers if runtime.scores_apart else 1,
+        "train": runtime.trainers if runtime.trains_apart else 1,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------------ two passes
@@ -75,6 +78,9 @@ def devices(runtime: RuntimeConfig, machine: Machine) -> dict[str, int]:
 
 def _scoring(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Machine) -> Cost:
     counts = task.batch.counts()
+    shards = math.ceil(task.batch.prompts / task.shard)
+    count = 1 if task.online else min(devices(runtime, machine)["score"], shards)
+    part = math.ceil(shards / count) / shards  # of all, what the busiest does
     rate = machine.flops(runtime.dtype) * machine.efficiency.score
     spent = {
         "matrix": forward_flops(shape, counts) / rate,
@@ -84,8 +90,8 @@ def _scoring(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Mac
     return Cost(
         task=task,
         flops=task.repeat * forward_flops(shape, counts),
-        seconds=task.repeat * sum(spent.values()),
-        devices=1,
+        seconds=task.repeat * part * sum(spent.values()),
+        devices=count,
         memory=scoring_memory(shape, runtime, task.batch),
         disk=task.repeat * COLUMN_BYTES * task.batch.tokens * (not task.online),
         bound=max(spent, key=lambda name: spent[name]),

@@ -6,8 +6,8 @@ from erpd_core.config import RuntimeConfig
 from erpd_core.estimates.shape import ModelShape
 from erpd_core.estimates.work import Batch
 
-HEAD_TOKENS = 512
-"""Response tokens whose logits exist at once (`erpd_core.logprobs.CHUNK`; a test holds them equal)."""
+HEAD_TOKENS = {"train": 512, "score": 128}
+"""Response tokens whose logits exist at once (`CHUNK` and `FORWARD_CHUNK` of `erpd_core.logprobs`; a test holds them equal)."""
 HEAD_COPIES = 3
 """Logits, their exponentials and a product of both, in float32."""
 
@@ -35,7 +35,7 @@ def training_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch, sha
     kept = shape.hidden * width(runtime.dtype) * tokens
     found["activations"] = shape.layers * kept + layer if runtime.recompute else shape.layers * layer
     found |= _masks(runtime, batch, tokens)
-    found["head"] = _head(shape) + own * (root if shards > 1 else shape.head_weights)  # and its gradient, whole before it is sharded
+    found["head"] = _head(shape, "train") + own * (root if shards > 1 else shape.head_weights)  # its gradient, whole before it is sharded
     return found | _libraries(runtime)
 
 
@@ -45,7 +45,7 @@ def scoring_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch) -> P
         {
             "weights": width(runtime.dtype) * shape.parameters,
             "activations": width(runtime.dtype) * 3 * (shape.hidden + shape.intermediate) * micro_tokens(runtime, batch),
-            "head": _head(shape),
+            "head": _head(shape, "score"),
         }
         | _masks(runtime, batch, micro_tokens(runtime, batch))
         | _libraries(runtime)
@@ -68,9 +68,9 @@ def activation_bytes(shape: ModelShape, dtype: str) -> float:
 
 
 def mask_bytes(batch: Batch, tokens: float) -> float:
-    """The layout's masks of one model call, a byte for each query and key of each response, with up to half as much of padding."""
+    """The layout's masks of one model call, a byte for each query and key of each response, with up to a fifth as much of padding."""
     responses = tokens / (batch.prompt / batch.samples + batch.response)
-    return 1.5 * responses * (1 + batch.spread**2) * batch.response * (batch.response + batch.prompt)
+    return 1.2 * responses * (1 + batch.spread**2) * batch.response * (batch.response + batch.prompt)
 
 
 def cache_bytes(shape: ModelShape, dtype: str, tokens: float) -> float:
@@ -78,8 +78,8 @@ def cache_bytes(shape: ModelShape, dtype: str, tokens: float) -> float:
     return shape.cache_values() * width(dtype) * tokens + shape.state_values() * 4
 
 
-def _head(shape: ModelShape) -> float:
-    return HEAD_COPIES * HEAD_TOKENS * shape.vocab * 4
+def _head(shape: ModelShape, work: str) -> float:
+    return HEAD_COPIES * HEAD_TOKENS[work] * shape.vocab * 4
 
 
 def _masks(runtime: RuntimeConfig, batch: Batch, tokens: float) -> Parts:

@@ -12,7 +12,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from erpd_core.config import RuntimeConfig
 from tasks.home import home
 from tasks.resources.actors import over_actors
-from tasks.shares import Share, asked, local_cpus, sampler_share, stage_share, trainer_share
+from tasks.shares import Share, asked, local_cpus, sampler_share, scorer_share, stage_share, trainer_share
 from tasks.stage import Stage
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "over_actors",
     "places",
     "sampler_share",
+    "scorer_share",
     "stage_share",
     "start_ahead",
     "stop_ray",
@@ -85,6 +86,8 @@ def _refuse_impossible(ray: Any, runtime: RuntimeConfig) -> None:
     shares = {"a stage": stage_share(runtime)}
     if runtime.samples_apart:
         shares["a sampler"] = sampler_share(runtime)
+    if runtime.scores_apart:
+        shares["a scorer"] = scorer_share(runtime)
     if runtime.trains_apart:  # they start together or not at all
         one = trainer_share(runtime)
         shares[f"the {runtime.trainers} trainers together"] = Share(one.cpus * runtime.trainers, one.gpus * runtime.trainers)

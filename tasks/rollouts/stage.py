@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from erpd_core.config import SamplingConfig
+from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
 from tasks.datasets import load_problems
 from tasks.grading import open_grader
@@ -28,12 +28,14 @@ class SampleRollouts(Stage[RolloutRef]):
     KIND: ClassVar[str] = "rollouts"
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = RolloutRef
-    SAMPLES: ClassVar[bool] = True
 
     policy: PolicyRef
     problems: ProblemsRef
     sampling: SamplingConfig
     seed: int
+
+    def waits(self, runtime: RuntimeConfig) -> bool:
+        return runtime.samples_apart
 
     def question(self) -> dict[str, Any]:
         return {"sampling": self.sampling.model_dump(mode="json"), "seed": self.seed}

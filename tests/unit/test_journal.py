@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.engines import Sample
-from tasks.resources import Share, asked, sampler_share
+from tasks.resources import Share, asked, sampler_share, scorer_share
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.journal import Journal, Tail
 from tasks.rollouts.rows import Place
@@ -197,6 +197,8 @@ def test_a_stage_that_waits_for_samplers_asks_nothing_they_need(world: World):
     assert asked(stage(world), alone) == asked(score, alone) == asked(score, apart) == Share(8, 2)
     assert asked(stage(world), apart) == Share(0, 0)
     assert asked(stage(world), RuntimeConfig(cpus=8, ray="off", samplers=4)) == Share(8, 0)
+    scored = RuntimeConfig(cpus=8, gpus=2, scorers=4)
+    assert (asked(score, scored), scorer_share(scored), asked(stage(world), scored)) == (Share(0, 0), Share(2, 1), Share(8, 2))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from erpd_core.estimates.campaign import TWICE, Task
 from erpd_core.estimates.machine import Efficiency
 from erpd_core.estimates.memory import HEAD_TOKENS, activation_bytes, cache_bytes, training_memory
 from erpd_core.estimates.work import Batch
-from erpd_core.logprobs import CHUNK
+from erpd_core.logprobs import CHUNK, FORWARD_CHUNK
 from erpd_core.losses import SEQUENCE_LEVEL
 
 from .helpers import batches
@@ -128,7 +128,7 @@ def test_expected_counts_are_those_of_a_batch_of_such_lengths():
 
 
 def test_what_is_counted_elsewhere_is_what_it_is_there():
-    assert HEAD_TOKENS == CHUNK
+    assert HEAD_TOKENS == {"train": CHUNK, "score": FORWARD_CHUNK}
     assert TWICE == SEQUENCE_LEVEL
 
 
@@ -234,6 +234,15 @@ def test_a_shard_lasts_as_long_as_its_longest_response():
     short = BATCH.model_copy(update={"samples": 1, "response": 1000.0, "longest": 1000.0})
     long = short.model_copy(update={"longest": 32_000.0})
     assert seconds(SAMPLE.model_copy(update={"batch": long})) > 5 * seconds(SAMPLE.model_copy(update={"batch": short}))
+
+
+def test_scorers_share_the_shards_and_the_last_shard_is_waited_for():
+    """125 shards of 8 prompts: of eight scorers one has 16, of two hundred only 125 have any."""
+    score = task(phase="score", kind="score", shard=8)
+    alone = seconds(score)
+    for scorers, busiest in ((8, 16), (200, 1)):
+        assert seconds(score, NODE.model_copy(update={"scorers": scorers})) == pytest.approx(alone * busiest / 125)
+    assert costs([score], QWEN3_4B, NODE.model_copy(update={"scorers": 200}), GPU)[0].devices == 125
 
 
 def test_an_online_stage_is_one_process_and_stores_no_rows():

@@ -1,0 +1,54 @@
+"""What is kept of memory and given back, in processes of their own: it is a setting of the whole process."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import json, resource, torch
+from pathlib import Path
+from tasks.machine import give_back_memory, keep_freed_memory
+
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1])
+def micro_batches(count):
+    before, pages = faults(), 0
+    for number in range(count):
+        held = [torch.ones(rows * 49152) for rows in (256, 200 + number % 3, 256)]
+        pages += sum(tensor.nbytes for tensor in held) // 4096
+        del held
+    return (faults() - before) / pages
+
+if KEEP: keep_freed_memory()
+micro_batches(8)
+new, kept = micro_batches(10), resident()
+give_back_memory()
+print(json.dumps([new, (kept - resident()) * 4096]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc: nothing is kept")
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_is_kept_for_the_next_tensor_until_it_is_given_back(keep: bool):
+    done = subprocess.run([sys.executable, "-c", CODE.replace("KEEP", str(keep))], stdout=subprocess.PIPE, text=True, check=True)
+    new, given = json.loads(done.stdout)
+    if keep:
+        assert new < 0.1, "once it has what it needs, next to no pages are new"
+        assert given > 50e6
+    else:
+        assert new > 0.5, "as the C library comes, most are new"
+
+
+def test_transformers_comes_without_scikit_learn():
+    """And what it told others of scikit-learn before, it tells them after."""
+    code = "import sys, tasks.hf, transformers.utils as t; print('sklearn' in sys.modules, t.is_sklearn_available())"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split()[0] == "False"
+    from importlib.util import find_spec
+
+    assert done.stdout.split()[1] == str(find_spec("sklearn") is not None)

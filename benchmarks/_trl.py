@@ -43,7 +43,7 @@ def iw_opd_trainer(folder: Path, teacher: Path, rows: int = ROWS, accumulate: in
     from trl.experimental.iw_opd import IWOPDConfig, IWOPDTrainer
 
     with tempfile.TemporaryDirectory() as scratch:
-        args = IWOPDConfig(**_common(scratch, rows, accumulate), lmbda=0.0, max_length=1024, max_completion_length=512)
+        args = IWOPDConfig(**_common(scratch, rows, accumulate), lmbda=1.0, max_length=1024, max_completion_length=512)
         trainer = IWOPDTrainer(
             model=_load(folder),
             teacher_model=_load(teacher),

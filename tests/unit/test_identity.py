@@ -164,6 +164,7 @@ OTHER_RUNTIME = {
     "checkpoint_every": 3,
     "answer_seconds": 5.0,
     "samplers": 3,
+    "scorers": 3,
     "sampler_cpus": 2,
     "sampler_gpus": 0.5,
     "sampler_deadline": 60.0,

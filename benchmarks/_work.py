@@ -31,7 +31,7 @@ PEER = {"sapo": "sapo", "grpo": "grpo", "ce": "sapo", "mse": "sapo"}
 BUDGETS = {"gsm8k-like": 1000, "short": 700}
 """Input tokens of a micro-batch."""
 OLD = -10.0
-"""Log-prob of every token under the behaviour policy: near what a model says of random tokens."""
+"""Log-prob of every token under the behaviour policy: made up, so that neither side needs a model for it."""
 
 Work = Callable[[], dict[str, Any]]
 Row = dict[str, Any]

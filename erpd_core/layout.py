@@ -157,7 +157,7 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
 
 
 def _bucket(branches: Sequence[Branch]) -> tuple[AttentionBucket, ...]:
-    """Group branches so that padding wastes at most a sixth of a bucket's score matrix."""
+    """Group branches so that padding wastes at most a sixth of a bucket's score matrix, of small ones more."""
     order = sorted(branches, key=lambda b: (b.length * (b.length + b.prompt_length), b), reverse=True)
     buckets: list[AttentionBucket] = []
     held: list[Branch] = []

@@ -39,7 +39,7 @@ class _Chunk:
 
     @classmethod
     def of(cls, hidden_nH: Tensor, weight_VH: Tensor, token_n: Tensor) -> _Chunk:
-        logit_nV = _logits(hidden_nH, weight_VH).float()
+        logit_nV = logits(hidden_nH, weight_VH).float()
         logit_nV -= logit_nV.amax(-1, keepdim=True)
         exp_nV = logit_nV.exp()
         total_n = exp_nV.sum(-1)
@@ -61,9 +61,9 @@ class _Chunk:
 _by_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-def _logits(hidden_nH: Tensor, weight_VH: Tensor) -> Tensor:
-    """[n, V]. In float32 on a CPU by oneDNN, as torch.compile would: for few rows and many columns torch's own choice, MKL, is a third
-    slower."""
+def logits(hidden_nH: Tensor, weight_VH: Tensor) -> Tensor:
+    """[n, V]. In float32 on a CPU by oneDNN, which torch.compile takes too: for few rows and many columns it is quicker than MKL, which
+    torch takes (`python -m benchmarks.head`)."""
     if _by_onednn and hidden_nH.device.type == "cpu" and hidden_nH.dtype == weight_VH.dtype == torch.float32:
         product: Tensor = _by_onednn(hidden_nH, weight_VH, None, "none", [], "")
         return product

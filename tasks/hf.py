@@ -14,7 +14,16 @@ from transformers import (  # noqa: E402
     DynamicCache,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer  # noqa: E402
 
 transformers.utils.is_sklearn_available = _told
 
-__all__ = ["AttentionInterface", "AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", "PreTrainedTokenizerBase"]
+__all__ = [
+    "AttentionInterface",
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "DynamicCache",
+    "DynamicLayer",
+    "PreTrainedTokenizerBase",
+]

@@ -16,7 +16,7 @@ def cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Keep what tensors give back for the next ones: taking the same pages anew for every micro-batch costs a sixth of an optimizer step.
+    """Keep what tensors give back for the next ones: taking pages anew for every micro-batch costs more than a tenth of an optimizer step.
 
     For the whole process, where the C library is glibc; elsewhere nothing. `give_back_memory` ends what is kept, not the keeping.
     """

@@ -15,21 +15,20 @@ from tasks.progress import Progress
 from tasks.rollouts import load_batch
 from tasks.stage import compute_on
 
-Said = Callable[[str], object]
-
 
 class Scorer:
     """One policy, loaded at the first shard and warm from then on."""
 
-    def __init__(self, policy: Path, runtime: RuntimeConfig) -> None:
-        self.policy, self.runtime = policy, runtime
+    def __init__(self, policy: Path, runtime: RuntimeConfig, say: Callable[[str], object]) -> None:
+        """`say` is told what slows the model down."""
+        self.policy, self.runtime, self.say = policy, runtime, say
         self._model: HFPolicy | None = None
 
-    def score(self, shard: Path, say: Said | None = None) -> dict[str, Tensor]:
-        """`lp` and `entropy` of the shard's response tokens, [N] float32. `say` is told what slows the model down."""
+    def score(self, shard: Path) -> dict[str, Tensor]:
+        """`lp` and `entropy` of the shard's response tokens: [N] float32, nats."""
         if self._model is None:
             compute_on(self.runtime.cpus)
-            self._model = load_policy(self.policy, self.runtime, say)
+            self._model = load_policy(self.policy, self.runtime, self.say)
         lp_N, entropy_N = score(self._model, load_batch(iter([shard])), self.runtime.token_budget)
         return {"lp": lp_N, "entropy": entropy_N}
 
@@ -38,7 +37,7 @@ class Scorer:
 class _Watch:
     """A shard shows no sign before it is scored."""
 
-    say: Said
+    say: Callable[[str], object]
 
     def sign(self, _: Path) -> None:
         return None
@@ -53,9 +52,9 @@ def scored(shards: Sequence[Path], policy: Path, runtime: RuntimeConfig, progres
     Raises RuntimeError when the actors that are given one shard die again and again (see `tasks.resources.over_actors`).
     """
     if not runtime.scores_apart:
-        scorer = Scorer(policy, runtime)
+        scorer = Scorer(policy, runtime, progress.say)
         for shard in shards:
-            yield shard, scorer.score(shard, progress.say)
+            yield shard, scorer.score(shard)
         return
     from tasks.resources import ensure_ray, over_actors, scorer_share  # here, so that scoring in this process imports no Prefect
 
@@ -63,7 +62,7 @@ def scored(shards: Sequence[Path], policy: Path, runtime: RuntimeConfig, progres
     share = scorer_share(runtime)
     own = runtime.model_copy(update={"cpus": share.cpus, "gpus": share.gpus})
     yield from over_actors(
-        lambda start: start(Scorer, policy, own),
+        lambda start: start(Scorer, policy, own, progress.say),
         lambda actor, shard: actor.score.remote(shard),
         shards,
         _Watch(progress.say),

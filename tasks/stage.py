@@ -87,14 +87,19 @@ def fulfil(stage: Stage[Ref], context: Context) -> Ref:
 
 
 def fulfil_inside(outer: Stage[Any], stage: Stage[Ref], context: Context) -> Ref:
-    """`fulfil` for work that the stage `outer` asks for while it runs: in its own process where that has room to work, and where it only
-    waits by the actors of `stage`, or in a Ray task."""
+    """`fulfil` for work that the stage `outer` asks for while it runs.
+
+    Where `outer` has room, it works there by itself: scorers beside it would wait for the room it holds. Where `outer` only waits, it has
+    none, so the work is left to actors of `stage`, or else to a Ray task.
+    """
     runtime = context.runtime
-    found = stage.stored(context.store)
-    if found is not None or (outer.waits(runtime) and stage.waits(runtime)):
-        return found or fulfil(stage, context)
     if not outer.waits(runtime):
         return fulfil(stage, replace(context, runtime=runtime.model_copy(update={"scorers": 1})))
+    if stage.waits(runtime):
+        return fulfil(stage, context)
+    found = stage.stored(context.store)
+    if found is not None:
+        return found
     from tasks.resources import in_task  # here, so that other work imports no Prefect
 
     ref: Ref = in_task(fulfil, runtime, stage, context)

@@ -73,17 +73,19 @@ def flip_a_bit(path: Path, at: float = 0.5) -> None:
     path.write_bytes(data)
 
 
-DYING = """
-original = tasks.train.optimize
-def optimize(*args, start, **more):
+def dying(training: str) -> str:
+    """Part of a script: `training`, a generator of records by dotted name, says where it goes on from, and the process dies at step
+    `die_at`, once that is taken."""
+    return f"""
+original = {training}
+def dying(*args, start, **more):
     print("from", start, flush=True)
     for record in original(*args, start=start, **more):
         if record["step"] == die_at:
             os._exit(9)
         yield record
-tasks.train.optimize = optimize
+{training} = dying
 """
-"""Part of a script: training says where it goes on from, and the process dies at step `die_at`, once that is taken."""
 
 
 # ------------------------------------------------------------------------------------------------------------------- processes

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers import DYING, ROOT, context, environment
+from helpers import ROOT, context, dying, environment
 
 from erpd_core.refs import TrainingRef
 from tasks.store import Store
@@ -29,7 +29,7 @@ from tasks.sharding.worker import Worker
 
 jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
 """
-    + DYING
+    + dying("tasks.train.optimize")
     + """refs = []
 for stage, context, build, rank, meeting, die_at in jobs:
     refs.append(Worker(stage, context, build, rank, meeting, "127.0.0.1").train())

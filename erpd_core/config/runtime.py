@@ -45,13 +45,14 @@ class RuntimeConfig(Config):
     sampler_gpus: NonNegative | None = None
     """GPUs each sampler asks of Ray, a fraction of one or whole ones; an equal share of `gpus` when absent."""
     sampler_deadline: PositiveFloat = 3600.0
-    """Seconds without a finished response (of a scorer: shard) after which an actor is killed and its shard given to another: more than the
-    longest takes."""
-    scorers: PositiveInt = 1
-    """Ray actors that score the shards of one rollout side by side, each with the whole model on an equal share of `cpus` and, where `gpus`
-    asks for any, a GPU of its own; 1 (or Ray off): the stage's own process scores. An evaluation's use them where it has `samplers` too."""
+    """Seconds without a finished response, of a scorer without a finished shard, after which it is killed and its shard given to another:
+    more than the longest takes."""
     redo_seconds: NonNegative = 60.0
     """What was cut off after fewer seconds of sampling is sampled again, to the same bytes; after more, finished samples are kept."""
+
+    scorers: PositiveInt = 1
+    """Ray actors that score the shards of one rollout side by side, each with the whole model on an equal share of `cpus` and, where `gpus`
+    asks for any, a GPU of its own; 1 (or Ray off): the stage's own process does. Evaluations use them if there are several `samplers`."""
 
     trainers: PositiveInt = 1
     """Ray actors that train one model together, each with its shard of weights, gradients and optimizer state; 1 (or Ray off): the stage's

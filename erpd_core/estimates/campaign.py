@@ -51,7 +51,7 @@ class Task(Frozen):
     kind: Literal["sample", "score", "train"]
     batch: Batch
     shard: int = 0
-    """`sample` and `score`: prompts worked on at once."""
+    """`sample`: prompts sampled at once. `score`: prompts that one process takes at a time."""
     steps: int = 0
     """`train`: optimizer steps."""
     minibatch: int = 0
@@ -168,7 +168,8 @@ class _Walk:
         if isinstance(config.loss, PPO):
             critic = config.loss.critic
             yield self._train("teacher", f"{name}: critic", batch, critic.steps, critic.minibatch, "critic", len(critic.trail))
-            yield self._score("teacher", f"{name}: values", batch, self.config.sampling)
+            values = self._score("teacher", f"{name}: values", batch, self.config.sampling)
+            yield values.model_copy(update={"shard": batch.prompts})  # by one process
         yield self._train(
             "teacher", f"{name}: {config.loss.kind}", batch, config.steps, config.minibatch, config.loss.kind, len(config.trail)
         )

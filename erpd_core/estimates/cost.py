@@ -30,6 +30,8 @@ COLUMN_BYTES = 8
 """Bytes of a column per response token: log-prob and entropy."""
 GATHERS = 2
 """How often sharded training gathers the weights for a micro-batch: for its forward, and again for its backward."""
+EVALUATIONS = ("base", "validation", "evaluate")
+"""Phases whose columns are scored inside an evaluation."""
 
 
 class Cost(Frozen):
@@ -79,7 +81,8 @@ def devices(runtime: RuntimeConfig, machine: Machine) -> dict[str, int]:
 def _scoring(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Machine) -> Cost:
     counts = task.batch.counts()
     shards = math.ceil(task.batch.prompts / task.shard)
-    count = 1 if task.online else min(devices(runtime, machine)["score"], shards)
+    inside = task.phase in EVALUATIONS and not runtime.samples_apart  # an evaluation with room of its own scores there
+    count = 1 if task.online or inside else min(devices(runtime, machine)["score"], shards)
     part = math.ceil(shards / count) / shards  # of all, what the busiest does
     rate = machine.flops(runtime.dtype) * machine.efficiency.score
     spent = {

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
-from tasks.hf import DynamicCache
+from tasks.hf import DynamicCache, DynamicLayer
 
 ROOM = 64
 """Tokens of room at least when a layer is made or grows; it grows by half."""

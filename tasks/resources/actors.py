@@ -154,6 +154,6 @@ class _Crew(Generic[Item]):
         if self.deaths[hand.item] >= DEATHS:
             raise RuntimeError(
                 f"{at}: a worker {how}; {DEATHS} have died at it. What is finished is kept: run the same command again, with fewer"
-                " runtime.samplers if memory ran out, or a longer runtime.sampler_deadline if they were only slow"
+                " runtime.samplers or runtime.scorers if memory ran out, or a longer runtime.sampler_deadline if they were only slow"
             )
         self.watch.say(f"a worker {how}; {at} is begun again")

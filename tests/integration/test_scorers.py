@@ -21,7 +21,7 @@ from tasks.evaluate import EvaluatePolicy
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts
 from tasks.score import ScoreRollouts
-from tasks.scorers import Said, Scorer
+from tasks.scorers import Scorer
 from tasks.stage import Context, fulfil
 from tasks.store import Store
 
@@ -33,17 +33,17 @@ SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=1
 class NotedScorer(Scorer):
     """A scorer that notes who is given which shard."""
 
-    def score(self, shard: Path, say: Said | None = None) -> dict[str, Tensor]:
+    def score(self, shard: Path) -> dict[str, Tensor]:
         with (shard.parents[2] / "handed").open("a") as file:
             file.write(f"{os.getpid()} {shard.stem}\n")
-        return super().score(shard, say)
+        return super().score(shard)
 
 
 class FrailScorer(NotedScorer):
     """A scorer that dies of one shard, once."""
 
-    def score(self, shard: Path, say: Said | None = None) -> dict[str, Tensor]:
-        columns = super().score(shard, say)
+    def score(self, shard: Path) -> dict[str, Tensor]:
+        columns = super().score(shard)
         if shard.stem == "shard-00001" and handed(shard.parents[2]).count("shard-00001") == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return columns

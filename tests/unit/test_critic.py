@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import World, context, python
+from helpers import World, context, dying, python
 
 from erpd_core.advantages import gae, length_adaptive_lambda
 from erpd_core.config import PPO, CriticConfig, OptimizerConfig, RuntimeConfig, TrainConfig
@@ -81,7 +81,8 @@ def test_the_kept_critic_gives_the_column_again(world: World, values: ValuesRef)
 
 # ----------------------------------------------------------------------------------------------------------------------------- resume
 
-RUN = """
+RUN = (
+    """
 import os, sys
 from pathlib import Path
 import tasks.critic
@@ -92,14 +93,10 @@ from tasks.store import Store
 
 stage = TrainCritic.model_validate_json(sys.argv[2])
 die_at, every, die_at_shard = int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-original, predict = tasks.critic.fit_values, tasks.critic.predict_values
-def fit_values(*args, start, **more):
-    print("from", start, flush=True)
-    for record in original(*args, start=start, **more):
-        if record["step"] == die_at:
-            os._exit(9)
-        yield record
-asked = 0
+"""
+    + dying("tasks.critic.fit_values")
+    + """
+predict, asked = tasks.critic.predict_values, 0
 def predict_values(*args):
     global asked
     asked += 1
@@ -107,9 +104,10 @@ def predict_values(*args):
         os._exit(9)
     print("shard", flush=True)
     return predict(*args)
-tasks.critic.fit_values, tasks.critic.predict_values = fit_values, predict_values
+tasks.critic.predict_values = predict_values
 fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every, cpus=1))
 """
+)
 
 
 def run(store: Store, stage: TrainCritic, home: Path, die_at: int = -1, die_at_shard: int = -1):

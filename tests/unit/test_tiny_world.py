@@ -112,7 +112,8 @@ def test_base_is_small_enough_to_commit():
 
 
 def test_base_tokenizer_round_trips_prompts_and_responses():
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
     rng = random.Random(0)
     assert tokenizer.chat_template is None
@@ -128,8 +129,9 @@ def test_base_tokenizer_round_trips_prompts_and_responses():
 
 def test_base_is_a_mixture_with_headroom():
     """Loads, has a head size vLLM's CPU kernels run, ends its responses, and knows the good way without always taking it."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     model = transformers.AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
     assert model.config.architectures == ["Qwen3ForCausalLM"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import DYING, World, context, flip_a_bit, python
+from helpers import World, context, dying, flip_a_bit, python
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -161,7 +161,7 @@ from tasks.train import DistillStudent, TrainTeacher
 stage = {"teacher": TrainTeacher, "student": DistillStudent}[sys.argv[2]].model_validate_json(sys.argv[3])
 die_at, every = int(sys.argv[4]), int(sys.argv[5])
 """
-    + DYING
+    + dying("tasks.train.optimize")
     + """fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every))
 """
 )

@@ -1,0 +1,27 @@
+"""Where the time of our teacher step (SAPO) goes: `python -m benchmarks._profile gsm8k-like` prints torch.profiler's table."""
+
+from __future__ import annotations
+
+import sys
+
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import _ours
+from benchmarks._report import quiet
+from benchmarks._work import our_step
+from tasks.stage import compute_on
+
+
+def main() -> None:
+    quiet()
+    folder = _ours.smollm2()
+    compute_on(None)
+    _, step = our_step(folder, "sapo", sys.argv[1])
+    step()  # the first takes memory that later ones have
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+
+
+if __name__ == "__main__":
+    main()

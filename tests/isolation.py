@@ -1,0 +1,28 @@
+"""Which isolation levels this machine can give, asked of the system and not of what is tested: where it can, a level must work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from tasks.grading.code.levels import Level
+
+USER = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+NEEDS: dict[Level, list[str]] = {
+    "bubblewrap": ["bwrap", "--ro-bind", "/", "/", "--unshare-pid", "--unshare-net", "true"],
+    "namespaces": ["unshare", *USER, "--mount", "--pid", "--net", "--fork", "true"],
+    "limits": ["/usr/bin/python3", "-c", ""] if os.geteuid() == 0 else ["true"],
+}
+"""A command that does with the system's own tools what the level rests on; under root, programs of "limits" run on the system's Python."""
+
+
+def require(level: Level) -> None:
+    """Skips the test where the machine cannot, with what the command said."""
+    try:
+        done = subprocess.run(NEEDS[level], capture_output=True, text=True, timeout=20)
+    except FileNotFoundError as missing:
+        pytest.skip(f"isolation level {level} needs {missing.filename}, which is not installed")
+    if done.returncode:
+        pytest.skip(f"this machine does not allow isolation level {level}: {' '.join(NEEDS[level])} said {done.stderr.strip()}")

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -44,11 +45,9 @@ def test_freed_memory_is_kept_for_the_next_tensor_until_it_is_given_back(keep: b
         assert new > 0.5, "as the C library comes, most are new"
 
 
-def test_transformers_comes_without_scikit_learn():
-    """And what it told others of scikit-learn before, it tells them after."""
-    code = "import sys, tasks.hf, transformers.utils as t; print('sklearn' in sys.modules, t.is_sklearn_available())"
+@pytest.mark.parametrize("package", ["sklearn", "scipy"])
+def test_transformers_comes_without(package: str):
+    """And what it told others of the package before, it tells them after."""
+    code = f"import sys, tasks.hf, transformers.utils as t; print({package!r} in sys.modules, t.is_{package}_available())"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout.split()[0] == "False"
-    from importlib.util import find_spec
-
-    assert done.stdout.split()[1] == str(find_spec("sklearn") is not None)
+    assert done.stdout.split() == ["False", str(find_spec(package) is not None)]

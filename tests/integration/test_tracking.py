@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from helpers import wait_until
 
 from erpd_core.refs import EvalReport, Score
 from tasks.tracking import TrackedRun, Tracker, flatten, name_of, record_metrics, report_metrics
@@ -253,6 +256,34 @@ def test_a_logger_killed_in_the_middle_leaves_whole_steps_and_is_resumed_without
     assert client(tracker).get_run(run.id).info.status == "FINISHED"
     assert len(client(tracker).search_runs([tracker.experiment_id], "tags.`erpd.campaign` = 'killed'")) == 1
     assert list(tmp_path.iterdir()) == []  # neither the working directory nor the user's home was written to
+
+
+def test_a_kill_while_the_store_is_made_leaves_nothing_in_the_way(tmp_path: Path):
+    """MLflow's SQLite migrations are no transaction: half of them done, no later start could go on from there."""
+    opening = f"from tasks.tracking import Tracker; Tracker('sqlite:///{tmp_path}/mlflow.db')"
+    for tables in (1, 20, 40):
+        process = subprocess.Popen([sys.executable, "-c", opening], cwd=ROOT)
+        try:
+            assert wait_until(lambda: tables_of(tmp_path / "mlflow.db.new") >= tables or process.poll() is not None, 60)
+            assert process.poll() is None, "it was whole before the moment came"
+        finally:
+            process.kill()
+            process.wait()
+        assert not (tmp_path / "mlflow.db").exists()
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")
+    assert tracker.campaign_run("c-1", "demo").id
+    assert not (tmp_path / "mlflow.db.new").exists()
+
+
+def tables_of(database: Path) -> int:
+    """How many tables a SQLite file has by now; 0 where there is none."""
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0)) as connection:
+        try:
+            return int(connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
 
 
 def test_two_processes_make_one_store(tmp_path: Path):

@@ -263,8 +263,12 @@ def test_a_kill_while_the_store_is_made_leaves_nothing_in_the_way(tmp_path: Path
     opening = f"from tasks.tracking import Tracker; Tracker('sqlite:///{tmp_path}/mlflow.db')"
     for tables in (1, 20, 40):
         process = subprocess.Popen([sys.executable, "-c", opening], cwd=ROOT)
+
+        def come(process: subprocess.Popen[bytes] = process, tables: int = tables) -> bool:
+            return tables_of(tmp_path / "mlflow.db.new") >= tables or process.poll() is not None
+
         try:
-            assert wait_until(lambda: tables_of(tmp_path / "mlflow.db.new") >= tables or process.poll() is not None, 60)
+            assert wait_until(come, 60)
             assert process.poll() is None, "it was whole before the moment came"
         finally:
             process.kill()

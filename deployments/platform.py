@@ -20,7 +20,6 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from tasks.home import home
-from tasks.tracking import create_database
 
 PATIENCE = 240.0
 """Seconds a server may take until it answers."""
@@ -149,7 +148,6 @@ def start_prefect(with_parent: bool = False) -> Server:
 def _start_mlflow() -> Server:
     port = free_port()
     root = home() / "mlflow"
-    create_database(root / "mlflow.db")
     store = ["--backend-store-uri", f"sqlite:///{root / 'mlflow.db'}", "--artifacts-destination", str(root / "artifacts")]
     command = ["-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     return _start("mlflow", command, port, "/health", False, {})

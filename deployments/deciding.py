@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +38,6 @@ def decide(campaign: str, given: Mapping[str, Any]) -> Waiting:
     if one is None:
         names = ", ".join(dict.fromkeys(other.campaign for other in waiting())) or "none"
         raise LookupError(f"{campaign}: no decision of it waits; waiting campaigns: {names}")
-    os.environ["PREFECT_API_URL"] = one.api
     try:
         answer(one, {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deployments.problem_table import Row, counts, worth_showing
+from flows.problem_table import Row, counts, worth_showing
 from flows.results import nats, percent, points
 
 CUT = 0.05

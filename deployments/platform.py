@@ -1,4 +1,4 @@
-"""The local platform: a Prefect server and an MLflow server on loopback, free ports, everything under ERPD_HOME, stopped by pid."""
+"""The local platform: Prefect and MLflow servers on loopback, free ports, and the process that serves the deployments; stopped by pid."""
 
 from __future__ import annotations
 
@@ -20,30 +20,25 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from tasks.home import home
+from tasks.services import PLATFORM, mlflow_url
+from tasks.store import write_atomically
 
+SERVING = "serving"
+"""File under ERPD_HOME with the pid of the process that serves the deployments, once it does."""
 PATIENCE = 240.0
 """Seconds a server may take until it answers."""
 
 
-class Server(BaseModel):
-    """A server process. `created` tells it from another process that got the same pid later."""
+class Process(BaseModel):
+    """A process of ours. `created` tells it from another process that got the same pid later."""
 
     pid: int
     created: float
-    url: str
-    health: str
 
     def alive(self) -> bool:
         try:
             return abs(psutil.Process(self.pid).create_time() - self.created) < 2
         except psutil.Error:
-            return False
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(self.url + self.health, timeout=3) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError, ValueError):
             return False
 
     def stop(self) -> None:
@@ -59,19 +54,47 @@ class Server(BaseModel):
         psutil.wait_procs(left, timeout=5)
 
 
+class Server(Process):
+    """One that is asked over HTTP."""
+
+    url: str
+    health: str
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + self.health, timeout=3) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError, ValueError):
+            return False
+
+
+class Served(Process):
+    """The one that serves the deployments (`deployments/serve.py`)."""
+
+    def answers(self) -> bool:
+        try:
+            return int((home() / SERVING).read_text()) == self.pid
+        except (FileNotFoundError, ValueError):
+            return False
+
+
 class Platform(BaseModel):
     """What `erpd up` started."""
 
     prefect: Server
-    mlflow: Server
+    mlflow: Server | None
+    """None where ERPD_MLFLOW_URL names one that is there already."""
+    deployments: Served
 
     @property
     def links(self) -> dict[str, str]:
-        return {"prefect_ui": self.prefect.url, "prefect_api": self.prefect.url + "/api", "mlflow_url": self.mlflow.url}
+        mlflow = self.mlflow.url if self.mlflow else mlflow_url()
+        return {"prefect_ui": self.prefect.url, "prefect_api": f"{self.prefect.url}/api", "mlflow_url": mlflow}
 
     @property
-    def servers(self) -> tuple[Server, ...]:
-        return (self.prefect, self.mlflow)
+    def processes(self) -> dict[str, Server | Served]:
+        """By the name of their log; the last one to start is the first to stop."""
+        return {"prefect": self.prefect, **({"mlflow": self.mlflow} if self.mlflow else {}), "deployments": self.deployments}
 
 
 def running() -> Platform | None:
@@ -80,7 +103,7 @@ def running() -> Platform | None:
         platform = Platform.model_validate_json(_state().read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    return platform if all(server.alive() for server in platform.servers) else None
+    return platform if all(process.alive() for process in platform.processes.values()) else None
 
 
 def up() -> Platform:
@@ -88,37 +111,50 @@ def up() -> Platform:
     if platform := running():
         return platform
     down()
-    from flows.aside import open_tracker
+    elsewhere = mlflow_url().startswith("http")
+    if not elsewhere:
+        from flows.aside import open_tracker
 
-    open_tracker()  # makes the experiment under MLflow's own lock before its server opens the database
-    platform = Platform(prefect=start_prefect(), mlflow=_start_mlflow())
+        open_tracker()  # makes the experiment under MLflow's own lock before its server opens the database
+    prefect, mlflow = start_prefect(), None if elsewhere else _start_mlflow()
+    started: dict[str, Server | Served] = {"prefect": prefect, **({"mlflow": mlflow} if mlflow else {})}
     try:
-        for server, name in ((platform.prefect, "prefect"), (platform.mlflow, "mlflow")):
-            wait(server, name)
+        wait(prefect, "prefect")
+        started["deployments"] = deployments = _start_serving(prefect)
+        for name, process in started.items():
+            wait(process, name)
     except BaseException:
-        for server in platform.servers:
-            server.stop()
+        for process in reversed(started.values()):
+            process.stop()
         raise
-    _state().write_text(platform.model_dump_json(indent=1))
+    platform = Platform(prefect=prefect, mlflow=mlflow, deployments=deployments)
+    write_atomically(_state(), lambda path: path.write_text(platform.model_dump_json(indent=1)))
     return platform
 
 
 def down() -> int:
-    """Stop the platform; how many servers were stopped."""
+    """Stop the platform; how many processes were stopped."""
     try:
         platform = Platform.model_validate_json(_state().read_bytes())
     except (FileNotFoundError, ValidationError):
         return 0
-    alive = [server for server in platform.servers if server.alive()]
-    for server in alive:
-        server.stop()
-    _state().unlink(missing_ok=True)
+    alive = [process for process in reversed(platform.processes.values()) if process.alive()]
+    for process in alive:
+        process.stop()
+    for path in (_state(), home() / SERVING):
+        path.unlink(missing_ok=True)
     return len(alive)
 
 
 @contextmanager
 def prefect_api() -> Iterator[str]:
-    """A Prefect API for this process: the platform's, or a server of our own that ends with us. Sets PREFECT_API_URL."""
+    """A Prefect API for this process: the one that PREFECT_API_URL names, the platform's, or a server of our own that ends with us.
+
+    Yields the address of its UI, and sets PREFECT_API_URL.
+    """
+    if named := os.environ.get("PREFECT_API_URL"):
+        yield named.rstrip("/").removesuffix("/api")
+        return
     platform = running()
     server = platform.prefect if platform else start_prefect(with_parent=True)
     os.environ["PREFECT_API_URL"] = server.url + "/api"
@@ -126,7 +162,14 @@ def prefect_api() -> Iterator[str]:
         yield server.url
     finally:
         if platform is None:
+            _flush_logs()
             server.stop()
+
+
+def _flush_logs() -> None:
+    """Send what flows logged while there is a server: at the end of a process it would be sent to nobody, for a minute."""
+    if (module := sys.modules.get("prefect.logging.handlers")) is not None:
+        module.APILogHandler().flush()
 
 
 def wait_for_prefect(url: str) -> None:
@@ -141,19 +184,30 @@ def wait_for_prefect(url: str) -> None:
 
 def start_prefect(with_parent: bool = False) -> Server:
     port = free_port()
-    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    return _start("prefect", command, port, "/api/health", with_parent, {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"})
+    command = ["-m", "prefect", "server", "start"]
+    return _start_server("prefect", command, port, "/api/health", with_parent, {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"})
 
 
 def _start_mlflow() -> Server:
     port = free_port()
     root = home() / "mlflow"
     store = ["--backend-store-uri", f"sqlite:///{root / 'mlflow.db'}", "--artifacts-destination", str(root / "artifacts")]
-    command = ["-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return _start("mlflow", command, port, "/health", False, {})
+    command = ["-m", "mlflow", "server", *store, "--workers", "1"]
+    return _start_server("mlflow", command, port, "/health", False, {})
 
 
-def _start(name: str, arguments: list[str], port: int, health: str, with_parent: bool, env: dict[str, str]) -> Server:
+def _start_serving(prefect: Server) -> Served:
+    (home() / SERVING).unlink(missing_ok=True)
+    started = _start("deployments", ["-m", "deployments.serve"], False, {"PREFECT_API_URL": prefect.url + "/api"}, Path.cwd())
+    return Served(**started.model_dump())
+
+
+def _start_server(name: str, arguments: list[str], port: int, health: str, with_parent: bool, env: dict[str, str]) -> Server:
+    started = _start(name, [*arguments, "--host", "127.0.0.1", "--port", str(port)], with_parent, env, home())
+    return Server(**started.model_dump(), url=f"http://127.0.0.1:{port}", health=health)
+
+
+def _start(name: str, arguments: list[str], with_parent: bool, env: dict[str, str], folder: Path) -> Process:
     log: IO[bytes]
     with (home() / "logs" / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
@@ -161,21 +215,20 @@ def _start(name: str, arguments: list[str], port: int, health: str, with_parent:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=home(),
+            cwd=folder,
             env={**os.environ, **env},
             start_new_session=True,
             preexec_fn=_die_with_parent if with_parent else None,
         )
-    created = psutil.Process(process.pid).create_time()
-    return Server(pid=process.pid, created=created, url=f"http://127.0.0.1:{port}", health=health)
+    return Process(pid=process.pid, created=psutil.Process(process.pid).create_time())
 
 
-def wait(server: Server, name: str) -> None:
+def wait(server: Server | Served, name: str) -> None:
     """Until it answers. Raises RuntimeError, naming the log, when it ends or takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not server.answers():
         if not server.alive() or time.monotonic() > deadline:
-            raise RuntimeError(f"the {name} server did not start; see {home() / 'logs' / f'{name}.log'}")
+            raise RuntimeError(f"{name} did not start; see {home() / 'logs' / f'{name}.log'}")
         time.sleep(0.2)
 
 
@@ -201,7 +254,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 
 def _state() -> Path:
-    return home() / "platform.json"
+    return home() / PLATFORM
 
 
 def status() -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,10 +15,9 @@ from rich.console import Console
 from deployments import platform
 from deployments.display import Display, elapsed
 from erpd_core.config import CampaignConfig, RuntimeConfig
-from tasks.datasets import draw_problems, read_problems
+from flows.inputs import check_inputs
 from tasks.home import home
-from tasks.policies import import_policy
-from tasks.runtime import check_runtime
+from tasks.services import mlflow_ui, mlflow_url
 
 if TYPE_CHECKING:
     from flows.studies import Study
@@ -71,8 +72,13 @@ def run_study_in_foreground(study: Study, console: Console, checking: Checking) 
 
 @contextmanager
 def _servers(console: Console) -> Iterator[Ready]:
-    """A Prefect server for the time of a run, and Ray stopped after it. Yields what says the run's name and waits for the server."""
+    """A Prefect server for the time of a run, and Ray stopped after it. Yields what says the run's name and waits for the server.
+
+    One that outlives this process is told to notice should the process be killed.
+    """
+    lasting = "PREFECT_API_URL" in os.environ
     with platform.prefect_api() as prefect_url:  # the server starts while the slow imports of the caller run
+        from deployments.dead_runs import mark_dead_runs
         from tasks.resources import start_ahead, stop_ray
 
         def ready(name: str, description: str, campaigns: Mapping[str, RuntimeConfig]) -> None:
@@ -81,6 +87,8 @@ def _servers(console: Console) -> Iterator[Ready]:
             console.print(f"[bold]{name}[/]  {description}", highlight=False)
             console.print(f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}", style="dim", highlight=False)
             platform.wait_for_prefect(prefect_url)
+            if lasting:
+                asyncio.run(mark_dead_runs())
 
         try:
             yield ready
@@ -102,19 +110,9 @@ def _farewell(console: Console, report: Path, started: float) -> None:
     console.print(f"took {elapsed(started)}", style="dim", highlight=False)
 
 
-def check_inputs(config: CampaignConfig) -> None:
-    """Raises ValueError for a runtime, model or data file that cannot work here, before any server starts."""
-    check_runtime(config.runtime)
-    import_policy(config.model)
-    for name, source in {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}.items():
-        draw_problems(name, source, 0)
-        if getattr(source, "path", None):
-            read_problems(source, 0)
-
-
 def contract(result: Any, report: Path) -> dict[str, Any]:
     """The JSON object that `erpd run --json` prints."""
-    up = platform.running()
+    ui = mlflow_ui()
     hidden = {"teacher_policy", "student_policy", "student_validation"}
     return {
         "campaign": result.campaign,
@@ -122,7 +120,7 @@ def contract(result: Any, report: Path) -> dict[str, Any]:
         "recipe": result.recipe,
         "base": result.base.model_dump(mode="json"),
         "iterations": [one.model_dump(mode="json", exclude=hidden) for one in result.iterations],
-        "mlflow_url": f"{up.mlflow.url}{result.tracked}" if up else f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}",
+        "mlflow_url": f"{ui}{result.tracked}" if ui else mlflow_url(),
         "report": str(report),
     }
 
@@ -131,11 +129,11 @@ def report_campaign(campaign: str, console: Console) -> Path:
     """Write a campaign's report and print its table; the path of the HTML file. Raises LookupError for a campaign that is not known."""
     from flows.report import write_report
     from flows.stages import open_registry, reports_path
-    from tasks.store import Store
+    from tasks.store import open_store
 
     registry = open_registry()
     found = registry.campaign(campaign).id
-    write_report(registry, Store(home() / "store"), found, reports_path(found))
+    write_report(registry, open_store(), found, reports_path(found))
     return show_campaign(found, console)
 
 
@@ -151,9 +149,9 @@ def show_campaign(campaign: str, console: Console) -> Path:
 def report_study(name: str, study: Study, console: Console) -> Path:
     """Write a study's report and print its table; the path of the HTML file."""
     from flows.ablation import write_report_of
-    from tasks.store import Store
+    from tasks.store import open_store
 
-    write_report_of(name, study, Store(home() / "store"))
+    write_report_of(name, study, open_store())
     return show_study(name, study, console)
 
 

@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from erpd_core.refs import Frozen
 from flows.aside import open_tracker
 from flows.at_work import halt
 from flows.campaign import CampaignResult, campaign, campaign_id
 from flows.comparison import entries, study_markdown
+from flows.forms import StudyChoice, Written
+from flows.inputs import check_inputs
+from flows.live import name_run
+from flows.shown import Shown
 from flows.stages import open_registry, reports_path
 from flows.studies import Arm, Study
 from flows.study_files import remember
 from flows.study_report import write_efficiency_page, write_study_report
-from tasks.resources import places, task_runner
-from tasks.store import Store, identity
-from tasks.verbs import open_store
+from tasks.resources import places
+from tasks.store import Store, identity, open_store
 
 
 class StudyResult(Frozen):
@@ -44,15 +46,17 @@ def study_id(study: Study) -> str:
 
 def run_study(study: Study) -> StudyResult:
     """Run (or go on with) a study as a Prefect flow."""
-    named = ablation.with_options(flow_run_name=study_id(study))
-    result: StudyResult = named(study)
-    return result
+    return ablation(StudyChoice.of(study))
 
 
-@flow(name="ablation", validate_parameters=False)
-def ablation(study: Study) -> StudyResult:
+@flow(name="ablation", description="A table or figure of the paper: several campaigns that share what they have in common.")
+def ablation(what: StudyChoice) -> StudyResult:
     """Every arm of a study. An arm that fails does not keep the others from running; the study fails at its end, naming it."""
+    study = what.resolve()
+    for arm in study.arms:
+        check_inputs(arm.config)
     name = study_id(study)
+    name_run(name)
     remember(name, study)
     results: dict[str, CampaignResult] = {}
     failed: dict[str, Exception] = {}
@@ -89,9 +93,7 @@ def _run_arms(study: Study) -> Iterator[tuple[Arm, Callable[[], CampaignResult]]
 
 
 def _run_arm(study: Study, arm: Arm) -> CampaignResult:
-    run = campaign.with_options(task_runner=task_runner(arm.config.runtime), flow_run_name=f"{arm.name} ({campaign_id(arm.config)})")
-    result: CampaignResult = run(arm.config, study.name)
-    return result
+    return campaign(Written(config=arm.config, recipe=study.name))
 
 
 def publish_study(name: str, study: Study) -> None:
@@ -106,11 +108,8 @@ def publish_study(name: str, study: Study) -> None:
 def show_table(study: Study, name: str) -> None:
     """The table as it stands, as an artifact of the Prefect run."""
     table = study_markdown(entries(open_registry(), known_arms(study), study))
-    create_markdown_artifact(
-        key="study-report",
-        markdown=f"{study.description}\n\n{table}\n\nThe whole report, at the end: `{reports_path(name) / 'report.html'}`",
-        description=f"{name}: every arm beside the paper's numbers",
-    )
+    report = f"{study.description}\n\n{table}\n\nThe whole report, at the end: `{reports_path(name) / 'report.html'}`"
+    Shown("markdown", "study-report").show(report, f"{name}: every arm beside the paper's numbers")
 
 
 def write_report_of(name: str, study: Study, store: Store) -> Path:

@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.exceptions import Pause, TerminationSignal
+from prefect.states import State
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, Frozen
 from flows.aside import Aside
+from flows.asking import Question, ask_elsewhere, can_suspend
+from flows.ended import HOOKS
+from flows.forms import What, Written
+from flows.inputs import check_inputs
 from flows.iteration import IterationResult, iteration
+from flows.live import Live, name_run
 from flows.publish import publish
 from flows.stages import Desk, open_registry
 from flows.steps import Known, seed_for
@@ -19,7 +26,7 @@ from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
 from tasks.judge.rollouts import judge_question
 from tasks.policies import import_policy
-from tasks.resources import task_runner
+from tasks.resources import StageRunner
 from tasks.rollouts import SampleRollouts
 from tasks.store import identity
 
@@ -45,40 +52,60 @@ def campaign_id(config: CampaignConfig) -> str:
     question = config.question() | {"model": import_policy(config.model).identity()}
     question |= {"sources": {name: draw_problems(name, source, 0).question() for name, source in sources.items()}}
     question["prompts"] = None
+    del question["iterations"]  # how far to go: more of them add to the same campaign
     judge = {"judge": judge_question(config.evaluation.judge)} if config.evaluation.judge else {}
     kept = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling", "samples", "signal"})
     question["evaluation"] = kept | judge
     return f"{config.name}-{identity('campaign', question, {}, 1)[-10:]}"
 
 
-def run_campaign(config: CampaignConfig, recipe: str) -> CampaignResult:
-    """Run (or go on with) a campaign as a Prefect flow on the runner its runtime asks for."""
-    runner = task_runner(config.runtime)
-    named = campaign.with_options(task_runner=runner, flow_run_name=campaign_id(config))
-    result: CampaignResult = named(config, recipe)
-    return result
-
-
-@flow(name="campaign", validate_parameters=False)
-def campaign(config: CampaignConfig, recipe: str = "") -> CampaignResult:
+@flow(name="campaign", task_runner=StageRunner(), description="Iterations of batch, teacher, signal and student, from a recipe.", **HOOKS)
+def campaign(what: What) -> CampaignResult:
     """Every stage that the store already answers is shown as Cached; the rest is worked out."""
+    return carry_out(*what.resolve())
+
+
+def run_campaign(config: CampaignConfig, recipe: str) -> CampaignResult:
+    """Run (or go on with) a campaign as a Prefect flow."""
+    return campaign(Written(config=config, recipe=recipe))
+
+
+def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
+    """A campaign in the flow run this is called in, which gets its name."""
+    check_inputs(config)
     name = campaign_id(config)
-    open_registry().campaign_started(name, config.name, recipe, config.model_dump(mode="json"), _git_commit())
-    desk = Desk.open(name, config, Aside(name, config.question(), {"recipe": recipe, "seed": str(config.seed)}))
+    name_run(name)
+    commit = _git_commit()
+    open_registry().campaign_started(name, config.name, recipe, config.model_dump(mode="json"), commit)
+    params = {key: value for key, value in config.question().items() if key != "iterations"}  # MLflow's never change, and this may grow
+    desk = Desk.open(name, config, Aside(name, params))
+    desk.aside.say(lambda tracker, run: tracker.tag(run, desk.tags))
     status = "failed"
     try:
-        result = Campaign(config, recipe, desk).run()
-        desk.aside.settle()
+        with Live(desk, config.iterations):
+            result = Campaign(config, recipe, desk).run()
+            desk.aside.settle()
         status = "completed"
         return result
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):
         status = "killed"
         raise
+    except SystemError as error:  # what Ray's compiled code makes of a signal that comes while it waits
+        if not isinstance(error.__cause__, TerminationSignal | KeyboardInterrupt):
+            raise
+        status = "killed"
+        raise error.__cause__ from None
+    except Pause:
+        status = "running"  # suspended: it begins again where it is
+        raise
     finally:
-        desk.registry.campaign_finished(name, status)  # type: ignore[arg-type]
+        if status != "running":
+            desk.registry.campaign_finished(name, status)  # type: ignore[arg-type]
         publish(desk)
-        desk.aside.say(lambda tracker, run: tracker.finish(run, status))
+        if status != "running":
+            desk.aside.say(lambda tracker, run: tracker.finish(run, status))
         desk.aside.settle()
+        desk.aside.close()
 
 
 class Campaign:
@@ -91,8 +118,7 @@ class Campaign:
         known, report = self._begin()
         results: list[IterationResult] = []
         for index in range(1, self.config.iterations + 1):
-            runner = iteration.with_options(task_runner=task_runner(self.config.runtime))
-            result = runner(self.config, index, known, self.desk.campaign)
+            result = self._iteration(index, known)
             if result is None:
                 break
             results.append(result)
@@ -113,8 +139,19 @@ class Campaign:
             recipe=self.recipe,
             base=report,
             iterations=tuple(results),
-            tracked=self.desk.aside.page(),
+            tracked=self.desk.aside.pages()[0],
         )
+
+    def _iteration(self, index: int, known: Known) -> IterationResult | None:
+        """Its result, once a person has decided what a person is to decide."""
+        waits = self.config.runtime
+        asks = not can_suspend(waits.answer_seconds, waits.pause_seconds)
+        while isinstance(result := iteration(self.config, index, known, self.desk.campaign, asks), Question):
+            publish(self.desk)
+            self.desk.aside.settle()
+            self.desk.record_decision(index, ask_elsewhere(result))
+        assert not isinstance(result, State), "a flow that is called answers with its state's data"
+        return result
 
     def _begin(self) -> tuple[Known, EvalReport]:
         """The base model and the problems, then the base's validation and its evaluation: side by side what can be."""
@@ -141,6 +178,8 @@ class Campaign:
         evaluating = self.desk.start("evaluate", [(evaluation, "evaluate base", "base evaluation")], 0)
         (rollouts,), (report,) = validating(), evaluating()
         self.desk.record_report(0, "base", report, evaluation)
+        for problems, context in ((validation, "validation"), *((one, "test") for one in benchmarks)):
+            self.desk.record_problems(problems, context)
         known = Known(
             base=base,
             start=base,

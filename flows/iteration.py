@@ -6,17 +6,19 @@ import math
 from collections.abc import Mapping
 
 from prefect import flow
+from prefect.states import Completed, State
 
 from erpd_core.config import CampaignConfig, Strategy
 from erpd_core.refs import Decision, EvalReport, Frozen, PolicyRef, RolloutRef, TrainingRef
 from erpd_core.strategy import decide
-from flows.asking import ask_person, evidence_text
+from flows.asking import Question, ask_here, evidence_text
 from flows.fixed_batch import FixedBatch, runs_of
 from flows.measuring import Measuring
 from flows.stages import Answers, Desk
 from flows.steps import Known, Steps
 from tasks.measure import MeasureSignal
 from tasks.online import TrainOnline
+from tasks.resources import StageRunner
 from tasks.rollouts import outcomes
 from tasks.train import DistillStudent, SignalPhase
 
@@ -35,20 +37,35 @@ class IterationResult(Frozen):
     student_validation: RolloutRef
 
 
-@flow(name="iteration", flow_run_name="iteration-{index}", validate_parameters=False)
-def iteration(config: CampaignConfig, index: int, known: Known, campaign: str) -> IterationResult | None:
-    """Run iteration `index` (1, 2, ...) of a campaign from `known.start`; None when its decision is to stop."""
+class Undecided(Exception):
+    """A person is to be asked, by whoever runs the iteration."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__(f"{question.campaign}: iteration {question.iteration} waits for a decision")
+        self.question = question
+
+
+@flow(name="iteration", flow_run_name="iteration-{index}", task_runner=StageRunner(), validate_parameters=False)
+def iteration(
+    config: CampaignConfig, index: int, known: Known, campaign: str, asks: bool = True
+) -> IterationResult | Question | State[Question] | None:
+    """Run iteration `index` (1, 2, ...) of a campaign from `known.start`.
+
+    The answer is its result; None when its decision is to stop; and, if it is not to ask a person itself, the question that is in its way.
+    """
     desk = Desk.open(campaign, config)
-    result = Iteration(Steps(config, index, known, desk)).run()
-    desk.aside.settle()
+    try:
+        result = Iteration(Steps(config, index, known, desk), asks).run()
+    except Undecided as undecided:
+        return Completed(name="Waits", message=str(undecided), data=undecided.question)
     return result
 
 
 class Iteration:
     """The steps of one iteration, in the order they are taken."""
 
-    def __init__(self, steps: Steps) -> None:
-        self.steps, self.measuring = steps, Measuring(steps)
+    def __init__(self, steps: Steps, asks: bool = True) -> None:
+        self.steps, self.measuring, self.asks = steps, Measuring(steps), asks
         self.config, self.known, self.desk, self.index = steps.config, steps.known, steps.desk, steps.index
 
     def run(self) -> IterationResult | None:
@@ -145,9 +162,18 @@ class Iteration:
     def _ask(self, automatic: Decision) -> Decision:
         ways = {"S2": self.config.weak_teacher, "S3": automatic.evidence["teacher_minus_student"], "online": self.config.online}
         possible = ("S1", *(name for name, way in ways.items() if way), "stop")
-        evidence = evidence_text(automatic.evidence | self._distance(), automatic)
+        question = Question(
+            campaign=self.desk.campaign,
+            iteration=self.index,
+            automatic=automatic,
+            possible=possible,
+            evidence=evidence_text(automatic.evidence | self._distance(), automatic),
+            seconds=self.config.runtime.answer_seconds,
+        )
         self.desk.say(f"{self.index}: waits for your decision (`erpd decide`, or Resume in Prefect's UI); automatic: {automatic.strategy}")
-        return ask_person(self.desk.campaign, self.index, automatic, possible, evidence, self.config.runtime.answer_seconds)
+        if not self.asks:
+            raise Undecided(question)
+        return ask_here(question)
 
     def _distance(self) -> dict[str, object]:
         """How far the campaign has moved from its base so far, of its last student."""

@@ -29,12 +29,18 @@ def measures(rows: Sequence[Row], attached: Sequence[Attached], store: Store) ->
     """Those of every row whose evaluation is still in the store."""
     found = []
     for row in rows:
-        of_row = (one for one in attached if (one.iteration, one.role) == (row.iteration, f"{row.role} evaluation"))
-        mine = next((one.artifact.id for one in of_row if (one.artifact.meta.get("ref") or {}).get("policy") == row.report.policy), None)
-        if mine is None or not store.has(mine):
+        mine = evaluation_of(row, attached, store)
+        if mine is None:
             continue
         judged = load_judged(store, mine)
         for benchmark, details in load_details(store, mine).items():
             turned = judged[benchmark].outcomes.get("same", 0) if benchmark in judged else None
             found.append(Measures(row.name, benchmark, row.report.scores[benchmark].k, details, turned))
     return found
+
+
+def evaluation_of(row: Row, attached: Sequence[Attached], store: Store) -> str | None:
+    """The evaluation that a row's report is of; None when it is not in the store any more."""
+    of_row = (one.artifact for one in attached if (one.iteration, one.role) == (row.iteration, f"{row.role} evaluation"))
+    mine = next((artifact.id for artifact in of_row if (artifact.meta.get("ref") or {}).get("policy") == row.report.policy), None)
+    return mine if mine is not None and store.has(mine) else None

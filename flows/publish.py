@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
-
-from prefect.artifacts import create_markdown_artifact
 
 from flows.report import write_report
 from flows.results import Row, benchmarks_of, interval, nats, percent, summary, table_rows
+from flows.shown import Shown
 from flows.stages import Desk, reports_path
 from tasks.tracking import TrackedRun, Tracker
 
@@ -21,12 +21,15 @@ def _publish(desk: Desk, tracker: Tracker, run: TrackedRun) -> None:
     path = write_report(desk.registry, desk.store, desk.campaign, reports_path(desk.campaign))
     tracker.log_artifact(run, path.parent, "report")
     rows = table_rows(desk.registry, desk.campaign)
+    if best := next((row for row in rows if row.best), None):
+        tracker.register_policy(desk.model, best.report.policy, run, alias="best")
+    if (picture := path.parent / "score_vs_kl.png").exists():
+        image = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+        # Not an image artifact: under such a one the UI also writes the address, all of it.
+        Shown("markdown", "score-vs-kl").show(f"![Score against KL to the base]({image})", "Score against KL to the base")
     said = "\n\n".join(summary(rows))
-    create_markdown_artifact(
-        key="campaign-report",
-        markdown=f"{said}\n\n{markdown_table(rows)}\n\nThe whole report: `{path}`",
-        description=f"{desk.campaign}: base, teachers and students",
-    )
+    report = f"{said}\n\n{markdown_table(rows)}\n\nThe whole report: `{path}`"
+    Shown("markdown", "campaign-report").show(report, f"{desk.campaign}: base, teachers and students")
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -68,6 +68,7 @@ EVIDENCE = {
     "standard_error": "Standard error of that difference",
     "z": "Standard errors a gain must exceed",
     "min_gain": "Points a gain must exceed",
+    "before": "Strategies of the iterations before",
     "teacher_minus_student": "Teacher minus earlier students",
     "teacher_step": "Teacher's step, chosen on validation",
     "kl_base_so_far": "KL of the last student to the base, nats per token",

@@ -51,6 +51,13 @@ class Row:
         """Mean score over the benchmarks, of 1."""
         return math.fsum(score.avg for score in self.report.scores.values()) / max(1, len(self.report.scores))
 
+    @property
+    def mean_ci95(self) -> tuple[float, float]:
+        """95 % interval of that mean: benchmarks are independent, so the sides of their intervals add in squares."""
+        scores = list(self.report.scores.values())
+        low, high = (math.hypot(*(score.ci95[side] - score.avg for score in scores)) / max(1, len(scores)) for side in (0, 1))
+        return self.mean - low, self.mean + high
+
 
 def table_rows(registry: Registry, campaign_id: str) -> list[Row]:
     """The base, then each iteration's teacher and student: every policy that has been measured so far."""
@@ -64,6 +71,11 @@ def table_rows(registry: Registry, campaign_id: str) -> list[Row]:
     students = [row for row in rows if row.role == "student" and row.moved]
     best = max(students, key=lambda row: (row.mean, -row.report.kl_base, -row.iteration), default=None)
     return [Row(**{**vars(row), "best": row is best}) for row in rows]
+
+
+def last_student(rows: Sequence[Row]) -> Row | None:
+    """The last student that an iteration came to."""
+    return next((row for row in reversed(rows) if row.role == "student" and row.moved), None)
 
 
 def start_of(row: Row, rows: Sequence[Row]) -> Row | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from erpd_core.config import CampaignConfig, RuntimeConfig
 from erpd_core.optimize import Record
-from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef
+from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef, ProblemsRef
 from flows.aside import Aside
 from flows.at_work import at_work
 from tasks.evaluate import EvaluatePolicy
@@ -20,10 +20,11 @@ from tasks.home import home
 from tasks.progress import Progress
 from tasks.registry import Registry
 from tasks.resources import submit
+from tasks.services import registry_url
 from tasks.stage import Stage
-from tasks.store import Store
+from tasks.store import Store, open_store
 from tasks.tracking import TrackedRun, Tracker
-from tasks.verbs import TASKS, Verb, open_store, show_cached
+from tasks.verbs import TASKS, Verb, show_cached
 
 Answers = Callable[[], list[Any]]
 """Waits for stages that were started, records that they play their roles, and returns what they answered."""
@@ -40,7 +41,7 @@ def reports_path(campaign: str) -> Path:
 
 
 def open_registry() -> Registry:
-    return Registry(f"sqlite:///{home() / 'registry.db'}")
+    return Registry(registry_url())
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,27 @@ class Desk:
     events: Path
     aside: Aside = field(repr=False)
     """Where MLflow is told, beside the stages."""
+    tags: Mapping[str, str]
+    """What every MLflow run of the campaign is found by."""
     known: set[str] = field(default_factory=set, repr=False)
     """Artifacts this desk has recorded already."""
+    decided: dict[int, str] = field(default_factory=dict, repr=False)
+    """Iteration -> its strategy."""
 
     @classmethod
     def open(cls, campaign: str, config: CampaignConfig, aside: Aside | None = None) -> Desk:
         """The desk of a campaign that the registry knows."""
+        registry = open_registry()
+        found = registry.campaign(campaign)
         return cls(
             campaign=campaign,
             model=config.name,
             runtime=config.runtime,
             store=open_store(),
-            registry=open_registry(),
+            registry=registry,
             events=events_path(campaign),
-            aside=aside or Aside(campaign),
+            aside=aside or Aside.of(campaign),
+            tags={"recipe": found.recipe, "seed": str(config.seed), "git_commit": found.git_commit or "none"},
         )
 
     # ---------------------------------------------------------------------------------------------------------------- stages
@@ -137,6 +145,10 @@ class Desk:
 
     def record_decision(self, iteration: int, decision: Decision) -> None:
         self.registry.record_decision(self.campaign, iteration, decision)
+        self.decided[iteration] = decision.strategy
+        asked = decision.evidence.get("asked") or {"by": "automatic"}
+        tags = {"strategy": decision.strategy, "iteration": str(iteration), "decided_by": asked["by"]}
+        self.aside.say(lambda tracker, run: tracker.tag(run, tags))
         self._file(f"decisions/{iteration}.json", decision.model_dump_json(indent=1))
         self.say(f"{iteration}: decided {decision.strategy}: {decision.reason}")
 
@@ -162,22 +174,29 @@ class Desk:
 
         def write(tracker: Tracker, run: TrackedRun) -> None:
             tracker.log_report(run, report, iteration, None if role in ("base", "student") else role, details)
-            with _phase(tracker, run, iteration, role, {}) as phase:
+            with self._phase(tracker, run, iteration, role, {}) as phase:
                 tracker.log_report(phase, report, stage.policy.step, details=details)
 
         self.aside.say(write)
 
     def track_training(self, iteration: int, role: str, records: Sequence[Record], tags: Mapping[str, str]) -> None:
         def write(tracker: Tracker, run: TrackedRun) -> None:
-            with _phase(tracker, run, iteration, role, tags) as phase:
+            with self._phase(tracker, run, iteration, role, tags) as phase:
                 tracker.log_records(phase, records)
 
         self.aside.say(write)
 
+    @contextmanager
+    def _phase(self, tracker: Tracker, run: TrackedRun, iteration: int, role: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
+        """The run of one phase, finished after it."""
+        own = {"role": role, "iteration": str(iteration)} | ({"strategy": strategy} if (strategy := self.decided.get(iteration)) else {})
+        phase = tracker.phase_run(run, f"{iteration}/{role}", f"{role}-{iteration}", tags={**self.tags, **own, **tags})
+        yield phase
+        tracker.finish(phase)
 
-@contextmanager
-def _phase(tracker: Tracker, run: TrackedRun, iteration: int, role: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
-    """The run of one phase, finished after it."""
-    phase = tracker.phase_run(run, f"{iteration}/{role}", f"{role}-{iteration}", tags={"role": role, "iteration": str(iteration), **tags})
-    yield phase
-    tracker.finish(phase)
+    def record_problems(self, problems: ProblemsRef, context: str) -> None:
+        """A problem list that the campaign trains or is measured on, as a dataset of its MLflow run."""
+        manifest = self.store.manifest(problems.id)
+        self.aside.say(
+            lambda tracker, run: tracker.log_dataset(run, problems.name, problems.id, context, manifest.question, problems.count)
+        )

@@ -72,6 +72,7 @@ class Steps:
         measured = {"validation": self.known.validation, **self.known.benchmarks}
         stage = draw_problems("prompts", self.config.prompts, self.seed("prompts"), earlier, measured)
         found: ProblemsRef = self.desk.ask("problems", stage, "draw prompts", self.index, "prompts")
+        self.desk.record_problems(found, "training")
         if found.overlap:
             self.desk.record_overlap(self.index, found.overlap)
         return found

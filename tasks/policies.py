@@ -1,18 +1,21 @@
-"""Where a campaign's base comes from: the embedded tiny model, a directory, the hub, or a GGUF file inside an installed package."""
+"""Where a campaign's base comes from: the embedded tiny model, a directory, the hub, a GGUF file inside an installed package, the store."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from erpd_core.config import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel, StoredModel
 from erpd_core.refs import PolicyRef
 from tasks.chat import FILE as CHAT_FILE
+from tasks.manifest import sha256
 from tasks.stage import Context, Stage
-from tasks.store import Build, sha256
+from tasks.store import Build, open_store
 
 ASSETS = Path(__file__).parent / "assets"
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
@@ -33,6 +36,8 @@ class ImportPolicy(Stage[PolicyRef]):
     """Name of the one GGUF file that is turned into safetensors."""
     chat: ChatConfig | None = None
     """How prompts are put to it."""
+    policy: str | None = None
+    """The artifact it is, when it was made here."""
     folder: str
     """Where the files are now; not part of the identity."""
 
@@ -41,14 +46,14 @@ class ImportPolicy(Stage[PolicyRef]):
         return {"files": self.files, "gguf": self.gguf, **chat}
 
     def inputs(self) -> dict[str, str]:
-        return {}
+        return {"policy": self.policy} if self.policy else {}
 
     def run(self, context: Context, build: Build) -> PolicyRef:
         if self.gguf:
             convert_gguf(Path(self.folder), self.gguf, build)
         else:
             for name in self.files:
-                build.put(name, partial(shutil.copyfile, Path(self.folder) / name))
+                build.put(name, partial(_link_or_copy if self.policy else shutil.copyfile, Path(self.folder) / name))
         if chat := self.chat:
             build.put(CHAT_FILE, lambda path: path.write_text(chat.model_dump_json(indent=1)))
         return PolicyRef(id=build.id)
@@ -72,19 +77,23 @@ def _import(model: ModelConfig) -> ImportPolicy:
         if not path.exists():
             raise ValueError(f"model.file: {model.package} has no file {model.file}; choose one it ships")
         return ImportPolicy(files={path.name: sha256(path)}, gguf=path.name, folder=str(path.parent))
+    if isinstance(model, StoredModel):
+        return _from_store(model.id)
     assert isinstance(model, HubModel)
     return _from_folder(_download(model))
 
 
 def model_from_text(text: str) -> ModelConfig:
-    """`tiny`, a directory, or a hub id: what `erpd eval --model` takes."""
+    """`tiny`, a directory, a policy of the store, or a hub id: what `erpd eval --model` takes."""
     if text == "tiny":
         return EmbeddedModel()
+    if re.fullmatch("policy-[0-9a-f]{20}", text):
+        return StoredModel(id=text)
     if Path(text).is_dir():
         return DirectoryModel(path=text)
     if text.count("/") == 1 and not text.startswith((".", "/")):
         return HubModel(id=text)
-    raise ValueError(f"model: {text!r} is no directory, no hub id (owner/name) and not `tiny`; check the path")
+    raise ValueError(f"model: {text!r} is no directory, no policy of the store, no hub id (owner/name) and not `tiny`; check the path")
 
 
 def _from_folder(folder: Path) -> ImportPolicy:
@@ -96,6 +105,22 @@ def _from_folder(folder: Path) -> ImportPolicy:
     if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
         raise ValueError(f"model: {folder} holds no tokenizer; copy the tokenizer files of the model beside its weights")
     return ImportPolicy(files={name: sha256(folder / name) for name in names}, folder=str(folder))
+
+
+def _from_store(policy: str) -> ImportPolicy:
+    store = open_store()
+    if not store.has(policy):
+        raise ValueError(f"model: {policy} is not in the store at {store.root}; `erpd lineage CAMPAIGN:ROLE` prints what is")
+    files = {name: file.sha256 for name, file in store.manifest(policy).files.items()}
+    return ImportPolicy(files=files, policy=policy, folder=str(store.path(policy)))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Files of the store never change, so two artifacts may share one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _download(model: HubModel) -> Path:

@@ -20,41 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pydantic import BaseModel
+
+from tasks.home import home
+from tasks.manifest import MANIFEST, Manifest, StoredFile, sha256
+from tasks.mirror import Mirror
+from tasks.services import store_url
 
 SIDE = ".sum"
 """Suffix of the checksum file beside each file of a partial artifact."""
-
-
-class StoredFile(BaseModel):
-    sha256: str
-    size: int
-
-
-class Manifest(BaseModel):
-    """What an artifact is, beside its bytes."""
-
-    id: str
-    kind: str
-    question: dict[str, Any]
-    inputs: dict[str, str]
-    """Role -> identity of each input artifact."""
-    version: int
-    meta: dict[str, Any]
-    files: dict[str, StoredFile]
-    seconds: float
-    """Time spent building it, over all sessions."""
 
 
 def identity(kind: str, question: Mapping[str, Any], inputs: Mapping[str, str], version: int) -> str:
     """`kind-` and 20 hex digits of a hash of what was asked."""
     text = json.dumps([kind, question, sorted(inputs.items()), version], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -71,6 +50,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock_path(root: Path, artifact: str) -> Path:
+    """The file that is locked while the artifact is made."""
+    return root / "locks" / f"{artifact}.lock"
+
+
+def note_path(root: Path, artifact: str) -> Path:
+    """What is being made, and from what, since the file was written: a manifest without files."""
+    return root / "locks" / f"{artifact}.json"
 
 
 class Build:
@@ -122,7 +111,7 @@ class Build:
         names = sorted(str(side.relative_to(self.folder))[: -len(SIDE)] for side in self.folder.rglob("*" + SIDE))
         files = {n: StoredFile(sha256=(self.folder / (n + SIDE)).read_text(), size=(self.folder / n).stat().st_size) for n in names}
         manifest = self._manifest.model_copy(update={"meta": dict(meta), "files": files, "seconds": round(self.seconds, 3)})
-        write_atomically(self.folder / "manifest.json", lambda p: p.write_text(manifest.model_dump_json(indent=1)))
+        write_atomically(self.folder / MANIFEST, lambda p: p.write_text(manifest.model_dump_json(indent=1)))
         for name in names:
             (self.folder / (name + SIDE)).unlink()
         self._clock.unlink(missing_ok=True)
@@ -132,10 +121,10 @@ class Build:
 
 
 class Store:
-    """Artifacts under one root folder."""
+    """Artifacts under one root folder, and in its mirror when it has one."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, mirror: Mirror | None = None) -> None:
+        self.root, self.mirror = root, mirror
         self._verified: set[str] = set()
 
     def path(self, artifact: str) -> Path:
@@ -144,29 +133,56 @@ class Store:
 
     def manifest(self, artifact: str) -> Manifest:
         """Raises FileNotFoundError when the artifact is not in the store."""
-        path = self.path(artifact) / "manifest.json"
-        if not path.exists():
-            raise FileNotFoundError(f"{artifact} is not in the store at {self.root}; run the campaign that makes it")
-        return Manifest.model_validate_json(path.read_bytes())
+        try:
+            return Manifest.read(self.path(artifact))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{artifact} is not in the store at {self.root}; run the campaign that makes it") from None
 
     def has(self, artifact: str) -> bool:
-        """Is it there with every byte its manifest promises (checked once per process)?
+        """Is it there with every byte its manifest promises (checked once per process)? What only the mirror has is fetched.
 
         A damaged artifact is set aside, with what is wrong with it, and counts as absent.
         """
-        if artifact in self._verified and (self.path(artifact) / "manifest.json").exists():
+        there = self._use(artifact)  # before its bytes are looked at, which may take minutes
+        if there and artifact in self._verified:
             return True
         damage = self.damage(artifact)
-        if damage is None:
-            self._verified.add(artifact)
-            return True
-        if self.path(artifact).exists():
+        if damage is not None and self.path(artifact).exists():
             aside = self.root / "damaged" / f"{artifact}.{time.time_ns()}"
             aside.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # another process has just set it aside
                 self.path(artifact).replace(aside)
                 (aside / "damage.txt").write_text(damage + "\n")
-        return False
+        if damage is not None and not self._fetched(artifact):
+            return False
+        if self.mirror:
+            self.mirror.push(artifact, self.path(artifact))
+        self._verified.add(artifact)
+        return True
+
+    def _use(self, artifact: str) -> bool:
+        """Leave a mark that it is used now, which keeps it from garbage collection (`tasks/garbage.py`). False when it is gone."""
+        try:
+            os.utime(self.path(artifact) / MANIFEST)
+        except FileNotFoundError:
+            return False
+        except OSError:  # a store that may only be read
+            pass
+        return True
+
+    def _fetched(self, artifact: str) -> bool:
+        if self.mirror is None:
+            return False
+        scratch = self.root / "fetched" / f"{artifact}.{secrets.token_hex(4)}"
+        try:
+            if not self.mirror.fetch(artifact, scratch):
+                return False
+            self.path(artifact).parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # another process was faster, and a folder is not renamed over a full one
+                scratch.replace(self.path(artifact))
+            return self.damage(artifact) is None
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def damage(self, artifact: str) -> str | None:
         """What is wrong with an artifact, None if nothing is."""
@@ -175,7 +191,7 @@ class Store:
         except FileNotFoundError as error:
             return str(error)
         except ValueError:
-            return f"{artifact}: manifest.json is not readable"
+            return f"{artifact}: {MANIFEST} is not readable"
         for name, stored in manifest.files.items():
             path = self.path(artifact) / name
             if not path.exists():
@@ -191,9 +207,9 @@ class Store:
         A build left without `commit` (an error, a kill) stays in `partial/` and is continued next time.
         """
         artifact = identity(kind, question, inputs, version)
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{artifact}.lock"):
+        lock = lock_path(self.root, artifact)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
             if self.has(artifact):
                 yield None
                 return
@@ -204,7 +220,12 @@ class Store:
             blank = Manifest(
                 id=artifact, kind=kind, question=dict(question), inputs=dict(inputs), version=version, meta={}, files={}, seconds=0
             )
+            write_atomically(note_path(self.root, artifact), lambda p: p.write_text(blank.model_dump_json()))
             yield Build(folder, self.path(artifact), blank)
+            if not folder.exists():
+                note_path(self.root, artifact).unlink(missing_ok=True)
+            if self.mirror and (self.path(artifact) / MANIFEST).exists():
+                self.mirror.push(artifact, self.path(artifact))
 
     def discard(self, artifact: str) -> None:
         """Remove an artifact and what is left of its build."""
@@ -215,3 +236,9 @@ class Store:
     def artifacts(self, kind: str) -> Sequence[str]:
         folder = self.root / kind
         return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
+
+
+def open_store() -> Store:
+    """The store under ERPD_HOME, with the mirror that the environment names."""
+    url = store_url()
+    return Store(home() / "store", Mirror(url) if url else None)

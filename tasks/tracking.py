@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -47,6 +47,17 @@ PARAM_LENGTH = 6000
 """Characters of a param's value; what is longer is cut."""
 STATUS = {"running": "RUNNING", "completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 """The registry's word -> MLflow's."""
+TRAINING = "workflowType=machine_learning"
+"""In an address: the view with the run table. Who has never been there gets the one of language-model traces."""
+
+
+def is_away(error: Exception) -> bool:
+    """Is it a server that cannot be reached, or a database that another holds: something that passes?"""
+    import sqlalchemy.exc
+
+    if isinstance(error, _mlflow().exceptions.MlflowException):
+        return "API request to" in str(error) or error.get_http_status_code() in (429, 502, 503, 504)
+    return isinstance(error, sqlalchemy.exc.OperationalError | ConnectionError)
 
 
 @dataclass(frozen=True)
@@ -242,7 +253,24 @@ class Tracker:
         names = self._client.get_run(run.id).data.metrics
         return {(name, point.step) for name in names for point in self._client.get_metric_history(run.id, name)}
 
-    # ------------------------------------------------------------------------------------------------------ files and models
+    # ---------------------------------------------------------------------------------------------------- data, files and models
+
+    def tag(self, run: TrackedRun, tags: Mapping[str, str]) -> None:
+        """Say these tags of a run; what a tag said before is replaced."""
+        self._client.log_batch(run.id, tags=[_mlflow().entities.RunTag(key, value) for key, value in tags.items()])
+
+    def log_dataset(self, run: TrackedRun, name: str, digest: str, context: str, source: Mapping[str, Any], count: int) -> None:
+        """The data a run used, once however often it is said. `context` says what for: training, validation, test."""
+        entities = _mlflow().entities
+        dataset = entities.Dataset(
+            name=name,
+            digest=digest[-36:],
+            source_type="erpd",
+            source=json.dumps(source)[:PARAM_LENGTH],
+            profile=json.dumps({"problems": count}),
+        )
+        tags = [entities.InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(run.id, datasets=[entities.DatasetInput(dataset=dataset, tags=tags)])
 
     def log_artifact(self, run: TrackedRun, path: str | Path, folder: str | None = None) -> None:
         """Attach a file (or a folder with its files); one of the same name is replaced."""
@@ -288,20 +316,15 @@ class Tracker:
         """The path of a run's page, to put behind the address of whichever server shows this database."""
         return f"/#/experiments/{self.experiment_id}/runs/{run.id}"
 
-    def url(self, run: TrackedRun | None = None) -> str:
-        """The page of a run (of the experiment's charts, without one); where there is no server, the tracking URI without its password."""
-        page = f"experiments/{self.experiment_id}/runs"
-        return self._page(f"{page}/{run.id}" if run else f"{page}?compareRunsMode=CHART")
+    @property
+    def charts(self) -> str:
+        """The path of the page that has the experiment's runs side by side."""
+        return f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
 
-    def compare_url(self, runs: Sequence[TrackedRun]) -> str:
-        """The page that compares runs side by side."""
+    def compare(self, runs: Sequence[TrackedRun]) -> str:
+        """The path of the page that compares these runs."""
         ids, experiments = (quote(json.dumps(value, separators=(",", ":"))) for value in ([run.id for run in runs], [self.experiment_id]))
-        return self._page(f"compare-runs?runs={ids}&experiments={experiments}")
-
-    def _page(self, page: str) -> str:
-        parts = urlsplit(self.tracking_uri)
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else self.tracking_uri
-        return f"{bare.rstrip('/')}/#/{page}" if parts.scheme in ("http", "https") else bare
+        return f"/#/compare-runs?{TRAINING}&runs={ids}&experiments={experiments}"
 
 
 def _batches(steps: Sequence[list[Any]]) -> Iterator[list[Any]]:

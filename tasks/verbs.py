@@ -9,16 +9,11 @@ import prefect
 from prefect.states import Completed, State
 
 from erpd_core.config import RuntimeConfig
-from tasks.home import home
 from tasks.progress import Progress
 from tasks.stage import Context, Stage, fulfil
-from tasks.store import Store
+from tasks.store import open_store
 
 Verb = Literal["import", "problems", "rollouts", "score", "train", "distill", "evaluate"]
-
-
-def open_store() -> Store:
-    return Store(home() / "store")
 
 
 def _hopeful(task: Any, run: Any, state: State[Any]) -> bool:

@@ -27,6 +27,27 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of the tests' own, started once."""
+    from postgres import server
+
+    with server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database for a registry, of both kinds that it supports; SQLite's folder does not exist yet."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/100% new/registry.db"
+        return
+    from postgres import empty_database
+
+    with empty_database(request.getfixturevalue("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The embedded base, 64 of its training problems, 8 graded samples of each, their column. Tests add to the store, none damages it."""
     from helpers import World, context

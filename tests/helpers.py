@@ -163,10 +163,15 @@ def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tracked(home: Path) -> dict[str, dict[tuple[str, int], list[float | None]]]:
-    """Every point in MLflow's database, past MLflow's own reading: phase (or "campaign") -> (metric, step) -> values written."""
+    """Every point in the home's MLflow (see `points`)."""
+    return points(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
+
+
+def points(url: str) -> dict[str, dict[tuple[str, int], list[float | None]]]:
+    """Every point in a database of MLflow, past MLflow's own reading: phase (or "campaign") -> (metric, step) -> values written."""
     import sqlalchemy as sa
 
-    engine = sa.create_engine(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
+    engine = sa.create_engine(url)
     query = sa.text(
         "SELECT COALESCE((SELECT value FROM tags t WHERE t.run_uuid = m.run_uuid AND t.key = 'erpd.phase'), 'campaign'), m.key, m.step,"
         " CASE WHEN m.is_nan THEN NULL ELSE m.value END FROM metrics m"

@@ -9,7 +9,7 @@ from erpd_core.config.critic import CriticConfig
 from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
 from erpd_core.config.judge import JudgeConfig
 from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
-from erpd_core.config.models import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config.models import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel, StoredModel
 from erpd_core.config.online import OnlineConfig
 from erpd_core.config.optimizer import OptimizerConfig
 from erpd_core.config.problems import (
@@ -75,6 +75,7 @@ __all__ = [
     "RuntimeConfig",
     "SamplingConfig",
     "SignalSpec",
+    "StoredModel",
     "Strategy",
     "TeacherLoss",
     "TinyProblems",

@@ -16,6 +16,6 @@ Choice = Literal["S1", "S2", "S3", "online", "none"]
 
 
 class Config(Frozen):
-    """Every number of a config is finite."""
+    """Every number of a config is finite. A field's docstring is its text in the forms of Prefect's UI."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)

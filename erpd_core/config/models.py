@@ -61,4 +61,12 @@ class PackagedModel(_Model):
     file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-ModelConfig = Annotated[EmbeddedModel | DirectoryModel | HubModel | PackagedModel, Field(discriminator="kind")]
+class StoredModel(_Model):
+    """A policy that another campaign made: its student, say. It keeps its lineage."""
+
+    kind: Literal["stored"] = "stored"
+    id: Annotated[str, Field(pattern=r"^policy-[0-9a-f]{20}$")]
+    """Identity of the artifact; `erpd lineage` prints it."""
+
+
+ModelConfig = Annotated[EmbeddedModel | DirectoryModel | HubModel | PackagedModel | StoredModel, Field(discriminator="kind")]

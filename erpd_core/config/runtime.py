@@ -37,6 +37,8 @@ class RuntimeConfig(Config):
 
     answer_seconds: PositiveFloat = 86400.0
     """How long `decision.mode: ask` waits for a person before the automatic decision is taken."""
+    pause_seconds: NonNegative = 600.0
+    """A deployed run whose wait may be longer than this is suspended meanwhile: its process ends, and what it held is free for others."""
 
     samplers: PositiveInt = 1
     """Ray actors that sample the shards of one stage side by side; 1 (or Ray off): the stage's own process samples."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.store import sha256
+from tasks.manifest import sha256
 
 Row = dict[str, Any]
 

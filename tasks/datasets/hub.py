@@ -22,7 +22,8 @@ from pydantic import BaseModel, ValidationError
 from erpd_core.config import HubProblems
 from tasks.datasets.files import FORMATS, digest_of
 from tasks.home import home
-from tasks.store import sha256, write_atomically
+from tasks.manifest import sha256
+from tasks.store import write_atomically
 
 
 class Locked(BaseModel):

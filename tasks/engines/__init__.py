@@ -48,10 +48,13 @@ def check_engine(runtime: RuntimeConfig) -> None:
         raise ValueError(f"runtime.engine: vllm is not installed here; get it by `{how}`, or use runtime.engine=transformers")
     if build != device:
         raise ValueError(f"runtime.engine: the vllm installed here samples on {build}, not on {device}; use runtime.engine=transformers")
-    if device == "cuda" and runtime.ray == "on" and runtime.gpus < runtime.tensor_parallel:
+    own = runtime.samples_apart and runtime.sampler_gpus is not None
+    gpus = runtime.sampler_gpus if own else runtime.gpus
+    if device == "cuda" and runtime.ray == "on" and (gpus or 0) < runtime.tensor_parallel:
+        who, key = ("a sampler", "sampler_gpus") if own else ("a stage", "gpus")
         raise ValueError(
-            f"runtime.tensor_parallel: {runtime.tensor_parallel} GPUs, but a stage asks Ray for {runtime.gpus:g};"
-            f" --set runtime.gpus={runtime.tensor_parallel}"
+            f"runtime.tensor_parallel: {runtime.tensor_parallel} GPUs, but {who} asks Ray for {gpus:g};"
+            f" --set runtime.{key}={runtime.tensor_parallel}"
         )
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel
+from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel, StoredModel
 from erpd_core.estimates import Lengths, ModelShape
 from erpd_core.refs import Frozen
 from tasks.policies import ASSETS
+from tasks.store import open_store
 
 FILE = Path(__file__).with_name("shapes.yaml")
 SHARE = 0.6
@@ -72,6 +73,8 @@ def _place(model: ModelConfig) -> tuple[str, Path | None]:
         return model.path, Path(model.path).expanduser()
     if isinstance(model, PackagedModel):
         return f"packaged/{model.package}", None
+    if isinstance(model, StoredModel):
+        return model.id, open_store().path(model.id)
     assert isinstance(model, HubModel)
     return model.id, _downloaded(model)
 

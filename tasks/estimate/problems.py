@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erpd_core.config import CampaignConfig, NamedProblems, ProblemsConfig
-from tasks.datasets import catalogue
+from tasks.datasets.catalogue import catalogue
 
 UNKNOWN = 500
 """Problems of a set that says no count: an assumption."""

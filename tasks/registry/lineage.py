@@ -72,4 +72,4 @@ def tree(session: Session, artifact_id: str, direction: Direction) -> Lineage:
 
 
 def artifact(row: ArtifactRow) -> Artifact:
-    return Artifact(id=row.id, kind=row.kind, spec=row.spec, meta=row.meta, created_at=row.created_at, seconds=row.seconds)
+    return Artifact.model_validate({name: getattr(row, name) for name in Artifact.model_fields})

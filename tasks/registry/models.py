@@ -43,7 +43,7 @@ class Base(DeclarativeBase):
             "ix": "ix_%(table_name)s_%(column_0_name)s",
         }
     )
-    type_annotation_map = {str: sa.Text(), dict[str, Any]: sa.JSON(), datetime: UtcDateTime()}
+    type_annotation_map = {str: sa.Text(), float: sa.Double(), dict[str, Any]: sa.JSON(), datetime: UtcDateTime()}
 
 
 class CampaignRow(Base):
@@ -57,6 +57,8 @@ class CampaignRow(Base):
     git_commit: Mapped[str | None]
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    forgotten_at: Mapped[datetime | None]
+    """From then on it keeps nothing in the store."""
 
 
 class IterationRow(Base):
@@ -82,6 +84,8 @@ class ArtifactRow(Base):
     """What came out, in figures: sequences, tokens, accuracy, bytes."""
     created_at: Mapped[datetime]
     seconds: Mapped[float | None]
+    removed_at: Mapped[datetime | None]
+    """When the garbage collector removed its bytes; None while they are there."""
 
 
 class EdgeRow(Base):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from erpd_core.refs import Decision, EvalReport, Score
-from tasks.registry import database
+from tasks.registry import database, places
 from tasks.registry.lineage import Lineage, artifact, tree
 from tasks.registry.models import (
     ArtifactRow,
@@ -22,7 +22,8 @@ from tasks.registry.models import (
     ReportRow,
     ScoreRow,
 )
-from tasks.registry.values import Artifact, Attached, Campaign, Iteration, Kind, Reported, Status
+from tasks.registry.values import Artifact, Attached, Campaign, Iteration, Kind, Place, Reported, Status
+from tasks.services import registry_url
 
 Parents = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -57,11 +58,12 @@ class Registry:
     # --------------------------------------------------------------------------------------------------------------- writes
 
     def campaign_started(self, id: str, name: str, recipe: str, config: Mapping[str, Any], git_commit: str | None = None) -> None:
-        """A campaign begins, or is resumed: it is `running` again, its creation time stays."""
+        """A campaign begins, or is resumed: it is `running` again and no longer forgotten, its creation time stays."""
         row = {"id": id, "name": name, "recipe": recipe, "config": dict(config), "status": "running", "git_commit": git_commit}
         with self._writing() as session:
-            changes = {name for name in row if name != "id" and (name != "git_commit" or git_commit)} | {"finished_at"}
-            database.upsert(session, CampaignRow, row | {"created_at": _now(), "finished_at": None}, sorted(changes))
+            changes = {name for name in row if name != "id" and (name != "git_commit" or git_commit)} | {"finished_at", "forgotten_at"}
+            blank = {"created_at": _now(), "finished_at": None, "forgotten_at": None}
+            database.upsert(session, CampaignRow, row | blank, sorted(changes))
 
     def campaign_finished(self, id: str, status: Status = "completed") -> None:
         """A campaign ended. **Raises:** LookupError: it was never started; ValueError: unknown status."""
@@ -102,18 +104,18 @@ class Registry:
     ) -> None:
         """An artifact exists, made from `parents`: role -> identity, or (role, identity) pairs where a role occurs twice.
 
-        Said again, it keeps its creation time, and `meta` and `seconds` when they are not given.
+        Said again, it keeps its creation time, and `meta` and `seconds` when they are not given; one that was removed is there again.
 
         **Raises:** LookupError: a parent is not recorded; ValueError: unknown kind.
         """
         row = {"id": id, "kind": _known("kind", kind, Kind), "spec": dict(spec), "meta": dict(meta or {}), "seconds": seconds}
-        changes = ["kind", "spec", *(["meta"] if meta is not None else []), *(["seconds"] if seconds is not None else [])]
+        changes = ["kind", "spec", "removed_at", *(["meta"] if meta is not None else []), *(["seconds"] if seconds is not None else [])]
         pairs = list(parents.items() if isinstance(parents, Mapping) else parents)
         with self._writing() as session:
             for role, parent in pairs:
                 if session.get(ArtifactRow, parent) is None:
                     raise LookupError(f"artifact {id!r}: its {role} {parent!r} is not in the registry; record that first")
-            database.upsert(session, ArtifactRow, row | {"created_at": _now()}, changes)
+            database.upsert(session, ArtifactRow, row | {"created_at": _now(), "removed_at": None}, changes)
             for role, parent in pairs:
                 database.upsert(session, EdgeRow, {"child": id, "parent": parent, "role": role})
 
@@ -139,10 +141,22 @@ class Registry:
         with self._writing() as session:
             _write_scores(session, policy, scores)
 
+    def forget(self, campaign: str) -> None:
+        """The campaign (by id) holds on to nothing in the store any more. **Raises:** LookupError: there is none."""
+        with self._writing() as session:
+            row = _campaign_row(session, campaign)
+            row.forgotten_at = row.forgotten_at or _now()
+
+    def removed(self, artifact_id: str) -> None:
+        """An artifact's bytes are gone; what is known of it stays. One that was never recorded is passed over."""
+        with self._writing() as session:
+            gone = sa.update(ArtifactRow).where(ArtifactRow.id == artifact_id, ArtifactRow.removed_at.is_(None))
+            session.execute(gone.values(removed_at=_now()))
+
     # ------------------------------------------------------------------------------------------------------------ questions
 
     def campaigns(self) -> list[Campaign]:
-        """Every campaign, newest first."""
+        """Every campaign, newest first, those that were forgotten too."""
         with self._reading() as session:
             return [_campaign(row) for row in session.scalars(sa.select(CampaignRow).order_by(*_NEWEST))]
 
@@ -199,6 +213,18 @@ class Registry:
             raise LookupError(f"no artifact {id!r} in the registry")
         return artifact(row)
 
+    def find_artifact(self, beginning: str) -> Artifact:
+        """The one artifact whose identity is this, or begins so. **Raises:** LookupError: none does, or several do; it names some."""
+        with self._reading() as session:
+            fits = sa.select(ArtifactRow).where(sa.func.substr(ArtifactRow.id, 1, len(beginning)) == beginning)
+            rows = list(session.scalars(fits.order_by(ArtifactRow.id).limit(6)))
+        if len(rows) == 1 or (rows and rows[0].id == beginning):
+            return artifact(rows[0])
+        if rows:
+            some = ", ".join(row.id for row in rows[:5])
+            raise LookupError(f"{beginning!r} begins several artifacts: {some}{', ...' if len(rows) > 5 else ''}; give more of it")
+        raise LookupError(f"no artifact {beginning!r} in the registry")
+
     def scores(self, policy: str) -> dict[str, list[Score]]:
         """Scores of a policy by benchmark; several where it was measured with other numbers of samples or problems."""
         found: dict[str, list[Score]] = {}
@@ -219,6 +245,31 @@ class Registry:
         """The tree of everything that was made from the artifact. **Raises:** LookupError: there is no such artifact."""
         with self._reading() as session:
             return tree(session, artifact_id, "descendants")
+
+    def places(self, artifacts: Sequence[str]) -> list[Place]:
+        """Where these artifacts play a role, in forgotten campaigns too."""
+        with self._reading() as session:
+            return places.places(session, artifacts)
+
+    def held(self) -> list[Place]:
+        """Everything that campaigns which are not forgotten hold on to, the newest campaign first."""
+        with self._reading() as session:
+            return places.held(session)
+
+    def is_held(self, artifact_id: str) -> bool:
+        """Does a campaign that is not forgotten hold this artifact, or anything made from it?"""
+        with self._reading() as session:
+            return places.is_held(session, artifact_id)
+
+    def edges(self) -> list[tuple[str, str]]:
+        """Every (child, parent)."""
+        with self._reading() as session:
+            return places.edges(session)
+
+
+def open_registry() -> Registry:
+    """The registry that the environment names, else the one under ERPD_HOME."""
+    return Registry(registry_url())
 
 
 _NEWEST = (CampaignRow.created_at.desc(), CampaignRow.id)

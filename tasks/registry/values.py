@@ -22,6 +22,8 @@ class Campaign(Frozen):
     git_commit: str | None
     created_at: datetime
     finished_at: datetime | None
+    forgotten_at: datetime | None = None
+    """From then on it keeps nothing in the store (`erpd gc --forget`)."""
 
 
 class Iteration(Frozen):
@@ -44,6 +46,24 @@ class Artifact(Frozen):
     meta: dict[str, Any]
     created_at: datetime
     seconds: float | None
+    removed_at: datetime | None = None
+    """When the garbage collector removed its bytes; None while they are there."""
+
+
+class Place(Frozen):
+    """Where an artifact plays a role.
+
+    Example: `Place(campaign="tiny-0123456789", iteration=2, role="student", artifact="policy-5f1c...")`
+    """
+
+    campaign: str
+    iteration: int
+    role: str
+    artifact: str
+
+    def __str__(self) -> str:
+        """As `erpd lineage` reads it."""
+        return f"{self.campaign}:{self.iteration}.{self.role}"
 
 
 class Attached(Frozen):

@@ -99,7 +99,7 @@ def test_the_link_in_the_json_opens_the_campaigns_page(links: dict[str, str], ca
 def test_down_leaves_no_process_and_can_be_said_again(home: Path, links: dict[str, str], campaign: Campaign):
     """After the tests that use the platform: this one ends it."""
     done = erpd("down", home=home)
-    assert done.returncode == 0 and "2" in done.stdout
+    assert done.returncode == 0 and "3" in done.stdout
     assert no_process_left(home) == []
     with pytest.raises(OSError):
         fetch(links["prefect_ui"])

@@ -20,12 +20,13 @@ from ray_lab import own_ray, ray_workers
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.evaluate import EvaluatePolicy
+from tasks.manifest import Manifest
 from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, samplers
 from tasks.rollouts.samplers import Sampler
 from tasks.rollouts.shard import Shard
 from tasks.stage import Context, fulfil
-from tasks.store import Manifest, Store
+from tasks.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

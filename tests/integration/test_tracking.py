@@ -207,15 +207,12 @@ def test_files_and_texts_are_attached_under_the_home(tracker: Tracker, run: Trac
     assert files == {"report/report.html": "<p>one</p>", "decision/1.md": "S1: the teacher is better"}
 
 
-def test_links(tracker: Tracker, run: TrackedRun, monkeypatch: pytest.MonkeyPatch):
-    assert tracker.url(run) == tracker.compare_url([run]) == tracker.tracking_uri
-    monkeypatch.setattr(tracker, "tracking_uri", "http://user:secret@127.0.0.1:5000/")
-    page = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs"
-    assert tracker.url(run) == f"{page}/{run.id}"
-    assert tracker.url() == f"{page}?compareRunsMode=CHART"
+def test_links(tracker: Tracker, run: TrackedRun):
+    page, training = f"/#/experiments/{tracker.experiment_id}/runs", "workflowType=machine_learning"
+    assert (tracker.page(run), tracker.charts) == (f"{page}/{run.id}", f"{page}?{training}&compareRunsMode=CHART")
     other = TrackedRun(id="b", campaign="c")
     expected = f"runs=%5B%22{run.id}%22%2C%22b%22%5D&experiments=%5B%22{tracker.experiment_id}%22%5D"
-    assert tracker.compare_url([run, other]) == f"http://127.0.0.1:5000/#/compare-runs?{expected}"
+    assert tracker.compare([run, other]) == f"/#/compare-runs?{training}&{expected}"
 
 
 LOGGER = """

@@ -16,4 +16,4 @@ def test_a_flow_and_its_iterations_that_open_at_once_share_one_run(tmp_path: Pat
     open_tracker()  # makes the database: what is left to meet at is the run
     for campaign in ("tiny-1", "tiny-2", "tiny-3"):
         asides = [Aside(campaign) for _ in range(8)]
-        assert len({aside.page() for aside in asides}) == 1
+        assert len({aside.pages() for aside in asides}) == 1

@@ -163,6 +163,7 @@ OTHER_RUNTIME = {
     "token_budget": 999,
     "checkpoint_every": 3,
     "answer_seconds": 5.0,
+    "pause_seconds": 5.0,
     "samplers": 3,
     "scorers": 3,
     "sampler_cpus": 2,
@@ -199,6 +200,10 @@ def test_resources_do_not_affect_identity():
         assert other.question() == tiny.question() and campaign_id(other) == campaign_id(tiny), name
     assert not any("runtime" in stage.question() for stage in STAGES.values())
     assert not {name for kind in kinds(Stage) for name in kind.model_fields} & set(OTHER_RUNTIME), "no stage even holds a resource"
+
+
+def test_more_iterations_go_on_with_the_same_campaign():
+    assert campaign_id(load_recipe("tiny", ["iterations=9"])) == campaign_id(load_recipe("tiny"))
 
 
 def test_a_description_does_not_affect_identity():
@@ -254,7 +259,7 @@ def test_a_stage_that_travelled_as_json_has_the_same_identity(name: str):
 
 
 ASKED_OF_A_CAMPAIGN = [
-    "name=other", "seed=1", "iterations=2", "prompts.count=9", "prompts.split=test", "sampling.samples=3", "sampling.temperature=0.5",
+    "name=other", "seed=1", "prompts.count=9", "prompts.split=test", "sampling.samples=3", "sampling.temperature=0.5",
     "sampling.top_p=0.5", "sampling.max_new_tokens=9", "teacher.loss={kind: sapo}", "teacher.loss={kind: sapo, tau_neg: 3}", "teacher.optimizer.lr=1",
     "teacher.optimizer.weight_decay=1", "teacher.minibatch=9", "teacher.steps=999", "teacher.keep=[7]", "weak_teacher.unlearn_step=11",
     "weak_teacher.steps=99", "distill.loss.clip_high=9", "distill.loss.entropy_weight=9", "distill.optimizer.lr=1", "distill.steps=99", "distill.select=validation", "distill.minibatch=9", "distill.kl_stop=0.1", "runs={other: {steps: 3}}", "online={steps: 5}", "decision.at_most={S3: 2}", "decision.teacher=always", "evaluation.signal=true", "evaluation.samples={test: 3}",

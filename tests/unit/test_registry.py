@@ -1,13 +1,11 @@
-"""The registry on a real database: SQLite always, PostgreSQL too where ERPD_TEST_POSTGRES names a server one may create databases on."""
+"""The registry on real databases: SQLite, and PostgreSQL where it is installed or ERPD_TEST_POSTGRES names a server."""
 
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,23 +20,12 @@ from tasks.registry import Registry, database
 from tasks.registry.models import ArtifactRow, Base, EdgeRow
 
 ROOT = Path(__file__).parents[2]
-POSTGRES = os.environ.get("ERPD_TEST_POSTGRES")
 
 
-@pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES else [])])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database; its folder does not exist yet."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/100% new/registry.db"
-        return
-    server = sa.create_engine(POSTGRES or "", isolation_level="AUTOCOMMIT")
-    name = f"erpd_test_{uuid.uuid4().hex[:12]}"
-    with server.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield server.url.set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+@pytest.fixture
+def url(registry_url: str) -> str:
+    """An empty database, once of each kind."""
+    return registry_url
 
 
 @pytest.fixture
@@ -222,6 +209,77 @@ def test_what_does_not_fit_is_refused_by_name(registry: Registry):
         Registry("mysql://localhost/erpd")
 
 
+def test_a_campaign_that_is_forgotten_holds_nothing_until_it_is_started_again(registry: Registry):
+    one_iteration(registry)
+    registry.campaign_started("c-2", "other", "quickstart", {})
+    registry.attach("c-2", 1, "teacher", "teacher")
+    held = registry.held()
+    assert [str(place) for place in held] == ["c-2:1.teacher", "c-1:0.base", "c-1:1.student", "c-1:1.teacher"]
+    assert {place.artifact for place in held} == {"base", "teacher", "student"}
+    assert {name for name in ("base", "problems", "lp-old", "signal", "student") if registry.is_held(name)} == {
+        *("base", "problems", "lp-old", "signal", "student"),
+    }
+
+    registry.forget("c-1")
+    forgotten = registry.campaign("c-1").forgotten_at
+    assert forgotten is not None and abs((datetime.now(UTC) - forgotten).total_seconds()) < 60
+    assert [str(place) for place in registry.held()] == ["c-2:1.teacher"]
+    assert {name: registry.is_held(name) for name in ("student", "signal", "lp-teacher", "teacher", "rollouts", "base")} == {
+        **{"student": False, "signal": False, "lp-teacher": False},  # made after the teacher
+        **{"teacher": True, "rollouts": True, "base": True},  # it was made from these
+    }
+    assert [str(place) for place in registry.places(["student", "teacher"])] == ["c-2:1.teacher", "c-1:1.student", "c-1:1.teacher"]
+    assert [one.id for one in registry.campaigns()] == ["c-2", "c-1"], "it is still known"
+
+    registry.forget("c-1")
+    assert registry.campaign("c-1").forgotten_at == forgotten
+    registry.campaign_started("c-1", "demo", "quickstart", {})
+    assert registry.campaign("c-1").forgotten_at is None and registry.is_held("student")
+    with pytest.raises(LookupError, match="no campaign with id 'c-9'"):
+        registry.forget("c-9")
+
+
+def test_what_was_removed_stays_known_and_is_there_again_when_it_is_recorded_again(registry: Registry):
+    one_iteration(registry)
+    before = registry.artifact("student")
+    registry.removed("student")
+    removed = registry.artifact("student")
+    assert removed.removed_at is not None and removed.model_copy(update={"removed_at": None}) == before
+    assert [line.artifact.id for line in registry.lineage("student").lines if line.artifact.removed_at] == ["student"]
+    registry.removed("student")
+    registry.removed("never recorded")
+    assert registry.artifact("student") == removed
+
+    registry.record_artifact("student", "policy", {"step": 10}, {"init": "base", "signal": "signal", "rollouts": "rollouts"})
+    assert registry.artifact("student") == before
+
+
+def test_edges_are_every_child_with_every_parent(registry: Registry):
+    one_iteration(registry)
+    edges = registry.edges()
+    assert len(edges) == len(set(edges)) == 14
+    assert {parent for child, parent in edges if child == "student"} == {"base", "signal", "rollouts"}
+
+
+def test_an_artifact_is_found_by_a_beginning_that_only_it_has(registry: Registry):
+    for name in ("policy-ab", "policy-abc", "policy-b%", "policy-B_"):
+        registry.record_artifact(name, "policy", {})
+    found = {text: registry.find_artifact(text).id for text in ("policy-ab", "policy-abc", "policy-b", "policy-B")}
+    assert found == {"policy-ab": "policy-ab", "policy-abc": "policy-abc", "policy-b": "policy-b%", "policy-B": "policy-B_"}
+    with pytest.raises(LookupError, match=r"^'policy-a' begins several artifacts: policy-ab, policy-abc; give more of it$"):
+        registry.find_artifact("policy-a")
+    for wrong in ("policy-x", "policy-__", "%", "POLICY-ab"):
+        with pytest.raises(LookupError, match="no artifact"):
+            registry.find_artifact(wrong)
+
+
+def test_more_artifacts_than_a_statement_may_name_are_placed(registry: Registry, url: str):
+    registry.campaign_started("c-1", "demo", "quickstart", {})
+    registry.record_artifact("last", "policy", {})
+    registry.attach("c-1", 1, "student", "last")
+    assert [str(place) for place in registry.places([*(f"none-{number}" for number in range(70_000)), "last"])] == ["c-1:1.student"]
+
+
 def test_migrations_lead_to_the_models_and_back(url: str):
     engine = database.connect(url)
     database.upgrade(engine)
@@ -234,6 +292,29 @@ def test_migrations_lead_to_the_models_and_back(url: str):
     database.upgrade(engine)
     assert set(sa.inspect(engine).get_table_names()) == {"alembic_version", *Base.metadata.tables}
     engine.dispose()
+
+
+def test_each_step_down_and_up_keeps_what_both_sides_have_a_place_for(registry: Registry, url: str):
+    one_iteration(registry)
+    registry.removed("student")
+    registry.forget("c-1")
+    before, rows = (registry.artifact("student"), registry.campaign("c-1")), count(url)
+    registry.close()
+
+    engine = database.connect(url)
+    database.downgrade(engine, "0001")
+    columns = {name: {column["name"] for column in sa.inspect(engine).get_columns(name)} for name in ("artifacts", "campaigns")}
+    assert "removed_at" not in columns["artifacts"] and "forgotten_at" not in columns["campaigns"]
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM edges")).scalar_one() == rows["edges"]
+    engine.dispose()
+
+    again = Registry(url)  # which brings the schema up to date
+    assert count(url) == rows
+    assert again.artifact("student") == before[0].model_copy(update={"removed_at": None})
+    assert again.campaign("c-1") == before[1].model_copy(update={"forgotten_at": None})
+    assert again.lineage("student").ids == {"student", "base", "problems", "rollouts", "lp-old", "teacher", "lp-teacher", "signal"}
+    again.close()
 
 
 def test_a_database_of_a_newer_version_is_refused(registry: Registry, url: str):

@@ -1,21 +1,18 @@
-"""`erpd eval`: policies on benchmarks, without servers. What was sampled lies in the store, so a killed evaluation goes on."""
+"""Policies on benchmarks, outside any campaign. What was sampled lies in the store, so a killed evaluation goes on."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from rich.console import Console
 
-from deployments.display import Display
-from deployments.problem_table import Row, check_path, join, write_table
 from erpd_core.config import JudgeConfig, ProblemsConfig, RuntimeConfig, SamplingConfig
 from flows.paper import load_paper_settings
+from flows.problem_table import Row, check_path, join, write_table
 from flows.recipes import apply_overrides, explain
 from tasks.home import home
 from tasks.policies import import_policy, model_from_text
@@ -53,31 +50,28 @@ class Asked:
 
 
 def evaluate_models(
-    asked: Asked, console: Console, checking: Callable[[], AbstractContextManager[None]]
+    asked: Asked, events: Path | None, checking: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> tuple[dict[str, Any], list[Row]]:
     """The contract's REPORT of a model, with more measures beside it, and a row for every problem.
 
     With `against`, that model's REPORT, its columns and the paired comparison too.
 
     Both KLs are against the other model when there is one with the same tokenizer; else the model is its own base and both are 0.
-    Errors of the input are raised within `checking`, before anything is sampled.
+    Progress goes to `events`. Errors of the input are raised within `checking`, before anything is sampled.
     """
     from tasks.progress import Progress
     from tasks.stage import Context, fulfil
-    from tasks.store import Store
+    from tasks.store import open_store
 
-    events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"  # two evaluations at once show each its own progress
-    with Display({events: ""}, console):
-        with checking():
-            if asked.per_problem is not None:
-                check_path(asked.per_problem)
-            runtime, judge = read_settings(asked.settings)
-            context = Context(Store(home() / "store"), runtime, Progress(events, "evaluate"))
-            stages = _stages(asked, judge, context)
-        for name, stage in stages.items():
-            label = f"evaluate {name}" if len(stages) > 1 else "evaluate"
-            fulfil(stage, Context(context.store, runtime, Progress(events, label)))
-    events.unlink(missing_ok=True)
+    with checking():
+        if asked.per_problem is not None:
+            check_path(asked.per_problem)
+        runtime, judge = read_settings(asked.settings)
+        context = Context(open_store(), runtime, Progress(events, "evaluate"))
+        stages = _stages(asked, judge, context)
+    for name, stage in stages.items():
+        label = f"evaluate {name}" if len(stages) > 1 else "evaluate"
+        fulfil(stage, Context(context.store, runtime, Progress(events, label)))
     return _result(asked, stages, context)
 
 

@@ -1,0 +1,47 @@
+"""The third process of `erpd up`: serves the deployments, answers decisions that nobody took in time, and has dead runs marked Crashed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from prefect.deployments.runner import EntrypointType
+from prefect.runner import Runner
+
+from deployments.dead_runs import mark_dead_runs
+from deployments.entries import DEPLOYED
+from deployments.platform import SERVING
+from flows.asking import answer_overdue
+from tasks.home import home, prepare
+from tasks.store import write_atomically
+
+WATCH_SECONDS = 5.0
+
+
+async def serve() -> None:
+    """Serve until stopped. Of campaigns, studies and evaluations one runs at a time, in the order asked; reports run beside."""
+    heavy = Runner(name="erpd", limit=1, pause_on_shutdown=False)
+    light = Runner(name="erpd-reports", limit=2, pause_on_shutdown=False)
+    for name, one in DEPLOYED.items():
+        deployment = await one.flow.to_deployment(
+            name,
+            tags=list(one.tags),
+            parameters=one.parameters,
+            description=one.flow.description,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        await (heavy if one.heavy else light).aadd_deployment(deployment)
+    await mark_dead_runs()
+    write_atomically(home() / SERVING, lambda path: path.write_text(str(os.getpid())))
+    await asyncio.gather(heavy.start(), light.start(), _watch())
+
+
+async def _watch() -> None:
+    while True:
+        await asyncio.to_thread(answer_overdue)
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+if __name__ == "__main__":
+    prepare()
+    asyncio.run(serve())

@@ -1,0 +1,23 @@
+"""What is wrong with a campaign's inputs, found before anything starts."""
+
+from __future__ import annotations
+
+from erpd_core.config import CampaignConfig
+from tasks.datasets import draw_problems, read_problems
+from tasks.needs import check_room
+from tasks.policies import import_policy
+from tasks.runtime import check_runtime
+from tasks.store import open_store
+
+
+def check_inputs(config: CampaignConfig) -> None:
+    """Raises ValueError for a runtime, model or data file that cannot work here, or on the cluster it is for."""
+    check_runtime(config.runtime)
+    import_policy(config.model)
+    for name, source in {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}.items():
+        draw_problems(name, source, 0)
+        if getattr(source, "path", None):
+            read_problems(source, 0)
+    if mirror := open_store().mirror:
+        mirror.check()
+    check_room(config)

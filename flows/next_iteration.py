@@ -1,0 +1,40 @@
+"""One more iteration of a campaign: what a schedule asks for every night (Sec. 4.4)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from erpd_core.config import CampaignConfig
+from flows.campaign import CampaignResult, campaign_id, carry_out
+from flows.ended import HOOKS
+from flows.forms import What
+from flows.recipes import config_of
+from flows.stages import open_registry
+from tasks.resources import StageRunner
+
+More = Annotated[int, Field(ge=1, le=100, title="Iterations", description="How many more. One that was cut off is finished first.")]
+
+
+@flow(
+    name="next-iteration",
+    task_runner=StageRunner(),
+    description="Go on with a campaign: the next iteration, from its last student.",
+    **HOOKS,
+)
+def next_iteration(what: What, more: More = 1) -> CampaignResult:
+    """The first call begins the campaign; each later one, asked in the same words, adds to it.
+
+    Args:
+        more: How many more iterations. One that was cut off is finished first.
+    """
+    config, recipe = what.resolve()
+    return carry_out(longer(config, more), recipe)
+
+
+def longer(config: CampaignConfig, more: int) -> CampaignConfig:
+    """The campaign with `more` iterations than it has completed."""
+    completed = sum(one.status == "completed" for one in open_registry().iterations(campaign_id(config)))
+    return config_of(config.model_dump(mode="json") | {"iterations": completed + more}, config.name)

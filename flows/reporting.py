@@ -1,0 +1,38 @@
+"""A report as a flow: written anew, and shown."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
+
+from flows.ablation import known_arms, write_report_of
+from flows.comparison import entries, study_markdown
+from flows.publish import markdown_table
+from flows.report import write_report
+from flows.results import summary, table_rows
+from flows.stages import open_registry, reports_path
+from flows.study_files import remembered
+from tasks.store import open_store
+
+Name = Annotated[
+    str, Field(min_length=1, title="Campaign or study", description="Its id, its name (the latest of it), or a beginning of either.")
+]
+
+
+@flow(name="report", description="Write the HTML report of a campaign or a study anew.")
+def report(name: Name) -> str:
+    """The report's path. Raises LookupError for a campaign that is not known."""
+    registry, store = open_registry(), open_store()
+    if found := remembered(name):
+        path = write_report_of(*found, store)
+        text = study_markdown(entries(registry, known_arms(found[1]), found[1]))
+    else:
+        campaign = registry.campaign(name).id
+        path = write_report(registry, store, campaign, reports_path(campaign))
+        rows = table_rows(registry, campaign)
+        text = "\n\n".join([*summary(rows), markdown_table(rows)])
+    create_markdown_artifact(f"{text}\n\nThe whole report: `{path}`", key="report", description=name)
+    return str(path)

@@ -1,0 +1,41 @@
+"""What an artifact is, beside its bytes: the manifest in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+MANIFEST = "manifest.json"
+
+
+class StoredFile(BaseModel):
+    sha256: str
+    size: int
+
+
+class Manifest(BaseModel):
+    """What was asked, what it was made from, and what each of its files must hold."""
+
+    id: str
+    kind: str
+    question: dict[str, Any]
+    inputs: dict[str, str]
+    """Role -> identity of each input artifact."""
+    version: int
+    meta: dict[str, Any]
+    files: dict[str, StoredFile]
+    seconds: float
+    """Time spent building it, over all sessions."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Of the artifact in a folder. Raises FileNotFoundError, or ValueError where it cannot be read."""
+        return cls.model_validate_json((folder / MANIFEST).read_bytes())
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,50 @@
+"""Which artifacts play a role in which campaigns, and which of them a campaign holds on to: what the garbage collector asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from tasks.registry.models import CampaignArtifactRow, CampaignRow, EdgeRow
+from tasks.registry.values import Place
+
+Link = CampaignArtifactRow
+AT_ONCE = 1000
+"""Identities in one query: databases limit how many values a statement may have."""
+
+_LINKS = (
+    sa.select(Link.campaign_id, Link.iteration, Link.role, Link.artifact_id)
+    .join(CampaignRow, CampaignRow.id == Link.campaign_id)
+    .order_by(CampaignRow.created_at.desc(), Link.campaign_id, Link.iteration, Link.role, Link.artifact_id)
+)
+
+
+def held(session: Session) -> list[Place]:
+    """Every place in a campaign that is not forgotten, the newest campaign first."""
+    return _places(session, _LINKS.where(CampaignRow.forgotten_at.is_(None)))
+
+
+def places(session: Session, artifacts: Sequence[str]) -> list[Place]:
+    """Every place of these artifacts, in forgotten campaigns too."""
+    parts = (artifacts[start : start + AT_ONCE] for start in range(0, len(artifacts), AT_ONCE))
+    return [place for part in parts for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))]
+
+
+def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[Place]:
+    rows = session.execute(query)
+    return [Place(campaign=campaign, iteration=iteration, role=role, artifact=artifact) for campaign, iteration, role, artifact in rows]
+
+
+def is_held(session: Session, artifact: str) -> bool:
+    """Does a campaign that is not forgotten hold this artifact, or anything made from it?"""
+    made = sa.select(EdgeRow.child).where(EdgeRow.parent == artifact).cte("made", recursive=True)
+    made = made.union(sa.select(EdgeRow.child).where(EdgeRow.parent == made.c.child))
+    it_or_made = (Link.artifact_id == artifact) | Link.artifact_id.in_(sa.select(made.c.child))
+    return session.execute(_LINKS.where(CampaignRow.forgotten_at.is_(None), it_or_made).limit(1)).first() is not None
+
+
+def edges(session: Session) -> list[tuple[str, str]]:
+    """Every (child, parent), each once."""
+    return [(child, parent) for child, parent in session.execute(sa.select(EdgeRow.child, EdgeRow.parent).distinct())]

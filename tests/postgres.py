@@ -1,0 +1,121 @@
+"""A PostgreSQL server for the tests: one in a temporary folder, or the one that ERPD_TEST_POSTGRES names.
+
+PostgreSQL refuses to run as root, so under root it runs as the user that Debian's package makes, or as nobody.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from deployments.platform import free_port
+
+PATIENCE = 60.0
+"""Seconds the server may take until it answers, and until it has stopped."""
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """URL of a server one may create databases on; skips the test, naming what is missing, where there can be none."""
+    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed: pip install 'psycopg[binary]'")
+    if url := os.environ.get("ERPD_TEST_POSTGRES"):
+        yield url
+        return
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with tempfile.TemporaryDirectory(prefix="erpd-pg-", dir="/tmp") as folder, running(binaries, Path(folder)) as url:
+        yield url
+
+
+def find_binaries() -> Path | None:
+    """The folder of the newest `initdb` and `postgres`: where Debian puts them, else on the path."""
+    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb") if (path.parent / "postgres").exists()]
+    if versions:
+        return max(versions, key=lambda path: float(path.parent.name))
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found and shutil.which("postgres") else None
+
+
+@contextmanager
+def running(binaries: Path, folder: Path) -> Iterator[str]:
+    """A server whose files are in `folder`, on loopback, with a password; its URL. It is stopped by its pid."""
+    user = unprivileged()
+    password, port = secrets.token_hex(16), free_port()
+    (folder / "password").write_text(password)
+    if user:
+        for path in (folder, folder / "password"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+    who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    data = folder / "data"
+    make = ["--auth=scram-sha-256", "--username=erpd", f"--pwfile={folder}/password", "--encoding=UTF8", "--locale=C", "--no-sync"]
+    made = subprocess.run([binaries / "initdb", "-D", data, *make], capture_output=True, text=True, cwd=folder, **who)
+    assert made.returncode == 0, made.stderr
+    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    with (folder / "log").open("w") as log:
+        command = [binaries / "postgres", "-D", data, *options]
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, preexec_fn=die_with_parent, **who)
+    try:
+        url = f"postgresql+psycopg://erpd:{password}@127.0.0.1:{port}/postgres"
+        wait_for(process, url, folder / "log")
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: connections are ended, nothing is waited for
+        process.wait(PATIENCE)
+
+
+@contextmanager
+def empty_database(server_url: str) -> Iterator[str]:
+    """A new database on a server, dropped in the end; its URL."""
+    server = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
+    name = f"erpd_test_{uuid.uuid4().hex[:12]}"
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    try:
+        yield server.url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with server.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+        server.dispose()
+
+
+def unprivileged() -> pwd.struct_passwd | None:
+    """Who the server runs as; None for ourselves."""
+    if os.geteuid() != 0:
+        return None
+    known = {user.pw_name: user for user in pwd.getpwall()}
+    return known.get("postgres") or known["nobody"]
+
+
+def die_with_parent() -> None:
+    """In the child: the server ends with the tests, even if they are killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)
+
+
+def wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    engine = sa.create_engine(url)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            engine.connect().close()
+            break
+        except sa.exc.OperationalError:
+            assert process.poll() is None and time.monotonic() < deadline, f"PostgreSQL does not answer: {log.read_text()}"
+            time.sleep(0.1)
+    engine.dispose()

@@ -1,0 +1,470 @@
+"""Garbage collection: nothing that is kept ever loses what it was made from, whatever happens meanwhile; the rest goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import python
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.housekeeping import clean
+from tasks.garbage import Claims, Plan, collect, plan
+from tasks.inventory import Item, take_inventory
+from tasks.registry import Registry
+from tasks.store import MANIFEST, Store
+
+DAY = 86400.0
+
+
+class Lab:
+    """A store and a registry in one home, whose artifacts are as old as a test wants."""
+
+    def __init__(self, home: Path, url: str = "") -> None:
+        self.home, self.url = home, url or f"sqlite:///{home}/registry.db"
+        self.store = Store(home / "store")
+        self.registry = Registry(self.url)
+
+    def make(self, name: str, *made_from: str, days: float = 30.0, trail: tuple[str, ...] = (), kind: str = "thing") -> str:
+        """An artifact of some bytes, made from others; its identity."""
+        with self.store.build(kind, {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1) as build:
+            assert build is not None
+            build.put("bytes", lambda path: path.write_text(name * 100))
+            build.commit({"ref": {"id": build.id, "trail": [{"id": one} for one in trail]}})
+        self.age(build.id, days)
+        return build.id
+
+    def age(self, artifact: str, days: float) -> None:
+        moment = time.time() - days * DAY
+        os.utime(self.store.path(artifact) / MANIFEST, (moment, moment))
+
+    def record(self, artifact: str, parents: list[str] | None = None) -> None:
+        """In the registry as flows record it, or with some of its edges only."""
+        every = list(self.store.manifest(artifact).inputs.values())
+        self.registry.record_artifact(artifact, "policy", {}, [("from", one) for one in (every if parents is None else parents)])
+
+    def campaign(self, name: str, *holds: str, status: Any = "completed") -> str:
+        self.registry.campaign_started(name, name, "tiny", {})
+        for artifact in holds:
+            self.registry.attach(name, 1, "student", artifact)
+        if status != "running":
+            self.registry.campaign_finished(name, status)
+        return name
+
+    def plan(self, days: float = 7.0, *but: str) -> Plan:
+        return plan(take_inventory(self.store), Claims.of(self.registry, but), time.time(), days)
+
+    def collect(self, days: float = 7.0) -> set[str]:
+        """What went."""
+        return {item.id for item in collect(self.store, self.registry, self.plan(days)).went}
+
+    def there(self) -> set[str]:
+        """Identities of all artifacts, which are looked at without being used."""
+        return {item.id for item in take_inventory(self.store) if item.what == "artifact"}
+
+    def whole(self, *artifacts: str) -> bool:
+        return all(self.store.damage(one) is None for one in artifacts)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, registry_url: str) -> Iterator[Lab]:
+    """Once on SQLite, and once on PostgreSQL."""
+    lab = Lab(tmp_path, registry_url)
+    yield lab
+    lab.registry.close()
+
+
+# ----------------------------------------------------------------------------------------------------------- what may never happen
+
+
+@dataclass
+class Drawn:
+    """A random store with a registry that may lag behind it. Artifacts are numbers; parents are smaller ones."""
+
+    parents: list[set[int]]
+    trail: list[set[int]]
+    """Later artifacts that its answer names."""
+    edges: list[set[int]]
+    """Of its parents, those the registry knows."""
+    young: list[bool]
+    campaigns: list[tuple[bool, set[int]]] = field(default_factory=list)
+    """(forgotten, what it holds)."""
+
+
+@st.composite
+def stores(draw: st.DrawFn) -> Drawn:
+    count = draw(st.integers(1, 7))
+    some = [st.sets(st.integers(0, number - 1), max_size=3) if number else st.just(set()) for number in range(count)]
+    parents = [draw(one) for one in some]
+    names = [draw(st.sets(st.integers(number + 1, count - 1), max_size=1)) if number < count - 1 else set() for number in range(count)]
+    edges = [{one for one in mine if draw(st.booleans())} for mine in parents]
+    young = [draw(st.sampled_from([False, False, True])) for _ in range(count)]
+    campaigns = draw(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, count - 1), max_size=2)), max_size=3))
+    return Drawn(parents, names, edges, young, campaigns)
+
+
+def kept_of(drawn: Drawn) -> set[int]:
+    """What has to stay, by the simplest means: what is kept grows until it grows no more."""
+    kept = {one for forgotten, held in drawn.campaigns if not forgotten for one in held}
+    kept |= {number for number, young in enumerate(drawn.young) if young}
+    while True:
+        grown = kept.union(*(drawn.parents[one] | drawn.trail[one] for one in kept))
+        if grown == kept:
+            return kept
+        kept = grown
+
+
+def build_drawn(lab: Lab, drawn: Drawn) -> list[str]:
+    """The artifacts' identities. What an answer names comes after it, so its identity is worked out before it is made."""
+    from tasks.store import identity
+
+    ids: list[str] = []
+    for number, mine in enumerate(drawn.parents):
+        ids.append(identity("thing", {"name": str(number)}, {str(n): ids[one] for n, one in enumerate(sorted(mine))}, 1))
+    for number, mine in enumerate(drawn.parents):
+        made = lab.make(
+            str(number),
+            *(ids[one] for one in sorted(mine)),
+            days=1 if drawn.young[number] else 30,
+            trail=tuple(ids[one] for one in drawn.trail[number]),
+        )
+        assert made == ids[number]
+        lab.record(made, [ids[one] for one in drawn.edges[number]])
+    for number, (forgotten, held) in enumerate(drawn.campaigns):
+        name = lab.campaign(f"c-{number}", *(ids[one] for one in held))
+        if forgotten:
+            lab.registry.forget(name)
+    return ids
+
+
+@given(drawn=stores())
+@settings(max_examples=40, deadline=None)
+def test_what_is_kept_is_whole_afterwards_with_all_it_was_made_from_and_the_rest_is_gone(drawn: Drawn):
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(Path(folder))
+        ids = build_drawn(lab, drawn)
+        kept = {ids[one] for one in kept_of(drawn)}
+        assert lab.collect() == set(ids) - kept
+        assert lab.there() == kept and lab.whole(*kept)
+        assert {one for one in ids if lab.registry.artifact(one).removed_at} == set(ids) - kept
+        assert lab.collect() == set(), "there is nothing left to do"
+        lab.registry.close()
+
+
+@given(drawn=stores(), used=st.integers(0, 6), attached=st.integers(0, 6), moment=st.integers(0, 6))
+@settings(max_examples=40, deadline=None)
+def test_what_comes_into_use_while_it_is_collected_loses_nothing(drawn: Drawn, used: int, attached: int, moment: int):
+    """At some moment of the collection one artifact is asked for, and another goes to a campaign that begins: each that is still there
+    then stays, with everything it was made from."""
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(Path(folder))
+        ids = build_drawn(lab, drawn)
+        saved: set[str] = set()
+
+        def meanwhile() -> None:
+            if lab.store.has(ids[used % len(ids)]):
+                saved.add(ids[used % len(ids)])
+            if lab.store.path(held := ids[attached % len(ids)]).exists():
+                lab.campaign("new", held)
+                saved.add(held)
+
+        collect(lab.store, Busy(lab.registry, moment, meanwhile), lab.plan())
+        left = [*saved, *(ids[one] for one in kept_of(drawn))]
+        while left:
+            one = left.pop()
+            assert lab.whole(one), f"{ids.index(one)} is gone"
+            left += lab.store.manifest(one).inputs.values()
+        lab.registry.close()
+
+
+class Busy(Registry):
+    """The same registry, beside which something happens when it is asked for the n-th time."""
+
+    def __init__(self, registry: Registry, moment: int, happens: Callable[[], None]) -> None:
+        self._engine, self.moment, self.happens = registry._engine, moment, happens
+
+    def is_held(self, artifact_id: str) -> bool:
+        self.moment -= 1
+        answer = super().is_held(artifact_id)
+        if self.moment == -1:
+            self.happens()
+        return answer
+
+
+# ------------------------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_why_something_stays_is_said(lab: Lab):
+    base = lab.make("base")
+    old, student = lab.make("old", base), ""
+    student = lab.make("student", old)
+    fresh = lab.make("fresh", lab.make("its input"), days=2)
+    stray = lab.make("stray", base)
+    for one in (base, old, student):
+        lab.record(one)
+    lab.campaign("night", student)
+    found = lab.plan()
+    why = {kept.item.id: kept.why for kept in found.stays if kept.item.what == "artifact"}
+    assert [item.id for item in found.goes] == [stray]
+    assert why[student] == "night:1.student" and why[old] == why[base] == "needed by night:1.student"
+    assert why[fresh] == "used lately"
+    (needed,) = lab.store.manifest(fresh).inputs.values()
+    assert why[needed] == f"needed by {fresh}, used lately"
+
+
+def test_everything_used_since_a_running_campaign_began_stays(lab: Lab):
+    """What its stages made or found is not attached yet, and may be all it has."""
+    before, found = lab.make("before", days=0.1), lab.make("found", days=0.1)
+    lab.campaign("running", status="running")
+    made = lab.make("made", days=0)
+    assert lab.store.has(found)
+    assert lab.collect(days=0) == {before}
+    assert lab.there() == {found, made}
+    lab.registry.campaign_finished("running")
+    time.sleep(0.01)
+    assert lab.collect(days=0) == {found, made}
+
+
+def test_what_is_being_made_keeps_what_it_is_made_from_and_all_used_since_it_began(lab: Lab):
+    base, other, idle = lab.make("base"), lab.make("other"), lab.make("idle", days=1)
+    with lab.store.build("thing", {"name": "long"}, {"from": base}, 1) as build:
+        assert build is not None
+        build.put("half", lambda path: path.write_text("half"))
+        made, found = lab.make("made meanwhile", days=0), lab.make("found meanwhile", days=1)
+        assert lab.store.has(found)
+        assert lab.collect(days=0) == {other, idle}
+        assert lab.there() == {base, made, found}
+        assert (build.folder / "half").exists()
+        build.commit({})
+    assert lab.store.has(build.id)
+
+
+def left_build(lab: Lab, name: str, *made_from: str, days: float) -> str:
+    """A build that was killed, so many days ago."""
+    with (
+        pytest.raises(RuntimeError, match="killed"),
+        lab.store.build("training", {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1) as build,
+    ):
+        assert build is not None
+        build.put("checkpoint", lambda path: path.write_text("state"))
+        raise RuntimeError("killed")
+    moment = time.time() - days * DAY
+    for path in (*build.folder.rglob("*"), build.folder, *(lab.store.root / "locks").glob(f"{build.id}.*")):
+        os.utime(path, (moment, moment))
+    return build.id
+
+
+def test_builds_that_were_left_go_when_they_are_old_and_no_unfinished_campaign_goes_on_with_them(lab: Lab):
+    base, held = lab.make("base"), lab.make("held")
+    lab.record(held)
+    lab.campaign("killed", held, status="killed")
+    young, old = left_build(lab, "young", base, days=2), left_build(lab, "old", base, days=9)
+    wanted = left_build(lab, "wanted", held, days=9)
+    kept_so_far = lab.make("policy of step 10", wanted, kind="policy")
+    stray = lab.make("policy of another run", old, kind="policy")
+
+    found = lab.plan()
+    assert {kept.item.id: kept.why for kept in found.stays if kept.item.what == "build"} == {
+        young: "used lately",
+        wanted: "killed goes on with it",
+    }
+    assert lab.collect() == {old, stray}
+    partial = lab.store.root / "partial"
+    assert {path.name for path in partial.iterdir()} == {young, wanted} and (partial / wanted / "checkpoint").exists()
+    assert lab.there() == {base, held, kept_so_far}
+
+    lab.registry.campaign_finished("killed")
+    assert lab.collect() == {wanted, kept_so_far}
+    assert lab.there() == {base, held}, "the young build goes on from the base"
+
+
+def test_damaged_copies_scratch_and_locks_of_nothing_go_when_they_are_old(lab: Lab):
+    damaged, present = lab.make("damaged"), lab.make("present", days=0)
+    (lab.store.path(damaged) / "bytes").write_text("other")
+    assert not lab.store.has(damaged)
+    scratch = lab.store.root / "fetched" / f"{present}.0123abcd"
+    scratch.mkdir(parents=True)
+    assert lab.collect() == set(), "all of it is new"
+
+    moment = time.time() - 9 * DAY
+    (aside,) = (lab.store.root / "damaged").iterdir()
+    for path in (aside, *aside.iterdir(), scratch, *(lab.store.root / "locks").iterdir()):
+        os.utime(path, (moment, moment))
+    found = lab.plan()
+    assert sorted(item.what for item in found.goes) == ["damaged", "fetched", "lock"]
+    assert {item.id for item in found.goes if item.what == "lock"} == {damaged}, "that of an artifact that is there stays"
+    collect(lab.store, lab.registry, found)
+    assert not aside.exists() and not scratch.exists() and lab.whole(present)
+    assert [path.stem for path in (lab.store.root / "locks").glob("thing-*")] == [present]
+
+
+def test_what_is_not_the_stores_is_left_alone(lab: Lab):
+    foreign = [lab.store.root / "notes.txt", lab.store.root / "thing" / "my copy" / "x", lab.store.root / "mine" / "y"]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (1, 1))
+        os.utime(path.parent, (1, 1))
+    assert lab.collect(days=0) == set()
+    assert all(path.exists() for path in foreign)
+
+
+def test_a_file_of_several_artifacts_counts_once(lab: Lab):
+    one, other = lab.make("one"), lab.make("other")
+    (lab.store.path(other) / "bytes").unlink()
+    os.link(lab.store.path(one) / "bytes", lab.store.path(other) / "bytes")
+    sizes = {item.id: item.size for item in take_inventory(lab.store) if item.what == "artifact"}
+    manifests = sum((lab.store.path(name) / MANIFEST).stat().st_size for name in (one, other))
+    assert sizes[one] + sizes[other] == manifests + len("one" * 100)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- forgetting
+
+
+def test_a_forgotten_campaign_lets_go_of_what_no_other_needs(lab: Lab):
+    base = lab.make("base")
+    mine, theirs = lab.make("mine", base), lab.make("theirs", base)
+    for one in (base, mine, theirs):
+        lab.record(one)
+    lab.campaign("mine", mine), lab.campaign("theirs", theirs)
+    before = contents(lab.home)
+    would = clean(lab.registry, lab.store, ["mine"], 7.0, dry_run=True)
+    assert would.forgotten == ("mine",) and [item.id for item in would.went] == [mine]
+    assert contents(lab.home) == before and lab.registry.campaign("mine").forgotten_at is None
+
+    done = clean(lab.registry, lab.store, ["mine"], 7.0, dry_run=False)
+    assert [item.id for item in done.went] == [mine] and lab.there() == {base, theirs}
+    assert lab.registry.campaign("mine").forgotten_at is not None
+    assert lab.registry.artifact(mine).removed_at is not None
+
+    lab.registry.campaign_started("mine", "mine", "tiny", {})  # again: it makes again what went
+    assert lab.make("mine", base) == mine
+    lab.record(mine)
+    lab.registry.campaign_finished("mine")
+    assert lab.collect() == set() and lab.registry.artifact(mine).removed_at is None
+
+
+def test_a_campaign_at_work_is_not_forgotten_and_a_silent_one_is(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ERPD_HOME", str(lab.home))
+    lab.campaign("running", status="running")
+    with pytest.raises(ValueError, match="running is running; stop it"):
+        clean(lab.registry, lab.store, ["running"], 7.0, dry_run=False)
+    assert lab.registry.campaign("running").forgotten_at is None
+    events = lab.home / "logs" / "running.events.jsonl"
+    events.parent.mkdir()
+    events.touch()
+    os.utime(events, (time.time() - 2 * DAY,) * 2)
+    clean(lab.registry, lab.store, ["running"], 7.0, dry_run=False)
+    assert lab.registry.campaign("running").forgotten_at is not None
+    with pytest.raises(LookupError, match="no campaign 'ghost'"):
+        clean(lab.registry, lab.store, ["ghost"], 7.0, dry_run=True)
+
+
+# --------------------------------------------------------------------------------------------------------------------- carrying out
+
+
+def contents(home: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file of the store, to the byte and the time it was changed."""
+    paths = [path for path in (home / "store").rglob("*") if path.is_file()]
+    return {str(path.relative_to(home)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+def test_a_dry_run_changes_nothing(lab: Lab):
+    stray = lab.make("stray", lab.make("base"))
+    left_build(lab, "old", stray, days=9)
+    lab.record(lab.make("held"))
+    before, folders = contents(lab.home), {path for path in lab.home.rglob("*") if path.is_dir()}
+    would = clean(lab.registry, lab.store, [], 7.0, dry_run=True)
+    assert len(would.went) == 5  # three artifacts, the build, its lock
+    assert contents(lab.home) == before and {path for path in lab.home.rglob("*") if path.is_dir()} == folders
+    assert clean(lab.registry, lab.store, [], 7.0, dry_run=False).went == would.went
+    assert lab.there() == set()
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from tasks.garbage import Claims, collect, plan
+from tasks.inventory import take_inventory
+from tasks.registry import Registry
+from tasks.store import Store
+import time
+
+home = Path(sys.argv[1])
+shutil.rmtree = lambda path: os._exit(9)
+store, registry = Store(home / "store"), Registry(sys.argv[2])
+collect(store, registry, plan(take_inventory(store), Claims.of(registry), time.time()))
+"""
+
+
+def test_a_kill_before_what_was_moved_is_removed_leaves_the_store_whole(lab: Lab):
+    base = lab.make("base")
+    kept, strays = lab.make("kept", base), [lab.make("stray", base), lab.make("another", base)]
+    for one in (base, kept, *strays):
+        lab.record(one)
+    lab.campaign("c", kept)
+    assert python(KILLED, lab.home, lab.url, home=lab.home).returncode == 9
+    trash = lab.store.root / "trash"
+    assert len(list(trash.iterdir())) == 2 and lab.there() == {base, kept} and lab.whole(base, kept)
+    assert not any(lab.store.has(one) for one in strays), "there whole or not at all"
+
+    assert lab.make("stray", base) == strays[0], "it can be made again meanwhile"
+    lab.age(strays[0], 0)
+    assert {item.what for item in lab.plan().goes} == {"trash"}
+    lab.collect()
+    assert list(trash.iterdir()) == [] and lab.there() == {base, kept, strays[0]}
+    assert [lab.registry.artifact(one).removed_at is None for one in strays] == [True, False]
+
+
+def test_what_is_asked_for_between_the_last_look_and_the_move_is_put_back(lab: Lab):
+    stray = lab.make("stray")
+    lab.record(stray)
+    done = collect(lab.store, Busy(lab.registry, 0, lambda: lab.store.has(stray)), lab.plan())
+    assert [item.id for item in done.spared] == [stray] and done.went == ()
+    assert lab.whole(stray) and lab.registry.artifact(stray).removed_at is None
+
+
+def test_what_somebody_works_on_is_spared_with_what_it_is_made_from(lab: Lab):
+    base = lab.make("base")
+    stray = lab.make("stray", base)
+    found = lab.plan()
+    shutil.rmtree(lab.store.path(stray))  # lost, and being made again when the plan is carried out
+    with lab.store.build("thing", {"name": "stray"}, {"0": base}, 1) as build:
+        assert build is not None and build.id == stray
+        done = collect(lab.store, lab.registry, found)
+        assert {item.id for item in done.spared} == {stray, base} and lab.whole(base)
+
+
+def test_two_collections_do_not_meet(lab: Lab):
+    lab.make("stray")
+    found = lab.plan()
+    again: list[str] = []
+
+    def second() -> None:
+        with pytest.raises(ValueError, match="another `erpd gc` is at work"):
+            collect(lab.store, lab.registry, found)
+        again.append("refused")
+
+    assert len(collect(lab.store, Busy(lab.registry, 0, second), found).went) == 1 and again == ["refused"]
+
+
+def test_an_artifact_that_was_used_is_young_again(lab: Lab):
+    one, other = lab.make("one"), lab.make("other")
+    assert lab.store.has(one) and lab.store.has(one)
+    lab.age(one, 30)
+    assert lab.store.has(one), "known to be whole in this process, and still marked"
+    assert lab.collect() == {other}
+    assert not lab.store.has(other)
+
+
+def test_an_item_needs_nothing_to_be_planned():
+    item = Item("artifact", "thing-1", Path("nowhere"), size=1, used=0.5)
+    assert plan([item], Claims([], [], []), now=100 * DAY).goes == (item,)

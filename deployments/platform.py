@@ -20,6 +20,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from tasks.home import home
+from tasks.processes import Process
 from tasks.services import PLATFORM, mlflow_url
 from tasks.store import write_atomically
 
@@ -27,31 +28,6 @@ SERVING = "serving"
 """File under ERPD_HOME with the pid of the process that serves the deployments, once it does."""
 PATIENCE = 240.0
 """Seconds a server may take until it answers."""
-
-
-class Process(BaseModel):
-    """A process of ours. `created` tells it from another process that got the same pid later."""
-
-    pid: int
-    created: float
-
-    def alive(self) -> bool:
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.created) < 2
-        except psutil.Error:
-            return False
-
-    def stop(self) -> None:
-        """Stop it and its children: politely, then not."""
-        if not self.alive():
-            return
-        tree = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
-        for process in tree:
-            _signal(process, signal.SIGTERM)
-        _, left = psutil.wait_procs(tree, timeout=10)
-        for process in left:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(left, timeout=5)
 
 
 class Server(Process):
@@ -243,13 +219,6 @@ def _die_with_parent() -> None:
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     except (OSError, AttributeError):
-        return
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
         return
 
 

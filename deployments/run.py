@@ -98,7 +98,7 @@ def _servers(console: Console) -> Iterator[Ready]:
 
 def _first_to_do(campaigns: Mapping[str, RuntimeConfig]) -> RuntimeConfig | None:
     """The runtime of the first campaign that is not known to be completed: of one that is, every stage may well be stored."""
-    from flows.stages import open_registry
+    from tasks.registry import open_registry
 
     completed = {campaign.id for campaign in open_registry().campaigns() if campaign.status == "completed"}
     return next((runtime for name, runtime in campaigns.items() if name not in completed), None)
@@ -106,7 +106,7 @@ def _first_to_do(campaigns: Mapping[str, RuntimeConfig]) -> RuntimeConfig | None
 
 def _farewell(console: Console, report: Path, started: float) -> None:
     console.print(f"\nReport   {report}", highlight=False)
-    console.print("Browse   erpd up   (Prefect's runs and MLflow's charts)", highlight=False)
+    console.print("Browse   erpd up   (Prefect's pages, where runs are asked for too, and MLflow's charts)", highlight=False)
     console.print(f"took {elapsed(started)}", style="dim", highlight=False)
 
 
@@ -128,7 +128,8 @@ def contract(result: Any, report: Path) -> dict[str, Any]:
 def report_campaign(campaign: str, console: Console) -> Path:
     """Write a campaign's report and print its table; the path of the HTML file. Raises LookupError for a campaign that is not known."""
     from flows.report import write_report
-    from flows.stages import open_registry, reports_path
+    from flows.stages import reports_path
+    from tasks.registry import open_registry
     from tasks.store import open_store
 
     registry = open_registry()
@@ -140,7 +141,8 @@ def report_campaign(campaign: str, console: Console) -> Path:
 def show_campaign(campaign: str, console: Console) -> Path:
     """Print the table of a campaign whose report is written; the path of that."""
     from flows.results import rich_table, table_rows
-    from flows.stages import open_registry, reports_path
+    from flows.stages import reports_path
+    from tasks.registry import open_registry
 
     console.print(rich_table(table_rows(open_registry(), campaign)))
     return reports_path(campaign) / "report.html"
@@ -161,7 +163,8 @@ def show_study(name: str, study: Study, console: Console) -> Path:
 
     from flows.ablation import known_arms
     from flows.comparison import entries, study_markdown
-    from flows.stages import open_registry, reports_path
+    from flows.stages import reports_path
+    from tasks.registry import open_registry
 
     console.print(Markdown(study_markdown(entries(open_registry(), known_arms(study), study))))
     return reports_path(name) / "report.html"
@@ -169,7 +172,8 @@ def show_study(name: str, study: Study, console: Console) -> Path:
 
 def report_efficiency(campaigns: list[str]) -> Path:
     """Write the KL-efficiency page of several campaigns; its path. Raises LookupError for one that is not known."""
-    from flows.stages import open_registry, reports_path
+    from flows.stages import reports_path
     from flows.study_report import write_efficiency_page
+    from tasks.registry import open_registry
 
     return write_efficiency_page(open_registry(), {name: name for name in campaigns}, reports_path("efficiency"))

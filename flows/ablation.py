@@ -23,10 +23,11 @@ from flows.forms import StudyChoice, Written
 from flows.inputs import check_inputs
 from flows.live import name_run
 from flows.shown import Shown
-from flows.stages import open_registry, reports_path
+from flows.stages import reports_path
 from flows.studies import Arm, Study
 from flows.study_files import remember
 from flows.study_report import write_efficiency_page, write_study_report
+from tasks.registry import open_registry
 from tasks.resources import places
 from tasks.store import Store, identity, open_store
 

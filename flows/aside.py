@@ -96,8 +96,10 @@ class Aside:
                 del _asides[self.campaign]
         self._thread.shutdown(wait=False)
 
-    def pages(self) -> tuple[str, str]:
-        """The paths of the run's page and of all campaigns' charts (see `Tracker.page`)."""
+    def pages(self) -> tuple[str, str] | None:
+        """The paths of the run's page and of all campaigns' charts (see `Tracker.page`); None as long as MLflow was not reached."""
+        if not self._opened.done() or self._opened.exception():
+            return None
         tracker, run = self._opened.result()
         return tracker.page(run), tracker.charts
 

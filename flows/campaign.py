@@ -20,12 +20,13 @@ from flows.inputs import check_inputs
 from flows.iteration import IterationResult, iteration
 from flows.live import Live, name_run
 from flows.publish import publish
-from flows.stages import Desk, open_registry
+from flows.stages import Desk
 from flows.steps import Known, seed_for
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
 from tasks.judge.rollouts import judge_question
 from tasks.policies import import_policy
+from tasks.registry import open_registry
 from tasks.resources import StageRunner
 from tasks.rollouts import SampleRollouts
 from tasks.store import identity
@@ -84,7 +85,6 @@ def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
     try:
         with Live(desk, config.iterations):
             result = Campaign(config, recipe, desk).run()
-            desk.aside.settle()
         status = "completed"
         return result
     except (KeyboardInterrupt, TerminationSignal):
@@ -133,13 +133,16 @@ class Campaign:
                     "student_validations": {**known.student_validations, index: result.student_validation},
                 }
             )
+        self.desk.aside.settle()
+        pages = self.desk.aside.pages()
+        assert pages, "everything is said, so MLflow was reached"
         return CampaignResult(
             campaign=self.desk.campaign,
             status="completed",
             recipe=self.recipe,
             base=report,
             iterations=tuple(results),
-            tracked=self.desk.aside.pages()[0],
+            tracked=pages[0],
         )
 
     def _iteration(self, index: int, known: Known) -> IterationResult | None:

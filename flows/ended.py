@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import get_client
 
-from flows.stages import open_registry
+from tasks.registry import open_registry
 
 
 def record_killed(flow: Any, flow_run: Any, state: Any) -> None:

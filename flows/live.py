@@ -101,8 +101,8 @@ class Live:
         self._stage.show(round(share, 1), str(last["label"]))
 
     def _show_links(self) -> None:
-        if ui := mlflow_ui():
-            page, charts = self.desk.aside.pages()
+        if (ui := mlflow_ui()) and (pages := self.desk.aside.pages()):
+            page, charts = pages
             self._links.show(f"[This campaign in MLflow]({ui}{page})\n\n[All campaigns side by side]({ui}{charts})", "MLflow")
 
 

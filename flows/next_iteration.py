@@ -12,7 +12,7 @@ from flows.campaign import CampaignResult, campaign_id, carry_out
 from flows.ended import HOOKS
 from flows.forms import What
 from flows.recipes import config_of
-from flows.stages import open_registry
+from tasks.registry import open_registry
 from tasks.resources import StageRunner
 
 More = Annotated[int, Field(ge=1, le=100, title="Iterations", description="How many more. One that was cut off is finished first.")]

@@ -13,7 +13,7 @@ from flows.campaign import CampaignResult, carry_out
 from flows.ended import HOOKS
 from flows.forms import What
 from flows.recipes import config_of
-from flows.stages import open_registry
+from tasks.registry import open_registry
 from tasks.resources import StageRunner
 
 Start = Annotated[str, Field(title="Start", description="`base`, a policy's id, or a campaign: its last student then.")]

@@ -13,8 +13,9 @@ from flows.comparison import entries, study_markdown
 from flows.publish import markdown_table
 from flows.report import write_report
 from flows.results import summary, table_rows
-from flows.stages import open_registry, reports_path
+from flows.stages import reports_path
 from flows.study_files import remembered
+from tasks.registry import open_registry
 from tasks.store import open_store
 
 Name = Annotated[

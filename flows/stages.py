@@ -18,9 +18,8 @@ from tasks.evaluate import EvaluatePolicy
 from tasks.evaluations import load_details
 from tasks.home import home
 from tasks.progress import Progress
-from tasks.registry import Registry
+from tasks.registry import Registry, open_registry
 from tasks.resources import submit
-from tasks.services import registry_url
 from tasks.stage import Stage
 from tasks.store import Store, open_store
 from tasks.tracking import TrackedRun, Tracker
@@ -38,10 +37,6 @@ def events_path(campaign: str) -> Path:
 def reports_path(campaign: str) -> Path:
     """Where a campaign's report and its pictures are written."""
     return home() / "reports" / campaign
-
-
-def open_registry() -> Registry:
-    return Registry(registry_url())
 
 
 @dataclass(frozen=True)

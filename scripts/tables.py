@@ -59,9 +59,9 @@ def run(name: str, settings: list[str]) -> str:
 def section(name: str, settings: list[str], study_id: str, seconds: float) -> str:
     from flows.comparison import entries, study_markdown
     from flows.paper import load_paper
-    from flows.stages import open_registry
     from flows.studies import load_study
     from tasks.home import prepare
+    from tasks.registry import open_registry
 
     prepare()
     study = load_study(name, settings)

@@ -8,11 +8,10 @@ Light: imports neither Prefect nor Ray, unless there is a cluster to ask, and to
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import psutil
 
@@ -40,16 +39,23 @@ class Node:
     """Bytes of one of its GPUs."""
 
 
+class Mend(NamedTuple):
+    """How the config asks less: the key to look at, and what to do."""
+
+    key: str
+    how: str
+
+
 @dataclass(frozen=True)
 class Need:
     """What must fit, or the campaign never ends.
 
-    Example: `Need("trainers", Share(1, 1.0), {"GPU": "lower runtime.trainers"}, held=35e9, where="gpu", count=8)`
+    Example: `Need("trainers", Share(1, 1.0), {"GPU": Mend("runtime.trainers", "lower it")}, held=35e9, where="gpu", count=8)`
     """
 
     who: str
     share: Share
-    mends: dict[Dimension, str]
+    mends: dict[Dimension, Mend]
     """How the config asks less of a dimension."""
     held: float = 0.0
     """Bytes that each holds at the very least; 0 where they are not known."""
@@ -116,12 +122,12 @@ def needs(runtime: RuntimeConfig, weights: float = 0, alone: Sequence[str] = ())
 
 def _needs(runtime: RuntimeConfig, weights: float, alone: Sequence[str]) -> Iterator[Need]:
     whole, once = stage_share(runtime), width(runtime.dtype) * weights
-    own: dict[Dimension, str] = {"CPU": "lower runtime.cpus", "GPU": "lower runtime.gpus", "memory": "take a smaller model"}
-    more: dict[Dimension, str] = {"memory": "raise runtime.trainers, who share it"}
+    own = _lower("cpus", "gpus") | {"memory": Mend("model", "take a smaller model")}
+    more: dict[Dimension, Mend] = {"memory": Mend("runtime.trainers", "raise runtime.trainers, who share it")}
     yield Need("drawing problems", Share(1, 0.0), {})
     if runtime.samples_apart:
         share = sampler_share(runtime)
-        mends = own | {"CPU": "lower runtime.sampler_cpus", "GPU": "lower runtime.sampler_gpus"}
+        mends = own | _lower("sampler_cpus", "sampler_gpus")
         yield Need("a sampler", share, mends, once, _where(share, runtime))
     else:
         yield Need("sampling", whole, own, once, _where(whole, runtime))
@@ -129,13 +135,18 @@ def _needs(runtime: RuntimeConfig, weights: float, alone: Sequence[str]) -> Iter
     yield Need("a scorer" if runtime.scores_apart else "scoring", share, own, once, _where(share, runtime))
     if runtime.trains_apart:
         share = trainer_share(runtime)
-        mends = {"CPU": "lower runtime.trainers or runtime.trainer_cpus", "GPU": "lower runtime.trainers or runtime.trainer_gpus", **more}
+        fewer = "lower runtime.trainers or runtime."
+        mends = {"CPU": Mend("runtime.trainers", f"{fewer}trainer_cpus"), "GPU": Mend("runtime.trainers", f"{fewer}trainer_gpus"), **more}
         each = TRAINED * width("float32") * weights / runtime.trainers  # several keep float32 weights
         yield Need("trainers", share, mends, each, "host" if runtime.offload else _where(share, runtime), runtime.trainers)
     else:
         yield Need("training", whole, own | more, TRAINED * once, _where(whole, runtime))
     for who in alone:
         yield Need(who, whole, own, TRAINED * once, _where(whole, runtime))
+
+
+def _lower(cpus: str, gpus: str) -> dict[Dimension, Mend]:
+    return {name: Mend(f"runtime.{key}", f"lower runtime.{key}") for name, key in zip(("CPU", "GPU"), (cpus, gpus))}  # type: ignore[misc]
 
 
 def _where(share: Share, runtime: RuntimeConfig) -> Literal["host", "gpu", "either"]:
@@ -165,8 +176,8 @@ def refuse_impossible(asked: Sequence[Need], nodes: Sequence[Node], runtime: Run
     for need in asked:
         if lacking := need.lacking(nodes):
             mends = [need.mends[one] for one in lacking if one in need.mends]
-            key = (re.findall(r"runtime\.\w+", " ".join(mends)) or ["model" if mends else "runtime.ray_address"])[0]
-            how = ", or ".join([*mends, elsewhere])
+            key = mends[0].key if mends else "runtime.ray_address"
+            how = ", or ".join([*(mend.how for mend in mends), elsewhere])
             raise ValueError(f"{key}: {_asks(need, nodes)}, and {there} has {_offers(need, nodes)}; {how}")
 
 

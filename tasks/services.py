@@ -17,6 +17,7 @@ import json
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.home import home
+from tasks.processes import Process
 
 PLATFORM = "platform.json"
 """File under ERPD_HOME in which `erpd up` keeps what it started."""
@@ -41,14 +42,14 @@ def mlflow_url() -> str:
 
 
 def mlflow_ui() -> str | None:
-    """Where MLflow is looked at: the server that is told, or the one that `erpd up` started; None when there is none."""
+    """Where MLflow is looked at: the server that is told, or the one that `erpd up` started; None when none runs."""
     if (url := mlflow_url()).startswith("http"):
         return url.rstrip("/")
     try:
         started = json.loads((home() / PLATFORM).read_bytes())["mlflow"]
     except (FileNotFoundError, ValueError):
         return None
-    return str(started["url"]) if started else None
+    return str(started["url"]) if started and Process.model_validate(started).alive() else None
 
 
 def store_url() -> str | None:

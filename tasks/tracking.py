@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -320,11 +319,6 @@ class Tracker:
     def charts(self) -> str:
         """The path of the page that has the experiment's runs side by side."""
         return f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
-
-    def compare(self, runs: Sequence[TrackedRun]) -> str:
-        """The path of the page that compares these runs."""
-        ids, experiments = (quote(json.dumps(value, separators=(",", ":"))) for value in ([run.id for run in runs], [self.experiment_id]))
-        return f"/#/compare-runs?{TRAINING}&runs={ids}&experiments={experiments}"
 
 
 def _batches(steps: Sequence[list[Any]]) -> Iterator[list[Any]]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,34 +105,33 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Photograph:
 @pytest.fixture(scope="session")
 def submitted(new_page: NewPage, links: dict[str, str], photograph: Photograph) -> str:
     """The flow run of a campaign that was asked for by filling in the form."""
-    from prefect_pages import Prefect
-
-    page = new_page()
-    prefect = Prefect(page, links["prefect_ui"])
-    prefect.custom_run("campaign")
-    prefect.choose("Recipe", "tiny")
-    prefect.fill("Iterations", 2)
-    photograph(page, "form")
-    prefect.add("Changes", CHANGES)
-    run = prefect.submitted()
-    page.context.close()
-    return run
+    with custom_run(new_page(), links) as prefect:
+        prefect.choose("Recipe", "tiny")
+        prefect.fill("Iterations", 2)
+        photograph(prefect.page, "form")
+        prefect.add("Changes", CHANGES)
+        return prefect.submitted()
 
 
 @pytest.fixture(scope="session")
 def asked(new_page: NewPage, links: dict[str, str], submitted: str) -> str:
     """The flow run of another campaign, whose decision a person takes. It waits until the first one is through."""
+    with custom_run(new_page(), links) as prefect:
+        prefect.fill("Iterations", 1)
+        prefect.choose("Decision", "ask")
+        prefect.add("Changes", CHANGES)
+        return prefect.submitted()
+
+
+@contextmanager
+def custom_run(page: Page, links: dict[str, str]) -> Iterator[Prefect]:
+    """The form of a campaign, opened on a page of its own."""
     from prefect_pages import Prefect
 
-    page = new_page()
     prefect = Prefect(page, links["prefect_ui"])
     prefect.custom_run("campaign")
-    prefect.fill("Iterations", 1)
-    prefect.choose("Decision", "ask")
-    prefect.add("Changes", CHANGES)
-    run = prefect.submitted()
+    yield prefect
     page.context.close()
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,7 @@ def test_mlflow_has_the_runs_and_compares_two(mlflow: Page, campaigns: list[str]
     mlflow.get_by_role("button", name="Compare").click()
     for metric in ("score/test", "kl/base", "kl/old"):
         expect(mlflow.get_by_role("link", name=metric, exact=True)).to_be_visible()
-    mlflow.get_by_text("Metrics", exact=True).last.evaluate("one => one.scrollIntoView()")
+    mlflow.get_by_role("link", name="kl/base", exact=True).evaluate("one => one.scrollIntoView({block: 'center'})")
     photograph(mlflow, "mlflow-compare")
 
 
@@ -189,6 +189,7 @@ def test_the_report_opens_with_its_table_and_figures(page: Page, home: Path, cam
     widths = page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")
     assert len(widths) >= 4 and min(widths) > 300
     assert errors == []
+    page.get_by_role("rowheader", name="teacher 1", exact=True).first.evaluate("one => one.scrollIntoView({block: 'center'})")
     photograph(page, "report")
 
 

@@ -313,7 +313,7 @@ def test_the_registry_is_brought_up_to_date_on_it(cluster: Cluster) -> None:
     """By the URL and the password that the compose file gives to what runs flows."""
     variables = cluster.environment("prefect-worker")
     script = """
-from flows.stages import open_registry
+from tasks.registry import open_registry
 registry = open_registry()
 registry.campaign_started("one-0123456789", "one", "tiny", {"seed": 1})
 print([(one.id, one.status) for one in registry.campaigns()])

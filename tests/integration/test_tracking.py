@@ -210,9 +210,6 @@ def test_files_and_texts_are_attached_under_the_home(tracker: Tracker, run: Trac
 def test_links(tracker: Tracker, run: TrackedRun):
     page, training = f"/#/experiments/{tracker.experiment_id}/runs", "workflowType=machine_learning"
     assert (tracker.page(run), tracker.charts) == (f"{page}/{run.id}", f"{page}?{training}&compareRunsMode=CHART")
-    other = TrackedRun(id="b", campaign="c")
-    expected = f"runs=%5B%22{run.id}%22%2C%22b%22%5D&experiments=%5B%22{tracker.experiment_id}%22%5D"
-    assert tracker.compare([run, other]) == f"/#/compare-runs?{training}&{expected}"
 
 
 LOGGER = """

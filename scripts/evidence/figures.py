@@ -1,0 +1,84 @@
+"""A picture of each study over its seeds: score against KL of every policy, and the score of each, seed by seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts.evidence.record import Policy, Record
+from tasks.arm_style import arm_color, arm_handles, legend, look, role_handles
+from tasks.figures import BASE, STYLE, kl_axis, new_figure, png
+from tasks.store import write_atomically
+
+Key = tuple[str, str, int]
+"""Arm, role, iteration."""
+
+
+def draw_all(found: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, str]:
+    """Draw every study that has records; study -> name of its file in `folder`."""
+    names = {}
+    for study, records in found.items():
+        if records:
+            names[study] = f"{study}.png"
+            image = png(study_figure(records))
+            write_atomically(folder / names[study], partial(Path.write_bytes, data=image))
+    return names
+
+
+def study_figure(records: Sequence[Record]) -> Figure:
+    """Left: mean score against mean KL. Right: each policy's score, a dot a seed and a bar at the mean."""
+    arms = list(records[0].arms)
+    policies = by_key(records)
+    with rc_context(STYLE):
+        figure = new_figure(11.4, max(4.6, 1.6 + 0.22 * len(policies)))
+        left, right = figure.subplots(1, 2)
+        _front(left, policies, arms)
+        _seeds(right, policies, arms)
+        figure.suptitle(f"{records[0].study}: {len(records)} seeds", x=0.01, ha="left", fontweight="bold")
+        legend(figure, [*arm_handles(arms), *role_handles(role for _, role, _ in policies)])
+    return figure
+
+
+def by_key(records: Sequence[Record]) -> dict[Key, list[Policy]]:
+    """Every policy over the seeds; the base, which arms share, once; a teacher that became the student as the student."""
+    found: dict[Key, list[Policy]] = defaultdict(list)
+    for record in records:
+        for number, (arm, one) in enumerate(record.arms.items()):
+            for policy in one.policies:
+                if (policy.role == "base" and number) or (policy.role == "teacher" and policy.strategy == "none"):
+                    continue
+                found[arm, policy.role, policy.iteration].append(policy)
+    return dict(found)
+
+
+def _front(axes: Axes, policies: Mapping[Key, Sequence[Policy]], arms: Sequence[str]) -> None:
+    kl_axis(axes, [one.kl_base for found in policies.values() for one in found])
+    for (arm, role, _), found in policies.items():
+        color = BASE if role == "base" else arm_color(arm, arms)
+        axes.scatter([one.kl_base for one in found], [100 * one.score for one in found], s=7, color=color, alpha=0.35, zorder=1)
+        place = (statistics.fmean(one.kl_base for one in found), 100 * statistics.fmean(one.score for one in found))
+        axes.plot(*place, linestyle="", zorder=3, **look(role, color))
+    axes.set_ylabel("score on the test problems, %")
+    axes.set_title("mean over seeds, and each seed")
+
+
+def _seeds(axes: Axes, policies: Mapping[Key, Sequence[Policy]], arms: Sequence[str]) -> None:
+    several = {arm for arm in arms if len({iteration for name, _, iteration in policies if name == arm}) > 2}
+    ticks = []
+    for place, ((arm, role, iteration), found) in enumerate(policies.items()):
+        color = BASE if role == "base" else arm_color(arm, arms)
+        scores = [100 * one.score for one in found]
+        axes.plot(scores, [place] * len(scores), linestyle="", alpha=0.6, **{**look(role, color), "markersize": 4})
+        axes.plot([statistics.fmean(scores)] * 2, [place - 0.35, place + 0.35], color=color, linewidth=2)
+        ticks.append((place, role if role == "base" else f"{arm}, {role}{f' {iteration}' if arm in several else ''}"))
+    axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.set_ylim(len(ticks) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("score on the test problems, %")

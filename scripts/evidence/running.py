@@ -1,0 +1,62 @@
+"""Run the studies that have no record yet, seed by seed, each by the command a reader would type."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from flows.ablation import known_arms
+from flows.studies import load_study
+from scripts.evidence.record import Record, arm_record, record_path
+from tasks.home import prepare
+from tasks.registry import open_registry
+from tasks.store import open_store, write_atomically
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+def study_names() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def command(study: str, seed: int) -> list[str]:
+    """`erpd run` of a study on a seed."""
+    place = STUDIES / f"{study}.yaml"
+    return [sys.executable, "-m", "deployments.cli", "run", str(place), "--set", f"seed={seed}", "--json"]
+
+
+def run_missing(studies: Sequence[str], seeds: Sequence[int], folder: Path, console: Console) -> None:
+    """Everything asked for that `folder` has no record of; each record is written when its study is done, so a stop loses one at most."""
+    prepare()
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [(study, seed) for seed in seeds for study in studies if not record_path(folder, study, seed).exists()]
+    bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*bars, console=console) as progress:
+        bar = progress.add_task("studies", total=len(missing))
+        for study, seed in missing:
+            progress.update(bar, description=f"{study}, seed {seed}")
+            record = run(study, seed)
+            text = json.dumps(record.model_dump(mode="json"), separators=(",", ":"))
+            write_atomically(record_path(folder, study, seed), partial(Path.write_text, data=text + "\n"))
+            progress.advance(bar)
+
+
+def run(study: str, seed: int) -> Record:
+    """Run a study on a seed; what is kept of it. **Raises:** subprocess.CalledProcessError: the command failed; it has said why."""
+    started = time.monotonic()
+    subprocess.run(command(study, seed), stdout=subprocess.DEVNULL, check=True)
+    seconds = time.monotonic() - started
+    registry, store = open_registry(), open_store()
+    arms = known_arms(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"]))
+    found = {name: arm_record(registry, store, campaign) for name, campaign in arms.items()}
+    commits = {registry.campaign(campaign).git_commit for campaign in arms.values()}
+    registry.close()
+    return Record(study=study, seed=seed, commit=max(filter(None, commits), default=None), seconds=round(seconds, 1), arms=found)

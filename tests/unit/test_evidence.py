@@ -1,0 +1,121 @@
+"""The evidence: intervals and verdicts by hand, claims that name what their studies have, and a page from records alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.studies import load_study
+from scripts.evidence.claims import CLAIMS, entropy, kl, points, policy
+from scripts.evidence.judging import Claim, Interval, interval, judge
+from scripts.evidence.page import write_page
+from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, record_path, thin
+from scripts.evidence.running import STUDIES, study_names
+
+
+def measured(score: float, kl_base: float = 0.1, role: str = "student", iteration: int = 1, entropy: float = 0.2) -> Policy:
+    return Policy(
+        iteration=iteration, role=role, strategy="S1", step=8, score=score, k=8, problems=400,
+        kl_old=kl_base, kl_base=kl_base, entropy=entropy, length=9.0,
+    )  # fmt: skip
+
+
+def record(seed: int, ours: Policy, theirs: Policy, study: str = "front") -> Record:
+    arms = {name: ArmRecord(policies=(one,), trainings=(), seconds=()) for name, one in (("ours", ours), ("theirs", theirs))}
+    return Record(study=study, seed=seed, commit="abc", seconds=60.0, arms=arms)
+
+
+def claim(*parts: object) -> Claim:
+    return Claim(1, "one", "it says so.", "front", parts)  # type: ignore[arg-type]
+
+
+def test_the_interval_is_students_t() -> None:
+    """1, 2, 3: mean 2, deviation 1, t(0.975, 2) = 4.3027, so 2 +- 4.3027 / sqrt(3)."""
+    found = interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.seeds) == (2.0, 3)
+    assert (found.low, found.high) == (pytest.approx(2 - 2.4841, abs=1e-4), pytest.approx(2 + 2.4841, abs=1e-4))
+    with pytest.raises(ValueError, match="needs two of them, and there are 1"):
+        interval([1.0])
+
+
+def test_a_part_is_shown_against_or_open_by_its_interval_and_its_bound() -> None:
+    part = points("more", "ours", "theirs")
+    assert [part.standing(Interval(0, low, high, 8)) for low, high in ((0.1, 2), (-2, -0.1), (-1, 1))] == ["shown", "against", "open"]
+    within = points("no worse than a point", "ours", "theirs", bound=-1)
+    assert within.standing(Interval(-0.2, -0.9, 0.5, 8)) == "shown" and within.standing(Interval(-2, -3, -1.1, 8)) == "against"
+    below = kl("at most half", "ours", "theirs", "below", -1)
+    assert [below.standing(Interval(0, low, high, 8)) for low, high in ((-2, -1.1), (-0.9, 0), (-1.5, 0))] == ["shown", "against", "open"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "entropies", "verdict"),
+    [
+        ((5.0, 6.0, 5.5), (0.1, 0.11, 0.12), "reproduced"),
+        ((5.0, 6.0, 5.5), (-0.1, 0.1, 0.0), "partly"),
+        ((-9.0, 9.0, 0.0), (0.1, 0.11, 0.12), "partly"),
+        ((-9.0, 9.0, 0.0), (-0.1, 0.1, 0.0), "not at this scale"),
+        ((-5.0, -6.0, -5.5), (0.1, 0.11, 0.12), "contradicted"),
+    ],
+)
+def test_the_verdict_follows_from_the_parts(gains: tuple[float, ...], entropies: tuple[float, ...], verdict: str) -> None:
+    parts = (points("more", "ours", "theirs"), entropy("kept", "ours", "theirs"))
+    pairs = [(measured(0.6 + gain / 100, entropy=0.2 + more), measured(0.6)) for gain, more in zip(gains, entropies)]
+    found = judge(claim(*parts), [record(seed, *pair) for seed, pair in enumerate(pairs)])
+    assert found.verdict == verdict
+    assert found.intervals[0].mean == pytest.approx(sum(gains) / 3)
+
+
+def test_one_seed_is_no_evidence() -> None:
+    assert judge(claim(points("more", "ours", "theirs")), [record(0, measured(0.9), measured(0.1))]).verdict == "not run"
+
+
+def test_every_claim_names_policies_that_its_study_makes() -> None:
+    """A record shaped like the study's answer has all of them, so that no run of hours ends in a misspelt name."""
+    for one in CLAIMS:
+        study = load_study(str(STUDIES / f"{one.study}.yaml"), ["seed=100"])
+        arms = {}
+        for arm in study.arms:
+            policies = [measured(0.5, role="base", iteration=0)]
+            for iteration in range(1, arm.config.iterations + 1):
+                policies += [measured(0.5, role=role, iteration=iteration) for role in ("teacher", "student")]
+            arms[arm.name] = ArmRecord(policies=tuple(policies), trainings=(), seconds=())
+        shaped = Record(study=one.study, seed=0, commit=None, seconds=1.0, arms=arms)
+        assert [part.effect(shaped) for part in one.parts] == [0.0] * len(one.parts), one.title
+
+
+def test_claims_are_numbered_once_and_every_study_serves_one() -> None:
+    numbers = [one.number for one in CLAIMS]
+    assert numbers == sorted(set(numbers))
+    assert {one.study for one in CLAIMS} == set(study_names())
+
+
+def test_a_place_names_arm_iteration_and_role() -> None:
+    arms = {"kl0.2": ArmRecord(policies=(measured(0.1, role="base", iteration=0), measured(0.4, iteration=3)), trainings=(), seconds=())}
+    found = Record(study="front", seed=0, commit=None, seconds=1.0, arms=arms)
+    assert (policy(found, "kl0.2@3").score, policy(found, "kl0.2:base").score) == (0.4, 0.1)
+
+
+def test_curves_are_thinned_and_keep_their_ends() -> None:
+    kept = thin([{"step": float(step)} for step in range(1, 401)])
+    assert len(kept) == CURVE_POINTS and (kept[0]["step"], kept[-1]["step"]) == (1.0, 400.0)
+    assert thin([{"step": 1.0}]) == [{"step": 1.0}]
+
+
+def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path) -> None:
+    records = tmp_path / "evidence"
+    records.mkdir()
+    for seed in range(3):
+        arms = {}
+        for place, name in enumerate(("extreme", "conservative", "kl0.05", "kl0.2", "kl2")):
+            own = [measured(0.55, 1e-6, "base", 0), measured(0.75 + seed / 100, 0.24, "teacher"), measured(0.8 - place / 50, 0.05 + place / 100)]
+            arms[name] = ArmRecord(policies=tuple(own), trainings=(), seconds=())
+        one = Record(study="front", seed=seed, commit="abcdef012", seconds=90.0, arms=arms)
+        record_path(records, "front", seed).write_text(one.model_dump_json())
+    page = write_page(records, tmp_path / "claims.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| 3 |"))
+    assert re.search(r"\| reproduced \| 3 \| \+4\.0 \[\+1\.5, \+6\.5\] points \|", row), row
+    assert "| 1 | [Dozens of steps are needed to exhaust a batch](#claim-1) | not run | 0 |" in page
+    assert "| front | 3 | 1.5 | abcdef0 |" in page
+    assert (records / "front.png").read_bytes().startswith(b"\x89PNG")

@@ -109,7 +109,8 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
     for seed in range(3):
         arms = {}
         for place, name in enumerate(("extreme", "conservative", "kl0.05", "kl0.2", "kl2")):
-            own = [measured(0.55, 1e-6, "base", 0), measured(0.75 + seed / 100, 0.24, "teacher"), measured(0.8 - place / 50, 0.05 + place / 100)]
+            student = measured(0.8 - place / 50, 0.05 + place / 100)
+            own = [measured(0.55, 1e-6, "base", 0), measured(0.75 + seed / 100, 0.24, "teacher"), student]
             arms[name] = ArmRecord(policies=tuple(own), trainings=(), seconds=())
         one = Record(study="front", seed=seed, commit="abcdef012", seconds=90.0, arms=arms)
         record_path(records, "front", seed).write_text(one.model_dump_json())

@@ -19,6 +19,7 @@ from deployments.console import BadInput, Json, checking, only_json
 from deployments.grading import grading
 from deployments.lineage import lineage_commands
 from deployments.scheduling import scheduling
+from erpd_core.faults import Fault
 from tasks.home import home, prepare
 
 app = typer.Typer(
@@ -70,13 +71,16 @@ def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file."""
+    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file; that its numbers ended it, in one."""
     try:
         yield
     except BadInput:
         raise
     except KeyboardInterrupt:
         print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except Fault as fault:
+        print(f"erpd: the run ends: {fault}; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(1) from None
     except Exception as error:
         _explain_failure(error)

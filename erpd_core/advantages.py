@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from erpd_core.faults import Fault
 
 
 def group_normalised(reward_S: Tensor, group_S: Tensor, eps: float = 1e-4) -> Tensor:
@@ -53,6 +57,14 @@ def gae(reward_S: Tensor, value_N: Tensor, length_S: Tensor, lambda_S: Tensor) -
 
 
 def whitened(advantage_N: Tensor, eps: float = 1e-8) -> Tensor:
-    """(A - mean) / (std + eps) over all response tokens of the batch, PPO's usual; all 0 where all are equal. float32."""
+    """(A - mean) / (std + eps) over all response tokens of the batch, PPO's usual: float32.
+
+    Raises Fault when all are equal, or one is not finite: there is nothing to learn.
+    """
     centred_N = advantage_N.double() - advantage_N.double().mean()
-    return (centred_N / (centred_N.square().mean().sqrt() + eps)).float()
+    std = centred_N.square().mean().sqrt().item()
+    if not 1e-12 < std < math.inf:
+        raise Fault(
+            "the advantage is the same on every token, or not finite, so there is nothing to learn", "see the critic and the outcomes"
+        )
+    return (centred_N / (std + eps)).float()

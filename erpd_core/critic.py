@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from erpd_core.batch import TokenBatch, minibatches
+from erpd_core.faults import Fault
+from erpd_core.finite import require_finite, require_finite_column
 from erpd_core.optimize import Record, Trainable
+
+SLOWER = "lower the critic's learning rate"
 
 
 class ValueModel(Trainable, Protocol):
@@ -43,6 +47,17 @@ def explained_variance(return_N: Tensor, value_N: Tensor) -> float | None:
     return 1.0 - (return_N.double() - value_N.double()).var(unbiased=False).item() / spread
 
 
+def require_sound_values(value_N: Tensor, return_N: Tensor) -> None:
+    """Raises Fault for values that are not finite, or further off than right and wrong are apart: advantages of them would be noise.
+
+    A mean squared error of 0.25 is what the constant 1/2 has, whatever the outcomes; more than 1 no critic has but one that diverged.
+    """
+    require_finite_column(value_N, "values", SLOWER)
+    error = (value_N.double() - return_N.double()).square().mean().item()
+    if error > 1:
+        raise Fault(f"the critic has diverged: the mean squared error of its values is {error:.3g}, outcomes are 0 and 1", SLOWER)
+
+
 def fit_values(
     model: ValueModel,
     optimizer: torch.optim.Optimizer,
@@ -58,8 +73,8 @@ def fit_values(
     """Take optimizer steps `start + 1 ... steps` on `(V - R)^2`, token mean over the minibatch; yield the record of each after it is taken.
 
     Records hold `value_loss`, `explained_variance` (not where a minibatch's outcomes are all equal) and `grad_norm` (before it is cut), all
-    before the step's update. A run resumed at `start` with the optimizer's state goes on exactly as an undisturbed one. Raises
-    FloatingPointError at a loss or gradient that is not finite.
+    before the step's update. A run resumed at `start` with the optimizer's state goes on exactly as an undisturbed one. Raises Fault,
+    before the update, at a loss or gradient that is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)
     return_N = batch.per_token(batch.reward_S)
@@ -77,9 +92,8 @@ def fit_values(
         known, value = torch.cat(returns), torch.cat(values)
         loss = (value - known).double().square().mean().item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
-        if not bool(torch.isfinite(torch.tensor([loss, norm])).all()):
-            raise FloatingPointError(f"step {step}: value loss {loss}, gradient norm {norm}; lower the critic's learning rate")
-        optimizer.step()
         record = {"step": step, "value_loss": loss, "grad_norm": norm}
+        require_finite(record, step, lambda: {"its weights": ((one.detach() for one in model.parameters()), SLOWER)}, SLOWER)
+        optimizer.step()
         explained = explained_variance(known, value)
         yield record if explained is None else {**record, "explained_variance": explained}

@@ -12,11 +12,12 @@ from torch import Tensor
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.columns import Column
 from erpd_core.config import Loss, OptimizerConfig
+from erpd_core.finite import SLOWER, Suspects, require_finite
 from erpd_core.kl import k3
 from erpd_core.logprobs import fused_loss, token_logprobs
 from erpd_core.losses import SEQUENCE_LEVEL, LossInputs, Totals, policy_loss
 from erpd_core.signals import Signal
-from erpd_core.team import ALONE, Team, deal
+from erpd_core.team import ALONE, Team, deal, local
 
 Record = dict[str, float]
 
@@ -76,8 +77,8 @@ def optimize(
 
     **Arguments:** `old_N` a column over the batch's tokens; `signal` what the loss sees as advantage; `seed` fixes the data order, so a run
     resumed at `start` with the optimizer's state goes on exactly as an undisturbed one; `team` who else trains this model: every member
-    makes the same call, does its part of each minibatch, and yields the same records. Raises FloatingPointError at a loss or gradient
-    that is not finite.
+    makes the same call, does its part of each minibatch, and yields the same records. Raises Fault, before the update, at a loss, a
+    gradient or any other number of the record that is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)
     for step in range(start + 1, steps + 1):
@@ -134,10 +135,19 @@ def _step(
         _keep_company(model, batch, chosen)
     value = sum(team.gather(value))
     norm = team.clip(model.parameters(), max_grad_norm)
-    if not (torch.isfinite(torch.tensor([value, norm])).all()):
-        raise FloatingPointError(f"step {step}: loss {value}, gradient norm {norm}; lower the learning rate or constrain the loss")
+    record = {"step": step, "loss": value, "grad_norm": norm, **statistics.record(team)}
+
+    def suspects() -> Suspects:
+        place = batch.token_index(chosen)
+        return {
+            "the old policy's log-probs": ([old_N[place]], "start from another policy"),
+            "the signal": ([signal.at(place, old_N[place])], "look at the policies of its two sides"),
+            "the weights": ((local(parameter.detach()) for parameter in model.parameters()), SLOWER),
+        }
+
+    require_finite(record, step, suspects)
     optimizer.step()
-    return {"step": step, "loss": value, "grad_norm": norm, **statistics.record(team)}
+    return record
 
 
 def _keep_company(model: PolicyModel, batch: TokenBatch, chosen: Tensor) -> None:

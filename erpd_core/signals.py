@@ -17,6 +17,7 @@ from torch import Tensor
 
 from erpd_core.columns import Column, stretches
 from erpd_core.config import SignalSpec
+from erpd_core.faults import Fault
 
 Where = Tensor | slice
 
@@ -35,11 +36,14 @@ class Whitening:
 def whitening(value_N: Column, mode: str) -> Whitening:
     """How to whiten a column. `shift`: mean 0 and variance 1 over tokens; `scale`: divided by the standard deviation, signs kept; `off`.
 
-    Shifting can flip signs, so it is a choice and not a habit. Raises ValueError when all values are equal: there is nothing to distil.
+    Shifting can flip signs, so it is a choice and not a habit. Raises Fault when all values are equal: there is nothing to distil.
     """
     mean, std = moments(value_N)
     if not math.isfinite(std) or std <= 1e-12:
-        raise ValueError("the signal is the same on every token, so there is nothing to distil; choose other policies for its two sides")
+        raise Fault(
+            "the signal is the same on every token, so there is nothing to distil",
+            "choose other policies for its two sides, or another mask (`positives`)",
+        )
     return Whitening(mean if mode == "shift" else 0.0, None if mode == "off" else std)
 
 
@@ -68,14 +72,14 @@ def log_ratio(spec: SignalSpec, numerator_n: Tensor | None, denominator_n: Tenso
     """`lp_numerator - lp_denominator` of some tokens, masked on positives: [n] float32, not yet whitened.
 
     **Arguments:** log-probs, None for a side that is `none`; `positive_n` bool, tokens of right responses. Raises ValueError when both
-    sides are none, or the ratio is not finite.
+    sides are none, Fault when the ratio is not finite.
     """
     if numerator_n is None and denominator_n is None:
         raise ValueError("a signal needs a numerator or a denominator")
     zero = torch.zeros(len(positive_n), device=positive_n.device)
     ratio_n = (zero if numerator_n is None else numerator_n) - (zero if denominator_n is None else denominator_n)
     if not bool(torch.isfinite(ratio_n.sum())) and (bad := int((~torch.isfinite(ratio_n)).sum())):  # a sum costs less than a mask
-        raise ValueError(f"{bad} tokens of the signal are not finite; look at the policies of its two sides")
+        raise Fault(f"{bad} tokens of the signal are not finite", "look at the policies of its two sides")
     if spec.positives != "all":
         kept_n = ratio_n.clamp(min=0.0) if spec.positives == "max" else ratio_n.clamp(max=0.0)
         ratio_n = torch.where(positive_n, kept_n, ratio_n)

@@ -11,6 +11,7 @@ from prefect.exceptions import Pause, TerminationSignal
 from prefect.states import State
 
 from erpd_core.config import CampaignConfig
+from erpd_core.faults import Fault
 from erpd_core.refs import EvalReport, Frozen
 from flows.aside import Aside
 from flows.asking import Question, ask_elsewhere, can_suspend
@@ -80,7 +81,7 @@ def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
     open_registry().campaign_started(name, config.name, recipe, config.model_dump(mode="json"), commit)
     params = {key: value for key, value in config.question().items() if key != "iterations"}  # MLflow's never change, and this may grow
     desk = Desk.open(name, config, Aside(name, params))
-    desk.aside.say(lambda tracker, run: tracker.tag(run, desk.tags))
+    desk.aside.say(lambda tracker, run: tracker.tag(run, {**desk.tags, "fault": "none"}))
     status = "failed"
     try:
         with Live(desk, config.iterations):
@@ -97,6 +98,9 @@ def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
         raise error.__cause__ from None
     except Pause:
         status = "running"  # suspended: it begins again where it is
+        raise
+    except Fault as fault:
+        desk.record_fault(fault)
         raise
     finally:
         if status != "running":

@@ -9,6 +9,7 @@ from erpd_core.refs import Decision, LogprobRef, PolicyRef, Role, RolloutRef, Tr
 from flows.stages import Answers
 from flows.steps import Steps
 from tasks.critic import TrainCritic
+from tasks.lesson import batch_outcomes
 from tasks.rollouts import SampleRollouts
 from tasks.score import ScoreRollouts
 from tasks.train import SidedSignal, SignalPhase, TrainTeacher
@@ -25,6 +26,7 @@ class FixedBatch:
             policy=steps.known.start, problems=steps.prompts(), sampling=steps.config.sampling, seed=steps.seed("rollouts")
         )
         self.rollouts: RolloutRef = steps.ask("rollouts", "rollouts", sampling, "sample the fixed batch", "rollouts")
+        steps.desk.record_outcomes(steps.index, batch_outcomes(steps.desk.store, self.rollouts))
         self._columns: dict[str, LogprobRef] = {}
         self._trained: dict[str, TrainingRef] = {}
         self.teacher: PolicyRef | None = None

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from erpd_core.config import CampaignConfig, RuntimeConfig
+from erpd_core.faults import Fault
 from erpd_core.optimize import Record
+from erpd_core.outcomes import Outcomes
 from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef, ProblemsRef
 from flows.aside import Aside
 from flows.at_work import at_work
@@ -146,6 +148,16 @@ class Desk:
         self.aside.say(lambda tracker, run: tracker.tag(run, tags))
         self._file(f"decisions/{iteration}.json", decision.model_dump_json(indent=1))
         self.say(f"{iteration}: decided {decision.strategy}: {decision.reason}")
+
+    def record_outcomes(self, iteration: int, outcomes: Outcomes) -> None:
+        """What the fixed batch of an iteration can teach."""
+        self._file(f"outcomes/{iteration}.json", outcomes.model_dump_json(indent=1))
+        self.say(f"{iteration}: {outcomes}")
+
+    def record_fault(self, fault: Fault) -> None:
+        """Why the campaign cannot go on: where progress is shown, and in MLflow. The registry says that it failed, Prefect's states why."""
+        self.aside.say(lambda tracker, run: tracker.tag(run, {"fault": str(fault)}))
+        self.say(f"ends: {fault}")
 
     def record_selection(self, iteration: int, evidence: Mapping[str, Any]) -> None:
         """Which kept step became the student, and the validation scores and KL it was chosen by."""

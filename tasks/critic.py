@@ -12,11 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from erpd_core.batch import TokenBatch
-from erpd_core.config import CriticConfig, RuntimeConfig
-from erpd_core.critic import explained_variance, fit_values, predict_values
+from erpd_core.config import PPO, CriticConfig, RuntimeConfig
+from erpd_core.critic import explained_variance, fit_values, predict_values, require_sound_values
+from erpd_core.faults import placed
+from erpd_core.finite import require_finite_weights
 from erpd_core.optimize import make_optimizer
 from erpd_core.refs import PolicyRef, RolloutRef, ValuesRef
 from tasks.checkpoint import RESUME, checkpoint, put_records, resume
+from tasks.lesson import check_lesson
 from tasks.models import HFPolicy, load_policy
 from tasks.rollouts import load_batch, shards
 from tasks.stage import Context, Stage
@@ -85,6 +88,11 @@ class TrainCritic(Stage[ValuesRef]):
         return {"init": self.init.id, "rollouts": self.rollouts.id}
 
     def run(self, context: Context, build: Build) -> ValuesRef:
+        with placed("critic training"):
+            return self._train(context, build)
+
+    def _train(self, context: Context, build: Build) -> ValuesRef:
+        check_lesson(context.store, self.rollouts, PPO())
         paths = list(shards(context.store, self.rollouts))
         batch = load_batch(iter(paths))
         critic = self._critic(context, build, batch)
@@ -96,7 +104,9 @@ class TrainCritic(Stage[ValuesRef]):
                 value_N = predict_values(critic, load_batch(iter([path])), context.runtime.token_budget)
                 build.put(name, partial(save_file, {"value": value_N}))
             parts.append(load_file(build.folder / name)["value"])
-        explained = explained_variance(batch.reward_S[batch.seq_N], torch.cat(parts))
+        return_N, value_N = batch.reward_S[batch.seq_N], torch.cat(parts)
+        require_sound_values(value_N, return_N)
+        explained = explained_variance(return_N, value_N)
         return ValuesRef(id=build.id, init=self.init, rollouts=self.rollouts.id, explained_variance=explained)
 
     def _critic(self, context: Context, build: Build, batch: TokenBatch) -> HFCritic:
@@ -123,9 +133,12 @@ class TrainCritic(Stage[ValuesRef]):
         for record in steps:
             records.append(record)
             step = int(record["step"])
+            resumable = step % context.runtime.checkpoint_every == 0 and step < config.steps
+            if resumable or step in config.trail:
+                require_finite_weights(critic.named_parameters(), step)
             if step in config.keep and step < config.steps:
                 build.put(_kept(step), critic.save)
-            if step % context.runtime.checkpoint_every == 0 and step < config.steps:
+            if resumable:
                 checkpoint(build, critic, optimizer, step, records)
             context.progress(step, config.steps, value_loss=round(record["value_loss"], 4))
         put_records(build, records)

@@ -18,6 +18,8 @@ import torch
 from erpd_core.advantages import group_normalised
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.config import OnlineConfig
+from erpd_core.faults import Fault, placed
+from erpd_core.finite import SLOWER, require_finite_column
 from erpd_core.online import fresh_record, informative_groups, mean_record
 from erpd_core.optimize import Record, make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, Role, TrainingRef
@@ -65,9 +67,10 @@ class TrainOnline(Training):
                 engine=engine,
                 grader=grader,
             )
-            for record in loop.steps(done):
-                records.append(record)
-                self.after_step(context, build, policy, optimizer, records, self.config.trail)
+            with placed("online training"):
+                for record in loop.steps(done):
+                    records.append(record)
+                    self.after_step(context, build, policy, optimizer, records, self.config.trail)
         return self.finish(build, records, self.config.trail)
 
 
@@ -102,34 +105,40 @@ class OnlineLoop:
         optimizer steps taken; `groups_informative`, groups whose outcomes differ; `seconds_rollout`, sampling and verifying;
         `seconds_update`, scoring and learning; `seconds_kl`, the start policy's log-probs, which only measure. A batch without an
         informative group is left without an update, and so without what only an update tells (`loss`, `grad_norm`, ...).
-        Raises FloatingPointError when the policy has become one whose numbers are not finite.
+        Raises Fault when the policy has become one whose numbers are not finite.
         """
         seed = seed_of(self.seed, "step", step) >> 32
         clock = [time.perf_counter()]
         batch = self._sample(step, problems, seed)
+        if not batch.sequences:
+            raise Fault("no response has a token", "look at the model's stop tokens", f"fresh batch {step}")
         clock.append(time.perf_counter())
         start_N, _ = score(self.start, batch, self.context.runtime.token_budget)
         clock.append(time.perf_counter())
         old_N, entropy_N = score(self.policy, batch, self.context.runtime.token_budget)
-        if not bool(torch.isfinite(old_N).all()):
-            raise FloatingPointError(f"step {step}: log-probs of the policy's own samples are not finite; lower the learning rate")
+        with placed(f"fresh batch {step}"):
+            require_finite_column(old_N, "log-probs of the policy's own samples", SLOWER)
+            require_finite_column(start_N, "log-probs of them under the start policy", "start from another policy")
         advantage_S = group_normalised(batch.reward_S, batch.group_S)
         informative = informative_groups(advantage_S, batch.group_S)
         updates: list[Record] = []
         if informative:
-            updates += optimize(
-                self.policy,
-                self.optimizer,
-                batch,
-                old_N,
-                FixedSignal(advantage_S[batch.seq_N]),
-                self.config.loss,
-                steps=self.config.updates_per_batch,
-                minibatch=max(1, batch.sequences // self.config.updates_per_batch),
-                seed=seed,
-                max_grad_norm=self.config.optimizer.max_grad_norm,
-                token_budget=self.context.runtime.token_budget,
-            )
+            with placed(f"fresh batch {step}"):
+                updates += optimize(
+                    self.policy,
+                    self.optimizer,
+                    batch,
+                    old_N,
+                    FixedSignal(advantage_S[batch.seq_N]),
+                    self.config.loss,
+                    steps=self.config.updates_per_batch,
+                    minibatch=max(1, batch.sequences // self.config.updates_per_batch),
+                    seed=seed,
+                    max_grad_norm=self.config.optimizer.max_grad_norm,
+                    token_budget=self.context.runtime.token_budget,
+                )
+        else:
+            self.context.progress.say(f"step {step}: no group has both right and wrong responses; the policy stays as it is")
         clock.append(time.perf_counter())
         rollout, kl, update = (after - before for before, after in pairwise(clock))
         return {

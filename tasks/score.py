@@ -6,15 +6,16 @@ from contextlib import closing
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from erpd_core.columns import Column
 from erpd_core.config import RuntimeConfig
+from erpd_core.faults import placed
+from erpd_core.finite import require_finite_column
 from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef, ValuesRef
 from tasks.columns import stored_column
-from tasks.models import vocabulary
+from tasks.models import load_tokenizer, vocabulary
 from tasks.rollouts import shards
 from tasks.scorers import scored
 from tasks.stage import Context, Stage
@@ -46,8 +47,8 @@ class ScoreRollouts(Stage[LogprobRef]):
         todo = [path for path, name in names.items() if not build.done(name)]
         with closing(scored(todo, context.store.path(self.policy.id), context.runtime, context.progress)) as columns:
             for count, (path, column) in enumerate(columns, len(names) - len(todo) + 1):
-                if not bool(torch.isfinite(column["lp"]).all()):
-                    raise FloatingPointError(f"{self.policy.id} gives log-probs that are not finite on {path.name} of {self.rollouts.id}")
+                with placed(f"{self.policy.id} on {path.name} of {self.rollouts.id}"):
+                    require_finite_column(column["lp"], "log-probs", "train that policy again with a lower learning rate, or take another")
                 build.put(names[path], partial(save_file, column))
                 context.progress(count, len(names))
         return LogprobRef(id=build.id, policy=self.policy, rollouts=self.rollouts.id)
@@ -67,9 +68,17 @@ def load_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> 
 
 
 def require_same_vocabulary(store: Store, a: PolicyRef, b: PolicyRef) -> None:
-    """Raises ValueError when two policies whose log-probs are compared do not share a vocabulary size."""
+    """Raises ValueError when two policies whose log-probs are compared do not share a vocabulary: its size and its tokens."""
     sizes = [vocabulary(store.path(policy.id)) for policy in (a, b)]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"{a.id} has {sizes[0]} tokens and {b.id} {sizes[1]}: a log-ratio needs one vocabulary; use policies of one family"
+        )
+    files = [store.manifest(policy.id).files.get("tokenizer.json") for policy in (a, b)]
+    if files[0] and files[0] == files[1]:
+        return
+    ours, theirs = (load_tokenizer(store.path(policy.id)).get_vocab() for policy in (a, b))
+    if apart := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1]):
+        raise ValueError(
+            f"token {apart[0][1]} is not the same in {a.id} and in {b.id}: a log-ratio needs one vocabulary; use policies of one family"
         )

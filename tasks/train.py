@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +15,15 @@ from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, 
 from erpd_core.batch import TokenBatch
 from erpd_core.columns import Column
 from erpd_core.config import PPO, Distill, Loss, OptimizerConfig, RuntimeConfig, SignalSpec, TrainConfig, WeakTeacherConfig
-from erpd_core.optimize import make_optimizer, optimize
+from erpd_core.faults import placed
+from erpd_core.finite import require_bounded_kl
+from erpd_core.optimize import Record, make_optimizer, optimize
 from erpd_core.refs import Frozen, LogprobRef, RolloutRef, TrainingRef, ValuesRef
 from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
 from erpd_core.team import ALONE, Team
 from tasks.checkpoint import resume
-from tasks.models import HFPolicy, load_policy
+from tasks.lesson import check_lesson
+from tasks.models import HFPolicy, load_policy, vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.score import load_column, open_column
 from tasks.stage import Context
@@ -51,9 +56,16 @@ class _OffPolicy(Training):
 
         return train_together(self, context, build)
 
-    @abstractmethod
     def train(self, context: Context, build: Build, team: Team) -> TrainingRef:
-        """Take every step. Each member of the team makes this call, and gets the answer that the first has written."""
+        """Take every step. Each member of the team makes this call, and gets the answer that the first has written.
+
+        Raises Fault, in each of them, when the numbers do not let it go on (docs/faults.md).
+        """
+        with placed(f"{self.role} training"):
+            return self._learn(context, build, team)
+
+    @abstractmethod
+    def _learn(self, context: Context, build: Build, team: Team) -> TrainingRef: ...
 
     def _policy(self, context: Context, team: Team) -> HFPolicy:
         folder = context.store.path(self.init.id)
@@ -77,18 +89,16 @@ class _OffPolicy(Training):
         minibatch: int,
         keep: Sequence[int],
         kl_stop: float | None = None,
+        kl_bound: float = math.inf,
     ) -> TrainingRef:
         policy = self._policy(context, team)
         optimizer = make_optimizer(policy, optimizer_config)
         done, records = resume(build, policy, optimizer, team)
         old_N = open_column(context.store, self.old)
         total = sum(phase.steps for phase in phases)
-        stopped = False
-        offset = 0
-        for number, phase in enumerate(phases):
-            if stopped:
-                break
-            steps = optimize(
+
+        def steps_of(number: int, phase: Phase, before: int) -> Iterator[Record]:
+            return optimize(
                 policy,
                 optimizer,
                 batch,
@@ -96,26 +106,38 @@ class _OffPolicy(Training):
                 phase.signal,
                 phase.loss,
                 steps=phase.steps,
-                start=min(max(done - offset, 0), phase.steps),
+                start=min(max(done - before, 0), phase.steps),
                 minibatch=minibatch,
                 seed=self.seed + number,
                 max_grad_norm=optimizer_config.max_grad_norm,
                 token_budget=context.runtime.token_budget,
                 team=team,
             )
-            for record in steps:
-                step = int(record["step"]) + offset
-                records.append({**record, "step": step})
-                stopped = kl_stop is not None and record["kl_old_theta_on_old_batch"] >= kl_stop
-                if stopped:
-                    keep = [*(kept for kept in keep if kept < step), step]
-                self.after_step(context, build, policy, optimizer, records, keep, team)
-                if team.first:
-                    context.progress(step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3))
-                if stopped:
-                    break
-            offset += phase.steps
+
+        for record in _in_order(phases, steps_of):
+            step, kl = int(record["step"]), record["kl_old_theta_on_old_batch"]
+            records.append(record)
+            stopped = kl_stop is not None and kl >= kl_stop
+            if stopped:
+                keep = [*(kept for kept in keep if kept < step), step]
+            else:
+                require_bounded_kl(kl, kl_bound, step)
+            self.after_step(context, build, policy, optimizer, records, keep, team)
+            if team.first:
+                context.progress(step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3))
+            if stopped:
+                break
         return self.finish(build, records, keep, team)
+
+
+def _in_order(phases: Sequence[Phase], steps_of: Callable[[int, Phase, int], Iterator[Record]]) -> Iterator[Record]:
+    """The records of one phase after the other, their steps counted through."""
+    before = 0
+    for number, phase in enumerate(phases):
+        with placed(f"phase {number + 1}") if len(phases) > 1 else nullcontext():
+            for record in steps_of(number, phase, before):
+                yield {**record, "step": int(record["step"]) + before}
+        before += phase.steps
 
 
 class TrainTeacher(_OffPolicy):
@@ -140,7 +162,8 @@ class TrainTeacher(_OffPolicy):
         inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
         return inputs if self.values is None else {**inputs, "values": self.values.id}
 
-    def train(self, context: Context, build: Build, team: Team) -> TrainingRef:
+    def _learn(self, context: Context, build: Build, team: Team) -> TrainingRef:
+        check_lesson(context.store, self.rollouts, self.config.loss)
         batch = load_batch(shards(context.store, self.rollouts))
         phase = Phase(self.config.loss, FixedSignal(self._advantages(context.store, batch)), self.config.steps)
         return self._train(context, build, team, batch, [phase], self.config.optimizer, self.config.minibatch, self.config.trail)
@@ -207,11 +230,12 @@ class DistillStudent(_OffPolicy):
                     inputs[f"denominator-{place}"] = signal.denominator.id
         return inputs
 
-    def train(self, context: Context, build: Build, team: Team) -> TrainingRef:
+    def _learn(self, context: Context, build: Build, team: Team) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.per_token(batch.reward_S > 0.5)
         phases = [Phase(self.loss, self._signal(context.store, phase, positive_N), phase.steps) for phase in self.phases]
-        return self._train(context, build, team, batch, phases, self.optimizer, self.minibatch, self.trail, self.kl_stop)
+        guessing = math.log(vocabulary(context.store.path(self.init.id)))
+        return self._train(context, build, team, batch, phases, self.optimizer, self.minibatch, self.trail, self.kl_stop, kl_bound=guessing)
 
     def _signal(self, store: Store, phase: SignalPhase, positive_N: Column) -> Signal:
         first = phase.signals[0]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from erpd_core.finite import require_finite_weights
 from erpd_core.optimize import Record
 from erpd_core.refs import PolicyRef, Role, TrainingRef, ValuesRef
 from erpd_core.team import ALONE, Team
@@ -45,13 +46,19 @@ class Training(Stage[TrainingRef]):
         keep: Sequence[int],
         team: Team = ALONE,
     ) -> None:
-        """Keep the policy if the last record's step is in `keep` (ascending; its last is the run's), write a checkpoint when it is time."""
+        """Keep the policy if the last record's step is in `keep` (ascending; its last is the run's), write a checkpoint when it is time.
+
+        Raises Fault, and writes nothing, when its weights are not finite.
+        """
         step = int(records[-1]["step"])
+        resumable = step % context.runtime.checkpoint_every == 0 and step < keep[-1]
+        if resumable or step in keep:
+            require_finite_weights(policy.named_parameters(), step, team)
         if step in keep:
             whole = policy.whole()
             if whole is not None:
                 self._keep(context, build.id, step, whole)
-        if step % context.runtime.checkpoint_every == 0 and step < keep[-1]:
+        if resumable:
             checkpoint(build, policy, optimizer, step, records, team)
 
     def finish(self, build: Build, records: Sequence[Record], keep: Sequence[int], team: Team = ALONE) -> TrainingRef:

@@ -26,7 +26,10 @@ def shards(store: Store, ref: RolloutRef) -> Iterator[Path]:
 
 
 def load_batch(paths: Iterator[Path]) -> TokenBatch:
-    """Shards as one TokenBatch, read one by one; of more tokens than `tasks.columns.IN_MEMORY`, these go to a scratch file on the way."""
+    """Shards as one TokenBatch, read one by one; of more tokens than `tasks.columns.IN_MEMORY`, these go to a scratch file on the way.
+
+    Responses without a token are left out: there is nothing in them to score or to learn, and axis N is the same without them.
+    """
     return _batch(pq.read_table(path, columns=COLUMNS) for path in paths)
 
 
@@ -51,8 +54,10 @@ def _batch(tables: Iterator[pa.Table]) -> TokenBatch:
             begins = table["prompt_tokens"].take(pa.array(np.flatnonzero(first))).to_pylist()
             prompts.extend(torch.tensor(prompt, dtype=torch.int64) for prompt in begins)
             responses = table["response_tokens"].combine_chunks()
-            lengths.append(np.diff(responses.offsets.to_numpy()))
-            rewards.append(table["reward"].to_numpy())
+            length = np.diff(responses.offsets.to_numpy())
+            lengths.append(length[length > 0])
+            groups[-1] = groups[-1][length > 0]
+            rewards.append(table["reward"].to_numpy()[length > 0])
             last = problem[-1]
             yield responses.flatten().to_numpy()
 

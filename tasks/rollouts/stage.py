@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
+from erpd_core.faults import Fault
 from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
 from tasks.datasets import load_problems
 from tasks.grading import open_grader
@@ -100,6 +101,8 @@ class SampleRollouts(Stage[RolloutRef]):
             sequences += len(table)
             tokens += pa.compute.sum(pa.compute.list_value_length(table["response_tokens"])).as_py()
             reward += pa.compute.sum(table["reward"]).as_py()
+        if not tokens:
+            raise Fault(f"none of {sequences} responses has a token", "look at the model's stop tokens and its context length", build.id)
         return RolloutRef(
             id=build.id,
             policy=self.policy,

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from erpd_core.batch import TokenBatch
 from erpd_core.config import SamplingConfig
+from erpd_core.faults import Fault
 from erpd_core.refs import PolicyRef
 from tasks.datasets import load_problems
 from tasks.grading import Grader
@@ -183,7 +184,7 @@ def test_log_probs_that_are_not_finite_stop_the_stage(world: World, tmp_path: Pa
             build.put(path.name, path.rename)
         build.commit({})
     stage = ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts)
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(Fault, match="not finite"):
         fulfil(stage, context(store))
     assert stage.stored(store) is None
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, whitened
+from erpd_core.faults import Fault
 
 
 def test_by_hand():
@@ -100,8 +101,9 @@ def test_the_length_adaptive_lambda_is_vapos_and_stays_between_zero_and_one():
     assert length_adaptive_lambda(torch.tensor([10]), alpha=0.5).item() == pytest.approx(0.8)
 
 
-def test_whitened_advantages_have_mean_zero_and_variance_one_and_constants_become_zero():
+def test_whitened_advantages_have_mean_zero_and_variance_one_and_constants_are_refused():
     advantage = whitened(torch.tensor([3.0, 1.0, 1.0, -2.0, 7.0]))
     assert advantage.mean().item() == pytest.approx(0, abs=1e-6)
     assert advantage.square().mean().item() == pytest.approx(1, rel=1e-5)
-    assert whitened(torch.full((5,), 0.25)).tolist() == [0.0] * 5
+    with pytest.raises(Fault, match="same on every token"):
+        whitened(torch.full((5,), 0.25))

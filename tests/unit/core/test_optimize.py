@@ -7,6 +7,7 @@ import torch
 
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, SAPO, SFT, VESPO, Distill, OptimizerConfig, Reinforce
+from erpd_core.faults import Fault
 from erpd_core.losses import policy_loss
 from erpd_core.optimize import make_optimizer, optimize, score
 from erpd_core.signals import FixedSignal
@@ -214,7 +215,7 @@ def test_nonsense_stops_the_run_before_it_reaches_the_weights(bad):
     signal = SIGNAL.clone()
     signal[0] = bad
     before = run.policy.state()
-    with pytest.raises(FloatingPointError, match="step 1: loss"):
+    with pytest.raises(Fault, match="step 1: 1 values of the signal"):
         run.train(SAPO(), steps=3, minibatch=8, signal=signal)
     assert all(torch.equal(a, b) for a, b in zip(run.policy.state(), before))
 

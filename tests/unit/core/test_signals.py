@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erpd_core.config import SignalSpec
+from erpd_core.faults import Fault
 from erpd_core.signals import FixedSignal, LiveSignal, build_signal, weighted_sum, whiten
 
 TEACHER = torch.tensor([-1.0, -2.0, -1.5, -0.5, -3.0])
@@ -86,13 +87,13 @@ def test_masking_comes_before_whitening_and_the_order_matters():
 @pytest.mark.parametrize("mode", ["shift", "scale"])
 @pytest.mark.parametrize("constant", [0.0, 0.1, -3.3])
 def test_a_constant_signal_is_refused(mode, constant):
-    with pytest.raises(ValueError, match="nothing to distil"):
+    with pytest.raises(Fault, match="nothing to distil"):
         build(numerator=OLD.clone().fill_(constant), denominator=None, whiten=mode)
 
 
 def test_identical_sides_are_refused_whatever_the_whitening():
     """`build_signal` promises to raise when the signal is constant; without whitening a zero signal would train on nothing."""
-    with pytest.raises(ValueError, match="nothing to distil"):
+    with pytest.raises(Fault, match="nothing to distil"):
         build(numerator=OLD, whiten="off")
 
 
@@ -101,7 +102,7 @@ def test_identical_sides_are_refused_whatever_the_whitening():
 def test_a_signal_that_is_not_finite_is_refused_and_counted(bad, mode):
     broken = TEACHER.clone()
     broken[1] = broken[3] = bad
-    with pytest.raises(ValueError, match="2 tokens of the signal are not finite"):
+    with pytest.raises(Fault, match="2 tokens of the signal are not finite"):
         build(numerator=broken, whiten=mode)
 
 

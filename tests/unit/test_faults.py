@@ -1,0 +1,248 @@
+"""Stages on batches that have nothing to teach and trainings whose numbers go astray: each ends with one line and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers import World, context
+
+from erpd_core.config import (
+    CE,
+    GRPO,
+    MSE,
+    SAPO,
+    SFT,
+    CriticConfig,
+    Distill,
+    OnlineConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    SignalSpec,
+    TrainConfig,
+)  # fmt: skip
+from erpd_core.faults import Fault
+from erpd_core.outcomes import Outcomes
+from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef
+from tasks.critic import TrainCritic
+from tasks.lesson import batch_outcomes
+from tasks.online import TrainOnline
+from tasks.rollouts import load_batch, shards
+from tasks.score import ScoreRollouts, load_column
+from tasks.stage import Context, fulfil
+from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
+from tasks.training import load_records
+
+Rows = list[dict[str, object]]
+numbers = count()
+
+
+def alone(world: World) -> Context:
+    return context(world.store, cpus=1)
+
+
+def doctored(world: World, change: Callable[[Rows], object]) -> RolloutRef:
+    """The first shard of the world's batch, its rows changed."""
+    path = next(shards(world.store, world.rollouts))
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    with world.store.build("rollouts", {"doctored": next(numbers)}, {}, 1) as build:
+        assert build is not None
+        build.put(path.name, partial(pq.write_table, pa.Table.from_pylist(rows, schema=table.schema)))
+        tokens = sum(len(row["response_tokens"]) for row in rows)
+        ref = world.rollouts.model_copy(update={"id": build.id, "sequences": len(rows), "tokens": tokens})
+        build.commit({"ref": ref.model_dump(mode="json")})
+    return ref
+
+
+def setting(**values: object) -> Callable[[Rows], object]:
+    return lambda rows: [row.update(values) for row in rows]
+
+
+def equal_groups(rows: Rows) -> None:
+    """Every other problem solved by all its samples, the rest by none."""
+    places = {problem: place for place, problem in enumerate(dict.fromkeys(row["problem"] for row in rows))}
+    for row in rows:
+        row["reward"] = float(places[row["problem"]] % 2)
+
+
+def emptied(rows: Rows) -> None:
+    """A wrong response of each of two problems loses its tokens."""
+    for problem in list(dict.fromkeys(row["problem"] for row in rows))[2:4]:
+        one = next(row for row in rows if row["problem"] == problem and not row["reward"])
+        one |= {"response_tokens": [], "text": ""}
+
+
+def teacher(world: World, rollouts: RolloutRef, old: LogprobRef | None = None, lr: float = 2e-4, **config: object) -> TrainTeacher:
+    asked = TrainConfig(optimizer=OptimizerConfig(lr=lr), minibatch=64, **config)
+    return TrainTeacher(init=world.base, rollouts=rollouts, old=old or world.old, role="teacher", config=asked, seed=3)
+
+
+def left(world: World) -> list[str]:
+    """The policies and trainings in the store."""
+    return [*world.store.artifacts("policy"), *world.store.artifacts("training"), *world.store.artifacts("critic")]
+
+
+# ------------------------------------------------------------------------------------------------------------------- before it starts
+
+WRONG, RIGHT = setting(reward=0.0, verdict="wrong"), setting(reward=1.0, verdict="correct")
+CUT = setting(reward=0.0, verdict="wrong", truncated=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "loss", "says"),
+    [
+        (WRONG, CE(), "ce learns from right responses, and there is none"),
+        (WRONG, SFT(), "sft learns from right responses, and there is none"),
+        (WRONG, GRPO(), "grpo learns from groups that have both"),
+        (RIGHT, MSE(), "mse learns from wrong responses too, and there is none"),
+        (RIGHT, SAPO(), "sapo learns from groups that have both .*harder prompts"),
+        (equal_groups, GRPO(), "grpo learns from groups that have both .*a loss that needs no groups"),
+        (CUT, CE(), "ce learns from right .*192 cut at the limit, .*raise sampling.max_new_tokens"),
+        (setting(response_tokens=[], reward=0.0), CE(), "no response has a token"),
+    ],
+    ids=["ce-wrong", "sft-wrong", "grpo-wrong", "mse-right", "sapo-right", "grpo-equal", "cut", "empty"],
+)
+def test_a_batch_without_a_lesson_is_not_trained_on(world: World, change: Callable[[Rows], object], loss: object, says: str):
+    before = left(world)
+    with pytest.raises(Fault, match=rf"^teacher training: {says}") as raised:
+        fulfil(teacher(world, doctored(world, change), loss=loss, steps=2), alone(world))
+    assert "\n" not in str(raised.value)
+    assert left(world) == before
+
+
+def test_a_critic_is_not_fitted_to_outcomes_that_are_all_equal(world: World):
+    stage = TrainCritic(init=world.base, rollouts=doctored(world, RIGHT), config=CriticConfig(steps=2), seed=1)
+    with pytest.raises(Fault, match=r"^critic training: ppo learns from wrong responses too"):
+        fulfil(stage, alone(world))
+
+
+def test_the_outcomes_of_a_batch_are_counted(world: World):
+    ref = doctored(world, lambda rows: [row.update(reward=0.0, verdict="wrong", truncated=True) for row in rows[:24]])
+    found = batch_outcomes(world.store, ref)
+    rows = [row for path in shards(world.store, ref) for row in pq.read_table(path).to_pylist()]
+    rewards: dict[str, list[float]] = {}
+    for row in rows:
+        rewards.setdefault(row["problem"], []).append(row["reward"])
+    assert found == Outcomes(
+        responses=192,
+        right=sum(row["verdict"] == "correct" for row in rows),
+        empty=0,
+        truncated=24,
+        groups=24,
+        telling=sum(0 < sum(one) < 8 for one in rewards.values()),
+    )
+    assert 0 < found.telling < 24
+
+
+def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world: World):
+    """Their group goes on without them; axis N is that of the others, and so are all columns."""
+    whole, some = doctored(world, lambda rows: None), doctored(world, emptied)
+    assert (batch_outcomes(world.store, whole).empty, batch_outcomes(world.store, some).empty) == (0, 2)
+    old = fulfil(ScoreRollouts(policy=world.base, rollouts=some), alone(world))
+    batch, all_of_them = (load_batch(shards(world.store, one)) for one in (some, whole))
+    assert batch.sequences == all_of_them.sequences - 2 == 190
+    assert batch.tokens == some.tokens == len(load_column(world.store, old)) < whole.tokens
+    training = fulfil(teacher(world, some, old, loss=GRPO(), steps=3), alone(world))
+    values = [value for record in load_records(world.store, training) for value in record.values()]
+    assert torch.isfinite(torch.tensor(values, dtype=torch.float64)).all()
+
+
+# ------------------------------------------------------------------------------------------------------------------- while it trains
+
+
+def test_weights_that_are_not_finite_are_not_kept(world: World):
+    """The step's own numbers are finite; its update overflows, and no step after it would tell."""
+    before = left(world)
+    with pytest.raises(
+        Fault, match=r"^teacher training, step 1: \d+ weights have become NaN or infinite, first .*; lower the learning rate"
+    ):
+        fulfil(teacher(world, world.rollouts, lr=1e39, steps=1), alone(world))
+    assert left(world) == before
+
+
+def test_a_training_that_overflows_names_its_step_and_keeps_nothing_of_it(world: World):
+    before = left(world)
+    with pytest.raises(Fault, match=r"^teacher training, step 2: .*(is nan|is inf|not finite).*; lower the learning rate"):
+        fulfil(teacher(world, world.rollouts, lr=1e25, steps=5), alone(world))
+    assert left(world) == before
+
+
+def student(world: World, lr: float, steps: int, kl_stop: float | None = None, phases: int = 1) -> DistillStudent:
+    """A distillation of old's own log-probs: likely tokens are made likelier, unlikely ones rarer."""
+    phase = SignalPhase(signals=(SidedSignal(spec=SignalSpec(), numerator=world.old, denominator=None),), steps=steps)
+    return DistillStudent(
+        init=world.base, rollouts=world.rollouts, old=world.old, role="student", seed=3, loss=Distill(),
+        optimizer=OptimizerConfig(lr=lr), minibatch=64, keep=(), phases=(phase,) * phases, kl_stop=kl_stop,
+    )  # fmt: skip
+
+
+def test_a_student_whose_kl_explodes_ends_the_run(world: World):
+    tokens = json.loads((world.store.path(world.base.id) / "config.json").read_text())["vocab_size"]
+    with pytest.raises(Fault, match=r"^student training, step \d: KL\(old \|\| student\) is .*kl_stop") as raised:
+        fulfil(student(world, lr=0.3, steps=6), alone(world))
+    assert f"no more than {torch.log(torch.tensor(tokens)):.3g}" in str(raised.value)
+
+
+def test_with_kl_stop_it_ends_there_and_goes_on_with_what_it_has(world: World):
+    found = fulfil(student(world, lr=0.3, steps=6, kl_stop=0.5), alone(world))
+    records = load_records(world.store, found)
+    assert len(records) < 6 and records[-1]["kl_old_theta_on_old_batch"] >= 0.5
+    assert [policy.step for policy in found.trail] == [len(records)]
+
+
+def test_a_fault_in_a_later_phase_says_which(world: World):
+    stage = student(world, lr=1e-4, steps=1, phases=2)
+    broken = stage.phases[1].model_copy(update={"signals": (SidedSignal(spec=SignalSpec(), numerator=world.old, denominator=world.old),)})
+    with pytest.raises(Fault, match=r"^student training: the signal is the same on every token"):
+        fulfil(stage.model_copy(update={"phases": (stage.phases[0], broken)}), alone(world))
+    healthy = fulfil(stage, alone(world))
+    assert [record["step"] for record in load_records(world.store, healthy)] == [1, 2]
+    with pytest.raises(Fault, match=r"^student training, phase 2, step 1: "):
+        fulfil(replace_lr(stage, 1e25), alone(world))
+
+
+def replace_lr(stage: DistillStudent, lr: float) -> DistillStudent:
+    return stage.model_copy(update={"optimizer": OptimizerConfig(lr=lr)})
+
+
+def test_a_critic_that_diverges_is_not_used(world: World):
+    config = CriticConfig(optimizer=OptimizerConfig(lr=3.0), steps=2, minibatch=64)
+    stage = TrainCritic(init=world.base, rollouts=doctored(world, lambda rows: None), config=config, seed=1)
+    with pytest.raises(Fault, match=r"^critic training: the critic has diverged: .*; lower the critic's learning rate"):
+        fulfil(stage, alone(world))
+    assert stage.stored(world.store) is None
+
+
+def test_an_online_training_that_overflows_names_its_batch(world: World):
+    sampling = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
+    config = OnlineConfig(optimizer=OptimizerConfig(lr=1e39), steps=3, prompts_per_step=16, sampling=sampling)
+    with pytest.raises(Fault, match=r"^online training, fresh batch 2: .*not finite; lower the learning rate"):
+        fulfil(TrainOnline(init=world.base, problems=world.problems, config=config, seed=5), alone(world))
+
+
+# -------------------------------------------------------------------------------------------------------------------- other policies
+
+
+def test_tokens_that_mean_something_else_are_refused_though_they_are_as_many(world: World):
+    with world.store.build("policy", {"shuffled": True}, {}, 1) as build:
+        assert build is not None
+        for path in world.store.path(world.base.id).iterdir():
+            if path.name != "manifest.json":
+                build.put(path.name, partial(shutil.copyfile, path))
+        written = json.loads((build.folder / "tokenizer.json").read_text())
+        vocab = written["model"]["vocab"]
+        (a, at), (b, place) = list(vocab.items())[-2:]
+        vocab[a], vocab[b] = place, at
+        build.put("tokenizer.json", lambda target: target.write_text(json.dumps(written)))
+        build.commit({})
+    with pytest.raises(ValueError, match=rf"token {min(at, place)} is not the same in .* one vocabulary"):
+        fulfil(ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), alone(world))

@@ -3,7 +3,9 @@
 `plan` is arithmetic over what lies in the store and what the registry says. Kept are
 
 - what campaigns that are not forgotten hold on to,
-- what was used lately: in so many days, and since everything that is at work now (a campaign that runs, a lock that is held) began,
+- what was used lately: in so many days, and since the earliest that is at work now began, less an hour (`GRACE`). A campaign whose status is
+  running began when it was first started; work under a lock that is held, when its note was written. What either looked for since then and
+  found, it may be counting on without holding it in the registry yet,
 - builds that grew lately, or that go on with a campaign which is not completed,
 
 and with each of these everything it was made from, by the registry and by the manifests, and everything its answer names.
@@ -15,7 +17,6 @@ and with each of these everything it was made from, by the registry and by the m
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections import defaultdict
@@ -28,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from tasks.inventory import COLLECTOR, Item, last_used
 from tasks.registry import Campaign, Place, Registry
-from tasks.store import Store, lock_path, note_path
+from tasks.store import Store, lock_path, make_durable, note_path
 
 DAYS = 7.0
 """How long something that nothing needs is kept after it was last used."""
@@ -100,7 +101,8 @@ def plan(items: Sequence[Item], claims: Claims, now: float, days: float = DAYS) 
     needs = {one: frozenset(parents) for one, parents in made_from.items()}
     needs |= {one: needs[one] | (item.parts & artifacts.keys()) for one, item in artifacts.items()}
 
-    builds = {item.id: why for item in items if item.what == "build" and (why := _build_stays(item, claims, since))}
+    going_on = _held_by_unfinished(claims)
+    builds = {item.id: why for item in items if item.what == "build" and (why := _build_stays(item, going_on, since))}
     kept = _reasons(_roots(items, claims, builds.keys(), since), needs)
     reasons = [_why(item, kept, builds, artifacts, since) for item in items]
     goes = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
@@ -118,17 +120,24 @@ def _since(items: Sequence[Item], claims: Claims, now: float, days: float) -> tu
     return min(times)
 
 
-def _build_stays(build: Item, claims: Claims, since: float) -> str | None:
+def _held_by_unfinished(claims: Claims) -> dict[str, set[str]]:
+    """Campaign -> what it holds, of those that are not completed."""
+    found: dict[str, set[str]] = {one.id: set() for one in claims.campaigns if one.status != "completed"}
+    for place in claims.held:
+        if place.campaign in found:
+            found[place.campaign].add(place.artifact)
+    return found
+
+
+def _build_stays(build: Item, going_on: Mapping[str, set[str]], since: float) -> str | None:
     """Why a build is kept: somebody is at it, or will go on with it."""
     if build.busy:
         return "is being made"
     if build.used >= since:
         return USED
-    for campaign in claims.campaigns:
-        held = {place.artifact for place in claims.held if place.campaign == campaign.id}
-        if campaign.status != "completed" and build.inputs and build.inputs <= held:
-            return f"{campaign.id} goes on with it"
-    return None
+    if not build.inputs:
+        return None
+    return next((f"{campaign} goes on with it" for campaign, held in going_on.items() if build.inputs <= held), None)
 
 
 def _roots(items: Sequence[Item], claims: Claims, builds: Set[str], since: float) -> Iterator[tuple[str, str, str]]:
@@ -251,19 +260,10 @@ class Collector:
 
     def _empty_trash(self) -> None:
         """Remove what is there for good, what an interrupted collection left too, and say so in the registry."""
-        _make_durable(self.trash)
+        make_durable(self.trash)  # the moves, before anything is taken apart
         for aside in sorted(self.trash.iterdir()):
             artifact = aside.name.rpartition(".")[0]
             elsewhere = self.store.mirror is not None and self.store.mirror.has(artifact)
             if not (elsewhere or self.store.path(artifact).exists()):
                 self.registry.removed(artifact)
             shutil.rmtree(aside)
-
-
-def _make_durable(folder: Path) -> None:
-    """The moves into it are on disk before anything in it is taken apart."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -3,9 +3,9 @@
 `plan` is arithmetic over what lies in the store and what the registry says. Kept are
 
 - what campaigns that are not forgotten hold on to,
-- what was used lately: in so many days, and since the earliest that is at work now began, less an hour (`GRACE`). A campaign whose status is
-  running began when it was first started; work under a lock that is held, when its note was written. What either looked for since then and
-  found, it may be counting on without holding it in the registry yet,
+- what was used lately: in so many days, and since the earliest that is at work now began, less an hour (`GRACE`). A campaign whose status
+  is running began when it was first started; work under a lock that is held, when its note was written. What either looked for since then
+  and found, it may be counting on without holding it in the registry yet,
 - builds that grew lately, or that go on with a campaign which is not completed,
 
 and with each of these everything it was made from, by the registry and by the manifests, and everything its answer names.

@@ -47,6 +47,10 @@ class Registry:
         """Close the connections; the registry opens new ones when it is used again."""
         self._engine.dispose()
 
+    def check(self) -> None:
+        """Raises ValueError when the database is damaged. Other calls say it too, as soon as they come to a page that is."""
+        database.check(self._engine)
+
     def _reading(self) -> Session:
         return Session(self._engine)
 

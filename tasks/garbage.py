@@ -42,7 +42,8 @@ GRACE = 3600.0
 class Claims:
     """What the registry says about who needs what."""
 
-    campaigns: Sequence[Campaign]
+    unfinished: Sequence[Campaign]
+    """Those that are not completed, nor forgotten."""
     held: Sequence[Place]
     edges: Sequence[tuple[str, str]]
     """(child, parent)."""
@@ -50,8 +51,8 @@ class Claims:
     @classmethod
     def of(cls, registry: Registry, but: Collection[str] = ()) -> Claims:
         """Now, or as if the campaigns `but` were forgotten."""
-        campaigns = [one for one in registry.campaigns() if one.forgotten_at is None and one.id not in but]
-        return cls(campaigns, [place for place in registry.held() if place.campaign not in but], registry.edges())
+        unfinished = [one for one in registry.unfinished() if one.id not in but]
+        return cls(unfinished, [place for place in registry.held() if place.campaign not in but], registry.edges())
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,12 @@ class Plan:
     """What sets that time."""
     goes: tuple[Item, ...]
     stays: tuple[Kept, ...]
-    needs: Mapping[str, frozenset[str]]
+    needs: Mapping[str, Set[str]]
     """Artifact -> what it needs."""
 
     def with_needs(self, artifacts: Iterable[str]) -> set[str]:
         """These artifacts and everything they need."""
-        found: set[str] = set()
-        left = list(artifacts)
-        while left:
-            if (one := left.pop()) not in found:
-                found.add(one)
-                left += self.needs.get(one, ())
-        return found
+        return _closure(artifacts, self.needs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- planning
@@ -98,31 +93,42 @@ def plan(items: Sequence[Item], claims: Claims, now: float, days: float = DAYS) 
         made_from[child].add(parent)
     for item in artifacts.values():
         made_from[item.id] |= item.inputs
-    needs = {one: frozenset(parents) for one, parents in made_from.items()}
-    needs |= {one: needs[one] | (item.parts & artifacts.keys()) for one, item in artifacts.items()}
+    needs = made_from | {one: made_from[one] | (item.parts & artifacts.keys()) for one, item in artifacts.items()}
 
     going_on = _held_by_unfinished(claims)
     builds = {item.id: why for item in items if item.what == "build" and (why := _build_stays(item, going_on, since))}
     kept = _reasons(_roots(items, claims, builds.keys(), since), needs)
     reasons = [_why(item, kept, builds, artifacts, since) for item in items]
     goes = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
-    sorter = TopologicalSorter({one: sorted(parents) for one, parents in sorted(made_from.items())})  # the same order every time
+    below = _closure((item.id for item in goes if item.what == "artifact"), made_from)
+    sorter = TopologicalSorter({one: sorted(made_from.get(one, ())) for one in sorted(below)})  # the same order every time
     parents_first = {one: place for place, one in enumerate(sorter.static_order())}
     goes.sort(key=lambda item: (item.what != "build", item.what != "artifact", -parents_first.get(item.id, 0)))
     stays = tuple(Kept(item, reason) for item, reason in zip(items, reasons, strict=True) if reason is not None)
     return Plan(since, because, tuple(goes), stays, needs)
 
 
+def _closure(artifacts: Iterable[str], above: Mapping[str, Collection[str]]) -> set[str]:
+    """These and everything that is reached from them."""
+    found: set[str] = set()
+    left = list(artifacts)
+    while left:
+        if (one := left.pop()) not in found:
+            found.add(one)
+            left += above.get(one, ())
+    return found
+
+
 def _since(items: Sequence[Item], claims: Claims, now: float, days: float) -> tuple[float, str]:
     times = [(now - days * 86400, f"the last {days:g} days")]
-    times += [(one.created_at.timestamp() - GRACE, f"{one.id} is running") for one in claims.campaigns if one.status == "running"]
+    times += [(one.created_at.timestamp() - GRACE, f"{one.id} is running") for one in claims.unfinished if one.status == "running"]
     times += [(item.used - GRACE, f"{item.id} is being made") for item in items if item.what == "lock" and item.busy]
     return min(times)
 
 
 def _held_by_unfinished(claims: Claims) -> dict[str, set[str]]:
-    """Campaign -> what it holds, of those that are not completed."""
-    found: dict[str, set[str]] = {one.id: set() for one in claims.campaigns if one.status != "completed"}
+    """Unfinished campaign -> what it holds."""
+    found: dict[str, set[str]] = {one.id: set() for one in claims.unfinished}
     for place in claims.held:
         if place.campaign in found:
             found[place.campaign].add(place.artifact)
@@ -143,7 +149,8 @@ def _build_stays(build: Item, going_on: Mapping[str, set[str]], since: float) ->
 def _roots(items: Sequence[Item], claims: Claims, builds: Set[str], since: float) -> Iterator[tuple[str, str, str]]:
     """(artifact, why it stays, what its needs stay for) of what is kept for its own sake; the first said of an artifact counts."""
     for place in claims.held:
-        yield place.artifact, str(place), str(place)
+        said = str(place)
+        yield place.artifact, said, said
     for item in items:
         if item.what == "lock" and item.busy:
             yield item.id, "in use now", f"{item.id}, in use now"

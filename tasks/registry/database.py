@@ -45,6 +45,13 @@ def _dumps(value: Any) -> str:
     return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False)
 
 
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"the registry is damaged: it holds what is no JSON ({error}); put a backup in its place") from error
+
+
 def connect(url: str) -> sa.Engine:
     """An engine for `url`; a SQLite file's folder is made, and its connections wait for each other instead of failing.
 
@@ -57,7 +64,7 @@ def connect(url: str) -> sa.Engine:
             raise ValueError(f"registry URL: {backend!r} is not supported; use sqlite:///PATH or postgresql+psycopg://...")
         if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed, json_serializer=_dumps)
+        engine = sa.create_engine(parsed, json_serializer=_dumps, json_deserializer=_loads)
         if backend == "sqlite":
             _tame_sqlite(engine)
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -20,6 +21,7 @@ from deployments.grading import grading
 from deployments.lineage import lineage_commands
 from deployments.scheduling import scheduling
 from erpd_core.faults import Fault
+from tasks.faults import in_words
 from tasks.home import home, prepare
 
 app = typer.Typer(
@@ -43,6 +45,11 @@ def main() -> None:
     except BadInput as error:
         print(f"erpd: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if (fault := in_words(error)) is None:
+            raise
+        print(f"erpd: {fault}, and give the same command again", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()
@@ -71,7 +78,7 @@ def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file; that its numbers ended it, in one."""
+    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file; a fault of machine or numbers in one."""
     try:
         yield
     except BadInput:
@@ -91,7 +98,12 @@ def _explain_failure(error: Exception) -> None:
     import traceback
 
     log = home() / "logs" / "failure.log"
-    log.write_text("".join(traceback.format_exception(error)))
+    fault = in_words(error)
+    with contextlib.suppress(OSError) if fault else contextlib.nullcontext():  # there is no room for it on a full disk
+        log.write_text("".join(traceback.format_exception(error)))
+    if fault:
+        print(f"erpd: {fault}, and the same command goes on from what is done", file=sys.stderr)
+        return
     print(f"erpd: the run failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:600]}", file=sys.stderr)
     print(f"erpd: the whole story is in {log}; the same command goes on from what is done", file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,10 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout; everything else goes to stderr.")]
+
+
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""Faults that no other input would mend."""
 
 
 class BadInput(Exception):
@@ -25,6 +30,8 @@ def checking() -> Iterator[None]:
     except (ValueError, LookupError) as error:
         raise BadInput(error.args[0] if error.args else str(error)) from error
     except OSError as error:
+        if error.errno in MACHINE:
+            raise
         raise BadInput(
             f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written"
         ) from error

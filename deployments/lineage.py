@@ -38,6 +38,7 @@ def lineage(
 @lineage_commands.command()
 def campaigns(
     every: Annotated[bool, typer.Option("--all", help="Those that were forgotten too.")] = False,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the campaigns, the newest first: how far each came, its scores, and how long it took."""
@@ -48,7 +49,7 @@ def campaigns(
         from tasks.registry import open_registry
 
         with checking():
-            found = overview(open_registry(), forgotten=every)
+            found = overview(open_registry(), forgotten=every, last=last)
         if as_json:
             out(json.dumps({"campaigns": [one.tree() for one in found]}))
         elif found:

@@ -22,12 +22,15 @@ from pydantic import BaseModel, ValidationError
 from tasks.home import home
 from tasks.processes import Process
 from tasks.services import PLATFORM, mlflow_url
+from tasks.sqlite_files import set_aside_if_damaged
 from tasks.store import write_atomically
 
 SERVING = "serving"
 """File under ERPD_HOME with the pid of the process that serves the deployments, once it does."""
 PATIENCE = 240.0
 """Seconds a server may take until it answers."""
+_ours: dict[str, Server] = {}
+"""By their address, the servers of this home that this process uses."""
 
 
 class Server(Process):
@@ -134,9 +137,11 @@ def prefect_api() -> Iterator[str]:
     platform = running()
     server = platform.prefect if platform else start_prefect(with_parent=True)
     os.environ["PREFECT_API_URL"] = server.url + "/api"
+    _ours[server.url] = server
     try:
         yield server.url
     finally:
+        del _ours[server.url]
         if platform is None:
             _flush_logs()
             server.stop()
@@ -149,16 +154,19 @@ def _flush_logs() -> None:
 
 
 def wait_for_prefect(url: str) -> None:
-    """Wait until the server at `url` answers. Raises RuntimeError when it does not."""
+    """Wait until the server at `url` answers. Raises RuntimeError when it does not, or was started here and has ended."""
     deadline = time.monotonic() + PATIENCE
-    server = Server(pid=os.getpid(), created=0, url=url, health="/api/health")
+    server = _ours.get(url) or Server(pid=os.getpid(), created=0, url=url, health="/api/health")
     while not server.answers():
+        if url in _ours and not server.alive():
+            raise RuntimeError(f"the Prefect server ended while it started; see {home() / 'logs' / 'prefect.log'}")
         if time.monotonic() > deadline:
             raise RuntimeError(f"the Prefect server did not answer within {PATIENCE:.0f} s; see {home() / 'logs' / 'prefect.log'}")
         time.sleep(0.2)
 
 
 def start_prefect(with_parent: bool = False) -> Server:
+    set_aside_if_damaged(home() / "prefect" / "prefect.db", "Prefect's history of runs and its schedules begin anew")
     port = free_port()
     command = ["-m", "prefect", "server", "start"]
     return _start_server("prefect", command, port, "/api/health", with_parent, {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from erpd_core.config import CampaignConfig
 from tasks.datasets import draw_problems, read_problems
 from tasks.needs import check_room
 from tasks.policies import import_policy
+from tasks.registry import open_registry
 from tasks.runtime import check_runtime
 from tasks.store import open_store
 
 
 def check_inputs(config: CampaignConfig) -> None:
-    """Raises ValueError for a runtime, model or data file that cannot work here, or on the cluster it is for."""
+    """Raises ValueError for a runtime, model or data file that cannot work here, or on the cluster it is for, and a damaged registry."""
     check_runtime(config.runtime)
     import_policy(config.model)
     for name, source in {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}.items():
@@ -20,4 +23,6 @@ def check_inputs(config: CampaignConfig) -> None:
             read_problems(source, 0)
     if mirror := open_store().mirror:
         mirror.check()
+    with closing(open_registry()) as registry:
+        registry.check()
     check_room(config)

@@ -43,9 +43,9 @@ class Overview:
         }
 
 
-def overview(registry: Registry, forgotten: bool = False) -> list[Overview]:
-    """Every campaign, the newest first; those that were forgotten only when asked for."""
-    return [_overview(registry, one) for one in registry.campaigns() if forgotten or one.forgotten_at is None]
+def overview(registry: Registry, forgotten: bool = False, last: int | None = None) -> list[Overview]:
+    """Every campaign, or the `last` so many, the newest first; those that were forgotten only when asked for."""
+    return [_overview(registry, one) for one in registry.campaigns(last, forgotten)]
 
 
 def _overview(registry: Registry, campaign: Campaign) -> Overview:

@@ -3,7 +3,9 @@
 `plan` is arithmetic over what lies in the store and what the registry says. Kept are
 
 - what campaigns that are not forgotten hold on to,
-- what was used lately: in so many days, and since everything that is at work now (a campaign that runs, a lock that is held) began,
+- what was used lately: in so many days, and since the earliest that is at work now began, less an hour (`GRACE`). A campaign whose status
+  is running began when it was first started; work under a lock that is held, when its note was written. What either looked for since then
+  and found, it may be counting on without holding it in the registry yet,
 - builds that grew lately, or that go on with a campaign which is not completed,
 
 and with each of these everything it was made from, by the registry and by the manifests, and everything its answer names.
@@ -15,7 +17,6 @@ and with each of these everything it was made from, by the registry and by the m
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections import defaultdict
@@ -28,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from tasks.inventory import COLLECTOR, Item, last_used
 from tasks.registry import Campaign, Place, Registry
-from tasks.store import Store, lock_path, note_path
+from tasks.store import Store, lock_path, make_durable, note_path
 
 DAYS = 7.0
 """How long something that nothing needs is kept after it was last used."""
@@ -41,7 +42,8 @@ GRACE = 3600.0
 class Claims:
     """What the registry says about who needs what."""
 
-    campaigns: Sequence[Campaign]
+    unfinished: Sequence[Campaign]
+    """Those that are not completed, nor forgotten."""
     held: Sequence[Place]
     edges: Sequence[tuple[str, str]]
     """(child, parent)."""
@@ -49,8 +51,8 @@ class Claims:
     @classmethod
     def of(cls, registry: Registry, but: Collection[str] = ()) -> Claims:
         """Now, or as if the campaigns `but` were forgotten."""
-        campaigns = [one for one in registry.campaigns() if one.forgotten_at is None and one.id not in but]
-        return cls(campaigns, [place for place in registry.held() if place.campaign not in but], registry.edges())
+        unfinished = [one for one in registry.unfinished() if one.id not in but]
+        return cls(unfinished, [place for place in registry.held() if place.campaign not in but], registry.edges())
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,12 @@ class Plan:
     """What sets that time."""
     goes: tuple[Item, ...]
     stays: tuple[Kept, ...]
-    needs: Mapping[str, frozenset[str]]
+    needs: Mapping[str, Set[str]]
     """Artifact -> what it needs."""
 
     def with_needs(self, artifacts: Iterable[str]) -> set[str]:
         """These artifacts and everything they need."""
-        found: set[str] = set()
-        left = list(artifacts)
-        while left:
-            if (one := left.pop()) not in found:
-                found.add(one)
-                left += self.needs.get(one, ())
-        return found
+        return _closure(artifacts, self.needs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- planning
@@ -97,44 +93,64 @@ def plan(items: Sequence[Item], claims: Claims, now: float, days: float = DAYS) 
         made_from[child].add(parent)
     for item in artifacts.values():
         made_from[item.id] |= item.inputs
-    needs = {one: frozenset(parents) for one, parents in made_from.items()}
-    needs |= {one: needs[one] | (item.parts & artifacts.keys()) for one, item in artifacts.items()}
+    needs = made_from | {one: made_from[one] | (item.parts & artifacts.keys()) for one, item in artifacts.items()}
 
-    builds = {item.id: why for item in items if item.what == "build" and (why := _build_stays(item, claims, since))}
+    going_on = _held_by_unfinished(claims)
+    builds = {item.id: why for item in items if item.what == "build" and (why := _build_stays(item, going_on, since))}
     kept = _reasons(_roots(items, claims, builds.keys(), since), needs)
     reasons = [_why(item, kept, builds, artifacts, since) for item in items]
     goes = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
-    sorter = TopologicalSorter({one: sorted(parents) for one, parents in sorted(made_from.items())})  # the same order every time
+    below = _closure((item.id for item in goes if item.what == "artifact"), made_from)
+    sorter = TopologicalSorter({one: sorted(made_from.get(one, ())) for one in sorted(below)})  # the same order every time
     parents_first = {one: place for place, one in enumerate(sorter.static_order())}
     goes.sort(key=lambda item: (item.what != "build", item.what != "artifact", -parents_first.get(item.id, 0)))
     stays = tuple(Kept(item, reason) for item, reason in zip(items, reasons, strict=True) if reason is not None)
     return Plan(since, because, tuple(goes), stays, needs)
 
 
+def _closure(artifacts: Iterable[str], above: Mapping[str, Collection[str]]) -> set[str]:
+    """These and everything that is reached from them."""
+    found: set[str] = set()
+    left = list(artifacts)
+    while left:
+        if (one := left.pop()) not in found:
+            found.add(one)
+            left += above.get(one, ())
+    return found
+
+
 def _since(items: Sequence[Item], claims: Claims, now: float, days: float) -> tuple[float, str]:
     times = [(now - days * 86400, f"the last {days:g} days")]
-    times += [(one.created_at.timestamp() - GRACE, f"{one.id} is running") for one in claims.campaigns if one.status == "running"]
+    times += [(one.created_at.timestamp() - GRACE, f"{one.id} is running") for one in claims.unfinished if one.status == "running"]
     times += [(item.used - GRACE, f"{item.id} is being made") for item in items if item.what == "lock" and item.busy]
     return min(times)
 
 
-def _build_stays(build: Item, claims: Claims, since: float) -> str | None:
+def _held_by_unfinished(claims: Claims) -> dict[str, set[str]]:
+    """Unfinished campaign -> what it holds."""
+    found: dict[str, set[str]] = {one.id: set() for one in claims.unfinished}
+    for place in claims.held:
+        if place.campaign in found:
+            found[place.campaign].add(place.artifact)
+    return found
+
+
+def _build_stays(build: Item, going_on: Mapping[str, set[str]], since: float) -> str | None:
     """Why a build is kept: somebody is at it, or will go on with it."""
     if build.busy:
         return "is being made"
     if build.used >= since:
         return USED
-    for campaign in claims.campaigns:
-        held = {place.artifact for place in claims.held if place.campaign == campaign.id}
-        if campaign.status != "completed" and build.inputs and build.inputs <= held:
-            return f"{campaign.id} goes on with it"
-    return None
+    if not build.inputs:
+        return None
+    return next((f"{campaign} goes on with it" for campaign, held in going_on.items() if build.inputs <= held), None)
 
 
 def _roots(items: Sequence[Item], claims: Claims, builds: Set[str], since: float) -> Iterator[tuple[str, str, str]]:
     """(artifact, why it stays, what its needs stay for) of what is kept for its own sake; the first said of an artifact counts."""
     for place in claims.held:
-        yield place.artifact, str(place), str(place)
+        said = str(place)
+        yield place.artifact, said, said
     for item in items:
         if item.what == "lock" and item.busy:
             yield item.id, "in use now", f"{item.id}, in use now"
@@ -251,19 +267,10 @@ class Collector:
 
     def _empty_trash(self) -> None:
         """Remove what is there for good, what an interrupted collection left too, and say so in the registry."""
-        _make_durable(self.trash)
+        make_durable(self.trash)  # the moves, before anything is taken apart
         for aside in sorted(self.trash.iterdir()):
             artifact = aside.name.rpartition(".")[0]
             elsewhere = self.store.mirror is not None and self.store.mirror.has(artifact)
             if not (elsewhere or self.store.path(artifact).exists()):
                 self.registry.removed(artifact)
             shutil.rmtree(aside)
-
-
-def _make_durable(folder: Path) -> None:
-    """The moves into it are on disk before anything in it is taken apart."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -64,7 +64,7 @@ def last_used(what: What, path: Path) -> float:
     return max((status.st_mtime for status in _statuses(path)), default=0.0)
 
 
-def is_held(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
     """Does somebody hold this lock? Asked without making the file."""
     try:
         fd = os.open(lock, os.O_RDONLY)
@@ -93,7 +93,7 @@ def _artifact(folder: Path) -> Item:
 
 def _builds(root: Path) -> Iterator[Item]:
     for folder in _entries(root / "partial"):
-        yield _item("build", folder.name, folder, inputs=_asked(root, folder.name), busy=is_held(lock_path(root, folder.name)))
+        yield _item("build", folder.name, folder, inputs=_asked(root, folder.name), busy=is_locked(lock_path(root, folder.name)))
 
 
 def _locks(root: Path) -> Iterator[Item]:
@@ -102,7 +102,7 @@ def _locks(root: Path) -> Iterator[Item]:
         if path.stem != COLLECTOR:
             note = note_path(root, path.stem)
             began = last_used("lock", note if note.exists() else path)
-            yield Item("lock", path.stem, path, size=_size(note), used=began, busy=is_held(path))
+            yield Item("lock", path.stem, path, size=_size(note), used=began, busy=is_locked(path))
 
 
 def _asked(root: Path, artifact: str) -> frozenset[str]:

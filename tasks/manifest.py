@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 MANIFEST = "manifest.json"
 
@@ -29,6 +29,21 @@ class Manifest(BaseModel):
     files: dict[str, StoredFile]
     seconds: float
     """Time spent building it, over all sessions."""
+    checksum: str = ""
+    """Of everything above; none in notes of what is being made, and in stores from before there was one."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Manifest:
+        if self.checksum and self.checksum != self._digest():
+            raise ValueError(f"the manifest of {self.id} does not have the bytes its checksum promises")
+        return self
+
+    def sealed(self) -> Manifest:
+        """The same, with its checksum."""
+        return self.model_copy(update={"checksum": self._digest()})
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,13 @@ class Mirror:
         self._upload(folder / MANIFEST, self._place(artifact, MANIFEST))
 
     def fetch(self, artifact: str, scratch: Path) -> bool:
-        """Copy an artifact into the empty folder `scratch`; False when it is not there.
+        """Copy an artifact into `scratch`, a folder that does not exist yet; False when it is not there.
 
         **Raises:** RuntimeError: a file there does not have the bytes its manifest promises.
         """
         manifest = self._manifest(artifact)
         if manifest is None:
             return False
-        shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         for name, stored in manifest.files.items():
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +80,11 @@ class Mirror:
                 raise self._damaged(artifact, name)
         (scratch / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         return True
+
+    def remove(self, artifact: str) -> None:
+        """From now on it is not there. Its files stay under their checksums, where they are found should it be made again."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._place(artifact, MANIFEST))
 
     def _damaged(self, artifact: str, name: str) -> RuntimeError:
         return RuntimeError(f"{self.url}: {artifact}/{name} is damaged there; remove {self._place(artifact)}, and it is made again")

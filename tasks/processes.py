@@ -16,7 +16,8 @@ class Process(BaseModel):
 
     def alive(self) -> bool:
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.created) < 2
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.created) < 2 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 

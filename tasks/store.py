@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -48,8 +49,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         finally:
             os.close(fd)
         temporary.replace(path)
+        make_durable(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_durable(folder: Path) -> None:
+    """What was renamed into the folder is there after a loss of power too."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def lock_path(root: Path, artifact: str) -> Path:
@@ -71,7 +82,7 @@ class Build:
         self._manifest = manifest
         self._since = time.monotonic()
         self._clock = folder / ".seconds"
-        self._before = float(self._clock.read_text()) if self._clock.exists() else 0.0
+        self._before = _seconds(self._clock)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process its clock starts anew: that of one machine means nothing on another."""
@@ -88,7 +99,7 @@ class Build:
     def done(self, name: str) -> bool:
         """Is this file there, with the bytes its checksum promises? A damaged one is removed."""
         path, side = self.folder / name, self.folder / (name + SIDE)
-        if path.exists() and side.exists() and sha256(path) == side.read_text():
+        if path.exists() and side.exists() and sha256(path).encode() == side.read_bytes():
             return True
         path.unlink(missing_ok=True)
         side.unlink(missing_ok=True)
@@ -110,14 +121,24 @@ class Build:
     def commit(self, meta: Mapping[str, Any]) -> Manifest:
         names = sorted(str(side.relative_to(self.folder))[: -len(SIDE)] for side in self.folder.rglob("*" + SIDE))
         files = {n: StoredFile(sha256=(self.folder / (n + SIDE)).read_text(), size=(self.folder / n).stat().st_size) for n in names}
-        manifest = self._manifest.model_copy(update={"meta": dict(meta), "files": files, "seconds": round(self.seconds, 3)})
+        done = {"meta": dict(meta), "files": files, "seconds": round(self.seconds, 3)}
+        manifest = self._manifest.model_copy(update=done).sealed()
         write_atomically(self.folder / MANIFEST, lambda p: p.write_text(manifest.model_dump_json(indent=1)))
         for name in names:
             (self.folder / (name + SIDE)).unlink()
         self._clock.unlink(missing_ok=True)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self.folder.replace(self._target)
+        make_durable(self._target.parent)
         return manifest
+
+
+def _seconds(clock: Path) -> float:
+    """What earlier sessions spent; nothing where none did, or their note of it is damaged."""
+    try:
+        return float(clock.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return 0.0
 
 
 class Store:
@@ -147,18 +168,24 @@ class Store:
         if there and artifact in self._verified:
             return True
         damage = self.damage(artifact)
-        if damage is not None and self.path(artifact).exists():
-            aside = self.root / "damaged" / f"{artifact}.{time.time_ns()}"
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another process has just set it aside
-                self.path(artifact).replace(aside)
-                (aside / "damage.txt").write_text(damage + "\n")
-        if damage is not None and not self._fetched(artifact):
-            return False
-        if self.mirror:
-            self.mirror.push(artifact, self.path(artifact))
+        if damage is None:
+            if self.mirror:
+                self.mirror.push(artifact, self.path(artifact))
+        else:
+            if self.path(artifact).exists():
+                self._set_aside(artifact, damage)
+            if not self._fetched(artifact):
+                return False
         self._verified.add(artifact)
         return True
+
+    def _set_aside(self, artifact: str, damage: str) -> None:
+        aside = self.root / "damaged" / f"{artifact}.{time.time_ns()}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has just set it aside
+            self.path(artifact).replace(aside)
+            logging.getLogger("erpd").warning("%s; it is set aside as %s and made again", damage, aside)
+            (aside / "damage.txt").write_text(damage + "\n")
 
     def _use(self, artifact: str) -> bool:
         """Leave a mark that it is used now, which keeps it from garbage collection (`tasks/garbage.py`). False when it is gone."""
@@ -222,13 +249,15 @@ class Store:
             )
             write_atomically(note_path(self.root, artifact), lambda p: p.write_text(blank.model_dump_json()))
             yield Build(folder, self.path(artifact), blank)
-            if not folder.exists():
+            if not folder.exists():  # it was committed
                 note_path(self.root, artifact).unlink(missing_ok=True)
-            if self.mirror and (self.path(artifact) / MANIFEST).exists():
-                self.mirror.push(artifact, self.path(artifact))
+                if self.mirror:
+                    self.mirror.push(artifact, self.path(artifact))
 
     def discard(self, artifact: str) -> None:
-        """Remove an artifact and what is left of its build."""
+        """Remove an artifact, here and in the mirror, and what is left of its build."""
+        if self.mirror:
+            self.mirror.remove(artifact)
         shutil.rmtree(self.path(artifact), ignore_errors=True)
         shutil.rmtree(self.root / "partial" / artifact, ignore_errors=True)
         self._verified.discard(artifact)

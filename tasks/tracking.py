@@ -37,6 +37,8 @@ from filelock import FileLock
 
 from erpd_core.details import BenchmarkDetails
 from erpd_core.refs import EvalReport
+from tasks.faults import in_words
+from tasks.sqlite_files import set_aside_if_damaged
 
 BATCH = 1000
 """Metrics MLflow takes in one call."""
@@ -54,6 +56,8 @@ def is_away(error: Exception) -> bool:
     """Is it a server that cannot be reached, or a database that another holds: something that passes?"""
     import sqlalchemy.exc
 
+    if in_words(error):  # a full disk, say: waiting mends nothing
+        return False
     if isinstance(error, _mlflow().exceptions.MlflowException):
         return "API request to" in str(error) or error.get_http_status_code() in (429, 502, 503, 504)
     return isinstance(error, sqlalchemy.exc.OperationalError | ConnectionError)
@@ -141,6 +145,8 @@ class Tracker:
         if database and artifact_root is None:
             artifact_root = database.parent / "artifacts"
         with _alone(database):
+            if database:
+                set_aside_if_damaged(database, "the same commands tell MLflow again what they told it")
             if database and not database.exists():
                 _make(database, artifact_root)
             self._client = _mlflow().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)

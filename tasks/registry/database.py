@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from tasks.registry.models import Base
+from tasks.sqlite_files import damage, is_damage
 
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another writer before it gives up."""
@@ -44,6 +45,13 @@ def _dumps(value: Any) -> str:
     return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False)
 
 
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"the registry is damaged: it holds what is no JSON ({error}); put a backup in its place") from error
+
+
 def connect(url: str) -> sa.Engine:
     """An engine for `url`; a SQLite file's folder is made, and its connections wait for each other instead of failing.
 
@@ -56,16 +64,19 @@ def connect(url: str) -> sa.Engine:
             raise ValueError(f"registry URL: {backend!r} is not supported; use sqlite:///PATH or postgresql+psycopg://...")
         if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed, json_serializer=_dumps)
+        engine = sa.create_engine(parsed, json_serializer=_dumps, json_deserializer=_loads)
+        if backend == "sqlite":
+            _tame_sqlite(engine)
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
         raise ValueError(f"registry URL cannot be used: {error}") from error
-    if backend == "sqlite":
-        _tame_sqlite(engine)
     return engine
 
 
 def _tame_sqlite(engine: sa.Engine) -> None:
-    """Transactions that begin where SQLAlchemy says (pysqlite would start them late), write-ahead log, foreign keys checked."""
+    """Transactions that begin where SQLAlchemy says (pysqlite would start them late), write-ahead log, foreign keys checked.
+
+    Of a file that is damaged every connection raises ValueError, which says so.
+    """
 
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
@@ -79,6 +90,26 @@ def _tame_sqlite(engine: sa.Engine) -> None:
         # A writer takes the lock at once: a reader that turns writer midway would fail instead of waiting.
         writing = connection.get_execution_options().get("erpd_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    @sa.event.listens_for(engine, "handle_error")
+    def _on_error(context: sa.engine.ExceptionContext) -> None:
+        if is_damage(context.original_exception):
+            raise _damaged(engine, str(context.original_exception))
+
+
+def check(engine: sa.Engine) -> None:
+    """Look at every page of a SQLite database; PostgreSQL does that by itself. Raises ValueError when it is damaged."""
+    if engine.dialect.name == "sqlite" and (why := damage(Path(str(engine.url.database)))):
+        raise _damaged(engine, why)
+
+
+def _damaged(engine: sa.Engine, why: str) -> ValueError:
+    """The registry is never set aside by itself: what a person decided is nowhere else."""
+    place = engine.url.database
+    return ValueError(
+        f"the registry {place} is damaged ({why}); put a backup in its place, or move it away:"
+        " the same commands fill a new one from the store, without what a person decided"
+    )
 
 
 def _write_ahead(connection: Any) -> None:

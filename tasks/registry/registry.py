@@ -47,6 +47,10 @@ class Registry:
         """Close the connections; the registry opens new ones when it is used again."""
         self._engine.dispose()
 
+    def check(self) -> None:
+        """Raises ValueError when the database is damaged. Other calls say it too, as soon as they come to a page that is."""
+        database.check(self._engine)
+
     def _reading(self) -> Session:
         return Session(self._engine)
 
@@ -155,28 +159,37 @@ class Registry:
 
     # ------------------------------------------------------------------------------------------------------------ questions
 
-    def campaigns(self) -> list[Campaign]:
-        """Every campaign, newest first, those that were forgotten too."""
+    def campaigns(self, last: int | None = None, forgotten: bool = True) -> list[Campaign]:
+        """Every campaign, or the `last` so many, newest first; those that were forgotten too, unless told otherwise."""
         with self._reading() as session:
-            return [_campaign(row) for row in session.scalars(sa.select(CampaignRow).order_by(*_NEWEST))]
+            wanted = sa.select(CampaignRow) if forgotten else sa.select(CampaignRow).where(CampaignRow.forgotten_at.is_(None))
+            return [_campaign(row) for row in session.scalars(wanted.order_by(*_NEWEST).limit(last))]
+
+    def unfinished(self) -> list[Campaign]:
+        """Campaigns that are not completed, nor forgotten, newest first."""
+        with self._reading() as session:
+            wanted = sa.select(CampaignRow).where(CampaignRow.status != "completed", CampaignRow.forgotten_at.is_(None))
+            return [_campaign(row) for row in session.scalars(wanted.order_by(*_NEWEST))]
 
     def campaign(self, id_or_name: str) -> Campaign:
         """A campaign by its id, its name (the latest of that name), or a beginning of either that fits one name only.
 
         **Raises:** LookupError: none fits, or several do; the message names them.
         """
-        every = self.campaigns()
-        for exact in (lambda one: one.id == id_or_name, lambda one: one.name == id_or_name):
-            if fitting := [one for one in every if exact(one)]:
-                return fitting[0]
-        fitting = [one for one in every if id_or_name and (one.id.startswith(id_or_name) or one.name.startswith(id_or_name))]
-        names = list(dict.fromkeys(one.name for one in fitting))
-        if len(names) == 1:
-            return fitting[0]
+        begins = [sa.func.substr(column, 1, len(id_or_name)) == id_or_name for column in (CampaignRow.id, CampaignRow.name)]
+        with self._reading() as session:
+            newest = sa.select(CampaignRow).order_by(*_NEWEST)
+            for exact in (CampaignRow.id == id_or_name, CampaignRow.name == id_or_name):
+                if row := session.scalars(newest.where(exact).limit(1)).first():
+                    return _campaign(row)
+            names = session.scalars(_names.where(sa.or_(*begins)).limit(_SHOWN)).all() if id_or_name else ()
+            if len(names) == 1 and (row := session.scalars(newest.where(CampaignRow.name == names[0], sa.or_(*begins)).limit(1)).first()):
+                return _campaign(row)
+            known = names or session.scalars(_names.limit(_SHOWN)).all()
+        said = ", ".join(known) + (", ..." if len(known) == _SHOWN else "")
         if names:
-            raise LookupError(f"{id_or_name!r} fits several campaigns: {', '.join(names)}; give more of the name")
-        known = ", ".join(list(dict.fromkeys(one.name for one in every))[:10])
-        raise LookupError(f"no campaign {id_or_name!r}; known: {known}" if known else f"no campaign {id_or_name!r}: none has been run yet")
+            raise LookupError(f"{id_or_name!r} fits several campaigns: {said}; give more of the name")
+        raise LookupError(f"no campaign {id_or_name!r}; known: {said}" if said else f"no campaign {id_or_name!r}: none has been run yet")
 
     def iterations(self, campaign: str) -> list[Iteration]:
         """The iterations of a campaign (by id), in order."""
@@ -273,6 +286,9 @@ def open_registry() -> Registry:
 
 
 _NEWEST = (CampaignRow.created_at.desc(), CampaignRow.id)
+_names = sa.select(CampaignRow.name).group_by(CampaignRow.name).order_by(sa.func.max(CampaignRow.created_at).desc(), CampaignRow.name)
+_SHOWN = 10
+"""Names of campaigns in a message."""
 
 
 def _now() -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -13,10 +14,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from helpers import erpd, flip_a_bit, python, wait_until
+from helpers import World, context, erpd, flip_a_bit, python, wait_until
 
 from deployments.platform import free_port
-from erpd_core.config import EmbeddedModel, SamplingConfig, TinyProblems
+from erpd_core.config import CE, EmbeddedModel, SamplingConfig, TinyProblems, TrainConfig
 from tasks.datasets import draw_problems
 from tasks.mirror import Mirror
 from tasks.policies import import_policy
@@ -25,6 +26,7 @@ from tasks.rollouts import SampleRollouts
 from tasks.score import ScoreRollouts
 from tasks.stage import Context, fulfil
 from tasks.store import MANIFEST, Store, open_store
+from tasks.train import TrainTeacher
 
 pytestmark = pytest.mark.slow
 FILES = {"weights.bin": b"\0\1\2" * 50_000, "folder/config.json": b'{"a": 1}', "empty": b""}
@@ -124,6 +126,35 @@ def test_a_damaged_artifact_of_a_home_is_replaced_by_the_mirrors(tmp_path: Path,
     assert again.has(artifact) and contents(again, artifact) == FILES
     (aside,) = (again.root / "damaged").iterdir()
     assert "weights.bin does not have the bytes" in (aside / "damage.txt").read_text()
+
+
+def test_what_is_discarded_is_gone_from_the_mirror_too_and_is_made_and_copied_again(tmp_path: Path, url: str) -> None:
+    first, second = home(tmp_path, "first", url), home(tmp_path, "second", url)
+    artifact = make(first)
+    first.discard(artifact)
+    assert not first.has(artifact) and not second.has(artifact)
+    assert make(first) == artifact
+    assert second.has(artifact) and contents(second, artifact) == FILES
+    first.discard(artifact)
+    first.discard(artifact)  # what is gone already is no error
+
+
+def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(tmp_path: Path, url: str, world: World) -> None:
+    lab = home(tmp_path, "first", url)
+    for artifact in (world.base.id, world.rollouts.id, world.old.id):
+        shutil.copytree(world.store.path(artifact), lab.path(artifact))
+    config = TrainConfig(loss=CE(), steps=2, minibatch=16, keep=(1,))
+    stage = TrainTeacher(config=config, init=world.base, rollouts=world.rollouts, old=world.old, role="teacher", seed=0)
+    first = fulfil(stage, context(lab))
+    lost = first.trail[0].id
+    before = lab.manifest(lost).files
+    shutil.rmtree(lab.path(lost))
+    lab.mirror.remove(lost)
+    again = home(tmp_path, "first", url)
+    assert stage.stored(again) is None
+    assert fulfil(stage, context(again)) == first
+    assert again.manifest(lost).files == before
+    assert home(tmp_path, "second", url).has(lost)
 
 
 def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(

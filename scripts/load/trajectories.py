@@ -1,0 +1,55 @@
+"""Many trajectories in the store: written shard by shard, checked, read back as the batch a training takes, counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import ROOT, environment
+
+LENGTH = 512
+"""Tokens of each: of 100,000 trajectories that is three times what is kept in memory (`tasks.columns.IN_MEMORY`)."""
+WORK = """
+import json, resource, sys, time
+from pathlib import Path
+from benchmarks._synthetic import SEQUENCES, rollouts
+from tasks.rollouts import load_batch, outcomes, shards
+from tasks.store import Store
+
+root, count, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+seconds = {}
+
+def timed(name, act):
+    began = time.monotonic()
+    found = act()
+    seconds[name] = round(time.monotonic() - began, 2)
+    return found
+
+def resident_peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+imported = resident_peak()
+ref = timed("write", lambda: rollouts(Store(root), count // SEQUENCES, length))
+written = resident_peak()
+assert timed("check", lambda: Store(root).has(ref.id))
+batch = timed("read", lambda: load_batch(shards(Store(root), ref)))
+found = outcomes(Store(root), ref)
+assert len(batch.reward_S) == ref.sequences == sum(map(len, found.values())), "a trajectory is missing"
+assert len(batch.token_N) == ref.tokens, "a token is missing"
+size = sum(file.size for file in Store(root).manifest(ref.id).files.values())
+print(json.dumps({
+    "trajectories": ref.sequences, "tokens": ref.tokens, "bytes": size, "seconds": seconds,
+    "memory": {"imported": imported, "written": written, "read": resident_peak()},
+}))
+"""
+
+
+def measure(folder: Path, count: int, kind: str = "sqlite", length: int = LENGTH) -> dict[str, Any]:
+    """Seconds, and the largest resident memory in bytes so far, after each step. It has no database."""
+    command = [sys.executable, "-c", WORK, str(folder / "store"), str(count), str(length)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment(folder), cwd=ROOT)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

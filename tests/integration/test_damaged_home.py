@@ -1,0 +1,115 @@
+"""A finished home whose every part is damaged, and one whose disk is full: each is named, and the same command ends in the same numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from disks import Disk, small_disk
+from helpers import Campaign, campaign_arguments, environment, erpd, events, flip_a_bit, numbers, processes_of, run_campaign, wait_until
+
+from tasks.manifest import MANIFEST
+from tasks.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def harm_every_part(home: Path) -> dict[str, str]:
+    """Damage one artifact of each kind, and both databases that are views; what names each of them -> the part."""
+    store, harmed = Store(home / "store"), {}
+    for number, kind in enumerate(("policy", "problems", "rollouts", "column", "training", "evaluation")):
+        artifact = store.artifacts(kind)[0]
+        folder = store.path(artifact)
+        largest = max(
+            (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST), key=lambda path: path.stat().st_size
+        )
+        if number % 2:
+            data = largest.read_bytes()
+            largest.unlink()  # others may be linked to it
+            largest.write_bytes(data[: len(data) // 2])
+        else:
+            flip_a_bit(largest)
+        harmed[f"{artifact}: {largest.relative_to(folder)} does not have the bytes its manifest promises"] = kind
+    manifest = store.path(store.artifacts("training")[-1]) / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"step":', '"step" :', 1).replace("0", "1", 1))
+    harmed[f"{manifest.parent.name}: {MANIFEST} is not readable"] = "manifest"
+    for name in ("prefect/prefect.db", "mlflow/mlflow.db"):
+        with (home / name).open("r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(3 * 4096))
+        harmed[f"{home / name} is damaged ("] = name
+    return harmed
+
+
+@pytest.fixture
+def folder(undisturbed: Campaign) -> Iterator[Path]:
+    """A copy of the finished campaign's, to damage."""
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        shutil.copytree(undisturbed.home, Path(name) / "home")
+        yield Path(name)
+
+
+def test_every_damaged_part_is_named_and_made_again(folder: Path, undisturbed: Campaign):
+    harmed = harm_every_part(folder / "home")
+    again = run_campaign(folder, arguments=undisturbed.arguments)
+    assert numbers(again.result) == numbers(undisturbed.result)
+    said = "".join(again.done.stderr.split())  # a terminal's width breaks lines
+    assert [part for words, part in harmed.items() if "".join(words.split()) not in said] == []
+    ours, theirs = Store(folder / "home" / "store"), Store(undisturbed.home / "store")
+    for kind in ("policy", "problems", "rollouts", "column", "training", "evaluation"):
+        assert ours.artifacts(kind) == theirs.artifacts(kind)
+        assert [damage for artifact in ours.artifacts(kind) if (damage := ours.damage(artifact))] == []
+    assert len(list((ours.root / "damaged").iterdir())) >= 7
+
+    with (folder / "home" / "registry.db").open("r+b") as file:
+        file.write(b"nothing that SQLite knows")
+    refused = erpd(*undisturbed.arguments, home=folder / "home")
+    assert refused.returncode == 2 and refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"erpd: the registry {folder / 'home' / 'registry.db'} is damaged (") and "put a backup in its place" in line
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp") as name, small_disk(Path(name) / "home", "150m") as disk:
+        yield disk
+
+
+def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_is_room(disk: Disk, undisturbed: Campaign):
+    home, arguments = disk.path, campaign_arguments("iterations=2")
+    command = [sys.executable, "-m", "deployments.cli", *arguments]
+    with (home.parent / "log.txt").open("w+") as log:
+        running = subprocess.Popen(command, env=environment(home), cwd=home.parent, stdout=log, stderr=log)
+        try:
+            assert wait_until(lambda: any(one["label"].startswith("1: train teacher") for one in events(home)), 400), running.poll()
+            disk.fill()
+            assert wait_until(lambda: disk.fill() or running.poll() is not None, 200), "it waits for what will not come"
+        finally:
+            running.kill()
+            running.wait()
+        log.seek(0)
+        said = log.read()
+    assert running.returncode == 1, said
+    (line,) = [line for line in said.splitlines() if line.startswith("erpd: ")]
+    assert line == f"erpd: {home} is full; make room there, and the same command goes on from what is done"
+    assert wait_until(lambda: not processes_of(home), 20)
+
+    disk.make_room()
+    again = run_campaign(home.parent, arguments=arguments, timeout=600)
+    assert numbers(again.result) == numbers(undisturbed.result)
+    finished = [one["label"] for one in events(home) if one.get("status") == "finished"]
+    assert len(finished) == len(set(finished)), "what was done before is not done again"
+
+    report = Path(again.result["report"])
+    before = report.read_bytes()
+    disk.fill()
+    full = erpd("report", "tiny", home=home)
+    assert full.returncode == 1 and full.stderr.splitlines()[-1].startswith(f"erpd: {home} is full; make room there"), full.stderr
+    disk.make_room()
+    assert erpd("report", "tiny", home=home).returncode == 0 and report.read_bytes() == before

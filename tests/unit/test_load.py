@@ -1,0 +1,48 @@
+"""The loads of `scripts.load`, small: nothing is lost, and what is answered is right. How fast that is, is measured elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flows.campaign_pair import compare_campaigns
+from flows.housekeeping import clean
+from flows.lineage import find, told
+from flows.overview import overview
+from flows.recipes import load_recipe
+from scripts.load import trajectories, writers
+from scripts.load.book import PARENTS, fill
+from tasks.registry import Registry
+from tasks.store import Store
+
+COUNT = 500
+
+
+def test_a_registry_of_many_campaigns_answers_right(registry_url: str, tmp_path: Path):
+    fill(registry_url, COUNT, load_recipe("tiny", []))
+    store = Store(tmp_path / "store")
+    with closing(Registry(registry_url)) as registry:
+        assert len(registry.campaigns()) == COUNT and registry.unfinished() == []
+        assert [one.campaign.id for one in overview(registry, last=3)] == ["load-000499", "load-000498", "load-000497"]
+        newest = find(registry, "load-000499:student")
+        assert newest == "policy-000499student"
+        assert {one.line.artifact.id for one in told(registry, newest)} >= {"policy-base", "rollouts-000499", "column-000499teacher"}
+        assert len(told(registry, "problems-test", descendants=True)) == 1 + 2 * COUNT
+        pair = compare_campaigns(registry, store, "load-000499", "load-000000")
+        assert pair.config == {"seed": (499, 0)} and pair.students[0].report.policy == newest
+        assert len(registry.held()) == 6 * COUNT and len(registry.edges()) == COUNT * sum(map(len, PARENTS.values()))
+        assert clean(registry, store, [], 7.0, dry_run=True).went == ()
+        with pytest.raises(LookupError, match=r"fits several campaigns: load-000499, load-000498, .*, \.\.\.; give more of the name"):
+            registry.campaign("load-")
+
+
+def test_writers_at_once_lose_nothing_and_none_is_turned_away(tmp_path: Path):
+    found = writers.measure(tmp_path, 4, "sqlite", campaigns=3)
+    assert found["writes"] == 4 * 3 * 8
+
+
+def test_many_trajectories_come_back_all(tmp_path: Path):
+    found = trajectories.measure(tmp_path, 1280, length=64)
+    assert found["trajectories"] == 1280 and found["tokens"] == 1280 * 64

@@ -28,6 +28,16 @@ class Case:
     says: tuple[str, ...]
     files: Mapping[str, File] = field(default_factory=dict)
 
+    def make(self, folder: Path) -> list[str]:
+        """Make the folder with its files; its arguments."""
+        folder.mkdir()
+        for name, content in self.files.items():
+            if callable(content):
+                content(folder / name)
+            else:
+                (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return [part.replace("{d}", str(folder)) for part in self.argv]
+
 
 def usage(name: str, argv: str, *says: str) -> Case:
     return Case(name, tuple(argv.split()), says)

@@ -48,21 +48,9 @@ def listing(folder: Path) -> dict[str, object]:
     return found
 
 
-def materialise(case: Case, folder: Path) -> list[str]:
-    """Make the case's files; its arguments."""
-    folder.mkdir()
-    for name, content in case.files.items():
-        path = folder / name
-        if callable(content):
-            content(path)
-        else:
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return [part.replace("{d}", str(folder)) for part in case.argv]
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_one_line_says_where_and_how_to_mend(case: Case, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    arguments = materialise(case, folder / "d")
+    arguments = case.make(folder / "d")
     before = listing(folder)
     monkeypatch.setattr(sys, "argv", ["erpd", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -16,17 +16,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from deployments.console import BadInput, Json, checking, only_json
+from deployments.console import BadInput, Json, checking, only_json, prepare_for, say
 from deployments.grading import grading
 from deployments.lineage import lineage_commands
 from deployments.scheduling import scheduling
 from erpd_core.faults import Fault
 from tasks.faults import in_words
-from tasks.home import home, prepare
+from tasks.home import home, point, prepare, remove_empty
 
 app = typer.Typer(
     help="Extreme Region Policy Distillation: squeeze a fixed batch of rollouts, then distil what it taught under a trust region.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,38 +39,45 @@ app.add_typer(lineage_commands)
 
 def main() -> None:
     """Entry point of the console script."""
+    new = not point().exists()
     try:
-        app()
+        sys.exit(app(standalone_mode=False, prog_name="erpd"))
     except BadInput as error:
-        print(f"erpd: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        say(str(error))
+    except typer.TyperException as error:  # a command or an option that is not there, or is given something else than it takes
+        context = getattr(error, "ctx", None)
+        say(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'erpd'} --help")
     except Exception as error:
         if (fault := in_words(error)) is None:
             raise
-        print(f"erpd: {fault}, and give the same command again", file=sys.stderr)
+        say(f"{fault}, and give the same command again")
         sys.exit(1)
+    if new:
+        remove_empty()
+    sys.exit(2)
 
 
 @app.command()
 def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
     """Run a campaign or a study in the foreground, or go on with one that was interrupted. `--set scale=paper` is for studies."""
+    from flows.inputs import check_inputs
     from flows.recipes import load_recipe
-    from flows.studies import is_study, load_study
+    from flows.studies import Study, is_study, load_study
 
     with checking():
-        study = load_study(recipe, set_ or ()) if is_study(recipe) else None
-        config = None if study else load_recipe(recipe, set_ or ())
+        asked = load_study(recipe, set_ or ()) if is_study(recipe) else load_recipe(recipe, set_ or ())
+        for one in [arm.config for arm in asked.arms] if isinstance(asked, Study) else [asked]:
+            check_inputs(one)
     with only_json(as_json) as out:
         prepare()
         from deployments.run import run_in_foreground, run_study_in_foreground
 
         console = Console(stderr=as_json)
         with _failing():
-            if study:
-                result = run_study_in_foreground(study, console, checking=checking)
+            if isinstance(asked, Study):
+                result = run_study_in_foreground(asked, console)
             else:
-                assert config is not None
-                result = run_in_foreground(config, recipe, console, checking=checking)
+                result = run_in_foreground(asked, recipe, console)
         if as_json:
             out(json.dumps(result))
 
@@ -168,7 +174,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An interrupted one goes on."""
-    from flows.evaluating import Asked
+    from flows.evaluating import Asked, plan_evaluation
 
     sampling = {
         "temperature": temperature,
@@ -179,6 +185,8 @@ def evaluate(
     }
     wording = {"template": template, "extractor": extractor}
     asked = Asked(model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem)
+    with checking():
+        plan = plan_evaluation(asked)
     with only_json(as_json) as out:
         prepare()
         from deployments.display import Display
@@ -187,7 +195,7 @@ def evaluate(
 
         events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"  # two evaluations at once show each its own progress
         with _failing(), Display({events: ""}, Console(stderr=True)):
-            result, rows = evaluate_models(asked, events, checking)
+            result, rows = evaluate_models(plan, events)
         events.unlink(missing_ok=True)
         if as_json:
             out(json.dumps(result))
@@ -216,7 +224,7 @@ def decide(
     why: Annotated[str | None, typer.Option(help="Goes to the registry and MLflow.")] = None,
 ) -> None:
     """Decide for a campaign that asks (`decision.mode: ask`); without arguments, show what waits."""
-    prepare()
+    prepare_for(campaign)
     from deployments.deciding import decide as answer
     from deployments.deciding import show_waiting
 
@@ -235,7 +243,7 @@ Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A c
 @app.command()
 def report(campaigns: Campaigns) -> None:
     """Write the HTML report of a campaign or a study and print its table; of several campaigns, the page of their score against KL."""
-    prepare()
+    prepare_for(campaigns[0])
     from deployments.run import report_campaign, report_efficiency, report_study
     from flows.study_files import remembered
 

@@ -11,6 +11,9 @@ from typing import Annotated
 
 import typer
 
+from tasks.home import home, prepare
+from tasks.services import registry_url
+
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout; everything else goes to stderr.")]
 
 
@@ -22,13 +25,34 @@ class BadInput(Exception):
     """Something the user gave cannot work; the message is the one line they see."""
 
 
+LONGEST = 2000
+"""Characters of a line that is said."""
+
+
+def say(message: str) -> None:
+    """One line on stderr. What a terminal would obey, in a name of somebody's, is shown, not obeyed; a very long line loses its middle."""
+    line = " ".join(message.split())
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"erpd: {line}", file=sys.stderr)
+
+
+def prepare_for(asked: str | None) -> None:
+    """Make the home ready to be asked about `asked`, a campaign or what one made. Raises BadInput where nothing was run in it: asking for
+    something by name makes no home."""
+    if asked is not None and not home().is_dir() and str(home()) in registry_url():
+        raise BadInput(f"{asked}: not found, nothing was run in {home()} yet; set ERPD_HOME to where it was, or begin: erpd run tiny")
+    prepare()
+
+
 @contextmanager
 def checking() -> Iterator[None]:
     """What is wrong with the input is said in one line, with exit code 2."""
     try:
         yield
     except (ValueError, LookupError) as error:
-        raise BadInput(error.args[0] if error.args else str(error)) from error
+        raise BadInput(str(error.args[0] if error.args else error)) from error
     except OSError as error:
         if error.errno in MACHINE:
             raise

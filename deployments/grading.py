@@ -59,13 +59,14 @@ def judge(
 ) -> None:
     """Grade IN.jsonl of problem, gold and prediction, then ask an LLM judge about the answers that rules do not call correct."""
     with only_json(as_json) as out:
-        prepare()
         from pydantic import ValidationError
 
         from erpd_core.config.judge import JudgeConfig
         from flows.recipes import explain
         from tasks.judge import JudgeError
-        from tasks.judge.files import judge_file
+        from tasks.judge.client import key_of
+        from tasks.judge.files import judge_file, read_judge_rows
+        from tasks.output_files import check_output
 
         limits = {} if max_calls is None else {"max_calls": max_calls}
         try:
@@ -74,6 +75,10 @@ def judge(
                     config = JudgeConfig(endpoint=endpoint, model=model, key_env=key_env, **limits)
                 except ValidationError as error:
                     raise ValueError(explain(error)) from error
+                key_of(config)
+                read_judge_rows(source)
+                check_output(target)
+                prepare()
                 result = judge_file(source, target, config)
         except JudgeError as error:
             print(f"erpd: {error}; the same command goes on from what was answered", file=sys.stderr)

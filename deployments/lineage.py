@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.console import Json, checking, only_json
+from deployments.console import Json, checking, only_json, prepare_for
 from tasks.home import prepare
 
 lineage_commands = typer.Typer()
@@ -21,7 +21,7 @@ def lineage(
 ) -> None:
     """Print what a policy, or anything else in the store, was made from, as a tree: `erpd lineage tiny:2.student`."""
     with only_json(as_json) as out:
-        prepare()
+        prepare_for(policy)
         from deployments.lineage_output import print_tree
         from flows.lineage import find, told
         from tasks.registry import open_registry
@@ -62,7 +62,7 @@ def campaigns(
 def compare(a: str, b: str, as_json: Json = False) -> None:
     """Put two campaigns side by side: what their configs say differently, what each measured, and A minus B of their last students."""
     with only_json(as_json) as out:
-        prepare()
+        prepare_for(a)
         from deployments.lineage_output import console, print_pair
         from flows.campaign_pair import compare_campaigns
         from tasks.registry import open_registry
@@ -87,7 +87,7 @@ def gc(
 ) -> None:
     """Remove from the store what no campaign needs: what nothing kept was made from, builds that were left, damaged copies."""
     with only_json(as_json) as out:
-        prepare()
+        prepare_for(forget[0] if forget else None)
         from deployments.lineage_output import console, print_cleaned
         from flows.housekeeping import clean
         from tasks.registry import open_registry

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +15,19 @@ from rich.console import Console
 from deployments import platform
 from deployments.display import Display, elapsed
 from erpd_core.config import CampaignConfig, RuntimeConfig
-from flows.inputs import check_inputs
 from tasks.home import home
 from tasks.services import mlflow_ui, mlflow_url
 
 if TYPE_CHECKING:
     from flows.studies import Study
 
-Checking = Callable[[], AbstractContextManager[None]]
 Ready = Callable[[str, str, Mapping[str, RuntimeConfig]], None]
 """Takes a run's name, its description, and the runtime of each of its campaigns."""
 
 
-def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, checking: Checking) -> dict[str, Any]:
-    """Run a campaign and return the contract's JSON object. `checking` turns what is wrong with the input into exit code 2."""
+def run_in_foreground(config: CampaignConfig, recipe: str, console: Console) -> dict[str, Any]:
+    """Run a campaign whose inputs were checked, and return the contract's JSON object."""
     started = time.monotonic()
-    with checking():
-        check_inputs(config)
     with _servers(console) as ready:
         from flows.campaign import CampaignResult, campaign_id, run_campaign
         from flows.stages import events_path
@@ -45,12 +41,9 @@ def run_in_foreground(config: CampaignConfig, recipe: str, console: Console, che
     return contract(result, report)
 
 
-def run_study_in_foreground(study: Study, console: Console, checking: Checking) -> dict[str, Any]:
+def run_study_in_foreground(study: Study, console: Console) -> dict[str, Any]:
     """Run every arm of a study; the contract's JSON object, each iteration with its `arm`, and the campaigns of the arms."""
     started = time.monotonic()
-    with checking():
-        for arm in study.arms:
-            check_inputs(arm.config)
     with _servers(console) as ready:
         from flows.ablation import StudyResult, run_study, study_id
         from flows.campaign import campaign_id

@@ -16,6 +16,8 @@ from deployments.console import checking
 from tasks.home import prepare
 
 scheduling = typer.Typer()
+LONGEST = 8760
+"""Hours between two runs."""
 
 
 @scheduling.command()
@@ -29,11 +31,13 @@ def schedule(
     remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove a schedule.")] = None,
 ) -> None:
     """Schedule iterations or campaigns on the local platform (`erpd up`); runs that meet queue up."""
-    prepare()
     from deployments import platform
 
     with checking():
+        if remove is None and recipe is not None:
+            check_schedule(deployment, recipe, set_ or (), cron, every, timezone)
         connect(platform.running())
+        prepare()
         if remove is not None:
             print(f"removed {remove_schedule(remove)}")
         elif recipe is None:
@@ -50,21 +54,28 @@ def connect(platform: Any) -> None:
         raise ValueError("schedule: nothing runs that could keep it; start the platform first: erpd up")
 
 
-def add_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: str | None, every: float | None, timezone: str) -> str:
-    """The schedule's name. One of the same name is replaced. Raises ValueError for what cannot be scheduled, before anything is told."""
-    from prefect import get_client
-    from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule
-
-    from deployments.entries import DEPLOYED
+def check_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: str | None, every: float | None, timezone: str) -> None:
+    """Raises ValueError for what cannot be scheduled."""
     from flows.recipes import load_recipe
 
     if deployment not in ("iteration", "campaign"):
         raise ValueError(f"--deployment {deployment}: schedules are for iteration and campaign; choose one")
     if (cron is None) == (every is None):
         raise ValueError("schedule: say when, by --cron '0 2 * * *' or by --every HOURS (one of them)")
+    if every is not None and not every <= LONGEST:
+        raise ValueError(f"--every {every:g}: hours between two runs, {LONGEST:,} (a year) at most; give a number")
     if timezone not in zoneinfo.available_timezones():
         raise ValueError(f"--timezone {timezone}: is not known; UTC or Europe/Vienna, for example")
     load_recipe(recipe, changes)
+
+
+def add_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: str | None, every: float | None, timezone: str) -> str:
+    """The schedule's name. One of the same name is replaced. Raises ValueError for a time that is none, before anything is told."""
+    from prefect import get_client
+    from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule
+
+    from deployments.entries import DEPLOYED
+
     kind = {"kind": "file", "path": recipe} if recipe.endswith((".yaml", ".yml")) else {"kind": "recipe", "recipe": recipe}
     parameters = {"what": kind | {"changes": list(changes)}}
     try:

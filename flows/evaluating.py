@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from flows.paper import load_paper_settings
 from flows.problem_table import Row, check_path, join, write_table
 from flows.recipes import apply_overrides, explain
 from tasks.home import home
-from tasks.policies import import_policy, model_from_text
+from tasks.policies import ImportPolicy, import_policy, model_from_text
 
 if TYPE_CHECKING:
     from erpd_core.refs import PolicyRef, ProblemsRef
@@ -49,30 +48,57 @@ class Asked:
     """Where the table of single problems is written; under ERPD_HOME when absent."""
 
 
-def evaluate_models(
-    asked: Asked, events: Path | None, checking: Callable[[], AbstractContextManager[None]] = nullcontext
-) -> tuple[dict[str, Any], list[Row]]:
+@dataclass(frozen=True)
+class Planned:
+    """What was asked and found to be possible; nothing is written yet."""
+
+    asked: Asked
+    runtime: RuntimeConfig
+    judge: JudgeConfig | None
+    models: Mapping[str, ImportPolicy]
+    """By role: `model`, `against`."""
+    draws: Mapping[str, DrawProblems]
+    samples: Mapping[str, int]
+    """By benchmark, a problem."""
+    sampling: Mapping[str, SamplingConfig]
+    """By role."""
+
+
+def plan_evaluation(asked: Asked) -> Planned:
+    """Read and check all that was asked, and every row of its files. Raises ValueError for what cannot be evaluated."""
+    from tasks.datasets import check_problems
+
+    if asked.per_problem is not None:
+        check_path(asked.per_problem)
+    runtime, judge = read_settings(asked.settings)
+    samples, draws = _benchmarks(asked)
+    texts = {"model": asked.model} | ({"against": asked.against} if asked.against is not None else {})
+    models = {role: import_policy(model_from_text(text)) for role, text in texts.items()}
+    most = max(samples.values())
+    sampling = {role: _sampling(asked, texts[role], Path(model.folder), most) for role, model in models.items()}
+    for draw in draws.values():
+        check_problems(draw.source, draw.seed)
+    return Planned(asked, runtime, judge, models, draws, samples, sampling)
+
+
+def evaluate_models(plan: Planned, events: Path | None) -> tuple[dict[str, Any], list[Row]]:
     """The contract's REPORT of a model, with more measures beside it, and a row for every problem.
 
     With `against`, that model's REPORT, its columns and the paired comparison too.
 
     Both KLs are against the other model when there is one with the same tokenizer; else the model is its own base and both are 0.
-    Progress goes to `events`. Errors of the input are raised within `checking`, before anything is sampled.
+    Progress goes to `events`.
     """
     from tasks.progress import Progress
     from tasks.stage import Context, fulfil
     from tasks.store import open_store
 
-    with checking():
-        if asked.per_problem is not None:
-            check_path(asked.per_problem)
-        runtime, judge = read_settings(asked.settings)
-        context = Context(open_store(), runtime, Progress(events, "evaluate"))
-        stages = _stages(asked, judge, context)
+    context = Context(open_store(), plan.runtime, Progress(events, "evaluate"))
+    stages = _stages(plan, context)
     for name, stage in stages.items():
         label = f"evaluate {name}" if len(stages) > 1 else "evaluate"
-        fulfil(stage, Context(context.store, runtime, Progress(events, label)))
-    return _result(asked, stages, context)
+        fulfil(stage, Context(context.store, plan.runtime, Progress(events, label)))
+    return _result(plan.asked, stages, context)
 
 
 def read_settings(overrides: Sequence[str]) -> tuple[RuntimeConfig, JudgeConfig | None]:
@@ -94,17 +120,14 @@ def read_settings(overrides: Sequence[str]) -> tuple[RuntimeConfig, JudgeConfig 
     return runtime, judge
 
 
-def _stages(asked: Asked, judge: JudgeConfig | None, context: Context) -> dict[str, EvaluatePolicy]:
-    """One evaluation for each model, all on the same problems with the same seeds. Raises ValueError for what cannot be evaluated."""
+def _stages(plan: Planned, context: Context) -> dict[str, EvaluatePolicy]:
+    """One evaluation for each model, all on the same problems with the same seeds."""
     from tasks.evaluate import EvaluatePolicy
     from tasks.stage import fulfil
 
-    samples, draws = _benchmarks(asked)
-    models = {"model": asked.model} | ({"against": asked.against} if asked.against is not None else {})
-    imports = {role: import_policy(model_from_text(text)) for role, text in models.items()}
-    policies: dict[str, PolicyRef] = {role: fulfil(stage, context) for role, stage in imports.items()}
-    problems: dict[str, ProblemsRef] = {name: fulfil(stage, context) for name, stage in draws.items()}
-    most = max(samples.values())
+    policies: dict[str, PolicyRef] = {role: fulfil(stage, context) for role, stage in plan.models.items()}
+    problems: dict[str, ProblemsRef] = {name: fulfil(stage, context) for name, stage in plan.draws.items()}
+    most = max(plan.samples.values())
     stages = {}
     for role, policy in policies.items():
         others = [other for one, other in policies.items() if one != role and _comparable(context.store, policy, other)]
@@ -114,10 +137,10 @@ def _stages(asked: Asked, judge: JudgeConfig | None, context: Context) -> dict[s
             old=base,
             base=base,
             benchmarks=problems,
-            sampling=_sampling(asked, models[role], context.store.path(policy.id), most),
-            samples={name: k for name, k in samples.items() if k != most},
-            seed=asked.seed,
-            judge=judge,
+            sampling=plan.sampling[role],
+            samples={name: k for name, k in plan.samples.items() if k != most},
+            seed=plan.asked.seed,
+            judge=plan.judge,
         )
     return stages
 

@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field, PositiveInt
 
 from erpd_core.refs import EvalReport
-from flows.evaluating import Asked, evaluate_models
+from flows.evaluating import Asked, evaluate_models, plan_evaluation
 from flows.forms import Change, Form
 from flows.results import interval, nats, percent, points
 from tasks.home import home
@@ -41,7 +41,7 @@ class EvaluationForm(Form):
 def evaluation(what: EvaluationForm) -> dict[str, Any]:
     """The contract's REPORT, with more measures beside it; the same as artifacts of the run."""
     asked = Asked(what.model, what.benchmarks, what.against, what.k, count=what.count, seed=what.seed, settings=what.changes)
-    result, rows = evaluate_models(asked, home() / "logs" / "evaluations.events.jsonl")
+    result, rows = evaluate_models(plan_evaluation(asked), home() / "logs" / "evaluations.events.jsonl")
     create_markdown_artifact(evaluation_markdown(result, what), key="evaluation", description="Scores with their 95 % intervals")
     create_table_artifact(rows[:SHOWN], key="problems", description=f"the whole table: {result['per_problem']}")
     return result

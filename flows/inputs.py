@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from erpd_core.config import CampaignConfig
-from tasks.datasets import draw_problems, read_problems
+from tasks.datasets import check_problems, draw_problems
 from tasks.needs import check_room
 from tasks.policies import import_policy
 from tasks.registry import open_registry
@@ -19,8 +19,7 @@ def check_inputs(config: CampaignConfig) -> None:
     import_policy(config.model)
     for name, source in {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}.items():
         draw_problems(name, source, 0)
-        if getattr(source, "path", None):
-            read_problems(source, 0)
+        check_problems(source, 0)
     if mirror := open_store().mirror:
         mirror.check()
     with closing(open_registry()) as registry:

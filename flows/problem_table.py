@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erpd_core.details import ProblemResult
+from tasks.output_files import check_output
 from tasks.store import write_atomically
 
 Row = dict[str, Any]
@@ -21,8 +22,7 @@ def check_path(path: Path) -> None:
     """Raises ValueError for a file that the table cannot be written to."""
     if path.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"--per-problem {path}: the table is written as .jsonl or .parquet; give such a file")
-    if path.is_dir():
-        raise ValueError(f"--per-problem {path}: is a directory; give a file in it")
+    check_output(path, "--per-problem")
 
 
 def join(model: Sequence[ProblemResult], against: Sequence[ProblemResult] | None) -> list[Row]:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from erpd_core.config import CampaignConfig
+from tasks.input_files import readable, short
+from tasks.yaml_files import read_mapping, read_yaml
 
 FOLDER = Path(__file__).parent / "recipes"
+FAULTS = 8
+"""Of one config that are told at once."""
 
 
 def recipe_names() -> list[str]:
@@ -56,14 +59,13 @@ def config_of(tree: Mapping[str, Any], name: str) -> CampaignConfig:
 def recipe_path(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not _is_file(path):
-            shown = name if len(name) < 200 else f"{name[:200]}..."
-            raise ValueError(f"recipe file {shown} is not there; check the path, or choose a recipe: tiny, say (see `erpd recipes`)")
-        return path
-    found = FOLDER / f"{name}.yaml"
+        try:
+            return readable(path, "recipe file")
+        except ValueError as error:
+            raise ValueError(f"{error}, or choose a recipe: tiny, say (see `erpd recipes`)") from error
     if name not in recipe_names():
-        raise ValueError(f"no recipe {name!r}; choose one of: {', '.join(recipe_names())}, or give a YAML path")
-    return found
+        raise ValueError(f"no recipe {short(name)!r}; choose one of: {', '.join(recipe_names())}, or give a YAML path")
+    return FOLDER / f"{name}.yaml"
 
 
 def _is_file(path: Path) -> bool:
@@ -74,10 +76,10 @@ def _is_file(path: Path) -> bool:
 
 
 def explain(error: ValidationError) -> str:
-    """Every fault of a config in one line: where, what, and what was given."""
+    """The faults of a config in one line: where, what, and what was given."""
     lines = []
-    for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"]) or "recipe"
+    for fault in error.errors()[:FAULTS]:
+        place = ".".join(short(part) for part in fault["loc"]) or "recipe"
         kind = fault["type"]
         if kind == "extra_forbidden":
             lines.append(f"{place}: unknown key; remove it or correct its spelling (`erpd show tiny` prints every key)")
@@ -87,41 +89,28 @@ def explain(error: ValidationError) -> str:
             lines.append(f"{place}: needs a `kind` that says which of its forms is meant (in YAML a space follows the colon)")
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(fault["input"], dict | list) else f" (given: {fault['input']!r})"
+            given = "" if isinstance(fault["input"], dict | list) else f" (given: {short(repr(fault['input']))})"
             lines.append(f"{place}: {message}{given}")
+    if (more := error.error_count() - len(lines)) > 0:
+        lines.append(f"and {more} faults more")
     return "; ".join(lines)
 
 
 def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
+    if path.resolve() in seen:
         raise ValueError(f"{path.name}: extends itself through {' -> '.join(p.name for p in seen)}; break the circle")
-    tree = _read(path)
+    tree = read_mapping(path, "a recipe")
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
     if not isinstance(parent, str):
-        raise ValueError(f"{path.name}: extends must be the name of one recipe, found {parent!r}")
+        raise ValueError(f"{path}: extends must be the name of one recipe, found {short(repr(parent))}; name one")
     beside = path.parent / parent
-    above = beside if beside.suffix in (".yaml", ".yml") and _is_file(beside) else recipe_path(parent)
-    return merge(_extended(above, (*seen, path)), tree)
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise ValueError(f"{path}: broken YAML at {where}: {getattr(error, 'problem', None) or 'not readable'}; mend that line") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text; a recipe is a YAML file") from error
-    except RecursionError as error:
-        raise ValueError(f"{path}: nested too deeply to read; a recipe has a few levels") from error
-    except ValueError as error:  # a date or a number that YAML recognises and Python cannot hold
-        raise ValueError(f"{path}: {error}; put that value in quotes or correct it") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of keys to values, found {type(tree).__name__}")
-    return tree
+        above = beside if beside.suffix in (".yaml", ".yml") and _is_file(beside) else recipe_path(parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: extends: {error}") from error
+    return merge(_extended(above, (*seen, path.resolve())), tree)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,13 +125,10 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def _override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    shown = override if len(override) <= 80 else override[:77] + "..."
+    shown = short(override)
     if not equals or not path:
         raise ValueError(f"--set {shown!r}: write key.path=value, for example --set seed=3")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"--set {shown!r}: the value is not readable as YAML; put it in quotes") from error
+    value = read_yaml(text, f"--set {shown!r}")
     if isinstance(value, str):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4 as text
             value = float(value)

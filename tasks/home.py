@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 FOLDERS = ("store", "prefect", "mlflow", "ray", "logs", "tmp", "cache", "reports")
@@ -14,8 +16,8 @@ def home() -> Path:
     return Path(os.environ.get("ERPD_HOME") or ".erpd").expanduser().resolve()
 
 
-def prepare() -> Path:
-    """Make the home and point every library that writes files into it. Idempotent; call before importing prefect, ray, mlflow or torch.
+def point() -> Path:
+    """Point every library that writes files into the home, which is not made. Call before importing prefect, ray, mlflow or torch.
 
     Settings a user has made in the environment win, except those that say where to write.
 
@@ -24,8 +26,6 @@ def prepare() -> Path:
     if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         raise RuntimeError("ray was imported before tasks.home.prepare(): call it first, or set RAY_AUTH_MODE=token before importing ray")
     root = home()
-    for folder in FOLDERS:
-        (root / folder).mkdir(parents=True, exist_ok=True)
     os.environ |= {
         "ERPD_HOME": str(root),
         "PREFECT_HOME": str(root / "prefect"),
@@ -63,6 +63,22 @@ def prepare() -> Path:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
+    return root
+
+
+def remove_empty() -> None:
+    """Take a home away again that holds no file: importing torch makes an empty folder in it, whatever comes then."""
+    for folder, _, _ in os.walk(home(), topdown=False):
+        with contextlib.suppress(OSError):  # one that holds something
+            os.rmdir(folder)
+
+
+def prepare() -> Path:
+    """Make the home and point every library into it. Idempotent; what people gave is checked before, so that a wrong word makes no home."""
+    root = point()
+    for folder in FOLDERS:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = None  # the folder of TMPDIR is there now
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     if not token.exists():
         import secrets

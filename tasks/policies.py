@@ -68,9 +68,9 @@ def _import(model: ModelConfig) -> ImportPolicy:
     if isinstance(model, EmbeddedModel):
         return _from_folder(ASSETS / f"{model.name}-base")
     if isinstance(model, DirectoryModel):
-        return _from_folder(Path(model.path).expanduser())
+        return _checked(Path(model.path).expanduser())
     if isinstance(model, PackagedModel):
-        spec = importlib.util.find_spec(model.package)
+        spec = importlib.util.find_spec(model.package) if model.package.isidentifier() else None  # of a.b it would import a
         if spec is None or spec.origin is None:
             raise ValueError(f"model.package: {model.package} is not installed; `make smollm2` installs SmolLM2 and what reads it")
         path = Path(spec.origin).parent / model.file
@@ -80,7 +80,7 @@ def _import(model: ModelConfig) -> ImportPolicy:
     if isinstance(model, StoredModel):
         return _from_store(model.id)
     assert isinstance(model, HubModel)
-    return _from_folder(_download(model))
+    return _checked(_download(model))
 
 
 def model_from_text(text: str) -> ModelConfig:
@@ -96,7 +96,21 @@ def model_from_text(text: str) -> ModelConfig:
     raise ValueError(f"model: {text!r} is no directory, no policy of the store, no hub id (owner/name) and not `tiny`; check the path")
 
 
+def _checked(folder: Path) -> ImportPolicy:
+    """Of a folder that is not ours. All its bytes are read, for their sums, only when the rest was found right."""
+    from tasks.model_check import check_model
+
+    _names(folder)
+    check_model(folder)
+    return _from_folder(folder)
+
+
 def _from_folder(folder: Path) -> ImportPolicy:
+    return ImportPolicy(files={name: sha256(folder / name) for name in _names(folder)}, folder=str(folder))
+
+
+def _names(folder: Path) -> list[str]:
+    """Of the files that are taken. Raises ValueError where it is no model directory, or one of pickled weights."""
     if not (folder / "config.json").exists():
         raise ValueError(f"model: {folder} holds no config.json; give a Hugging Face model directory")
     names = sorted({path.name for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()} - {"manifest.json"})
@@ -104,7 +118,7 @@ def _from_folder(folder: Path) -> ImportPolicy:
         raise ValueError(f"model: {folder} holds no .safetensors weights; pickled weights are never loaded, convert them first")
     if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
         raise ValueError(f"model: {folder} holds no tokenizer; copy the tokenizer files of the model beside its weights")
-    return ImportPolicy(files={name: sha256(folder / name) for name in names}, folder=str(folder))
+    return names
 
 
 def _from_store(policy: str) -> ImportPolicy:

@@ -37,8 +37,12 @@ class JudgeConfig(Config):
     @field_validator("endpoint")
     @classmethod
     def _plain_url(cls, endpoint: str) -> str:
-        url = urlsplit(endpoint)
-        if url.scheme not in ("http", "https") or not url.hostname:
+        try:
+            url = urlsplit(endpoint)
+            whole = url.scheme in ("http", "https") and url.hostname and url.port != 0  # a port out of range is a ValueError
+        except ValueError:
+            whole = False
+        if not whole:
             raise ValueError("endpoint: give a URL such as http://127.0.0.1:8000/v1")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("endpoint: give the URL alone; a key goes into an environment variable, named by key_env")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.input_files import parse_json, readable, short, text_lines
 from tasks.manifest import sha256
 
 Row = dict[str, Any]
@@ -17,10 +17,8 @@ Row = dict[str, Any]
 def local_files(path: str) -> dict[str, Path]:
     """Name, as the user would write it -> file: one, or those of a directory by name. Raises ValueError when there are none."""
     place = Path(path).expanduser()
-    if place.is_file():
-        return {path: place}
     if not place.is_dir():
-        raise ValueError(f"problems file {path} is not there; check path")
+        return {path: readable(place, "problems file")}
     found = {f"{path}/{one.name}": one for one in sorted(place.iterdir()) if one.is_file() and one.suffix in FORMATS}
     if not found:
         raise ValueError(f"problems directory {path} holds no {', '.join(FORMATS)} file; check path")
@@ -58,7 +56,7 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=128):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name} is not a readable Parquet file: {error}") from error
+        raise ValueError(f"{name} is not a readable Parquet file ({short(error, 160)}); write it again") from error
 
 
 def _csv(path: Path, name: str) -> Iterator[Row]:
@@ -74,35 +72,25 @@ def _csv(path: Path, name: str) -> Iterator[Row]:
 
 
 def _json_lines(path: Path, name: str) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{name}, line {number}: not JSON ({error}); a problems file has one JSON object per line") from error
-            yield _object(row, f"{name}, line {number}")
+    for where, line in text_lines(path, name):
+        yield _object(parse_json(line, where, "a problems file has one JSON object per line"), where)
 
 
 def _json(path: Path, name: str) -> Iterator[Row]:
     """A list of objects, or JSON Lines under another name."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         if file.read(64).lstrip()[:1] != "[":
             yield from _json_lines(path, name)
             return
         file.seek(0)
-        try:
-            rows = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name}: not JSON ({error}); it begins as a list of objects") from error
+        rows = parse_json(file.read().removeprefix("\ufeff"), name, "it begins as a list of objects, complete it")
     for number, row in enumerate(rows, 1):
         yield _object(row, f"{name}, entry {number}")
 
 
 def _object(row: Any, place: str) -> Row:
     if not isinstance(row, dict):
-        raise ValueError(f"{place}: a JSON object is needed, found {type(row).__name__}")
+        raise ValueError(f'{place}: a JSON object is needed, found {type(row).__name__}; write {{"problem": "...", "answer": "..."}}')
     return row
 
 

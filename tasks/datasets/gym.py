@@ -30,7 +30,9 @@ def gym_problems(source: GymProblems, seed: int, earlier: Sequence[int] = ()) ->
             if len(found) >= 4 * count:
                 break
     except (ValueError, TypeError, AssertionError) as error:
-        raise ValueError(f"gym family {source.family!r} with {source.params}: {error}") from error
+        raise ValueError(
+            f"gym family {source.family!r} with {source.params}: {error}; reasoning-gym names its families and their params"
+        ) from error
     if len(found) < count:
         only = f"only {len(found)} different questions in {source.split} for {count} asked"
         raise ValueError(f"gym family {source.family!r}: {only}; widen params or lower count")

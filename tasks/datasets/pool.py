@@ -13,6 +13,7 @@ from erpd_core.refs import Problem
 from tasks.datasets.drawing import draw, weight_of
 from tasks.datasets.files import rows_of
 from tasks.datasets.readers import READERS, Pooled, Row
+from tasks.input_files import short
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ def read_pool(where: str, source: Pooled, files: Mapping[str, Path]) -> Pool:
     for number, (place, row) in enumerate(rows_of(files), 1):
         needed = (*reader.columns(source), *((source.difficulty.column,) if source.difficulty else ()))
         if missing := [column for column in needed if row.get(column) is None or not str(row[column]).strip()]:
-            raise ValueError(f"{place}: no {' and no '.join(missing)}; columns are {sorted(map(str, row))}")
+            raise ValueError(f"{place}: no {' and no '.join(missing)}; columns are {short(sorted(map(str, row)), 200)}")
         ids.append(_id(reader.ids, row, number))
-        texts.append(reader.text(source, row))
         try:
+            texts.append(reader.text(source, row))
             weights.append(weight_of(row[source.difficulty.column], source.difficulty) if source.difficulty else 1.0)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     if not ids:
-        raise ValueError(f"{where}: no problems in it")
+        raise ValueError(f"{where}: no problems in it; give a file with one problem at least")
     if len(set(ids)) < len(ids):
         ids = [f"row-{number}" for number in range(1, len(ids) + 1)]
     return Pool(where, source, files, ids, texts, weights)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from erpd_core.config import FileProblems, HubProblems
 from tasks.datasets.code import livecodebench_prompt, livecodebench_tests, unit_tests
+from tasks.input_files import short
 
 Pooled = FileProblems | HubProblems
 Row = dict[str, Any]
@@ -18,14 +20,22 @@ class RowReader:
     columns: Callable[[Pooled], tuple[str, ...]]
     """Columns that must hold something."""
     text: Callable[[Pooled, Row], str]
+    """This and `answer` may raise ValueError, saying what is wrong with the row."""
     answer: Callable[[Pooled, Row], str]
-    """May raise ValueError, saying what is wrong with the row."""
     ids: tuple[str, ...] = ("id",)
     """Columns that may name a problem; the first that is there does."""
 
 
+def _text(row: Row, column: str) -> str:
+    """What stands in a column. Raises ValueError for what has no one way to be written: a list, an object, bytes, a number that is none."""
+    value = row[column]
+    if isinstance(value, list | dict | tuple | bytes) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{column} is {short(repr(value), 40)}, neither text nor a finite number")
+    return str(value)
+
+
 def _answer(source: Pooled, row: Row) -> str:
-    answer = str(row[source.answer_column]).rpartition("####")[2].strip()  # GSM8K keeps its reasoning before ####
+    answer = _text(row, source.answer_column).rpartition("####")[2].strip()  # GSM8K keeps its reasoning before ####
     if not answer:
         raise ValueError(f"nothing stands after #### in {source.answer_column}")
     return answer
@@ -34,12 +44,12 @@ def _answer(source: Pooled, row: Row) -> str:
 READERS = {
     "plain": RowReader(
         columns=lambda source: (source.problem_column, source.answer_column),
-        text=lambda source, row: str(row[source.problem_column]),
+        text=lambda source, row: _text(row, source.problem_column),
         answer=_answer,
     ),
     "unit_tests": RowReader(
         columns=lambda source: (source.problem_column, source.answer_column),
-        text=lambda source, row: str(row[source.problem_column]),
+        text=lambda source, row: _text(row, source.problem_column),
         answer=lambda source, row: unit_tests(row[source.answer_column]),
         ids=("id", "query_id", "question_id"),
     ),

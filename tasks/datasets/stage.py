@@ -130,6 +130,14 @@ def read_problems(source: ProblemsConfig, seed: int, earlier: Sequence[int] = ()
     return list(pool.problems(pool.drawn(seed, earlier)))
 
 
+def check_problems(source: ProblemsConfig, seed: int) -> None:
+    """Read every row of a local file, and one question of a generated family. Raises ValueError as `read_problems` does."""
+    if isinstance(found := concrete(source), GymProblems):
+        read_problems(found.model_copy(update={"count": 1}), seed)
+    elif isinstance(found, FileProblems):
+        read_problems(found, seed)
+
+
 def open_pool(source: Concrete, digest: str | None = None) -> Pool:
     """The pool of a file or of the hub's data. Raises ValueError when its bytes are not those of `digest`."""
     if isinstance(source, FileProblems):

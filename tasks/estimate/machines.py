@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import yaml
 from pydantic import ValidationError
 
 from erpd_core.estimates import Machine, ModelShape
 from erpd_core.estimates.machine import Efficiency
+from tasks.input_files import short
+from tasks.yaml_files import read_mapping
 
 FILE = Path(__file__).with_name("machines.yaml")
 THIS = "this"
@@ -43,13 +44,10 @@ def machine(name: str, shape: ModelShape | None) -> Machine:
 
 
 def _table(path: Path) -> dict[str, Machine]:
-    read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(read, dict):
-        raise ValueError(f"{path}: a file of machines is a mapping of names to their figures (see {FILE.name})")
     try:
-        return {name: Machine.model_validate({"name": name, **one}) for name, one in read.items()}
+        return {name: Machine.model_validate({"name": name, **one}) for name, one in read_mapping(path, "a file of machines").items()}
     except (ValidationError, TypeError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())[:300]}; see {FILE.name} for what a machine needs") from error
+        raise ValueError(f"{path}: {short(' '.join(str(error).split()), 300)}; see {FILE.name} for what a machine needs") from error
 
 
 def this_machine(shape: ModelShape | None) -> Machine:

@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from erpd_core.refs import Verdict
 from tasks.grading.workers import Grader
+from tasks.input_files import parse_json, short, text_lines
+from tasks.output_files import check_output
 
 NEEDED = ("gold", "prediction")
+_HALF = re.compile("[\ud800-\udfff]")
 VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unparsable", "timeout")
 
 
 def read_rows(source: Path) -> list[dict[str, Any]]:
     """All rows of `source`, checked. Raises ValueError naming the file, the line and the remedy."""
-    rows = []
-    with source.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    rows.append(_row(line, f"{source}, line {number}"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{source}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    return rows
+    return [_row(line, where) for where, line in text_lines(source)]
 
 
 def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error}); write one JSON object per line") from error
+    row = parse_json(line, where)
     if not isinstance(row, dict):
         raise ValueError(f'{where}: a {type(row).__name__}, not an object; write {{"gold": "...", "prediction": "..."}}')
     for name in NEEDED:
         if name not in row:
             raise ValueError(f'{where}: no key "{name}"; every row needs "gold" and "prediction"')
         if not isinstance(row[name], str):
-            raise ValueError(f'{where}: "{name}" is {json.dumps(row[name])[:40]}, not a string; put it in quotes')
+            raise ValueError(f'{where}: "{name}" is {short(json.dumps(row[name]), 40)}, not a string; put it in quotes')
     return row
 
 
@@ -50,6 +43,7 @@ def grade_file(source: Path, target: Path, extractor: str = "auto", workers: int
     **Returns:** how many rows got each verdict.
     """
     rows = read_rows(source)
+    check_output(target)
     verdicts = grade_rows(rows, extractor, workers, deadline)
     write_rows(target, [row | {"verdict": verdict} for row, verdict in zip(rows, verdicts, strict=True)])
     return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
@@ -67,13 +61,14 @@ def grade_rows(rows: list[dict[str, Any]], extractor: str, workers: int | None, 
 
 
 def write_rows(target: Path, rows: list[dict[str, Any]]) -> None:
-    """Write JSON lines; `target` appears whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Write JSON lines; `target` appears whole or not at all. A row with half a character (a lone surrogate), which UTF-8 has no bytes
+    for, is written with escapes."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             for row in rows:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                text = json.dumps(row, ensure_ascii=False)
+                out.write((json.dumps(row) if _HALF.search(text) else text) + "\n")
             out.flush()
             os.fsync(out.fileno())
         umask = os.umask(0)

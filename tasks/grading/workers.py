@@ -115,7 +115,7 @@ class Grader:
             raise RuntimeError("this Grader is closed; make a new one")
         known = (*EXTRACTORS, *get_args(Mode))
         if extractor not in known:
-            raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(known)}")
+            raise ValueError(f"extractor (--mode) {extractor!r} is unknown; choose one of {', '.join(known)}")
         pairs = list(pairs)
         verdicts: list[Verdict | None] = [quick_verdict(gold, prediction, extractor) for gold, prediction in pairs]
         open_items = deque(index for index, verdict in enumerate(verdicts) if verdict is None)

@@ -77,12 +77,8 @@ class JudgeClient:
         self.config, self.cache = config, cache
         self.budget = Budget(config)
         self._stopped = threading.Event()
-        headers = {}
-        if config.key_env is not None:
-            key = os.environ.get(config.key_env, "")
-            if not key:
-                raise ValueError(f"judge: the environment variable {config.key_env} is not set; put the key there, or leave key_env out")
-            headers["Authorization"] = f"Bearer {key}"
+        key = key_of(config)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(headers=headers, timeout=config.timeout, follow_redirects=False)  # a redirect would carry the key away
 
     def stop(self) -> None:
@@ -148,6 +144,18 @@ class JudgeClient:
         # A server that does not count is charged by size, about four bytes a token.
         self.budget.use(usage if isinstance(usage, int) and usage >= 0 else (len(response.request.content) + len(response.content)) // 4)
         return content
+
+
+def key_of(config: JudgeConfig) -> str | None:
+    """The key, from the environment; None where none is asked for. Raises ValueError for one that is not set, or is no header's text."""
+    if config.key_env is None:
+        return None
+    key = os.environ.get(config.key_env, "")
+    if not key:
+        raise ValueError(f"judge: the environment variable {config.key_env} is not set; put the key there, or leave key_env out")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"judge: the environment variable {config.key_env} holds what no header may hold; put the key alone there")
+    return key
 
 
 def _seconds(text: str | None) -> float:

@@ -8,6 +8,17 @@ from typing import Any
 from erpd_core.config.judge import JudgeConfig
 from tasks.grading.files import grade_rows, read_rows, write_rows
 from tasks.judge.asking import OUTCOMES, JudgeItem, judge_answers
+from tasks.judge.client import key_of
+from tasks.output_files import check_output
+
+
+def read_judge_rows(source: Path) -> list[dict[str, Any]]:
+    """All rows of `source`, checked. Raises ValueError naming the file, the row and the remedy."""
+    rows = read_rows(source)
+    for number, row in enumerate(rows, start=1):
+        if "problem" not in row or not isinstance(row["problem"], str | None):
+            raise ValueError(f'{source}, row {number}: "problem" must be there, as a string (or null if it is not known)')
+    return rows
 
 
 def judge_file(
@@ -18,10 +29,9 @@ def judge_file(
     Each row gets `"verdict"`, `"rules"` (the verdict before the judge) and `"judge"` (what the judge said; null where it was not asked).
     **Returns:** counts by what the judge said, how many rows are correct by rules and with the judge, and what it cost.
     """
-    rows = read_rows(source)
-    for number, row in enumerate(rows, start=1):
-        if "problem" not in row or not isinstance(row["problem"], str | None):
-            raise ValueError(f'{source}, row {number}: "problem" must be there, as a string (or null if it is not known)')
+    rows = read_judge_rows(source)
+    check_output(target)
+    key_of(config)
     rules = grade_rows(rows, "auto", workers, deadline)
     asked = [index for index, verdict in enumerate(rules) if verdict != "correct"]
     report = judge_answers([_item(rows[index]) for index in asked], config, cache)

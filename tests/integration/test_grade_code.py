@@ -32,7 +32,7 @@ def test_rows_keep_order_and_keys_and_get_outcomes(tmp_path: Path) -> None:
         {"code": "print(", "unit_tests": TESTS, "verdict": "stale"},
         {"code": "class Solution:\n    def total(self, xs: List[int]) -> int:\n        return sum(xs)", "unit_tests": functional},
     ]
-    source, target = lines(tmp_path / "in.jsonl", rows), tmp_path / "new" / "out.jsonl"
+    source, target = lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     done = erpd("grade-code", source, target, home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and "correct 2" in done.stderr

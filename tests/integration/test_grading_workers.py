@@ -117,7 +117,7 @@ def test_what_libraries_print_is_not_taken_for_an_answer(grader: Grader) -> None
 
 
 def test_grade_file_keeps_rows_keys_and_order(tmp_path: Path) -> None:
-    source, target = tmp_path / "in.jsonl", tmp_path / "deep" / "out.jsonl"
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows = [
         {"id": 1, "gold": "x+1", "prediction": "1+x", "note": "é"},
         {"gold": "4", "prediction": r"so \boxed{5}"},

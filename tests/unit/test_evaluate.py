@@ -17,7 +17,7 @@ from deployments.eval_output import print_evaluation
 from erpd_core.config import SamplingConfig
 from erpd_core.details import BenchmarkDetails, ProblemResult
 from erpd_core.refs import EvalReport
-from flows.evaluating import Asked, compare_results, evaluate_models, read_settings
+from flows.evaluating import Asked, compare_results, evaluate_models, plan_evaluation, read_settings
 from flows.problem_table import check_path, counts, join, worth_showing, write_table
 from tasks.datasets import load_problems
 from tasks.engines.hf import draw
@@ -220,10 +220,10 @@ def test_a_judge_turns_answers_and_is_named_in_what_is_printed(tmp_path: Path, m
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     (tmp_path / "logs").mkdir()
     asked = Asked(model="tiny", benchmarks=("tiny",), k=4, count=12, sampling={"max_new_tokens": 24})
-    plain, _ = evaluate_models(asked, None)
+    plain, _ = evaluate_models(plan_evaluation(asked), None)
     with serving("yes") as server:
         settings = (f"judge.endpoint={server.endpoint}", "judge.model=yes-man")
-        result, rows = evaluate_models(dataclasses.replace(asked, settings=settings), None)
+        result, rows = evaluate_models(plan_evaluation(dataclasses.replace(asked, settings=settings)), None)
     outcomes = result["judge"]["tiny"]["outcomes"]
     assert outcomes["same"] > 0 and "judge" not in plain
     assert result["scores"]["tiny"]["avg"] == pytest.approx(plain["scores"]["tiny"]["avg"] + outcomes["same"] / 48)
@@ -259,5 +259,5 @@ def test_a_judge_turns_answers_and_is_named_in_what_is_printed(tmp_path: Path, m
 def test_what_cannot_be_evaluated_is_said_before_anything_is_sampled(given: dict, words: list[str]):
     asked = Asked(**{"model": "tiny", "benchmarks": ("tiny",), "k": 2, "count": 3, **given})
     with pytest.raises(ValueError) as refused:
-        evaluate_models(asked, None)
+        plan_evaluation(asked)
     assert all(word in str(refused.value) for word in words), refused.value

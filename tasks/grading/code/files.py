@@ -10,30 +10,25 @@ from typing import Any, get_args
 from tasks.grading.code.cases import Tests, read_tests
 from tasks.grading.code.grader import CodeGrader, CodeVerdict
 from tasks.grading.files import write_rows
+from tasks.input_files import parse_json, short, text_lines
+from tasks.output_files import check_output
 
 
 def read_code_rows(source: Path) -> list[tuple[dict[str, Any], Tests]]:
     """All rows of `source` and their test cases, checked. Raises ValueError naming the file, the line and the remedy."""
-    try:
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    return [_row(line, f"{source}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    return [_row(line, where) for where, line in text_lines(source)]
 
 
 def _row(line: str, where: str) -> tuple[dict[str, Any], Tests]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error}); write one JSON object per line") from error
+    row = parse_json(line, where)
     if not isinstance(row, dict) or not {"code", "unit_tests"} <= row.keys():
         raise ValueError(f'{where}: every row needs "code" and "unit_tests"; write {{"code": "...", "unit_tests": {{...}}}}')
     if not isinstance(row["code"], str):
-        raise ValueError(f'{where}: "code" is {json.dumps(row["code"])[:40]}, not a string; put it in quotes')
+        raise ValueError(f'{where}: "code" is {short(json.dumps(row["code"]), 40)}, not a string; put it in quotes')
     try:
         return row, read_tests(row["unit_tests"])
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {error}; mend that row or leave it out") from error
 
 
 def grade_code_file(source: Path, target: Path, grader: CodeGrader) -> dict[str, int]:
@@ -42,7 +37,7 @@ def grade_code_file(source: Path, target: Path, grader: CodeGrader) -> dict[str,
     `target` appears whole or not at all, and may be `source`. **Returns:** how many rows got each verdict.
     """
     rows = read_code_rows(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_output(target)
     outcomes = grader.run([(row["code"], tests) for row, tests in rows])
     write_rows(target, [row | asdict(outcome) for (row, _), outcome in zip(rows, outcomes, strict=True)])
     return {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in get_args(CodeVerdict)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -60,4 +61,5 @@ def follow(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
 
 def _events(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
-        yield json.loads(line)
+        with contextlib.suppress(ValueError):  # cut short by a full disk
+            yield json.loads(line)

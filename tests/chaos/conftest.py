@@ -61,9 +61,11 @@ def reference(house: House) -> Reference:
 
 @pytest.fixture
 def write(request: pytest.FixtureRequest) -> Callable[[Trial], None]:
-    """Writes a trial down, for the summary and for whoever goes on from there."""
+    """Writes a trial down, for the summary and for whoever goes on from there. One that killed nobody counts for nothing."""
 
     def add(trial: Trial) -> None:
+        if not trial.found:
+            return
         record = asdict(trial)
         request.config.stash.setdefault(MADE, []).append(record)
         if path := settings(request.config)[3]:

@@ -21,8 +21,11 @@ ENDING = 20.0
 """Seconds that processes may take to end once a trial is over."""
 AGAIN = 3
 """How often the same command is given again at most."""
-SHARE = 0.9
-"""Instants are drawn from this part of the time in which the reference had the victim: a later run may be quicker."""
+ATTEMPTS = 3
+SHARE = 0.7
+"""Instants are drawn from this part of the time in which the reference had the victim, for a later run is quicker than the first; from less
+when that was too late."""
+ENDED, EQUAL = "ended", "equal"
 
 
 @dataclass
@@ -81,29 +84,41 @@ def run_undisturbed(house: House) -> Reference:
 
 
 def run(house: House, number: int, seed: int, reference: Reference) -> Trial:
-    """Trial `number` (1, 2, ...): its victim is the next in turn, its instant follows from seed and number."""
+    """Trial `number` (1, 2, ...): its victim is the next in turn, its instant follows from seed and number.
+
+    A campaign that is over before its victim was there again is no trial: another begins, with an earlier instant.
+    """
     victim = VICTIMS[(number - 1) % len(VICTIMS)]
     chance = random.Random(f"{seed}/{number}")
     first, last = reference.seen.get(victim.name, (0.0, reference.seconds))
-    trial = Trial(number, seed, victim.name, round(chance.uniform(first, first + SHARE * (last - first)), 2))
+    for attempt in range(ATTEMPTS):
+        instant = chance.uniform(first, first + SHARE ** (attempt + 1) * (last - first))
+        trial = Trial(number, seed, victim.name, round(instant, 2))
+        _attempt(house, victim, trial, chance.uniform(0, 3), f"trial-{number}-{attempt}", reference)
+        if trial.found:
+            break
+    return trial
+
+
+def _attempt(house: House, victim: Victim, trial: Trial, noticed: float, name: str, reference: Reference) -> None:
+    """What happens is written into `trial`. Somebody notices `noticed` seconds after the kill."""
     clear(house)
-    asked = victim.by(house, f"trial-{number}", *victim.changes)
+    asked = victim.by(house, name, *victim.changes)
     began = time.monotonic()
     try:
         _strike(house, asked, victim, trial, began)
         if trial.found:
-            time.sleep(chance.uniform(0, 3))  # until somebody notices
+            time.sleep(noticed)
             victim.bring_back(house)
             trial.outcome = _see_it_end(asked, trial)
-        if trial.outcome == "ended":
+        if trial.outcome == ENDED:
             wrong = differences(house, asked.result(), reference.state)
-            trial.outcome = "; ".join(wrong) or "equal"
+            trial.outcome = "; ".join(wrong) or EQUAL
     finally:
         asked.stop()
     if left := house.left(ENDING):
         trial.outcome = f"processes are left: {left}; {trial.outcome}"
     trial.seconds = round(time.monotonic() - began, 1)
-    return trial
 
 
 def _strike(house: House, asked: Asked, victim: Victim, trial: Trial, began: float) -> None:
@@ -124,7 +139,7 @@ def _see_it_end(asked: Asked, trial: Trial) -> str:
         if not _until(asked.ended):
             return f"did not end within {PATIENCE:.0f} s: {asked.said()}"
         if asked.succeeded():
-            return "ended"
+            return ENDED
         if trial.again == AGAIN:
             return f"failed {AGAIN + 1} times: {asked.said()}"
         trial.again += 1

@@ -168,9 +168,13 @@ class House:
             self.services[name].wait()
 
     def start_ray(self) -> None:
-        """The head, and then its worker: of nodes that start at one time on one machine, some do not come up."""
+        """The head, and then its worker: of nodes that start at one time on one machine, some do not come up.
+
+        What is left of the cluster before goes first: while a worker of it lives, Ray says that its head does.
+        """
         for name in NODES:
             self.services[name].stop()
+        for name in NODES:
             self.services[name].start()
             self.services[name].wait()
 

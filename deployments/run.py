@@ -71,7 +71,7 @@ def _servers(console: Console) -> Iterator[Ready]:
     """
     lasting = "PREFECT_API_URL" in os.environ
     with platform.prefect_api() as prefect_url:  # the server starts while the slow imports of the caller run
-        from deployments.dead_runs import mark_dead_runs
+        from deployments.dead_runs import watch_for_dead_runs
         from tasks.resources import start_ahead, stop_ray
 
         def ready(name: str, description: str, campaigns: Mapping[str, RuntimeConfig]) -> None:
@@ -81,7 +81,7 @@ def _servers(console: Console) -> Iterator[Ready]:
             console.print(f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}", style="dim", highlight=False)
             platform.wait_for_prefect(prefect_url)
             if lasting:
-                asyncio.run(mark_dead_runs())
+                asyncio.run(watch_for_dead_runs())
 
         try:
             yield ready

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
+import httpx
 from prefect.deployments.runner import EntrypointType
 from prefect.runner import Runner
 
-from deployments.dead_runs import mark_dead_runs
+from deployments.dead_runs import end_left_tasks, mark_dead_runs
 from deployments.entries import DEPLOYED
 from deployments.platform import SERVING
 from flows.asking import answer_overdue
@@ -16,6 +18,7 @@ from tasks.home import home, prepare
 from tasks.store import write_atomically
 
 WATCH_SECONDS = 5.0
+SWEEP_SECONDS = 30.0
 
 
 async def serve() -> None:
@@ -33,13 +36,20 @@ async def serve() -> None:
         await (heavy if one.heavy else light).aadd_deployment(deployment)
     await mark_dead_runs()
     write_atomically(home() / SERVING, lambda path: path.write_text(str(os.getpid())))
-    await asyncio.gather(heavy.start(), light.start(), _watch())
+    await asyncio.gather(heavy.start(), light.start(), _watch(), _sweep())
 
 
 async def _watch() -> None:
     while True:
         await asyncio.to_thread(answer_overdue)
         await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _sweep() -> None:
+    while True:
+        with contextlib.suppress(httpx.HTTPError):  # busy, or away: the next round finds it
+            await end_left_tasks()
+        await asyncio.sleep(SWEEP_SECONDS)
 
 
 if __name__ == "__main__":

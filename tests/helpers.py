@@ -167,18 +167,20 @@ def tracked(home: Path) -> dict[str, dict[tuple[str, int], list[float | None]]]:
     return points(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
 
 
-def points(url: str) -> dict[str, dict[tuple[str, int], list[float | None]]]:
-    """Every point in a database of MLflow, past MLflow's own reading: phase (or "campaign") -> (metric, step) -> values written."""
+def points(url: str, campaign: str = "%") -> dict[str, dict[tuple[str, int], list[float | None]]]:
+    """Every point of a campaign (an id, or a pattern of LIKE) in a database of MLflow, past MLflow's own reading: phase (or "campaign") ->
+    (metric, step) -> values written."""
     import sqlalchemy as sa
 
     engine = sa.create_engine(url)
     query = sa.text(
         "SELECT COALESCE((SELECT value FROM tags t WHERE t.run_uuid = m.run_uuid AND t.key = 'erpd.phase'), 'campaign'), m.key, m.step,"
-        " CASE WHEN m.is_nan THEN NULL ELSE m.value END FROM metrics m"
+        " CASE WHEN m.is_nan THEN NULL ELSE m.value END FROM metrics m WHERE EXISTS"
+        " (SELECT 1 FROM tags c WHERE c.run_uuid = m.run_uuid AND c.key = 'erpd.campaign' AND c.value LIKE :campaign)"
     )
     found: dict[str, dict[tuple[str, int], list[float | None]]] = {}
     with engine.connect() as connection:
-        for phase, name, step, value in connection.execute(query):
+        for phase, name, step, value in connection.execute(query, {"campaign": campaign}):
             found.setdefault(phase, {}).setdefault((name, step), []).append(value)
     engine.dispose()
     return found

@@ -52,32 +52,45 @@ def find_binaries() -> Path | None:
     return Path(found).resolve().parent if found and shutil.which("postgres") else None
 
 
+class Server:
+    """A server whose files are in `folder`, on a port of loopback, with a password. It may be killed, and started again as it was."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self.binaries, self.folder, self.port = binaries, folder, free_port()
+        user, password = unprivileged(), secrets.token_hex(16)
+        (folder / "password").write_text(password)
+        if user:
+            for path in (folder, folder / "password"):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        self.who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+        self.url = f"postgresql+psycopg://erpd:{password}@127.0.0.1:{self.port}/postgres"
+        make = ["--auth=scram-sha-256", "--username=erpd", f"--pwfile={folder}/password", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        command = [binaries / "initdb", "-D", folder / "data", *make]
+        made = subprocess.run(command, capture_output=True, text=True, cwd=folder, **self.who)
+        assert made.returncode == 0, made.stderr
+
+    def start(self) -> None:
+        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("a") as log:
+            command = [self.binaries / "postgres", "-D", self.folder / "data", *options]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, preexec_fn=die_with_parent, **self.who)
+        wait_for(self.process, self.url, self.folder / "log")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: connections are ended, nothing is waited for
+        self.process.wait(PATIENCE)
+
+
 @contextmanager
 def running(binaries: Path, folder: Path) -> Iterator[str]:
-    """A server whose files are in `folder`, on loopback, with a password; its URL. It is stopped by its pid."""
-    user = unprivileged()
-    password, port = secrets.token_hex(16), free_port()
-    (folder / "password").write_text(password)
-    if user:
-        for path in (folder, folder / "password"):
-            os.chown(path, user.pw_uid, user.pw_gid)
-    who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-    data = folder / "data"
-    make = ["--auth=scram-sha-256", "--username=erpd", f"--pwfile={folder}/password", "--encoding=UTF8", "--locale=C", "--no-sync"]
-    made = subprocess.run([binaries / "initdb", "-D", data, *make], capture_output=True, text=True, cwd=folder, **who)
-    assert made.returncode == 0, made.stderr
-    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    with (folder / "log").open("w") as log:
-        command = [binaries / "postgres", "-D", data, *options]
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, preexec_fn=die_with_parent, **who)
+    """A server whose files are in `folder`; its URL. It is stopped by its pid."""
+    one = Server(binaries, folder)
     try:
-        url = f"postgresql+psycopg://erpd:{password}@127.0.0.1:{port}/postgres"
-        wait_for(process, url, folder / "log")
-        yield url
+        one.start()
+        yield one.url
     finally:
-        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: connections are ended, nothing is waited for
-        process.wait(PATIENCE)
+        one.stop()
 
 
 @contextmanager

@@ -296,3 +296,5 @@ def test_no_run_stays_running_for_ever(platform: Platform):
     assert wait_until(lambda: not platform.api("/flow_runs/filter", running), PATIENCE), platform.api("/flow_runs/filter", running)
     crashed = platform.api("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}}})
     assert {one["state"]["message"] for one in crashed if one["parent_task_run_id"]} == {"its process is gone"}
+    open_tasks = {"task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
+    assert wait_until(lambda: not platform.api("/task_runs/filter", open_tasks), PATIENCE), "no task of theirs either"

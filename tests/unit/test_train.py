@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +23,7 @@ from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems
 from tasks.evaluate import EvaluatePolicy
 from tasks.evaluations import load_details
+from tasks.progress import Progress
 from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.score import ScoreRollouts
 from tasks.stage import fulfil
@@ -202,6 +205,39 @@ def test_a_killed_training_ends_in_the_same_bits(
             assert (store.path(policy.id) / path.name).read_bytes() == path.read_bytes()
     assert not [path for path in store.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"]
     assert not any((store.root / "partial").iterdir())
+
+
+@dataclass
+class Cut(Progress):
+    """Ends a training after a step, once that is taken and, if it was time to, its checkpoint written."""
+
+    at: int = 0
+
+    def __call__(self, done: int, total: int, **info: Any) -> None:
+        if done == self.at:
+            raise InterruptedError(f"cut after step {done}")
+
+
+@pytest.mark.slow
+def test_a_training_cut_after_any_step_goes_on_to_the_same_bits(world: World, tmp_path: Path):
+    """Weights, moments and data order are the checkpoint's and the step's; what else has drawn from torch's generator has no part in it."""
+    stage = teacher_stage(world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=16, steps=5, keep=(3,)))
+    undisturbed = fulfil(stage, world.context)
+    shutil.copytree(world.store.root, tmp_path / "store")
+    for step in range(1, 5):
+        store = Store(tmp_path / "store")
+        for artifact in (undisturbed.id, *(policy.id for policy in undisturbed.trail)):
+            store.discard(artifact)
+        resumable = context(store, checkpoint_every=2)
+        with pytest.raises(InterruptedError):
+            fulfil(stage, replace(resumable, progress=Cut(None, at=step)))
+        assert (store.root / "partial" / undisturbed.id / RESUME).exists() == (step >= 2)
+        torch.manual_seed(step)
+        assert fulfil(stage, resumable) == undisturbed
+        assert load_records(store, undisturbed) == load_records(world.store, undisturbed), step
+        for policy in undisturbed.trail:
+            ours, theirs = (one.path(policy.id) / "model.safetensors" for one in (store, world.store))
+            assert ours.read_bytes() == theirs.read_bytes(), step
 
 
 @pytest.mark.slow

@@ -1,0 +1,19 @@
+"""Kill anything, at any time: the campaign still ends as if nothing had been. `make chaos` is the long form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from services import House
+from trials import Reference, Trial, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(2400)]
+
+
+def test_a_campaign_survives(
+    house: House, reference: Reference, number: int, write: Callable[[Trial], None], request: pytest.FixtureRequest
+):
+    trial = run(house, number, request.config.getoption("seed", 0), reference)
+    write(trial)
+    assert trial.outcome == "equal", trial

@@ -20,6 +20,8 @@ from deployments.grading import grading
 from deployments.lineage import lineage_commands
 from deployments.scheduling import scheduling
 from tasks.home import home, prepare
+from tasks.services import check_urls
+from tasks.untrusted import one_line
 
 app = typer.Typer(
     help="Extreme Region Policy Distillation: squeeze a fixed batch of rollouts, then distil what it taught under a trust region.",
@@ -38,9 +40,11 @@ app.add_typer(lineage_commands)
 def main() -> None:
     """Entry point of the console script."""
     try:
+        with checking():
+            check_urls()
         app()
     except BadInput as error:
-        print(f"erpd: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"erpd: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -88,7 +92,7 @@ def _explain_failure(error: Exception) -> None:
 
     log = home() / "logs" / "failure.log"
     log.write_text("".join(traceback.format_exception(error)))
-    print(f"erpd: the run failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:600]}", file=sys.stderr)
+    print(f"erpd: the run failed: {one_line(f'{type(error).__name__}: {error}', 600)}", file=sys.stderr)
     print(f"erpd: the whole story is in {log}; the same command goes on from what is done", file=sys.stderr)
 
 
@@ -234,15 +238,21 @@ def report(campaigns: Campaigns) -> None:
 
 
 @app.command()
-def up(as_json: Json = False) -> None:
-    """Start the local platform on loopback: Prefect server and UI with the deployments, and MLflow."""
+def up(
+    host: Annotated[
+        str, typer.Option(help="Where to listen. Another address than loopback asks for logins, and needs them set.")
+    ] = "127.0.0.1",
+    as_json: Json = False,
+) -> None:
+    """Start the local platform, on loopback unless asked otherwise: Prefect server and UI with the deployments, and MLflow."""
     prepare()
     with only_json(as_json) as out:
         from deployments import platform
 
         started = time.monotonic()
         try:
-            links = platform.up().links
+            with checking():
+                links = platform.up(host).links
         except RuntimeError as error:
             print(f"erpd: {error}", file=sys.stderr)
             raise typer.Exit(1) from error

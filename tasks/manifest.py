@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
+
+from tasks.inside import checked_name
 
 MANIFEST = "manifest.json"
 
@@ -29,6 +31,11 @@ class Manifest(BaseModel):
     files: dict[str, StoredFile]
     seconds: float
     """Time spent building it, over all sessions."""
+
+    @field_validator("files")
+    @classmethod
+    def _stay_in_the_folder(cls, files: dict[str, StoredFile]) -> dict[str, StoredFile]:
+        return {checked_name(name, MANIFEST): file for name, file in files.items()}
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

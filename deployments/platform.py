@@ -114,7 +114,7 @@ def running() -> Platform | None:
 def up(host: str = doors.LOOPBACK) -> Platform:
     """Start what is not running yet and wait until all of it answers.
 
-    **Raises:** ValueError: it may not listen at `host`, or listens elsewhere already; RuntimeError: a server did not answer; it names the log.
+    **Raises:** ValueError: it may not listen at `host`, or listens elsewhere already; RuntimeError: a server did not answer.
     """
     if platform := running():
         if platform.host != host:

@@ -32,6 +32,8 @@ def is_loopback(host: str) -> bool:
 
 def check_host(host: str) -> None:
     """May the platform listen at this address? **Raises:** ValueError: it is none of this machine, or would be open to everybody."""
+    if not host:
+        raise ValueError("--host: is no address of this machine; `ip addr` prints those")
     try:
         with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass

@@ -11,6 +11,7 @@ import os
 import socket
 from pathlib import Path
 
+from deployments.console import BadInput
 from tasks.home import home
 from tasks.store import write_atomically
 
@@ -52,9 +53,9 @@ def check_host(host: str) -> None:
 
 
 def require_login() -> None:
-    """For those who speak to a platform that asks for one. **Raises:** ValueError: it is not in the environment."""
+    """For those who speak to a platform that asks for one. **Raises:** BadInput: it is not in the environment."""
     if not os.environ.get("PREFECT_API_AUTH_STRING"):
-        raise ValueError("the platform of this ERPD_HOME asks for a login; export PREFECT_API_AUTH_STRING=USER:PASSWORD as for `erpd up`")
+        raise BadInput("the platform of this ERPD_HOME asks for a login; export PREFECT_API_AUTH_STRING=USER:PASSWORD as for `erpd up`")
 
 
 def address(host: str) -> str:

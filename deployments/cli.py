@@ -23,6 +23,8 @@ from deployments.scheduling import scheduling
 from erpd_core.faults import Fault
 from tasks.faults import in_words
 from tasks.home import home, point, prepare, remove_empty
+from tasks.services import check_urls
+from tasks.untrusted import one_line
 
 app = typer.Typer(
     help="Extreme Region Policy Distillation: squeeze a fixed batch of rollouts, then distil what it taught under a trust region.",
@@ -41,6 +43,8 @@ def main() -> None:
     """Entry point of the console script."""
     new = not point().exists()
     try:
+        with checking():
+            check_urls()
         sys.exit(app(standalone_mode=False, prog_name="erpd"))
     except BadInput as error:
         say(str(error))
@@ -93,7 +97,7 @@ def _failing() -> Iterator[None]:
         print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(1) from None
     except Fault as fault:
-        print(f"erpd: the run ends: {fault}; the same command goes on from here", file=sys.stderr)
+        print(f"erpd: the run ends: {one_line(str(fault))}; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(1) from None
     except Exception as error:
         _explain_failure(error)
@@ -108,9 +112,10 @@ def _explain_failure(error: Exception) -> None:
     with contextlib.suppress(OSError) if fault else contextlib.nullcontext():  # there is no room for it on a full disk
         log.write_text("".join(traceback.format_exception(error)))
     if fault:
-        print(f"erpd: {fault}, and the same command goes on from what is done", file=sys.stderr)
+        print(f"erpd: {one_line(fault)}, and the same command goes on from what is done", file=sys.stderr)
         return
-    print(f"erpd: the run failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:600]}", file=sys.stderr)
+    story = one_line(f"{type(error).__name__}: {error}", 600)
+    print(f"erpd: the run failed: {story}", file=sys.stderr)
     print(f"erpd: the whole story is in {log}; the same command goes on from what is done", file=sys.stderr)
 
 
@@ -258,15 +263,21 @@ def report(campaigns: Campaigns) -> None:
 
 
 @app.command()
-def up(as_json: Json = False) -> None:
-    """Start the local platform on loopback: Prefect server and UI with the deployments, and MLflow."""
+def up(
+    host: Annotated[
+        str, typer.Option(help="Where to listen. Another address than loopback asks for logins, and needs them set.")
+    ] = "127.0.0.1",
+    as_json: Json = False,
+) -> None:
+    """Start the local platform, on loopback unless asked otherwise: Prefect server and UI with the deployments, and MLflow."""
     prepare()
     with only_json(as_json) as out:
         from deployments import platform
 
         started = time.monotonic()
         try:
-            links = platform.up().links
+            with checking():
+                links = platform.up(host).links
         except RuntimeError as error:
             print(f"erpd: {error}", file=sys.stderr)
             raise typer.Exit(1) from error

@@ -13,6 +13,7 @@ import typer
 
 from tasks.home import home, prepare
 from tasks.services import registry_url
+from tasks.untrusted import one_line
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout; everything else goes to stderr.")]
 
@@ -25,17 +26,9 @@ class BadInput(Exception):
     """Something the user gave cannot work; the message is the one line they see."""
 
 
-LONGEST = 2000
-"""Characters of a line that is said."""
-
-
 def say(message: str) -> None:
-    """One line on stderr. What a terminal would obey, in a name of somebody's, is shown, not obeyed; a very long line loses its middle."""
-    line = " ".join(message.split())
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
-    print(f"erpd: {line}", file=sys.stderr)
+    """One line on stderr. What a terminal would obey, in a name of somebody's, is shown, not obeyed; of a very long line its beginning."""
+    print(f"erpd: {one_line(message)}", file=sys.stderr)
 
 
 def prepare_for(asked: str | None) -> None:

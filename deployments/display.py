@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tasks.progress import follow
+from tasks.untrusted import visible
 
 
 class Display:
@@ -49,7 +50,7 @@ class Display:
         self.progress.stop()
 
     def say(self, text: str, style: str = "") -> None:
-        self.progress.print(text, style=style, highlight=False, markup=False)
+        self.progress.print(visible(text), style=style, highlight=False, markup=False)
 
     def _follow(self) -> None:
         while not self.ended.wait(0.25):

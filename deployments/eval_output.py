@@ -12,6 +12,7 @@ from rich.text import Text
 
 from flows.problem_table import Row, counts, worth_showing
 from flows.results import nats, percent, points
+from tasks.untrusted import one_line
 
 CUT = 0.05
 """Share of truncated responses from which a score says more about the length limit than about the model."""
@@ -142,5 +143,5 @@ def _problems(rows: Sequence[Row], paired: bool) -> Table:
             row["answer"] or "–",
             str(row["votes"]),
         ]
-        table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table

@@ -19,6 +19,7 @@ from flows.housekeeping import Cleaned, total
 from flows.lineage import Told, in_words
 from flows.overview import Overview
 from flows.results import Row, interval, nats, percent, points
+from tasks.untrusted import one_line
 
 WIDE = 160
 
@@ -57,7 +58,7 @@ def _label(one: Told, descendants: bool) -> Text:
     figures = [*in_words(one.figures), *([took(seconds)] if (seconds := artifact.seconds or 0.0) >= 1 else [])]
     label.append(f"  {', '.join(figures)}" if figures else "", "cyan")
     if one.decision:
-        label.append(f"  {one.decision.strategy}: {one.decision.reason}", "green")
+        label.append(f"  {one.decision.strategy}: {one_line(one.decision.reason)}", "green")
     return label
 
 

@@ -1,4 +1,4 @@
-"""The local platform: Prefect and MLflow servers on loopback, free ports, and the process that serves the deployments; stopped by pid."""
+"""The local platform: Prefect and MLflow servers, on free ports, and the process that serves the deployments; stopped by pid."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import IO
 import psutil
 from pydantic import BaseModel, ValidationError
 
+from deployments import doors
 from tasks.home import home
 from tasks.processes import Process
 from tasks.services import PLATFORM, mlflow_url
@@ -64,6 +65,10 @@ class Platform(BaseModel):
     mlflow: Server | None
     """None where ERPD_MLFLOW_URL names one that is there already."""
     deployments: Served
+    host: str = doors.LOOPBACK
+    """Where its servers listen."""
+    login: bool = False
+    """Do they ask for one? Always, away from loopback."""
 
     @property
     def links(self) -> dict[str, str]:
@@ -85,17 +90,23 @@ def running() -> Platform | None:
     return platform if all(process.alive() for process in platform.processes.values()) else None
 
 
-def up() -> Platform:
-    """Start what is not running yet and wait until all of it answers. Raises RuntimeError, naming the log, when a server does not."""
+def up(host: str = doors.LOOPBACK) -> Platform:
+    """Start what is not running yet and wait until all of it answers.
+
+    **Raises:** ValueError: it may not listen at `host`, or listens elsewhere already; RuntimeError: a server did not answer.
+    """
     if platform := running():
+        if platform.host != host:
+            raise ValueError(f"--host {host}: the platform listens at {platform.host} already; `erpd down` first")
         return platform
+    doors.check_host(host)
     down()
     elsewhere = mlflow_url().startswith("http")
     if not elsewhere:
         from flows.aside import open_tracker
 
         open_tracker()  # makes the experiment under MLflow's own lock before its server opens the database
-    prefect, mlflow = start_prefect(), None if elsewhere else _start_mlflow()
+    prefect, mlflow = start_prefect(host), None if elsewhere else _start_mlflow(host)
     started: dict[str, Server | Served] = {"prefect": prefect, **({"mlflow": mlflow} if mlflow else {})}
     try:
         wait(prefect, "prefect")
@@ -106,7 +117,7 @@ def up() -> Platform:
         for process in reversed(started.values()):
             process.stop()
         raise
-    platform = Platform(prefect=prefect, mlflow=mlflow, deployments=deployments)
+    platform = Platform(prefect=prefect, mlflow=mlflow, deployments=deployments, host=host, login=doors.PREFECT_LOGIN in os.environ)
     write_atomically(_state(), lambda path: path.write_text(platform.model_dump_json(indent=1)))
     return platform
 
@@ -135,6 +146,8 @@ def prefect_api() -> Iterator[str]:
         yield named.rstrip("/").removesuffix("/api")
         return
     platform = running()
+    if platform and platform.login:
+        doors.require_login()
     server = platform.prefect if platform else start_prefect(with_parent=True)
     os.environ["PREFECT_API_URL"] = server.url + "/api"
     _ours[server.url] = server
@@ -165,19 +178,19 @@ def wait_for_prefect(url: str) -> None:
         time.sleep(0.2)
 
 
-def start_prefect(with_parent: bool = False) -> Server:
+def start_prefect(host: str = doors.LOOPBACK, with_parent: bool = False) -> Server:
     set_aside_if_damaged(home() / "prefect" / "prefect.db", "Prefect's history of runs and its schedules begin anew")
-    port = free_port()
-    command = ["-m", "prefect", "server", "start"]
-    return _start_server("prefect", command, port, "/api/health", with_parent, {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"})
+    port = free_port(host)
+    env = {"PREFECT_API_URL": f"http://{doors.address(host)}:{port}/api"}
+    return _start_server("prefect", ["-m", "prefect", "server", "start"], host, port, "/api/health", with_parent, env)
 
 
-def _start_mlflow() -> Server:
-    port = free_port()
+def _start_mlflow(host: str) -> Server:
+    port = free_port(host)
     root = home() / "mlflow"
     store = ["--backend-store-uri", f"sqlite:///{root / 'mlflow.db'}", "--artifacts-destination", str(root / "artifacts")]
-    command = ["-m", "mlflow", "server", *store, "--workers", "1"]
-    return _start_server("mlflow", command, port, "/health", False, {})
+    command = ["-m", "mlflow", "server", *doors.mlflow_arguments(host), *store, "--workers", "1"]
+    return _start_server("mlflow", command, host, port, "/health", False, doors.mlflow_environment(host))
 
 
 def _start_serving(prefect: Server) -> Served:
@@ -186,9 +199,9 @@ def _start_serving(prefect: Server) -> Served:
     return Served(**started.model_dump())
 
 
-def _start_server(name: str, arguments: list[str], port: int, health: str, with_parent: bool, env: dict[str, str]) -> Server:
-    started = _start(name, [*arguments, "--host", "127.0.0.1", "--port", str(port)], with_parent, env, home())
-    return Server(**started.model_dump(), url=f"http://127.0.0.1:{port}", health=health)
+def _start_server(name: str, arguments: list[str], host: str, port: int, health: str, with_parent: bool, env: dict[str, str]) -> Server:
+    started = _start(name, [*arguments, "--host", host, "--port", str(port)], with_parent, env, home())
+    return Server(**started.model_dump(), url=f"http://{doors.address(host)}:{port}", health=health)
 
 
 def _start(name: str, arguments: list[str], with_parent: bool, env: dict[str, str], folder: Path) -> Process:
@@ -216,9 +229,8 @@ def wait(server: Server | Served, name: str) -> None:
         time.sleep(0.2)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(host: str = doors.LOOPBACK) -> int:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         return int(probe.getsockname()[1])
 
 

@@ -27,6 +27,7 @@ from erpd_core.refs import Decision, Frozen
 from flows.forms import as_fields
 from tasks.home import home
 from tasks.store import write_atomically
+from tasks.untrusted import markdown
 
 NOBODY = "nobody"
 HEAD = "| evidence | value |"
@@ -259,7 +260,7 @@ def evidence_text(evidence: dict[str, Any], automatic: Decision) -> str:
     """What a person sees: a Markdown table of the evidence, and what would be done without them."""
     from flows.report import evidence_lines
 
-    lines = [f"| {what} | {value} |" for what, value in evidence_lines(evidence)]
-    others = [f"- not {name}: {why}" for name, why in automatic.alternatives.items()]
-    head = f"Automatic decision: **{automatic.strategy}** ({automatic.reason})"
+    lines = [f"| {markdown(what)} | {markdown(value)} |" for what, value in evidence_lines(evidence)]
+    others = [f"- not {name}: {markdown(why)}" for name, why in automatic.alternatives.items()]
+    head = f"Automatic decision: **{automatic.strategy}** ({markdown(automatic.reason)})"
     return "\n".join([head, "", HEAD, "|---|---|", *lines, "", *others])

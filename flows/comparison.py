@@ -13,6 +13,7 @@ from flows.paper import PaperRow, PaperTable, load_paper
 from flows.results import Row, benchmarks_of, interval, nats, percent, table_rows
 from flows.studies import Study, paper_row
 from tasks.registry import Registry
+from tasks.untrusted import markdown
 
 AVERAGE = "Avg"
 """The paper's own mean over a table's benchmarks."""
@@ -185,7 +186,7 @@ def study_markdown(listed: Sequence[Entry]) -> str:
         figures = [nats(report.kl_old), nats(report.kl_base), per_nat_words(entry.per_nat), nats(report.entropy), f"{report.length:.1f}"]
         line = [entry.name, signal_of(entry.row), *scores, gain_words(entry.gain), *figures]
         lines.append(line + (_paper_cells(entry) if paper else []))
-    return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(markdown(text) for text in line)} |" for line in lines)
 
 
 def _paper_cells(entry: Entry) -> list[str]:
@@ -195,8 +196,3 @@ def _paper_cells(entry: Entry) -> list[str]:
     label = f"{entry.paper.label} ({entry.paper.group})" if entry.paper.group else entry.paper.label
     found = [signed(value) if value is not None else "" for value in (entry.paper_gain, entry.gain_difference)]
     return [label, found[0], "" if kl is None else nats(kl), found[1]]
-
-
-def _cell(text: str) -> str:
-    """Nothing in a cell ends it, or is markup."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

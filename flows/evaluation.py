@@ -11,8 +11,10 @@ from pydantic import Field, PositiveInt
 from erpd_core.refs import EvalReport
 from flows.evaluating import Asked, evaluate_models, plan_evaluation
 from flows.forms import Change, Form
+from flows.problem_table import Row
 from flows.results import interval, nats, percent, points
 from tasks.home import home
+from tasks.untrusted import markdown, one_line
 
 SHOWN = 200
 """Problems of the run's table: the first ones."""
@@ -43,8 +45,13 @@ def evaluation(what: EvaluationForm) -> dict[str, Any]:
     asked = Asked(what.model, what.benchmarks, what.against, what.k, count=what.count, seed=what.seed, settings=what.changes)
     result, rows = evaluate_models(plan_evaluation(asked), home() / "logs" / "evaluations.events.jsonl")
     create_markdown_artifact(evaluation_markdown(result, what), key="evaluation", description="Scores with their 95 % intervals")
-    create_table_artifact(rows[:SHOWN], key="problems", description=f"the whole table: {result['per_problem']}")
+    create_table_artifact([_shown(row) for row in rows[:SHOWN]], key="problems", description=f"the whole table: {result['per_problem']}")
     return result
+
+
+def _shown(row: Row) -> Row:
+    """What a model answered, and what a data file says, in one line each."""
+    return {name: one_line(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def evaluation_markdown(result: dict[str, Any], what: EvaluationForm) -> str:
@@ -54,11 +61,13 @@ def evaluation_markdown(result: dict[str, Any], what: EvaluationForm) -> str:
     for name, side in sides.items():
         report = EvalReport.model_validate({key: side[key] for key in EvalReport.model_fields})
         for benchmark, score in report.scores.items():
+            names = f"{markdown(name)} | {markdown(benchmark)}"
             figures = [nats(report.kl_base), nats(report.entropy), f"{report.length:.1f}"]
-            lines.append(
-                f"| {name} | {benchmark} | {percent(score.avg)} {interval(score)} | {score.k} | {score.problems} | {' | '.join(figures)} |"
-            )
+            lines.append(f"| {names} | {percent(score.avg)} {interval(score)} | {score.k} | {score.problems} | {' | '.join(figures)} |")
     for benchmark, one in result.get("comparison", {}).items():
         low, high = one["ci95"]
-        lines += ["", f"{benchmark}: {points(one['difference'])} points [{points(low)}, {points(high)}], p = {one['p_value']:.3g}"]
+        lines += [
+            "",
+            f"{markdown(benchmark)}: {points(one['difference'])} points [{points(low)}, {points(high)}], p = {one['p_value']:.3g}",
+        ]
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from flows.shown import Shown
 from flows.stages import Desk
 from tasks.progress import follow
 from tasks.services import mlflow_ui
+from tasks.untrusted import one_line
 
 EVERY_SECONDS = 3.0
 LINES = 200
@@ -109,6 +110,6 @@ class Live:
 def _log(text: str) -> None:
     """In the run's log, which the UI shows."""
     try:
-        get_run_logger().info(text)
+        get_run_logger().info(one_line(text))
     except MissingContextError:
         return

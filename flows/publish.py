@@ -10,6 +10,7 @@ from flows.results import Row, benchmarks_of, interval, nats, percent, summary, 
 from flows.shown import Shown
 from flows.stages import Desk, reports_path
 from tasks.tracking import TrackedRun, Tracker
+from tasks.untrusted import markdown
 
 
 def publish(desk: Desk) -> None:
@@ -41,4 +42,4 @@ def markdown_table(rows: Sequence[Row]) -> str:
         scores = [f"{percent(s.avg)} {interval(s)}" if (s := row.report.scores.get(name)) else "" for name in benchmarks]
         figures = [nats(row.report.kl_old), nats(row.report.kl_base), nats(row.report.entropy), f"{row.report.length:.1f}"]
         lines.append([row.name, row.strategy if row.role == "student" else "", *scores, *figures])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(markdown(text) for text in line)} |" for line in lines)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path
 
 from flows.studies import Study
 from tasks.home import home
+from tasks.inside import inside
 from tasks.store import write_atomically
 
 FILE = "study.json"
@@ -18,10 +20,13 @@ def remember(name: str, study: Study) -> None:
 
 def remembered(name: str) -> tuple[str, Study] | None:
     """The id of a study and what it asked, by that id or by its recipe's name (the latest then); None when it never ran here."""
-    exact = _reports() / name / FILE
+    try:
+        exact = inside(_reports(), name, "study") / FILE
+    except ValueError:  # no name of anything here
+        return None
     if exact.is_file():
         return name, _read(exact)
-    files = sorted(_reports().glob(f"{name}-*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = sorted(_reports().glob(f"{escape(name)}-*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     return next(((path.parent.name, study) for path in files if (study := _read(path)).name == name), None)
 
 

@@ -15,6 +15,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import DynamicLayer  # noqa: E402
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 vars(transformers.utils).update(_told)
 
@@ -26,4 +27,10 @@ __all__ = [
     "DynamicCache",
     "DynamicLayer",
     "PreTrainedTokenizerBase",
+    "knows",
 ]
+
+
+def knows(model_type: str) -> bool:
+    """Has the library code of its own for causal language models of this type?"""
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

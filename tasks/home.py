@@ -63,6 +63,8 @@ def point() -> Path:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
+    if login := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", login)  # who starts the server is its client too
     return root
 
 

@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, field_validator, model_validator
+
+from tasks.inside import checked_name
 
 MANIFEST = "manifest.json"
 
@@ -44,6 +46,11 @@ class Manifest(BaseModel):
 
     def _digest(self) -> str:
         return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
+
+    @field_validator("files")
+    @classmethod
+    def _stay_in_the_folder(cls, files: dict[str, StoredFile]) -> dict[str, StoredFile]:
+        return {checked_name(name, MANIFEST): file for name, file in files.items()}
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

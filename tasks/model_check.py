@@ -24,9 +24,9 @@ def check_model(folder: Path) -> None:
     What is held against each other: the tensors that config.json calls for and those that the weights have, by name and shape; the
     tokenizer's ids and the model's output tokens.
     """
-    config = _json(folder, "config.json")
+    config = read_json(folder, "config.json")
     if (folder / "generation_config.json").exists():
-        _json(folder, "generation_config.json")
+        read_json(folder, "generation_config.json")
     held = weights(folder)
     with _quiet():
         model = _model(folder, config)
@@ -54,7 +54,7 @@ def _weight_files(folder: Path) -> list[str]:
     there = {path.name for path in folder.glob("*.safetensors")}
     if not (folder / index).exists():
         return sorted(there)
-    listed = _json(folder, index).get("weight_map")
+    listed = read_json(folder, index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise ValueError(f"model: {folder / index}: weight_map is no mapping of tensors to files; {AGAIN}")
     names = sorted(set(listed.values()))
@@ -63,7 +63,8 @@ def _weight_files(folder: Path) -> list[str]:
     return names
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of the model. Raises ValueError, one line, where there is none."""
     path = readable(folder / name, "model:")
     if path.stat().st_size > LARGEST:
         raise ValueError(f"model: {path} has more than {LARGEST >> 20} MiB; {AGAIN}")

@@ -1,4 +1,4 @@
-"""Policies as transformers models: loading, saving, what the trainer needs of them. Safetensors only, remote code never."""
+"""Policies as transformers models: loading, saving, what the trainer needs of them. Safetensors only; no code but what the recipe names."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from erpd_core.batch import TokenBatch
 from erpd_core.config import RuntimeConfig
 from tasks.forward import Layout, choose_rows, require_plain_head
 from tasks.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from tasks.model_files import trusts_code
 
 
 class HFPolicy:
@@ -103,7 +104,7 @@ def device_of(runtime: RuntimeConfig) -> torch.device:
 def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
     """The causal LM in `folder`, on the runtime's device, in eval mode (no dropout: ratios must be exact)."""
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, runtime.dtype), use_safetensors=True, trust_remote_code=False, local_files_only=True
+        folder, dtype=getattr(torch, runtime.dtype), use_safetensors=True, trust_remote_code=trusts_code(folder), local_files_only=True
     )
     return model.to(device_of(runtime)).eval()
 
@@ -117,7 +118,7 @@ def load_policy(folder: Path, runtime: RuntimeConfig, say: Callable[[str], objec
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusts_code(folder), local_files_only=True)
 
 
 def vocabulary(folder: Path) -> int:
@@ -128,7 +129,7 @@ def vocabulary(folder: Path) -> int:
 
 def context_length(folder: Path) -> int:
     """Tokens of a prompt and its response together that the model in `folder` was made for; no bound when its config names none."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts_code(folder), local_files_only=True).get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     stretched = rope.get("factor") if rope.get("rope_type") in ("linear", "dynamic") else None
     return int(getattr(config, "max_position_embeddings", sys.maxsize) * (stretched or 1))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,13 +15,13 @@ from typing import Any, ClassVar
 from erpd_core.config import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel, StoredModel
 from erpd_core.refs import PolicyRef
 from tasks.chat import FILE as CHAT_FILE
+from tasks.inside import inside
 from tasks.manifest import sha256
+from tasks.model_files import CODE, PATTERNS, TRUST, model_files
 from tasks.stage import Context, Stage
 from tasks.store import Build, open_store
 
 ASSETS = Path(__file__).parent / "assets"
-PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
-"""Files of a model that are taken: weights as safetensors, config, tokenizer, chat template. Nothing to unpickle or execute."""
 
 
 class ImportPolicy(Stage[PolicyRef]):
@@ -38,12 +40,15 @@ class ImportPolicy(Stage[PolicyRef]):
     """How prompts are put to it."""
     policy: str | None = None
     """The artifact it is, when it was made here."""
+    trust: str | None = None
+    """The model whose own code may run, by the name that the recipe gives it."""
     folder: str
     """Where the files are now; not part of the identity."""
 
     def question(self) -> dict[str, Any]:
         chat = {"chat": self.chat.model_dump(mode="json")} if self.chat else {}
-        return {"files": self.files, "gguf": self.gguf, **chat}
+        trust = {"trust": self.trust} if self.trust else {}
+        return {"files": self.files, "gguf": self.gguf, **chat, **trust}
 
     def inputs(self) -> dict[str, str]:
         return {"policy": self.policy} if self.policy else {}
@@ -54,6 +59,8 @@ class ImportPolicy(Stage[PolicyRef]):
         else:
             for name in self.files:
                 build.put(name, partial(_link_or_copy if self.policy else shutil.copyfile, Path(self.folder) / name))
+        if trust := self.trust:
+            build.put(TRUST, lambda path: path.write_text(json.dumps({"code": trust})))
         if chat := self.chat:
             build.put(CHAT_FILE, lambda path: path.write_text(chat.model_dump_json(indent=1)))
         return PolicyRef(id=build.id)
@@ -66,21 +73,22 @@ def import_policy(model: ModelConfig) -> ImportPolicy:
 
 def _import(model: ModelConfig) -> ImportPolicy:
     if isinstance(model, EmbeddedModel):
-        return _from_folder(ASSETS / f"{model.name}-base")
+        folder = ASSETS / f"{model.name}-base"
+        return _from_folder(folder, model_files(folder))
     if isinstance(model, DirectoryModel):
-        return _checked(Path(model.path).expanduser())
+        return _checked(Path(model.path).expanduser(), model.trust_code)
     if isinstance(model, PackagedModel):
         spec = importlib.util.find_spec(model.package) if model.package.isidentifier() else None  # of a.b it would import a
         if spec is None or spec.origin is None:
             raise ValueError(f"model.package: {model.package} is not installed; `make smollm2` installs SmolLM2 and what reads it")
-        path = Path(spec.origin).parent / model.file
+        path = inside(Path(spec.origin).parent, model.file, "model.file")
         if not path.exists():
             raise ValueError(f"model.file: {model.package} has no file {model.file}; choose one it ships")
         return ImportPolicy(files={path.name: sha256(path)}, gguf=path.name, folder=str(path.parent))
     if isinstance(model, StoredModel):
         return _from_store(model.id)
     assert isinstance(model, HubModel)
-    return _checked(_download(model))
+    return _checked(_download(model), model.trust_code)
 
 
 def model_from_text(text: str) -> ModelConfig:
@@ -96,29 +104,18 @@ def model_from_text(text: str) -> ModelConfig:
     raise ValueError(f"model: {text!r} is no directory, no policy of the store, no hub id (owner/name) and not `tiny`; check the path")
 
 
-def _checked(folder: Path) -> ImportPolicy:
+def _checked(folder: Path, trust: str | None) -> ImportPolicy:
     """Of a folder that is not ours. All its bytes are read, for their sums, only when the rest was found right."""
-    from tasks.model_check import check_model
+    names = model_files(folder, trust)
+    if trust is None:  # what code of its own makes of a config is known only when it runs
+        from tasks.model_check import check_model
 
-    _names(folder)
-    check_model(folder)
-    return _from_folder(folder)
-
-
-def _from_folder(folder: Path) -> ImportPolicy:
-    return ImportPolicy(files={name: sha256(folder / name) for name in _names(folder)}, folder=str(folder))
+        check_model(folder)
+    return _from_folder(folder, names, trust)
 
 
-def _names(folder: Path) -> list[str]:
-    """Of the files that are taken. Raises ValueError where it is no model directory, or one of pickled weights."""
-    if not (folder / "config.json").exists():
-        raise ValueError(f"model: {folder} holds no config.json; give a Hugging Face model directory")
-    names = sorted({path.name for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()} - {"manifest.json"})
-    if not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(f"model: {folder} holds no .safetensors weights; pickled weights are never loaded, convert them first")
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
-        raise ValueError(f"model: {folder} holds no tokenizer; copy the tokenizer files of the model beside its weights")
-    return names
+def _from_folder(folder: Path, names: Sequence[str], trust: str | None = None) -> ImportPolicy:
+    return ImportPolicy(files={name: sha256(folder / name) for name in names}, folder=str(folder), trust=trust)
 
 
 def _from_store(policy: str) -> ImportPolicy:
@@ -142,7 +139,7 @@ def _download(model: HubModel) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=list(PATTERNS)))
+        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=[*PATTERNS, *([CODE] if model.trust_code else [])]))
     except RepositoryNotFoundError as error:
         raise ValueError(f"model.id: the hub has no model {model.id} (or it is private: set HF_TOKEN)") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -157,8 +154,10 @@ def convert_gguf(folder: Path, name: str, build: Build) -> None:
 
     from tasks.hf import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False, local_files_only=True)
     del model.config.quantization_config  # the weights are plain float32 now, and must be saved as such
     model.hf_quantizer = None
     scratch = build.folder / ".scratch"

@@ -7,12 +7,16 @@
 | `ERPD_STORE_URL` | no copy elsewhere (else an fsspec URL: `s3://bucket/erpd`, `gs://...`, `file:///mnt/...`) |
 | `ERPD_RAY_ADDRESS` | a local Ray (else an existing cluster's address; `runtime.ray_address` of a recipe comes first) |
 
+No password stands in them, since addresses are printed and logged: `check_urls` says where it goes instead.
+
 They say where, never what: none of them enters an identity. Light: imports no server's client.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,6 +25,24 @@ from tasks.processes import Process
 
 PLATFORM = "platform.json"
 """File under ERPD_HOME in which `erpd up` keeps what it started."""
+
+
+SECRET = {
+    "ERPD_REGISTRY_URL": "PGPASSWORD or ~/.pgpass",
+    "ERPD_MLFLOW_URL": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (of a database: PGPASSWORD)",
+    "ERPD_STORE_URL": "the variables that its protocol reads (of S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+    "ERPD_RAY_ADDRESS": "RAY_AUTH_TOKEN",
+    "PREFECT_API_URL": "PREFECT_API_AUTH_STRING",
+}
+"""Variable with an address -> where what it must not hold goes."""
+_WITH_SECRET = re.compile(r"^[\w+.-]+://[^/@:]*:[^@]*@|[?&](?:password|passwd|token|secret|key)=", re.IGNORECASE)
+
+
+def check_urls() -> None:
+    """Raises ValueError, in one line without the secret, for an address in the environment that holds one."""
+    for name, instead in SECRET.items():
+        if _WITH_SECRET.search(os.environ.get(name, "")):
+            raise ValueError(f"{name}: holds a password, and addresses are printed; take it out and put it into {instead}")
 
 
 class _Settings(BaseSettings):

@@ -149,8 +149,11 @@ class Store:
         self._verified: set[str] = set()
 
     def path(self, artifact: str) -> Path:
-        """Where a complete artifact's files are."""
-        return self.root / artifact.partition("-")[0] / artifact
+        """Where a complete artifact's files are. Raises ValueError for what cannot be an identity."""
+        kind = artifact.partition("-")[0]
+        if "/" in artifact or "\0" in artifact or kind.strip(".") == "":
+            raise ValueError(f"{artifact[:80]!a} is no identity of an artifact; `erpd lineage CAMPAIGN:ROLE` prints some")
+        return self.root / kind / artifact
 
     def manifest(self, artifact: str) -> Manifest:
         """Raises FileNotFoundError when the artifact is not in the store."""

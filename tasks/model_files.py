@@ -40,7 +40,7 @@ def model_files(folder: Path, trust: str | None = None) -> list[str]:
     **Raises:** ValueError, in one line: something is missing, is a link out of the directory, is not what it says it is, or would have
     to run code.
     """
-    if not (folder / "config.json").exists():
+    if not (folder / "config.json").is_file():
         raise ValueError(f"model: {folder} holds no config.json; give a Hugging Face model directory")
     patterns = (*PATTERNS, *([CODE] if trust else []))
     names = sorted({path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()} - LEFT)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); of 15 by default: beside other work they starve into time-outs
     # Ray reads both once in a process: the mode when it is imported, the token when it first connects.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path(os.environ["ERPD_HOME"]) / "ray-token")}
 

@@ -95,7 +95,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     """This process's environment, without what it has set for itself, for a child whose home is `home`."""
     own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "HF_", "TMPDIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
-    return {**kept, "ERPD_HOME": str(home), "PYTHONPATH": str(ROOT), **more}
+    return {**kept, "ERPD_HOME": str(home), "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0", **more}
 
 
 def python(script: str, *arguments: object, home: Path, **more: str) -> subprocess.CompletedProcess[str]:

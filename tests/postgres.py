@@ -25,6 +25,8 @@ import sqlalchemy as sa
 
 from deployments.platform import free_port
 
+PASSWORD = secrets.token_hex(16)
+"""Of every server that these tests start."""
 PATIENCE = 60.0
 """Seconds the server may take until it answers, and until it has stopped."""
 
@@ -33,8 +35,11 @@ PATIENCE = 60.0
 def server() -> Iterator[str]:
     """URL of a server one may create databases on; skips the test, naming what is missing, where there can be none."""
     pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed: pip install 'psycopg[binary]'")
-    if url := os.environ.get("ERPD_TEST_POSTGRES"):
-        yield url
+    if named := os.environ.get("ERPD_TEST_POSTGRES"):
+        url = sa.make_url(named)
+        if url.password:
+            os.environ["PGPASSWORD"] = str(url.password)
+        yield url.set(password=None).render_as_string()
         return
     binaries = find_binaries()
     if binaries is None:
@@ -57,13 +62,14 @@ class Server:
 
     def __init__(self, binaries: Path, folder: Path) -> None:
         self.binaries, self.folder, self.port = binaries, folder, free_port()
-        user, password = unprivileged(), secrets.token_hex(16)
-        (folder / "password").write_text(password)
+        user = unprivileged()
+        (folder / "password").write_text(PASSWORD)
+        os.environ["PGPASSWORD"] = PASSWORD  # a URL with one is refused
         if user:
             for path in (folder, folder / "password"):
                 os.chown(path, user.pw_uid, user.pw_gid)
         self.who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-        self.url = f"postgresql+psycopg://erpd:{password}@127.0.0.1:{self.port}/postgres"
+        self.url = f"postgresql+psycopg://erpd@127.0.0.1:{self.port}/postgres"
         make = ["--auth=scram-sha-256", "--username=erpd", f"--pwfile={folder}/password", "--encoding=UTF8", "--locale=C", "--no-sync"]
         command = [binaries / "initdb", "-D", folder / "data", *make]
         made = subprocess.run(command, capture_output=True, text=True, cwd=folder, **self.who)

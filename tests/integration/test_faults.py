@@ -70,4 +70,4 @@ def test_mended_it_goes_on_from_what_is_done(hopeless: Campaign):
     mended = run_campaign(hopeless.folder, arguments=campaign_arguments(*SMALL))
     assert mended.result["status"] == "completed"
     told = [event for event in events(hopeless.home)[before:] if event["label"].startswith("0: evaluate base")]
-    assert [event["status"] for event in told] == ["cached"]
+    assert [event["status"] for event in told if "status" in event] == ["cached"]

@@ -19,6 +19,7 @@ from erpd_core import columns as core
 from erpd_core.advantages import group_normalised
 from erpd_core.columns import PerSequence, stretches
 from erpd_core.config import SignalSpec
+from erpd_core.faults import Fault
 from erpd_core.layout import plan
 from erpd_core.signals import build_signal, moments, weighted_sum
 from tasks import columns
@@ -199,7 +200,7 @@ def test_what_is_not_finite_is_found_in_any_stretch_even_where_the_mask_hides_it
     numerator = torch.zeros(40)
     numerator[30] = float("inf")
     numerator[3] = 1.0
-    with pytest.raises(ValueError, match="1 tokens of the signal are not finite"):
+    with pytest.raises(Fault, match="1 tokens of the signal are not finite"):
         build_signal(SignalSpec(positives="min"), numerator, torch.zeros(40), torch.ones(40, dtype=torch.bool))
 
 

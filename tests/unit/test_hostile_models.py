@@ -144,15 +144,15 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "code for the tokenizer": (tokenizer_code, "model.trust_code"),
     "weights linked from elsewhere": (linked_out("model.safetensors"), "link out of"),
     "a tokenizer linked from elsewhere": (linked_out("tokenizer.json"), "link out of"),
-    "an index that leads out": (index_out, "no weights file beside it"),
-    "an index that is a list": (index_of_a_list, "no weights file beside it"),
+    "an index that leads out": (index_out, "which is not in"),
+    "an index that is a list": (index_of_a_list, "no mapping of tensors"),
     "a vocabulary of a billion": (absurd(vocab_size=10**9), "vocab_size 1e+09"),
     "a hidden size of a billion": (absurd(hidden_size=10**9), "hidden_size"),
     "a billion layers": (absurd(num_hidden_layers=10**9), "num_hidden_layers"),
     "a billion layers of text": (absurd(text_config={"num_hidden_layers": 10**9}), "num_hidden_layers"),
-    "a config that is a list": (broken_json("[]"), "holds no JSON object"),
-    "a config of half a line": (broken_json('{"model_type": '), "is not JSON"),
-    "a config without bottom": (broken_json("[" * 100_000), "is not JSON"),
+    "a config that is a list": (broken_json("[]"), "a list, not an object"),
+    "a config of half a line": (broken_json('{"model_type": '), "not JSON"),
+    "a config without bottom": (broken_json("[" * 100_000), "not JSON"),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import python
+from helpers import flip_a_bit, python
 
 from erpd_core.config import (
     CE,
@@ -315,7 +315,7 @@ def test_other_bytes_in_the_same_place_are_another_campaign(tmp_path: Path):
     data = tmp_path / "p.jsonl"
     data.write_text('{"problem": "1+1", "answer": "2"}\n')
     before = campaign_id(campaign_from(tmp_path / "one", data))
-    os.truncate(tmp_path / "one" / "model.safetensors", 1000)
+    flip_a_bit(tmp_path / "one" / "model.safetensors", 0.9)
     after = campaign_id(campaign_from(tmp_path / "one", data))
     data.write_text('{"problem": "1+2", "answer": "3"}\n')
     assert len({before, after, campaign_id(campaign_from(tmp_path / "one", data))}) == 3

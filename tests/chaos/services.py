@@ -153,9 +153,10 @@ class House:
                 connection.execute(sa.text(f"CREATE DATABASE {name}"))
         engine.dispose()
         database = self.database("prefect", "asyncpg")
-        prefect = ["prefect", "server", "start", *self._at("prefect"), "--no-ui"]
+        prefect = [sys.executable, "-m", "prefect", "server", "start", *self._at("prefect"), "--no-ui"]
         self._add("prefect", prefect, {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}, "/api/health")
-        mlflow = ["mlflow", "server", *self._at("mlflow"), "--workers", "1", "--artifacts-destination", str(self.folder / "files")]
+        files = ["--workers", "1", "--artifacts-destination", str(self.folder / "files")]
+        mlflow = [sys.executable, "-m", "mlflow", "server", *self._at("mlflow"), *files]
         self._add("mlflow", mlflow, {"MLFLOW_BACKEND_STORE_URI": self.database("mlflow")}, "/health")
         serve = [sys.executable, "-m", "deployments.serve"]
         self.services["deployments"] = Service("deployments", serve, self.variables(), self.folder / "deployments.log", self._serving)

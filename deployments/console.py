@@ -44,6 +44,8 @@ def checking() -> Iterator[None]:
     """What is wrong with the input is said in one line, with exit code 2."""
     try:
         yield
+    except UnicodeEncodeError as error:  # bytes of the command line that are no text, which no name here has
+        raise BadInput(f"{error.object[:80]!a} is not text; give it in UTF-8") from error
     except (ValueError, LookupError) as error:
         raise BadInput(str(error.args[0] if error.args else error)) from error
     except OSError as error:

@@ -28,21 +28,26 @@ def print_evaluation(result: Mapping[str, Any], rows: Sequence[Row], names: Mapp
     if paired:
         for benchmark in result["scores"]:
             console.print(_side_by_side(benchmark, result, names))
-            console.print(_comparison(benchmark, result["comparison"][benchmark], names), highlight=False)
+            console.print(_plain(_comparison(benchmark, result["comparison"][benchmark], names)), highlight=False)
     else:
         console.print(_measures(result))
     reports = {names["model"]: result, names["against"]: result["against"]} if paired else {"": result}
     for name, report in reports.items():
-        console.print(_sampled(name, report), highlight=False)
+        console.print(_plain(_sampled(name, report)), highlight=False)
         for benchmark, judged in report.get("judge", {}).items():
-            console.print(_judged(name, benchmark, judged), highlight=False)
+            console.print(_plain(_judged(name, benchmark, judged)), highlight=False)
     for benchmark in result["scores"]:
         of_benchmark = [row for row in rows if row["benchmark"] == benchmark]
         shown = worth_showing(of_benchmark)
-        console.print(_counted(benchmark, of_benchmark, len(shown), paired), style="italic", highlight=False)
+        console.print(_plain(_counted(benchmark, of_benchmark, len(shown), paired)), style="italic", highlight=False)
         if shown:
             console.print(_problems(shown, paired))
-    console.print(f"every problem: {result['per_problem']}", highlight=False, soft_wrap=True)
+    console.print(_plain(f"every problem: {result['per_problem']}"), highlight=False, soft_wrap=True)
+
+
+def _plain(text: str) -> Text:
+    """In one line, as it is: names and answers of others are neither markup nor orders to the terminal."""
+    return Text(one_line(text))
 
 
 def _measures(report: Mapping[str, Any]) -> Table:
@@ -59,7 +64,7 @@ def _measures(report: Mapping[str, Any]) -> Table:
             _interval(score),
             *(text for _, text in _figures(score, one)),
         ]
-        table.add_row(*(Text(cell) for cell in (benchmark, *cells)))
+        table.add_row(*(_plain(cell) for cell in (benchmark, *cells)))
     return table
 
 
@@ -69,9 +74,9 @@ def _side_by_side(benchmark: str, result: Mapping[str, Any], names: Mapping[str,
     scores = [report["scores"][benchmark] for report in reports]
     details = [report["details"][benchmark] for report in reports]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(Text(f"{benchmark}, {scores[0]['problems']} x {scores[0]['k']}"))
+    table.add_column(_plain(f"{benchmark}, {scores[0]['problems']} x {scores[0]['k']}"))
     for name in names.values():
-        table.add_column(Text(name), justify="right", overflow="fold")
+        table.add_column(_plain(name), justify="right", overflow="fold")
     table.add_row("AVG@K", *(f"{percent(score['avg'])} ({_interval(score)})" for score in scores))
     figures = [_figures(score, one) for score, one in zip(scores, details, strict=True)]
     for (name, left), (_, right) in zip(*figures, strict=True):
@@ -143,5 +148,5 @@ def _problems(rows: Sequence[Row], paired: bool) -> Table:
             row["answer"] or "–",
             str(row["votes"]),
         ]
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
+        table.add_row(*(_plain(cell) for cell in cells))
     return table

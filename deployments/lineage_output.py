@@ -47,8 +47,8 @@ def lineage_tree(found: Sequence[Told], descendants: bool = False) -> Tree:
 def _label(one: Told, descendants: bool) -> Text:
     """With what it was to the line above or, of a descendant, what that one was to it."""
     artifact = one.line.artifact
-    role = f"{'as ' if descendants else ''}{one.line.role}: " if one.line.role else ""
-    label = Text.assemble((role, "dim"), artifact.id)
+    role = f"{'as ' if descendants else ''}{one.line.role}:" if one.line.role else ""
+    label = Text.assemble((one_line(role), "dim"), " " if role else "", one_line(artifact.id))
     if not artifact.id.startswith(artifact.kind):
         label.append(f" ({artifact.kind})")
     if artifact.removed_at:
@@ -56,7 +56,7 @@ def _label(one: Told, descendants: bool) -> Text:
     if one.line.repeated:
         return label.append(" (above)", "dim")
     figures = [*in_words(one.figures), *([took(seconds)] if (seconds := artifact.seconds or 0.0) >= 1 else [])]
-    label.append(f"  {', '.join(figures)}" if figures else "", "cyan")
+    label.append(f"  {one_line(', '.join(figures))}" if figures else "", "cyan")
     if one.decision:
         label.append(f"  {one.decision.strategy}: {one_line(one.decision.reason)}", "green")
     return label
@@ -76,7 +76,7 @@ def campaign_table(found: Sequence[Overview]) -> Table:
         measured = [_mean(student), nats(student.report.kl_base)] if student else ["–", "–"]
         times = [f"{campaign.created_at.astimezone():%Y-%m-%d}", took(one.seconds)]
         cells = [campaign.id, campaign.recipe, status, done, base, *measured, *times]
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(_plain(cell) for cell in cells))
     return table
 
 
@@ -89,19 +89,20 @@ def _mean(row: Row) -> str:
 
 
 def print_pair(found: CampaignPair, console: Console) -> None:
-    console.print(f"A  {found.a.id}  ({found.a.status})\nB  {found.b.id}  ({found.b.status})", highlight=False)
+    for side, one in (("A", found.a), ("B", found.b)):
+        console.print(_plain(f"{side}  {one.id}  ({one.status})"), highlight=False)
     if found.config:
         table = _table("What their configs say differently")
         for name in ("key", "A", "B"):
             table.add_column(name, overflow="fold")
         for key, values in found.config.items():
-            table.add_row(*(Text(cell) for cell in (key, *(_value(value) for value in values))))
+            table.add_row(*(_plain(cell) for cell in (key, *(_value(value) for value in values))))
         console.print(table)
     else:
         console.print("\nTheir configs are the same.")
     console.print(_pair_table(found.pairs))
-    for one in found.differences:
-        console.print(_difference(one, found.students), highlight=False, soft_wrap=True)
+    for difference in found.differences:
+        console.print(_plain(_difference(difference, found.students)), highlight=False, soft_wrap=True)
     if not found.differences:
         console.print("There are no students of both on one benchmark to compare.")
 
@@ -120,7 +121,7 @@ def _pair_table(pairs: Sequence[Pair]) -> Table:
         for line, benchmark in enumerate(benchmarks):
             scores = [_score(row, benchmark) for row in rows]
             cells = ("", benchmark, *scores) if line else (pair.name, benchmark, *scores, *old, *base)
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(_plain(cell) for cell in cells))
     return table
 
 
@@ -150,23 +151,23 @@ def _value(value: object) -> str:
 
 def print_cleaned(found: Cleaned, console: Console) -> None:
     for campaign in found.forgotten:
-        console.print(f"{campaign}: {'would be forgotten' if found.dry_run else 'forgotten'}", highlight=False)
+        console.print(_plain(f"{campaign}: {'would be forgotten' if found.dry_run else 'forgotten'}"), highlight=False)
     if found.went:
         table = _table("What would go" if found.dry_run else "What went")
         for name in ("kind", "number", "size", "the largest"):
             table.add_column(name, justify="right" if name in ("number", "size") else "left", overflow="fold")
         for kind, items in found.by_kind.items():
-            table.add_row(kind, str(len(items)), decimal(total(items)), max(items, key=lambda item: item.size).id)
+            table.add_row(kind, str(len(items)), decimal(total(items)), _plain(max(items, key=lambda item: item.size).id))
         console.print(table)
     if found.largest:
         table = _table("The largest that stay, and why")
         for name in ("what", "size", "why"):
             table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
         for one in found.largest:
-            table.add_row(Text(one.item.id), decimal(one.item.size), Text(one.why))
+            table.add_row(_plain(one.item.id), decimal(one.item.size), _plain(one.why))
         console.print(table)
     for item in found.spared:
-        console.print(f"spared, for it came into use meanwhile: {item.id}", highlight=False)
+        console.print(_plain(f"spared, for it came into use meanwhile: {item.id}"), highlight=False)
     since = datetime.fromtimestamp(found.plan.since).strftime("%Y-%m-%d %H:%M")
     console.print(f"Nothing used since {since} goes ({found.plan.because}).", highlight=False, soft_wrap=True)
     stays = decimal(total([one.item for one in found.plan.stays]))
@@ -177,6 +178,11 @@ def print_cleaned(found: Cleaned, console: Console) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------------- words
+
+
+def _plain(text: str) -> Text:
+    """In one line, as it is: names and reasons of others are neither markup nor orders to the terminal."""
+    return Text(one_line(text))
 
 
 def _table(title: str) -> Table:

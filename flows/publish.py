@@ -28,7 +28,7 @@ def _publish(desk: Desk, tracker: Tracker, run: TrackedRun) -> None:
         image = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
         # Not an image artifact: under such a one the UI also writes the address, all of it.
         Shown("markdown", "score-vs-kl").show(f"![Score against KL to the base]({image})", "Score against KL to the base")
-    said = "\n\n".join(summary(rows))
+    said = "\n\n".join(markdown(line) for line in summary(rows))
     report = f"{said}\n\n{markdown_table(rows)}\n\nThe whole report: `{path}`"
     Shown("markdown", "campaign-report").show(report, f"{desk.campaign}: base, teachers and students")
 

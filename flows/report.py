@@ -23,6 +23,7 @@ from flows.recipes import load_recipe
 from flows.results import Row, benchmarks_of, interval, nats, percent, points, start_of, step_of, summary, table_rows
 from tasks.registry import Attached, Campaign, Iteration, Registry
 from tasks.store import Store, write_atomically
+from tasks.untrusted import visible_lines
 
 if TYPE_CHECKING:  # slow to import
     from tasks.figures import Run
@@ -169,13 +170,18 @@ def write_page(template: str, path: Path, pictures: Mapping[str, bytes], names: 
         else:
             (path.parent / name).unlink(missing_ok=True)
     environment = Environment(
-        loader=PackageLoader("tasks"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("tasks"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_seen
     )
     environment.filters |= FILTERS
     embedded = {name: base64.b64encode(image).decode() for name, image in pictures.items()}
     page = environment.get_template(template).render(pictures=embedded, **values)
     write_atomically(path, lambda target: target.write_text(page, encoding="utf-8"))
     return path
+
+
+def _seen(value: Any) -> Any:
+    """A text of a page with nothing in it that cannot be seen; what a template itself made stays."""
+    return visible_lines(value) if type(value) is str else value
 
 
 def _lineage(registry: Registry, best: Row | None) -> list[str]:

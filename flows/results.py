@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from erpd_core.refs import EvalReport, Score
 from tasks.registry import Registry
+from tasks.untrusted import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,13 +120,13 @@ def rich_table(rows: Sequence[Row]) -> Table:
     )
     table.add_column("policy")
     for name in ("signal", *benchmarks, "KL old", "KL base", "entropy", "length", "step"):
-        table.add_column(Text(name), justify="left" if name == "signal" else "right", overflow="fold")
+        table.add_column(Text(one_line(name)), justify="left" if name == "signal" else "right", overflow="fold")
     for row in rows:
         report = row.report
         scores = [f"{percent(s.avg)} {interval(s)}" if (s := report.scores.get(name)) else "–" for name in benchmarks]
         figures = [nats(report.kl_old), nats(report.kl_base), nats(report.entropy), f"{report.length:.1f}", step_of(row)]
         table.add_row(
-            *(Text(text) for text in (row.name, row.strategy if row.role == "student" else "", *scores, *figures)),
+            *(Text(one_line(text)) for text in (row.name, row.strategy if row.role == "student" else "", *scores, *figures)),
             style="bold" if row.best else None,
         )
     return table

@@ -7,6 +7,8 @@ from pathlib import Path
 
 LONGEST = 255
 """Bytes of one part of a path: what file systems take."""
+LONGEST_WHOLE = 1024
+"""Bytes of all parts together, which leaves room for the folder."""
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that no name needs: control characters, marks that turn text around, halves of characters, line ends."""
 
@@ -42,4 +44,6 @@ def _objection(name: str) -> str | None:
         return "holds characters that cannot be seen"
     if any(len(part.encode("utf-8", "replace")) > LONGEST for part in parts):
         return f"has a part longer than {LONGEST} bytes"
+    if len(name.encode("utf-8", "replace")) > LONGEST_WHOLE:
+        return f"is longer than {LONGEST_WHOLE} bytes"
     return None

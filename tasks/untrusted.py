@@ -22,13 +22,18 @@ def one_line(text: str, limit: int = SHOWN) -> str:
 
 def visible(text: str) -> str:
     """With what cannot be seen shown by its number; spaces stay."""
-    return "".join(_seen(letter) for letter in text)
+    return text if text.isprintable() else "".join(_seen(letter) for letter in text)
+
+
+def visible_lines(text: str) -> str:
+    """The same, line by line."""
+    return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def markdown(text: str) -> str:
     """In one line of Markdown or one cell of a table there, as plain text: no markup, no link, no end of the cell."""
     line = one_line(text).replace("\\", "\\\\").replace("|", "\\|")
-    return line.replace("<", "&lt;").replace("](", "]\\(")
+    return line.replace("<", "&lt;").replace("`", "\\`").replace("](", "]\\(")
 
 
 def _seen(letter: str) -> str:

@@ -30,7 +30,7 @@ from tasks.store import write_atomically
 class Locked(BaseModel):
     """What is remembered of a data set at a revision."""
 
-    commit: Annotated[str, Field(pattern=r"^\w+$")]
+    commit: Annotated[str, Field(pattern=r"^\w{1,64}$")]
     listing: list[str]
     """Its data files."""
     sums: dict[str, str] = {}

@@ -230,7 +230,7 @@ class Registry:
         """The one artifact whose identity is this, or begins so. **Raises:** LookupError: none does, or several do; it names some."""
         with self._reading() as session:
             fits = sa.select(ArtifactRow).where(sa.func.substr(ArtifactRow.id, 1, len(beginning)) == beginning)
-            rows = list(session.scalars(fits.order_by(ArtifactRow.id).limit(6)))
+            rows = list(session.scalars(fits.order_by(ArtifactRow.id).limit(6))) if beginning else []
         if len(rows) == 1 or (rows and rows[0].id == beginning):
             return artifact(rows[0])
         if rows:

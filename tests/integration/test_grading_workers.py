@@ -127,7 +127,7 @@ def test_grade_file_keeps_rows_keys_and_order(tmp_path: Path) -> None:
     assert grade_file(source, target, workers=1) == {"correct": 1, "wrong": 1, "unparsable": 1, "timeout": 0}
     graded = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
     assert graded == [row | {"verdict": verdict} for row, verdict in zip(rows, ["correct", "wrong", "unparsable"], strict=True)]
-    assert [path.name for path in target.parent.iterdir()] == ["out.jsonl"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
 @pytest.mark.parametrize(

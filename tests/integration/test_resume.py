@@ -116,7 +116,10 @@ def test_the_stores_hold_the_same_artifacts_with_the_same_bytes(disturbed: Campa
             assert ours.damage(artifact) is None
             assert ours.manifest(artifact).files == theirs.manifest(artifact).files, artifact
     assert list((ours.root / "partial").iterdir()) == []
-    assert [path for path in ours.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"] == []
+    left = [path for path in ours.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"]
+    assert [path for path in left if path.parent.name != "locks"] == [], (
+        "a kill may cut off a note of who holds a lock, which is no artifact"
+    )
 
 
 def test_the_registry_says_it_is_completed(disturbed: Campaign):

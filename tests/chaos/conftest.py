@@ -20,7 +20,7 @@ MADE = pytest.StashKey[list[Record]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
-    group.addoption("--trials", type=int, default=2, help="how many victims are killed, one a campaign")
+    group.addoption("--trials", type=int, default=1, help="how many victims are killed, one a campaign")
     group.addoption("--first", type=int, default=1, help="the trial to begin with: victims are taken in turn")
     group.addoption("--seed", type=int, default=0, help="the instants follow from it")
     group.addoption("--records", type=Path, default=None, help="a file of one JSON line a trial; those it has are not done again")
@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def settings(config: pytest.Config) -> tuple[int, int, int, Path | None]:
     """(trials, first, seed, records), also where these options are not known: pytest reads this file first only when it is named."""
-    return tuple(config.getoption(name, value) for name, value in {"trials": 2, "first": 1, "seed": 0, "records": None}.items())  # type: ignore[return-value]
+    return tuple(config.getoption(name, value) for name, value in {"trials": 1, "first": 1, "seed": 0, "records": None}.items())  # type: ignore[return-value]
 
 
 def done_before(config: pytest.Config) -> list[Record]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disks import Disk, small_disk
-from helpers import Campaign, campaign_arguments, environment, erpd, flip_a_bit, numbers, processes_of, run_campaign, wait_until
+from helpers import Campaign, erpd, flip_a_bit, numbers, run_campaign
 
 from tasks.manifest import MANIFEST
 from tasks.progress import follow
@@ -87,44 +84,3 @@ def test_every_damaged_part_is_named_and_made_again(folder: Path, undisturbed: C
     assert refused.returncode == 2 and refused.stdout == ""
     (line,) = refused.stderr.splitlines()
     assert line.startswith(f"erpd: the registry {folder / 'home' / 'registry.db'} is damaged (") and "put a backup in its place" in line
-
-
-@pytest.fixture
-def disk() -> Iterator[Disk]:
-    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp") as name, small_disk(Path(name) / "home", "150m") as disk:
-        yield disk
-
-
-def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_is_room(disk: Disk, undisturbed: Campaign):
-    home, arguments = disk.path, campaign_arguments("iterations=2")
-    command = [sys.executable, "-m", "deployments.cli", *arguments]
-    with (home.parent / "log.txt").open("w+") as log:
-        running = subprocess.Popen(command, env=environment(home), cwd=home.parent, stdout=log, stderr=log)
-        try:
-            assert wait_until(lambda: any(one["label"].startswith("1: train teacher") for one in told(home)), 400), running.poll()
-            disk.fill()
-            assert wait_until(lambda: disk.fill() or running.poll() is not None, 200), "it waits for what will not come"
-        finally:
-            running.kill()
-            running.wait()
-        log.seek(0)
-        said = log.read()
-    assert running.returncode == 1, said
-    (line,) = [line for line in said.splitlines() if line.startswith("erpd: ")]
-    assert line == f"erpd: {home} is full; make room there, and the same command goes on from what is done"
-    assert wait_until(lambda: not processes_of(home), 20)
-
-    disk.make_room()
-    again = run_campaign(home.parent, arguments=arguments, timeout=600)
-    assert numbers(again.result) == numbers(undisturbed.result)
-    finished = [one["label"] for one in told(home) if one.get("status") == "finished"]
-    assert len(finished) == len(set(finished)), "what was done before is not done again"
-
-    report = Path(again.result["report"])
-    before = report.read_bytes()
-    disk.fill()
-    full = erpd("report", "tiny", home=home)
-    assert full.returncode == 1 and full.stderr.splitlines()[-1].startswith(f"erpd: {home} is full; make room there"), full.stderr
-    assert report.read_bytes() == before, "the one that was there stays"
-    disk.make_room()
-    assert erpd("report", "tiny", home=home).returncode == 0

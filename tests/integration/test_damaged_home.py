@@ -1,4 +1,4 @@
-"""A finished home whose every part is damaged, and one whose disk is full: each is named, and the same command ends in the same numbers."""
+"""A finished home whose every part is damaged: each is named, and the same command ends in the same numbers."""
 
 from __future__ import annotations
 

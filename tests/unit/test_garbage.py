@@ -4,74 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from garbage_lab import DAY, Busy, Lab
 from helpers import python
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flows.housekeeping import clean
-from tasks.garbage import Claims, Plan, collect, plan
+from tasks.garbage import Claims, collect, plan
 from tasks.inventory import Item, take_inventory
-from tasks.registry import Registry
-from tasks.store import MANIFEST, Store
-
-DAY = 86400.0
-
-
-class Lab:
-    """A store and a registry in one home, whose artifacts are as old as a test wants."""
-
-    def __init__(self, home: Path, url: str = "") -> None:
-        self.home, self.url = home, url or f"sqlite:///{home}/registry.db"
-        self.store = Store(home / "store")
-        self.registry = Registry(self.url)
-
-    def make(self, name: str, *made_from: str, days: float = 30.0, trail: tuple[str, ...] = (), kind: str = "thing") -> str:
-        """An artifact of some bytes, made from others; its identity."""
-        with self.store.build(kind, {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1) as build:
-            assert build is not None
-            build.put("bytes", lambda path: path.write_text(name * 100))
-            build.commit({"ref": {"id": build.id, "trail": [{"id": one} for one in trail]}})
-        self.age(build.id, days)
-        return build.id
-
-    def age(self, artifact: str, days: float) -> None:
-        moment = time.time() - days * DAY
-        os.utime(self.store.path(artifact) / MANIFEST, (moment, moment))
-
-    def record(self, artifact: str, parents: list[str] | None = None) -> None:
-        """In the registry as flows record it, or with some of its edges only."""
-        every = list(self.store.manifest(artifact).inputs.values())
-        self.registry.record_artifact(artifact, "policy", {}, [("from", one) for one in (every if parents is None else parents)])
-
-    def campaign(self, name: str, *holds: str, status: Any = "completed") -> str:
-        self.registry.campaign_started(name, name, "tiny", {})
-        for artifact in holds:
-            self.registry.attach(name, 1, "student", artifact)
-        if status != "running":
-            self.registry.campaign_finished(name, status)
-        return name
-
-    def plan(self, days: float = 7.0, *but: str) -> Plan:
-        return plan(take_inventory(self.store), Claims.of(self.registry, but), time.time(), days)
-
-    def collect(self, days: float = 7.0) -> set[str]:
-        """What went."""
-        return {item.id for item in collect(self.store, self.registry, self.plan(days)).went}
-
-    def there(self) -> set[str]:
-        """Identities of all artifacts, which are looked at without being used."""
-        return {item.id for item in take_inventory(self.store) if item.what == "artifact"}
-
-    def whole(self, *artifacts: str) -> bool:
-        return all(self.store.damage(one) is None for one in artifacts)
+from tasks.store import MANIFEST
 
 
 @pytest.fixture
@@ -80,123 +24,6 @@ def lab(tmp_path: Path, registry_url: str) -> Iterator[Lab]:
     lab = Lab(tmp_path, registry_url)
     yield lab
     lab.registry.close()
-
-
-# ----------------------------------------------------------------------------------------------------------- what may never happen
-
-
-@dataclass
-class Drawn:
-    """A random store with a registry that may lag behind it. Artifacts are numbers; parents are smaller ones."""
-
-    parents: list[set[int]]
-    trail: list[set[int]]
-    """Later artifacts that its answer names."""
-    edges: list[set[int]]
-    """Of its parents, those the registry knows."""
-    young: list[bool]
-    campaigns: list[tuple[bool, set[int]]] = field(default_factory=list)
-    """(forgotten, what it holds)."""
-
-
-@st.composite
-def stores(draw: st.DrawFn) -> Drawn:
-    count = draw(st.integers(1, 7))
-    some = [st.sets(st.integers(0, number - 1), max_size=3) if number else st.just(set()) for number in range(count)]
-    parents = [draw(one) for one in some]
-    names = [draw(st.sets(st.integers(number + 1, count - 1), max_size=1)) if number < count - 1 else set() for number in range(count)]
-    edges = [{one for one in mine if draw(st.booleans())} for mine in parents]
-    young = [draw(st.sampled_from([False, False, True])) for _ in range(count)]
-    campaigns = draw(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, count - 1), max_size=2)), max_size=3))
-    return Drawn(parents, names, edges, young, campaigns)
-
-
-def kept_of(drawn: Drawn) -> set[int]:
-    """What has to stay, by the simplest means: what is kept grows until it grows no more."""
-    kept = {one for forgotten, held in drawn.campaigns if not forgotten for one in held}
-    kept |= {number for number, young in enumerate(drawn.young) if young}
-    while True:
-        grown = kept.union(*(drawn.parents[one] | drawn.trail[one] for one in kept))
-        if grown == kept:
-            return kept
-        kept = grown
-
-
-def build_drawn(lab: Lab, drawn: Drawn) -> list[str]:
-    """The artifacts' identities. What an answer names comes after it, so its identity is worked out before it is made."""
-    from tasks.store import identity
-
-    ids: list[str] = []
-    for number, mine in enumerate(drawn.parents):
-        ids.append(identity("thing", {"name": str(number)}, {str(n): ids[one] for n, one in enumerate(sorted(mine))}, 1))
-    for number, mine in enumerate(drawn.parents):
-        made = lab.make(
-            str(number),
-            *(ids[one] for one in sorted(mine)),
-            days=1 if drawn.young[number] else 30,
-            trail=tuple(ids[one] for one in drawn.trail[number]),
-        )
-        assert made == ids[number]
-        lab.record(made, [ids[one] for one in drawn.edges[number]])
-    for number, (forgotten, held) in enumerate(drawn.campaigns):
-        name = lab.campaign(f"c-{number}", *(ids[one] for one in held))
-        if forgotten:
-            lab.registry.forget(name)
-    return ids
-
-
-@given(drawn=stores())
-@settings(max_examples=40, deadline=None)
-def test_what_is_kept_is_whole_afterwards_with_all_it_was_made_from_and_the_rest_is_gone(drawn: Drawn):
-    with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Path(folder))
-        ids = build_drawn(lab, drawn)
-        kept = {ids[one] for one in kept_of(drawn)}
-        assert lab.collect() == set(ids) - kept
-        assert lab.there() == kept and lab.whole(*kept)
-        assert {one for one in ids if lab.registry.artifact(one).removed_at} == set(ids) - kept
-        assert lab.collect() == set(), "there is nothing left to do"
-        lab.registry.close()
-
-
-@given(drawn=stores(), used=st.integers(0, 6), attached=st.integers(0, 6), moment=st.integers(0, 6))
-@settings(max_examples=40, deadline=None)
-def test_what_comes_into_use_while_it_is_collected_loses_nothing(drawn: Drawn, used: int, attached: int, moment: int):
-    """At some moment of the collection one artifact is asked for, and another goes to a campaign that begins: each that is still there
-    then stays, with everything it was made from."""
-    with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Path(folder))
-        ids = build_drawn(lab, drawn)
-        saved: set[str] = set()
-
-        def meanwhile() -> None:
-            if lab.store.has(ids[used % len(ids)]):
-                saved.add(ids[used % len(ids)])
-            if lab.store.path(held := ids[attached % len(ids)]).exists():
-                lab.campaign("new", held)
-                saved.add(held)
-
-        collect(lab.store, Busy(lab.registry, moment, meanwhile), lab.plan())
-        left = [*saved, *(ids[one] for one in kept_of(drawn))]
-        while left:
-            one = left.pop()
-            assert lab.whole(one), f"{ids.index(one)} is gone"
-            left += lab.store.manifest(one).inputs.values()
-        lab.registry.close()
-
-
-class Busy(Registry):
-    """The same registry, beside which something happens when it is asked for the n-th time."""
-
-    def __init__(self, registry: Registry, moment: int, happens: Callable[[], None]) -> None:
-        self._engine, self.moment, self.happens = registry._engine, moment, happens
-
-    def is_held(self, artifact_id: str) -> bool:
-        self.moment -= 1
-        answer = super().is_held(artifact_id)
-        if self.moment == -1:
-            self.happens()
-        return answer
 
 
 # ------------------------------------------------------------------------------------------------------------------- what is kept

@@ -1,121 +1,22 @@
-"""`erpd lineage`, `campaigns`, `compare` and `gc`: what they say of campaigns written the way flows write them, and of a real one."""
+"""`erpd lineage`, `campaigns` and `compare`: what they say of campaigns written the way flows write them, and of a real one."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers import Campaign, erpd, events, numbers, run_campaign
-from rich.console import Console
+from helpers import erpd
+from written_campaigns import NIGHT, NOON, Written, refused, shown
 
 from deployments.lineage_output import campaign_table, lineage_tree, took
-from erpd_core.details import ProblemResult
-from erpd_core.refs import Decision, EvalReport
-from erpd_core.scoring import avg_at_k
+from erpd_core.refs import EvalReport
 from flows.campaign_pair import ABSENT, compare_campaigns, config_differences
 from flows.lineage import find, told
 from flows.overview import overview
 from flows.recipes import load_recipe
-from tasks.evaluations import DETAILS, RESULTS, lines
-from tasks.registry import Registry
-from tasks.store import MANIFEST, Store, identity
-
-K = 4
-"""Samples a problem."""
-
-
-class Written:
-    """A home with campaigns of one iteration or more, each artifact in the store and in the registry."""
-
-    def __init__(self, home: Path, url: str = "") -> None:
-        self.home, self.url = home, url or f"sqlite:///{home}/registry.db"
-        self.registry = Registry(self.url)
-        self.store = Store(home / "store")
-
-    def artifact(
-        self, kind: Any, question: dict[str, Any], inputs: dict[str, str], ref: Mapping[str, Any], files: Mapping[str, str] | None = None
-    ) -> str:
-        with self.store.build(kind, question, inputs, 1) as build:
-            if build is not None:
-                for name, text in (files or {"bytes": "0" * 1000}).items():
-                    build.put(name, lambda path, text=text: path.write_text(text))
-                build.commit({"ref": {"id": build.id, **ref}})
-        id = identity(kind, question, inputs, 1)
-        manifest = self.store.manifest(id)
-        self.registry.record_artifact(id, kind, question, list(inputs.items()), manifest.meta, seconds=12.5)
-        return id
-
-    def campaign(self, name: str, results: Sequence[Mapping[str, Sequence[int]]], settings: Sequence[str] = (), seed: int = 0) -> str:
-        """`results`: for the base and then for each iteration, policy -> how many of K samples of each problem it solved."""
-        id = f"{name}-0123456789"
-        self.registry.campaign_started(id, name, "tiny", load_recipe("tiny", settings).model_dump(mode="json"))
-        problems = self.artifact("problems", {"seed": seed}, {}, {"name": "test", "count": len(results[0]["base"])})
-        base = old = self.artifact("policy", {"files": "tiny"}, {}, {"role": "base", "step": 0})
-        self.measure(id, 0, "base", base, problems, results[0]["base"], kl=0.0)
-        for index, solved in enumerate(results[1:], 1):
-            ref = {"sequences": 48, "tokens": 1234, "accuracy": 0.5}
-            rollouts = self.artifact("rollouts", {"seed": index}, {"policy": old, "problems": problems}, ref)
-            column = self.artifact("column", {}, {"policy": old, "rollouts": rollouts}, {})
-            asked = {"config": {"loss": {"kind": "sapo"}}, "role": "teacher", "of": name}
-            teacher = self.trained(asked, {"init": old, "rollouts": rollouts, "old": column}, "teacher", 40)
-            numerator = self.artifact("column", {}, {"policy": teacher, "rollouts": rollouts}, {})
-            inputs = {"init": old, "rollouts": rollouts, "old": column, "numerator-1": numerator, "denominator-1": column}
-            student = self.trained({"loss": {"kind": "distill"}, "of": name}, inputs, "student", 16)
-            self.measure(id, index, "teacher", teacher, problems, solved["teacher"], kl=0.5)
-            self.measure(id, index, "student", student, problems, solved["student"], kl=0.125)
-            self.registry.record_decision(id, index, Decision(strategy="S1", reason="the teacher is better"))
-            self.registry.attach(id, index, "teacher", teacher)
-            self.registry.attach(id, index, "student", student)
-            self.registry.iteration(id, index, "completed", {"teacher": 3.0})
-            old = student
-        self.registry.attach(id, 0, "base", base)
-        self.registry.campaign_finished(id)
-        return id
-
-    def trained(self, question: dict[str, Any], inputs: dict[str, str], role: str, step: int) -> str:
-        """A training and the policy it kept; the training's identity is that of its inputs."""
-        training = self.artifact("training", question, inputs, {"trail": [{"role": role, "step": step}]})
-        return self.artifact("policy", {"step": step}, {"training": training}, {"role": role, "step": step})
-
-    def measure(self, campaign: str, iteration: int, role: str, policy: str, problems: str, solved: Sequence[int], kl: float) -> None:
-        same = {"benchmark": "test", "gold": "1", "samples": K, "length": 8.0, "truncated": 0, "unanswered": 0, "answer": "1", "votes": K}
-        results = [ProblemResult(problem=f"p{number}", solved=count, **same) for number, count in enumerate(solved)]  # type: ignore[arg-type]
-        score = avg_at_k({one.problem: [1.0] * one.solved + [0.0] * (K - one.solved) for one in results})
-        report = EvalReport(policy=policy, scores={"test": score}, kl_old=kl, kl_base=kl, entropy=0.25, length=8.0)
-        files = {RESULTS: lines(results), DETAILS: "{}"}
-        evaluation = self.artifact(
-            "evaluation", {"of": campaign}, {"policy": policy, "benchmark-test": problems}, report.model_dump(mode="json"), files
-        )
-        self.registry.attach(campaign, iteration, f"{role} evaluation", evaluation)
-        self.registry.record_report(campaign, iteration, role, report)
-
-    def policy(self, campaign: str, iteration: int, role: str) -> str:
-        return next(one.report.policy for one in self.registry.reports(campaign) if (one.iteration, one.role) == (iteration, role))
-
-
-BASE = [2, 2, 2, 2, 2, 2]
-NIGHT = [
-    {"base": BASE},
-    {"teacher": [4, 4, 4, 4, 4, 2], "student": [4, 4, 4, 3, 3, 2]},
-    {"teacher": [4, 4, 4, 4, 4, 4], "student": [4, 4, 4, 4, 4, 3]},
-]
-NOON = [{"base": BASE}, {"teacher": [4, 4, 3, 3, 3, 2], "student": [3, 3, 3, 3, 3, 3]}]
-
-
-@pytest.fixture
-def written(tmp_path: Path, registry_url: str) -> Iterator[Written]:
-    """Once on SQLite, and once on PostgreSQL."""
-    one = Written(tmp_path, registry_url)
-    yield one
-    one.registry.close()
 
 
 @pytest.fixture(scope="module")
@@ -126,19 +27,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one.campaign("noon", NOON, ["teacher.steps=20", "teacher.loss={kind: sapo}"])
     one.registry.close()
     return one.home
-
-
-def shown(what: Any) -> str:
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(what, soft_wrap=True)
-    return console.export_text()
-
-
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a command that was given something wrong."""
-    assert (done.returncode, done.stdout) == (2, ""), (done.returncode, done.stdout, done.stderr)
-    (line,) = done.stderr.strip().splitlines()
-    return line
 
 
 # ------------------------------------------------------------------------------------------------------------------------ lineage
@@ -341,66 +229,3 @@ def test_the_command_compares(home: Path):
     assert "teacher.steps" in text and "A's student 2 minus B's student 1 is +20.8 points" in text
     assert "p = 0.0625: within noise, paired over 6 problems" in text
     assert "no campaign 'dawn'" in refused(erpd("compare", "night", "dawn", home=home))
-
-
-# ----------------------------------------------------------------------------------------------------------------------------- gc
-
-
-def make_old(store: Store, days: float = 30.0) -> None:
-    moment = time.time() - days * 86400
-    for path in store.root.glob(f"*/*/{MANIFEST}"):
-        os.utime(path, (moment, moment))
-
-
-def test_the_command_says_what_would_go_and_why_the_rest_stays_and_then_does_it(written: Written):
-    night, noon = written.campaign("night", NIGHT), written.campaign("noon", NOON)
-    stray = written.artifact("policy", {"files": "stray"}, {}, {"role": "base"})
-    make_old(written.store)
-    before = {path: path.read_bytes() for path in written.store.root.rglob("*") if path.is_file()}
-
-    would = json.loads(erpd("gc", "--dry-run", "--forget", "noon", "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)
-    text = erpd("gc", "--dry-run", "--forget", "noon", home=written.home, ERPD_REGISTRY_URL=written.url).stdout
-    assert {path: path.read_bytes() for path in written.store.root.rglob("*") if path.is_file()} == before
-    assert f"{noon}: would be forgotten" in text and "Nothing was changed" in text
-    assert f"needed by {night}:" in text and f"{night}:2.student" in text
-    kinds = {item["id"].partition("-")[0] for item in would["removed"]["items"]}
-    assert kinds == {"policy", "training", "column", "evaluation"} and would["forgotten"] == [noon]
-    assert stray in {item["id"] for item in would["removed"]["items"]}
-
-    done = json.loads(erpd("gc", "--forget", noon, "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)
-    assert done["removed"] == would["removed"] and done["spared"] == []
-    assert done["removed"]["bytes"] == sum(len(data) for path, data in before.items() if not path.exists() and path.suffix != ".lock")
-    needed = {one.line.artifact.id for iteration in (1, 2) for one in told(written.registry, written.policy(night, iteration, "student"))}
-    assert all(written.store.damage(one) is None for one in needed)
-    gone = told(written.registry, written.policy(noon, 1, "student"))
-    assert gone[0].line.artifact.removed_at is not None and f"{gone[0].line.artifact.id} (removed)" in shown(lineage_tree(gone))
-    listed = json.loads(erpd("campaigns", "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)["campaigns"]
-    assert [one["id"] for one in listed] == [night]
-    every = json.loads(erpd("campaigns", "--all", "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout)["campaigns"]
-    assert [one["id"] for one in every if one["forgotten_at"]] == [noon]
-
-
-def test_gc_refuses_what_cannot_be(home: Path):
-    assert "no campaign 'dawn'" in refused(erpd("gc", "--forget", "dawn", "--dry-run", home=home))
-    assert erpd("gc", "--older-than", "-1", home=home).returncode == 2
-
-
-@pytest.mark.slow
-def test_a_collected_campaign_has_all_it_needs_to_be_run_again(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory):
-    """After a collection that spares nothing for its age, the same command finds every answer, and the student's lineage is whole."""
-    folder = tmp_path_factory.mktemp("collected")
-    (folder / "home").mkdir()
-    shutil.copytree(undisturbed.home / "store", folder / "home" / "store")
-    for path in undisturbed.home.glob("registry.db*"):  # with what its write-ahead log holds
-        shutil.copy(path, folder / "home" / path.name)
-    done = json.loads(erpd("gc", "--older-than", "0", "--json", home=folder / "home").stdout)
-    gone = {item["id"].partition("-")[0] for item in done["removed"]["items"]}
-    assert gone == {"rollouts", "column"}, "the samples of evaluations, whose results are kept"
-
-    again = run_campaign(folder, arguments=undisturbed.arguments)
-    assert numbers(again.result) == numbers(undisturbed.result)
-    statuses = {event["status"] for event in events(folder / "home") if "status" in event}
-    assert "started" not in statuses and "cached" in statuses
-    told = json.loads(erpd("lineage", "tiny:2.student", "--json", home=folder / "home").stdout)
-    store = Store(folder / "home" / "store")
-    assert len(told["lines"]) > 20 and all(store.damage(line["id"]) is None for line in told["lines"])

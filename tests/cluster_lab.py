@@ -1,0 +1,234 @@
+"""The services of docker/compose.yaml as plain processes: their own commands, environments and health checks, on loopback.
+
+What containers add (images, networks, volumes, limits, restarts) is not here: that needs an engine.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import compose
+import psutil
+import pytest
+import sqlalchemy as sa
+from helpers import ROOT, environment
+from postgres import find_binaries, running
+
+from deployments.platform import free_port
+
+PATIENCE = 300.0
+STARTS = 3
+NODES = {"ray-head": "127.0.0.2", "ray-worker": "127.0.0.3", "ray-worker-2": "127.0.0.4", "prefect-worker": "127.0.0.5"}
+"""Loopback too: four machines, as far as Ray is concerned. `ray start` takes the machine's own address where it is given 127.0.0.1."""
+SERVICES = ("prefect-server", "mlflow", "ray-head", "ray-worker", "ray-worker-2", "prefect-worker")
+"""Those that stay, in the order in which they are started. `NAME-2` is what `--scale NAME=2` adds."""
+
+
+@dataclass
+class Cluster:
+    """The compose file on this machine: each service a process, each name and port one of loopback."""
+
+    folder: Path
+    code: Path
+    """What an image has at /opt/erpd."""
+    given: dict[str, str]
+    """What docker/.env would say."""
+    ports: dict[str, int]
+    started: dict[str, psutil.Popen] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Service -> from its start until its health check said yes."""
+
+    def address(self, name: str) -> str:
+        """Of a service's Ray node."""
+        return f"{NODES.get(name, '127.0.0.1')}:{self.ports.get(name, 0)}"
+
+    def local(self, text: str, name: str) -> str:
+        """A word of a command or a value of a variable of a service, with what is a container's replaced by what is here."""
+        here = {
+            r"@postgres/": f"@127.0.0.1:{self.ports['postgres']}/",
+            r"^(http://)(prefect-server|127\.0\.0\.1):4200": rf"\g<1>127.0.0.1:{self.ports['prefect-server']}",
+            r"^(http://)(mlflow|127\.0\.0\.1):5000": rf"\g<1>127.0.0.1:{self.ports['mlflow']}",
+            r"^(http://127\.0\.0\.1):8080": rf"\g<1>:{self.ports['health']}",
+            r"^4200$": str(self.ports["prefect-server"]),
+            r"^5000$": str(self.ports["mlflow"]),
+            r"^0\.0\.0\.0$": "127.0.0.1",
+            r"^(ray-head|127\.0\.0\.1):6379$": self.address("ray-head"),
+            r"^127\.0\.0\.1:6380$": self.address(name),
+            r"^/opt/erpd": str(self.code),
+            r"^/(erpd|mlflow)(?=/|$)": f"{self.folder}/\\1",
+            r"^/?(docker/)?(\w[\w-]*\.(sh|py))$": f"{self.code}/docker/\\2",
+        }
+        for pattern, value in here.items():
+            text = re.sub(pattern, value, text)
+        return text
+
+    def service(self, name: str) -> dict[str, Any]:
+        service: dict[str, Any] = compose.interpolated(compose.written()["services"][name.removesuffix("-2")], self.given)
+        return service
+
+    def environment(self, name: str) -> dict[str, str]:
+        """What a service's processes see: the image's variables, the file's own, and which ports are this machine's."""
+        own = {key: self.local(value, name) for key, value in self.service(name).get("environment", {}).items() if key != "PGHOST"}
+        here = {
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+            "PYTHONPATH": str(self.code),
+            "OMP_NUM_THREADS": "1",
+            "ERPD_CODE": str(self.code),
+            "RAY_TMPDIR": str(self.folder),
+            "RAY_NODE_IP": self.address(name).partition(":")[0],
+            "RAY_worker_niceness": "0",  # here they share two cores with all the other services, and would starve
+            "RAY_HEAD_PORT": str(self.ports["ray-head"]),
+            "RAY_NODE_PORT": str(free_port() if name == "ray-head" else self.ports.get(name, 0)),
+            "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports["health"]),
+        }
+        database = {"PGHOST": "127.0.0.1", "PGPORT": str(self.ports["postgres"])}
+        return environment(self.folder / name, **(here | own | database))
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
+    def start(self, name: str) -> None:
+        """Its command, by the image's entry point."""
+        words = [self.local(word, name) for word in self.service(name)["command"]]
+        command = [sys.executable, str(self.code / "docker" / "start.py"), *words]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.started[name] = psutil.Popen(
+                command, cwd=self.code, env=self.environment(name), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self.began[name] = time.monotonic()
+
+    def healthy(self, name: str) -> bool:
+        _, program, *arguments = self.service(name)["healthcheck"]["test"]
+        assert program == "python"
+        command = [sys.executable, *(self.local(word, name) for word in arguments)]
+        return subprocess.run(command, cwd=self.code, env=self.environment(name), capture_output=True, timeout=60).returncode == 0
+
+    def wait(self, *names: str) -> None:
+        """Until their health checks say yes. One that ends is started again, as an engine does: Ray may need it on a busy machine."""
+        for name in names:
+            starts = 1
+            deadline = time.monotonic() + PATIENCE
+            while not self.healthy(name):
+                assert time.monotonic() < deadline, self.log(name)[-4000:]
+                if self.started[name].poll() is not None:
+                    assert starts < STARTS, self.log(name)[-4000:]
+                    starts += 1
+                    self.start(name)
+                time.sleep(0.2)
+            self.seconds[name] = time.monotonic() - self.began[name]
+
+    def at_work(self, name: str) -> set[str]:
+        """What Ray is doing on a node at this moment, by the name of the task, or of the actor's class and method."""
+        titles = []
+        for process in self.started[name].children(recursive=True):
+            with suppress(psutil.Error):  # it has ended meanwhile
+                titles += process.cmdline()[:1]
+        named = {title.removeprefix("ray::").split()[0] for title in titles if title.startswith("ray::")}
+        return {name for name in named if not name.startswith(("IDLE", "DashboardAgent", "RuntimeEnvAgent"))}
+
+    def megabytes(self, name: str) -> int:
+        """Memory of its processes that no other process has."""
+        family = [self.started[name], *self.started[name].children(recursive=True)]
+        return sum(process.memory_full_info().uss for process in family) >> 20
+
+    def stop(self, name: str) -> list[str]:
+        """Stop it as an engine does, by SIGTERM to its first process; the processes for which that was not enough, which are killed."""
+        process = self.started.pop(name)
+        if process.poll() is not None:
+            return ["it had ended before"]
+        family = [process, *process.children(recursive=True)]
+        titles = {one.pid: " ".join(one.cmdline()) for one in family}
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        _, left = psutil.wait_procs(family, timeout=60)
+        self.seconds[f"{name} stopped"] = time.monotonic() - began
+        for one in left:
+            one.kill()
+        psutil.wait_procs(left, timeout=10)
+        return [titles[one.pid] for one in left]
+
+    def run(self, name: str) -> None:
+        """A service that ends."""
+        (script,) = self.service(name)["command"]
+        subprocess.run([self.local(script, name)], env=self.environment(name), check=True, timeout=60)
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    def sql(self, role: str, password: str, database: str, statement: str) -> list[tuple[Any, ...]]:
+        url = sa.URL.create("postgresql+psycopg", role, password, "127.0.0.1", self.ports["postgres"], database)
+        return sql(url, statement)
+
+    def prefect(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        status, answer = fetch(self.url("prefect-server") + "/api" + path, f"admin:{self.given['PREFECT_PASSWORD']}", body, method)
+        assert status < 300, (path, status, answer)
+        return answer
+
+
+def fetch(url: str, user: str = "", body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
+    """Status, and the answer's JSON (its text, where it is none)."""
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), method=method, headers=headers)
+    request.add_header("Content-Type", "application/json")
+    if user:
+        request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            status, data = response.status, response.read()
+    except urllib.error.HTTPError as error:
+        status, data = error.code, error.read()
+    try:
+        return status, json.loads(data)
+    except ValueError:
+        return status, data.decode(errors="replace")
+
+
+@contextmanager
+def database_server(folder: Path, superuser: str) -> Iterator[int]:
+    """A PostgreSQL as its image makes it: `postgres` is the superuser, with the password it is given; its port."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder.mkdir()
+    with running(binaries, folder) as url:
+        server = sa.make_url(url)
+        sql(server, f"CREATE ROLE postgres SUPERUSER LOGIN PASSWORD '{superuser}'")
+        sql(server.set(username="postgres", password=superuser), f"ALTER ROLE {server.username} RENAME TO installer")
+        assert server.port is not None
+        yield server.port
+
+
+def sql(url: sa.URL, statement: str) -> list[tuple[Any, ...]]:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            answer = connection.execute(sa.text(statement))
+            return [tuple(row) for row in answer] if answer.returns_rows else []
+    finally:
+        engine.dispose()
+
+
+def copy_code(target: Path) -> None:
+    """What goes into an image, and nothing else."""
+    lines = (ROOT / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    for name in [line[1:] for line in lines if line.startswith("!")]:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".env", "*.env"))
+        else:
+            target.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, target / name)

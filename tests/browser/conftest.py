@@ -32,7 +32,7 @@ Photograph = Callable[["Page", str], None]
 NewPage = Callable[[], "Page"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -45,13 +45,13 @@ def browser() -> Iterator[Browser]:
         one.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home(browser: Browser) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="erpd-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def links(home: Path) -> Iterator[dict[str, str]]:
     """What `erpd up` prints; no process is left at the end."""
     done = erpd("up", "--json", home=home)
@@ -63,7 +63,7 @@ def links(home: Path) -> Iterator[dict[str, str]]:
     assert no_process_left(home) == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def new_page(browser: Browser) -> NewPage:
     """Makes a page of a browser that has seen nothing before."""
 
@@ -89,7 +89,7 @@ def prefect(page: Page, links: dict[str, str]) -> Prefect:
     return Prefect(page, links["prefect_ui"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def photograph(tmp_path_factory: pytest.TempPathFactory) -> Photograph:
     """Saves what a page shows: in the folder that `ERPD_PICTURES` names, else in a temporary one."""
     folder = Path(os.environ.get("ERPD_PICTURES") or tmp_path_factory.mktemp("pictures"))
@@ -102,7 +102,7 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Photograph:
     return save
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def submitted(new_page: NewPage, links: dict[str, str], photograph: Photograph) -> str:
     """The flow run of a campaign that was asked for by filling in the form."""
     with custom_run(new_page(), links) as prefect:
@@ -113,7 +113,7 @@ def submitted(new_page: NewPage, links: dict[str, str], photograph: Photograph) 
         return prefect.submitted()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def asked(new_page: NewPage, links: dict[str, str], submitted: str) -> str:
     """The flow run of another campaign, whose decision a person takes. It waits until the first one is through."""
     with custom_run(new_page(), links) as prefect:
@@ -134,7 +134,7 @@ def custom_run(page: Page, links: dict[str, str]) -> Iterator[Prefect]:
     page.context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def campaigns(new_page: NewPage, links: dict[str, str], submitted: str, asked: str) -> list[str]:
     """Names of the two campaigns, finished: the second one's decision is taken by the test before."""
     from prefect_pages import Prefect

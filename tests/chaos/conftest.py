@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("number", [number for number in range(first, first + trials) if number not in known])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def house() -> Iterator[House]:
     from services import house
 
@@ -52,7 +52,7 @@ def house() -> Iterator[House]:
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def reference(house: House) -> Reference:
     from trials import run_undisturbed
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +14,13 @@ import typer
 from rich.console import Console
 
 from deployments.console import BadInput, Json, checking, only_json, prepare_for, say
+from deployments.ending import failing
 from deployments.grading import grading
 from deployments.lineage import lineage_commands
 from deployments.scheduling import scheduling
-from erpd_core.faults import Fault
 from tasks.faults import in_words
 from tasks.home import home, point, prepare, remove_empty
 from tasks.services import check_urls
-from tasks.untrusted import one_line
 
 app = typer.Typer(
     help="Extreme Region Policy Distillation: squeeze a fixed batch of rollouts, then distil what it taught under a trust region.",
@@ -77,46 +73,13 @@ def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
         from deployments.run import run_in_foreground, run_study_in_foreground
 
         console = Console(stderr=as_json)
-        with _failing():
+        with failing():
             if isinstance(asked, Study):
                 result = run_study_in_foreground(asked, console)
             else:
                 result = run_in_foreground(asked, recipe, console)
         if as_json:
             out(json.dumps(result))
-
-
-@contextmanager
-def _failing() -> Iterator[None]:
-    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file; a fault of machine or numbers in one."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except KeyboardInterrupt:
-        print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except Fault as fault:
-        print(f"erpd: the run ends: {one_line(str(fault))}; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except Exception as error:
-        _explain_failure(error)
-        raise typer.Exit(1) from error
-
-
-def _explain_failure(error: Exception) -> None:
-    import traceback
-
-    log = home() / "logs" / "failure.log"
-    fault = in_words(error)
-    with contextlib.suppress(OSError) if fault else contextlib.nullcontext():  # there is no room for it on a full disk
-        log.write_text("".join(traceback.format_exception(error)))
-    if fault:
-        print(f"erpd: {one_line(fault)}, and the same command goes on from what is done", file=sys.stderr)
-        return
-    story = one_line(f"{type(error).__name__}: {error}", 600)
-    print(f"erpd: the run failed: {story}", file=sys.stderr)
-    print(f"erpd: the whole story is in {log}; the same command goes on from what is done", file=sys.stderr)
 
 
 @app.command()
@@ -199,7 +162,7 @@ def evaluate(
         from flows.evaluating import evaluate_models
 
         events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"  # two evaluations at once show each its own progress
-        with _failing(), Display({events: ""}, Console(stderr=True)):
+        with failing(), Display({events: ""}, Console(stderr=True)):
             result, rows = evaluate_models(plan, events)
         events.unlink(missing_ok=True)
         if as_json:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from tasks.resources import answer
+
 _lock = threading.Lock()
 _halted = threading.Event()
 _working: dict[str, Any] = {}
@@ -25,15 +27,15 @@ def at_work(artifact: str, submit: Callable[[], Any]) -> Callable[[], Any]:
             _working[artifact] = submit()
         future = _working[artifact]
 
-    def answer() -> Any:
+    def wait() -> Any:
         try:
-            return future.result()
+            return answer(future)
         finally:
             with _lock:
                 if _working.get(artifact) is future:
                     del _working[artifact]
 
-    return answer
+    return wait
 
 
 def halt(on: bool) -> None:

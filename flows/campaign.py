@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.exceptions import Pause, TerminationSignal
+from prefect.exceptions import Pause
 from prefect.states import State
 
 from erpd_core.config import CampaignConfig
@@ -30,6 +30,7 @@ from tasks.policies import import_policy
 from tasks.registry import open_registry
 from tasks.resources import StageRunner
 from tasks.rollouts import SampleRollouts
+from tasks.stops import stop_in
 from tasks.store import identity
 
 
@@ -88,20 +89,17 @@ def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
             result = Campaign(config, recipe, desk).run()
         status = "completed"
         return result
-    except (KeyboardInterrupt, TerminationSignal):
-        status = "killed"
-        raise
-    except SystemError as error:  # what Ray's compiled code makes of a signal that comes while it waits
-        if not isinstance(error.__cause__, TerminationSignal | KeyboardInterrupt):
-            raise
-        status = "killed"
-        raise error.__cause__ from None
     except Pause:
         status = "running"  # suspended: it begins again where it is
         raise
     except Fault as fault:
         desk.record_fault(fault)
         raise
+    except BaseException as error:
+        if (stop := stop_in(error)) is None:
+            raise
+        status = "killed"
+        raise stop from None
     finally:
         if status != "running":
             desk.registry.campaign_finished(name, status)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,10 +22,12 @@ from tasks.resources.actors import over_actors
 from tasks.services import ray_address
 from tasks.shares import Share, asked, local_cpus, sampler_share, scorer_share, stage_share, trainer_share
 from tasks.stage import Stage
+from tasks.stops import signals_kept
 
 __all__ = [
     "Share",
     "StageRunner",
+    "answer",
     "asked",
     "cluster_nodes",
     "ensure_ray",
@@ -68,10 +71,11 @@ def ensure_ray(runtime: RuntimeConfig) -> None:
     with _lock:
         if ray.is_initialized():
             return
-        if address := ray_address(runtime.ray_address):
-            _connect(address)
-        else:
-            _start(runtime)
+        with signals_kept():
+            if address := ray_address(runtime.ray_address):
+                _connect(address)
+            else:
+                _start(runtime)
     refuse_impossible(needs(runtime), cluster_nodes(runtime), runtime)
 
 
@@ -201,6 +205,17 @@ def submit(task: Any, runtime: RuntimeConfig, stage: Stage[Any], *args: Any) -> 
         return task.submit(stage, *args)
 
 
+def answer(future: Any) -> Any:
+    """Wait for what `submit` returned; its answer, or the error it raised."""
+    _heed(future.wrapped_future)
+    return future.result()
+
+
+def _heed(work: Any) -> None:
+    """Wait for a task, of Ray or of a thread, and hear signals meanwhile: `ray.get` drops what a signal's handler raises."""
+    futures.wait([work if isinstance(work, futures.Future) else work.future()])
+
+
 def _beside_the_flow(runtime: RuntimeConfig) -> dict[str, Any]:
     """What asks for nothing Ray puts on any node, the cluster's head too, which may not even see ERPD_HOME: this keeps it on our own."""
     import ray
@@ -215,7 +230,9 @@ def in_task(work: Callable[..., Any], runtime: RuntimeConfig, *args: Any) -> Any
     import ray
 
     ensure_ray(runtime)
+    reference = ray.remote(work).options(**stage_share(runtime).options, max_retries=0).remote(*args)
+    _heed(reference)
     try:
-        return ray.get(ray.remote(work).options(**stage_share(runtime).options, max_retries=0).remote(*args))
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None

@@ -14,6 +14,7 @@ from typing import Any
 
 from prefect import flow
 
+from erpd_core.faults import Fault
 from erpd_core.refs import Frozen
 from flows.aside import open_tracker
 from flows.at_work import halt
@@ -69,8 +70,17 @@ def ablation(what: StudyChoice) -> StudyResult:
         show_table(study, name)
     publish_study(name, study)
     if failed:
-        raise RuntimeError(f"arms failed: {'; '.join(f'{arm}: {error}' for arm, error in failed.items())}")
+        raise failure_of(failed)
     return StudyResult(study=name, arms={arm.name: results[arm.name] for arm in study.arms})
+
+
+def failure_of(failed: dict[str, Exception]) -> Exception:
+    """What a study ends with whose other arms are done: where numbers are at fault, the first of them, in its own words."""
+    faults = [(arm, error) for arm, error in failed.items() if isinstance(error, Fault)]
+    if len(faults) < len(failed):
+        return RuntimeError(f"arms failed: {'; '.join(f'{arm}: {error}' for arm, error in failed.items())}")
+    arm, fault = faults[0]
+    return fault.within(f"arm {arm}" if len(faults) == 1 else f"arm {arm}, the first of {len(faults)} that end so")
 
 
 def _run_arms(study: Study) -> Iterator[tuple[Arm, Callable[[], CampaignResult]]]:

@@ -256,3 +256,14 @@ def test_tokens_that_mean_something_else_are_refused_though_they_are_as_many(wor
         build.commit({})
     with pytest.raises(ValueError, match=rf"token {min(at, place)} is not the same in .* one vocabulary"):
         fulfil(ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), alone(world))
+
+
+def test_a_study_whose_arms_end_by_faults_tells_the_first_in_its_own_words():
+    from flows.ablation import failure_of
+
+    nan = Fault("loss is nan", "lower the learning rate", "step 3")
+    assert str(failure_of({"ce": nan})) == "arm ce, step 3: loss is nan; lower the learning rate"
+    two = failure_of({"ce": nan, "grpo": nan})
+    assert isinstance(two, Fault) and str(two).startswith("arm ce, the first of 2 that end so, step 3: loss is nan")
+    mixed = failure_of({"ce": nan, "grpo": OSError("no room")})
+    assert not isinstance(mixed, Fault) and str(mixed).startswith("arms failed: ce: step 3: loss is nan") and "grpo: no room" in str(mixed)

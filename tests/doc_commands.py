@@ -28,6 +28,7 @@ WALKTHROUGHS = ("recipes", "own_data", "own_benchmark", "own_loss", "operations"
 PARSED_ONLY = {
     r"make ": "targets install packages or take long; that they exist is checked",
     r"erpd-there ": "runs in a container",
+    r"erpd up --host ADDRESS": "listens at another address; tests/unit/test_doors.py and tests/integration/test_secrets.py do that",
     r"python -m benchmarks\.": "takes minutes, and a measurement wants an idle machine",
     r"python -m pytest tests/unit/test_forward": "the suite runs these tests by itself",
     r"erpd eval .*(Qwen/|AIME25)": "needs the hub",

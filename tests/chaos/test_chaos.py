@@ -8,7 +8,7 @@ import pytest
 from services import House
 from trials import Reference, Trial, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(2400)]
 
 
 def test_a_campaign_survives(

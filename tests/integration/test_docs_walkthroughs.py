@@ -23,7 +23,7 @@ from tasks.policies import ASSETS
 from tasks.registry import Registry
 from tasks.store import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 UP, CAMPAIGNS, DOWN = "erpd up", ("erpd run tiny", "erpd run tiny --set teacher.loss.kind=sapo --set name=sapo"), "erpd down"
 """What the fixture runs, around all others; they find these two campaigns."""

@@ -12,7 +12,7 @@ import pytest
 from disks import Disk, small_disk
 from helpers import Campaign, campaign_arguments, environment, erpd, events, numbers, processes_of, run_campaign, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

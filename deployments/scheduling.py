@@ -6,7 +6,7 @@ import os
 import zoneinfo
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.table import Table
 
 from deployments.console import checking
 from tasks.home import prepare
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
 
 scheduling = typer.Typer()
 LONGEST = 8760
@@ -70,11 +74,12 @@ def check_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: s
 
 
 def add_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: str | None, every: float | None, timezone: str) -> str:
-    """The schedule's name. One of the same name is replaced. Raises ValueError for a time that is none, before anything is told."""
+    """The schedule's name. One of the same name is replaced.
+
+    Raises ValueError for a time that is none, before anything is told, and LookupError where nothing is deployed.
+    """
     from prefect import get_client
     from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule
-
-    from deployments.entries import DEPLOYED
 
     kind = {"kind": "file", "path": recipe} if recipe.endswith((".yaml", ".yml")) else {"kind": "recipe", "recipe": recipe}
     parameters = {"what": kind | {"changes": list(changes)}}
@@ -88,7 +93,9 @@ def add_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: str
         ) from error
     name = f"{deployment}-{recipe.rpartition('/')[2].partition('.')[0]}".lower().replace("_", "-")
     with get_client(sync_client=True) as client:
-        found = client.read_deployment_by_name(f"{DEPLOYED[deployment].flow.name}/{deployment}")
+        found = next((one for one in deployed(client) if one.name == deployment), None)
+        if found is None:
+            raise LookupError(f"--deployment {deployment}: Prefect has none of that name; start the platform anew: erpd down, erpd up")
         for other in found.schedules:
             if other.slug == name:
                 client.delete_deployment_schedule(found.id, other.id)
@@ -96,15 +103,20 @@ def add_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: str
     return name
 
 
+def deployed(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """Our deployments, by name. Prefect is asked, for importing the flows themselves takes ten seconds."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["erpd"]))
+    return sorted(client.read_deployments(deployment_filter=ours), key=lambda one: one.name)
+
+
 def schedules() -> list[tuple[str, Any, Any]]:
     """(deployment, its id, schedule) of every one."""
     from prefect import get_client
 
-    from deployments.entries import DEPLOYED
-
     with get_client(sync_client=True) as client:
-        every = {name: client.read_deployment_by_name(f"{one.flow.name}/{name}") for name, one in DEPLOYED.items()}
-    return [(name, found.id, schedule) for name, found in every.items() for schedule in found.schedules]
+        return [(one.name, one.id, schedule) for one in deployed(client) for schedule in one.schedules]
 
 
 def remove_schedule(name: str) -> str:

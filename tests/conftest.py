@@ -107,4 +107,5 @@ def undisturbed() -> Iterator[Campaign]:
     from helpers import run_campaign
 
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "home").mkdir()  # empty: here Prefect makes its own database
         yield run_campaign(Path(folder), "iterations=2")

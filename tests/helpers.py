@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +100,24 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "HF_", "TMPDIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     return {**kept, "ERPD_HOME": str(home), "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0", **more}
+
+
+@functools.cache
+def prefect_database() -> Path:
+    """An empty database of Prefect, migrated once for many homes: each would take ten seconds for it when first used."""
+    folder = Path(tempfile.mkdtemp(prefix="erpd-prefect-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    own = environment(folder, PREFECT_HOME=str(folder))
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+    subprocess.run(command, env=own, check=True, capture_output=True, timeout=300)
+    return folder / "prefect.db"
+
+
+def migrated(home: Path) -> Path:
+    """`home`, made, with a database of Prefect that needs no migrations any more."""
+    (home / "prefect").mkdir(parents=True)
+    shutil.copy(prefect_database(), home / "prefect" / "prefect.db")
+    return home
 
 
 def python(script: str, *arguments: object, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -210,8 +232,10 @@ class Campaign:
 
 def run_campaign(folder: Path, *overrides: str, arguments: list[str] | None = None, timeout: float = 300) -> Campaign:
     """Run the shrunk campaign in `folder`: its home, an empty working directory and an empty HOME lie side by side there."""
-    for name in ("home", "cwd", "user"):
+    for name in ("cwd", "user"):
         (folder / name).mkdir(exist_ok=True)
+    if not (folder / "home").exists():
+        migrated(folder / "home")
     arguments = arguments or campaign_arguments(*overrides)
     done = erpd(*arguments, home=folder / "home", cwd=folder / "cwd", timeout=timeout, HOME=str(folder / "user"))
     return Campaign(folder, arguments, done)

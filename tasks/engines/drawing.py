@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 
 from erpd_core.config import SamplingConfig
+from erpd_core.faults import Fault
+from erpd_core.finite import non_finite
 
 NUCLEUS = 256
 """Largest probabilities that are looked at first for a nucleus: sorting a vocabulary of 49,152 costs half as much as SmolLM2's step."""
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
-    """One token per row by inverting the distribution function at `uniform_B`; temperature, top-k, then the smallest top-p nucleus."""
+    """One token per row by inverting the distribution function at `uniform_B`; temperature, top-k, then the smallest top-p nucleus.
+
+    Raises Fault when a row's logits are NaN or infinite: any token would come of them.
+    """
     logits_BV = logits_BV.double()
     if sampling.temperature != 1.0:
         logits_BV = logits_BV / sampling.temperature
@@ -20,6 +25,8 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tens
         kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
     probs_BV = torch.softmax(logits_BV, -1)
+    if wrong := non_finite(probs_BV[:, 0]):  # all of a row's probabilities are NaN, or none
+        raise Fault(f"the logits of {wrong} of {len(probs_BV)} responses are not finite", "train this policy again, or take another")
     if sampling.top_p < 1.0:
         return _draw_nucleus(probs_BV, uniform_B, sampling.top_p)
     return _invert(probs_BV, uniform_B).squeeze(1)

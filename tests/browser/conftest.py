@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import SHRUNK, erpd, no_process_left
+from helpers import SHRUNK, erpd, migrated, no_process_left
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -37,8 +37,9 @@ def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         one = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield one
@@ -48,7 +49,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def home(browser: Browser) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="erpd-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+        yield migrated(Path(folder) / "h")
 
 
 @pytest.fixture(scope="module")

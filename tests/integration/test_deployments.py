@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SHRUNK, Campaign, erpd, no_process_left, processes_of, wait_until
+from helpers import SHRUNK, Campaign, erpd, migrated, no_process_left, processes_of, wait_until
 
 from tasks.registry import Registry
 
@@ -114,7 +114,7 @@ def platform(undisturbed: Campaign) -> Iterator[Platform]:
     It lies where its path is short enough for Ray's sockets.
     """
     folder = tempfile.TemporaryDirectory(prefix="erpd-")
-    home = Path(folder.name)
+    home = migrated(Path(folder.name) / "h")
     shutil.copytree(undisturbed.home / "store", home / "store")
     done = erpd("up", "--json", home=home)
     try:

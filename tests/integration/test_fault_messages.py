@@ -63,6 +63,7 @@ def test_registry_prefect_and_mlflow_say_that_it_failed_and_why(hopeless: Campai
     assert status == "FAILED" and "raise sampling.max_new_tokens" in fault
 
 
+@pytest.mark.long
 def test_mended_it_goes_on_from_what_is_done(hopeless: Campaign):
     kept = Store(hopeless.home / "store").artifacts("evaluation")
     assert kept, "the base was evaluated before the batch was looked at"

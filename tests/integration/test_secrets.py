@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import campaign_arguments, erpd, no_process_left, processes_of
+from helpers import campaign_arguments, erpd, migrated, no_process_left, processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def status(url: str, login: str = "", body: Any = None) -> int:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     if importlib.util.find_spec("flask_wtf") is None:  # not imported: vLLM, later in this process, stumbles over Flask's proxies
         pytest.skip("MLflow's login needs Flask-WTF: pip install -e '.[cluster]'")
-    home = tmp_path_factory.mktemp("home")
+    home = migrated(tmp_path_factory.mktemp("secrets") / "home")
     host = elsewhere()
     up = erpd("up", "--host", host, "--json", home=home, **SECRETS)
     try:

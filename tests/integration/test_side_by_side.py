@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers import Campaign, events, no_process_left, numbers, run_campaign
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.ray]
 
 STUDY = """
 description: Three students of one teacher, in miniature.

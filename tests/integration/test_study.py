@@ -132,6 +132,7 @@ def test_mlflow_has_a_run_for_each_arm_and_no_point_twice(study: Campaign):
     assert all(len(values) <= arms for phase in points.values() for values in phase.values())
 
 
+@pytest.mark.long
 def test_the_same_command_again_finds_everything(study: Campaign):
     before = len(events(study.home))
     again = study.again().result

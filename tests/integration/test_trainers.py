@@ -164,6 +164,7 @@ def test_what_a_member_raises_is_raised_though_others_wait(ray_home: Path, tmp_p
 # ---------------------------------------------------------------------------------------------------------------------- a campaign
 
 
+@pytest.mark.long
 def test_a_campaign_trains_with_two_workers(undisturbed: Campaign):
     """By the real command on Ray: stages 1 and 2 by two workers each. Its first teacher's records are one process's."""
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:

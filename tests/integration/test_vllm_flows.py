@@ -31,6 +31,7 @@ def here(script: str, *arguments: object, home: Path) -> subprocess.CompletedPro
     return done
 
 
+@pytest.mark.long
 def test_it_lives_beside_everything_else(tmp_path: Path):
     """One process imports vLLM with Prefect, MLflow and Ray; nothing but what is left out on purpose is missing from the environment."""
     assert here("import prefect, mlflow, ray, transformers, vllm; print(vllm.__version__)", home=tmp_path).stdout.strip() == "0.32.0"
@@ -59,6 +60,7 @@ print(taken_over == fresh, sum(a == b for x, y in zip(fresh, before) for a, b in
 """
 
 
+@pytest.mark.long
 def test_a_head_tied_to_the_embedding_follows_it(folder: Path, tmp_path: Path):
     """vLLM's CPU build keeps a packed copy of the head that its own reload leaves behind (SmolLM2 and small Qwen3 have tied heads)."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -93,6 +95,7 @@ engine.close()
 """
 
 
+@pytest.mark.long
 def test_close_frees_the_memory_and_another_engine_may_follow(folder: Path, tmp_path: Path):
     freed, again, listening = here(MEMORY, folder, home=tmp_path).stdout.splitlines()
     assert float(freed) > 900, "of the 1,024 MiB of its KV cache"

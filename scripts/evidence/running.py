@@ -15,12 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.ablation import known_arms
 from flows.studies import load_study
+from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
 from tasks.home import prepare
 from tasks.registry import open_registry
 from tasks.store import open_store, write_atomically
 
 STUDIES = Path(__file__).parent / "studies"
+PEERS = {"clock": ("trl", "online")}
+"""Study -> a further arm that TRL trains, and the arm whose place it takes."""
 
 
 def study_names() -> list[str]:
@@ -57,6 +60,9 @@ def run(study: str, seed: int) -> Record:
     registry, store = open_registry(), open_store()
     arms = known_arms(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"]))
     found = {name: arm_record(registry, store, campaign) for name, campaign in arms.items()}
+    if study in PEERS:
+        peer, place = PEERS[study]
+        found[peer] = trl_arm(registry, store, arms[place])
     commits = {registry.campaign(campaign).git_commit for campaign in arms.values()}
     registry.close()
     return Record(study=study, seed=seed, commit=max(filter(None, commits), default=None), seconds=round(seconds, 1), arms=found)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from flows.studies import load_study
-from scripts.evidence.claims import CLAIMS, entropy, kl, points, policy
+from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points, policy
 from scripts.evidence.judging import Claim, Interval, interval, judge
 from scripts.evidence.page import write_page
-from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, record_path, thin
-from scripts.evidence.running import STUDIES, study_names
+from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, record_path, thin
+from scripts.evidence.running import PEERS, STUDIES, study_names
 
 
 def measured(score: float, kl_base: float = 0.1, role: str = "student", iteration: int = 1, entropy: float = 0.2) -> Policy:
@@ -20,6 +20,12 @@ def measured(score: float, kl_base: float = 0.1, role: str = "student", iteratio
         iteration=iteration, role=role, strategy="S1", step=8, score=score, k=8, problems=400,
         kl_old=kl_base, kl_base=kl_base, entropy=entropy, length=9.0,
     )  # fmt: skip
+
+
+def curve(role: str, validation: dict[int, float]) -> TrainingCurve:
+    """Eight steps of a second each."""
+    columns = {"seconds_rollout": (0.75,) * 8, "seconds_update": (0.25,) * 8}
+    return TrainingCurve(iteration=1, role=role, validation=validation, steps=tuple(range(1, 9)), columns=columns, seconds=8.0)
 
 
 def record(seed: int, ours: Policy, theirs: Policy, study: str = "front") -> Record:
@@ -80,9 +86,19 @@ def test_every_claim_names_policies_that_its_study_makes() -> None:
             policies = [measured(0.5, role="base", iteration=0)]
             for iteration in range(1, arm.config.iterations + 1):
                 policies += [measured(0.5, role=role, iteration=iteration) for role in ("teacher", "student")]
-            arms[arm.name] = ArmRecord(policies=tuple(policies), trainings=(), seconds=())
+            trainings = [curve(role, {8: 0.5}) for role in ("student", "online")]
+            work = {"rollouts": 1.0, "score": 1.0, "teacher": 4.0, "distill": 2.0, "validation": 9.0}
+            arms[arm.name] = ArmRecord(policies=tuple(policies), trainings=tuple(trainings), seconds=(work,))
+        if one.study in PEERS:
+            peer, place = PEERS[one.study]
+            arms[peer] = ArmRecord(policies=(), trainings=arms[place].trainings, seconds=())
         shaped = Record(study=one.study, seed=0, commit=None, seconds=1.0, arms=arms)
         assert [part.effect(shaped) for part in one.parts] == [0.0] * len(one.parts), one.title
+
+
+def test_time_to_a_score_ends_at_the_first_kept_step_that_has_it() -> None:
+    arm = ArmRecord(policies=(), trainings=(curve("online", {2: 0.4, 4: 0.7, 8: 0.6}),), seconds=())
+    assert [online_seconds(arm, score) for score in (0.3, 0.5, 0.65, 0.9)] == [2.0, 4.0, 4.0, 8.0]
 
 
 def test_claims_are_numbered_once_and_every_study_serves_one() -> None:

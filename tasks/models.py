@@ -102,10 +102,16 @@ def device_of(runtime: RuntimeConfig) -> torch.device:
 
 
 def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
-    """The causal LM in `folder`, on the runtime's device, in eval mode (no dropout: ratios must be exact)."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, runtime.dtype), use_safetensors=True, trust_remote_code=trusts_code(folder), local_files_only=True
-    )
+    """The causal LM in `folder`, on the runtime's device, in eval mode (no dropout: ratios must be exact).
+
+    Raises ValueError where the weights lack tensors of it: transformers would draw them at random and go on.
+    """
+    model, told = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, runtime.dtype), use_safetensors=True, trust_remote_code=trusts_code(folder), local_files_only=True,
+        output_loading_info=True,
+    )  # fmt: skip
+    if missing := sorted(told["missing_keys"]):
+        raise ValueError(f"model: {folder}: its weights lack {len(missing)} tensors ({missing[0]} is one); copy the model's files again")
     return model.to(device_of(runtime)).eval()
 
 

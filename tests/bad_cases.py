@@ -169,6 +169,7 @@ CASES: tuple[Case, ...] = (
     setting("kind of a model", "model={kind: pickle, path: x}", "model", "directory"),
     setting("template without problem", "prompts.template=Answer", "prompts", "{problem}"),
     setting("benchmark name", "evaluation.benchmarks={a b: {kind: tiny}}", "a b", "letters, digits"),
+    setting("benchmark of a long name", f"evaluation.benchmarks={{{'b' * 65}: {{kind: tiny}}}}", "bbb", "64 letters"),
     setting("step beyond the end", "teacher.keep=[9999]", "teacher", "raise steps"),
     setting("device", "runtime.device=tpu", "runtime.device", "cuda", command="run"),
     setting("module below a path", "model={kind: packaged, package: no_such_package}", "no_such_package", "make smollm2", command="run"),

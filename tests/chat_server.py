@@ -61,6 +61,7 @@ class Script:
             "garbage": "Both of them look fine to me. VERDICT: SAME, I would say.",
             "thinking": f"<think>Maybe VERDICT: DIFFERENT?</think>\n\n{said}\n",
             "echo": f"{first}\n{second}",
+            "endless": f"{said}\n" * 400_000,
             "gullible": gullible,
         }.get(self.policy, said)
         return status, {}, content
@@ -74,6 +75,11 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
             for name, value in (headers | {"Content-Type": "application/json", "Content-Length": str(len(data))}).items():
                 self.send_header(name, value)
             self.end_headers()
+            if script.policy == "dripping":
+                for place in range(len(data)):
+                    self.wfile.write(data[place : place + 1])
+                    self.wfile.flush()
+                    time.sleep(0.2)
             self.wfile.write(data)
 
         def do_GET(self) -> None:

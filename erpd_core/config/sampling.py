@@ -10,6 +10,9 @@ from erpd_core.config.common import Config
 from erpd_core.config.judge import JudgeConfig
 from erpd_core.config.problems import ProblemsConfig
 
+LONGEST_NAME = 64
+"""Characters of a benchmark's name: it heads columns, names files and is a part of MLflow's metrics."""
+
 
 class SamplingConfig(Config):
     """How a policy is sampled (Sec. 4.1: 16 samples, T 0.6, 32,768 tokens for the fixed batch; T 0.6 and top-p 0.95 to evaluate)."""
@@ -61,8 +64,8 @@ class EvaluationConfig(Config):
         if not benchmarks:
             raise ValueError("benchmarks: name at least one benchmark to report on")
         for name in benchmarks:
-            if name == "validation" or not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"benchmarks: {name!r} must be letters, digits, - and _, and not 'validation'")
+            if name == "validation" or len(name) > LONGEST_NAME or not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"benchmarks: {name[:80]!r} must be {LONGEST_NAME} letters, digits, - and _ at most, and not 'validation'")
         return benchmarks
 
     @model_validator(mode="after")

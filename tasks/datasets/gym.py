@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from erpd_core.config import GymProblems
 from erpd_core.refs import Problem
@@ -15,10 +18,7 @@ GYM_SEED, GYM_POOL = 20_260_525, 20_000
 
 def gym_problems(source: GymProblems, seed: int, earlier: Sequence[int] = ()) -> list[Problem]:
     """Every question belongs to one split by a hash of its text, so splits are disjoint whatever is drawn from them."""
-    try:
-        import reasoning_gym
-    except ImportError as error:
-        raise ValueError("problems of kind gym need reasoning-gym; install the extra: pip install -e '.[problems]'") from error
+    reasoning_gym = _package()
     count = source.count or 256
     found: dict[str, Problem] = {}
     try:
@@ -38,6 +38,25 @@ def gym_problems(source: GymProblems, seed: int, earlier: Sequence[int] = ()) ->
         raise ValueError(f"gym family {source.family!r}: {only}; widen params or lower count")
     problems = list(found.values())
     return [problems[place] for place in draw(len(problems), count, seed, earlier)]
+
+
+def _package() -> Any:
+    """reasoning-gym. Raises ValueError when it is not installed.
+
+    For one of its games it imports pyplot, which makes a list of fonts: that goes to a temporary folder, for a call that is refused writes
+    nothing.
+    """
+    before = os.environ.get("MPLCONFIGDIR")
+    try:
+        with tempfile.TemporaryDirectory(prefix="erpd-fonts-", ignore_cleanup_errors=True) as fonts:
+            os.environ["MPLCONFIGDIR"] = fonts
+            import reasoning_gym
+    except ImportError as error:
+        raise ValueError("problems of kind gym need reasoning-gym; install the extra: pip install -e '.[problems]'") from error
+    finally:
+        del os.environ["MPLCONFIGDIR"]
+        os.environ |= {"MPLCONFIGDIR": before} if before is not None else {}
+    return reasoning_gym
 
 
 def split_of(question: str) -> str:

@@ -19,6 +19,8 @@ from tasks.store import write_atomically
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 """Answers of a server that is busy or restarting. Any other refusal stays one."""
+LARGEST = 4 << 20
+"""Bytes of an answer that are read. `judge.reply_tokens` has a thousandth of it; a server that sends more has gone wrong."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 
@@ -114,12 +116,13 @@ class JudgeClient:
             self.budget.take()
             wanted = 0.0
             try:
-                response = self._http.post(f"{self.config.endpoint}/chat/completions", json=body)
+                with self._http.stream("POST", f"{self.config.endpoint}/chat/completions", json=body) as response:
+                    answer = self._read(response)
             except httpx.HTTPError as error:
                 trouble = type(error).__name__
             else:
                 if response.status_code == 200:
-                    return self._text(response)
+                    return self._text(response.request, answer)
                 trouble = f"HTTP {response.status_code}"
                 if response.status_code in (400, 413, 422):
                     return None
@@ -132,17 +135,28 @@ class JudgeClient:
                     break
         raise JudgeError(f"the judge's endpoint does not answer after {self.config.retries + 1} requests ({trouble}); see that it runs")
 
-    def _text(self, response: httpx.Response) -> str:
+    def _read(self, response: httpx.Response) -> bytes:
+        """The answer, as far as it is read. Raises httpx.ReadTimeout for one that drips on beyond the timeout."""
+        read, until = bytearray(), time.monotonic() + self.config.timeout
+        for part in response.iter_bytes():
+            read += part
+            if time.monotonic() > until:
+                raise httpx.ReadTimeout("the answer takes too long", request=response.request)
+            if len(read) > LARGEST:
+                break
+        return bytes(read[:LARGEST])
+
+    def _text(self, request: httpx.Request, said: bytes) -> str:
         """Count the tokens and give the text; what is not of the format is an empty reply, which is no verdict."""
         try:
-            answer = response.json()
+            answer = json.loads(said)
             usage = (answer.get("usage") or {}).get("total_tokens")
             content = answer["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             usage, content = None, ""
         content = content if isinstance(content, str) else ""
         # A server that does not count is charged by size, about four bytes a token.
-        self.budget.use(usage if isinstance(usage, int) and usage >= 0 else (len(response.request.content) + len(response.content)) // 4)
+        self.budget.use(usage if isinstance(usage, int) and usage >= 0 else (len(request.content) + len(said)) // 4)
         return content
 
 

@@ -49,6 +49,7 @@ def test_both_orders_are_asked_and_one_is_enough_to_refuse(tmp_path: Path) -> No
         ("garbage", "unclear"),
         ("thinking", "same"),
         ("echo", "unclear"),
+        ("endless", "unclear"),
         ("refusing", "unclear"),
     ],
 )
@@ -94,7 +95,9 @@ def test_a_slow_server_is_asked_concurrently(tmp_path: Path) -> None:
     assert report.outcomes == ["same"] * 8
 
 
-@pytest.mark.parametrize(("policy", "said"), [("down", "HTTP 500"), ("forbidden", "HTTP 401"), ("stuck", "ReadTimeout")])
+@pytest.mark.parametrize(
+    ("policy", "said"), [("down", "HTTP 500"), ("forbidden", "HTTP 401"), ("stuck", "ReadTimeout"), ("dripping", "ReadTimeout")]
+)
 def test_an_endpoint_that_cannot_be_used_is_an_error_and_not_a_verdict(policy: str, said: str, tmp_path: Path) -> None:
     with serving(policy) as server, pytest.raises(JudgeError, match=said):
         judge_answers([RIGHT], config(server.endpoint, retries=1, timeout=0.5), tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import World, context, flip_a_bit
+from safetensors.torch import load_file, save_file
 
 from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, PackagedModel
 from tasks.models import load_policy, load_tokenizer, save_policy, stop_tokens, vocabulary
@@ -111,6 +112,15 @@ def test_a_saved_policy_loads_to_the_same_numbers(world: World, tmp_path: Path):
     assert load_tokenizer(tmp_path / "saved")(text)["input_ids"] == load_tokenizer(BASE)(text)["input_ids"]
     assert stop_tokens(tmp_path / "saved", load_tokenizer(tmp_path / "saved")) == stop_tokens(BASE, load_tokenizer(BASE)) != set()
     assert vocabulary(tmp_path / "saved") == again.head().shape[0]
+
+
+def test_a_weight_of_another_name_is_not_drawn_at_random(folder: Path, world: World):
+    """Loading renames some weights, so that the check at the door leaves an unknown name to it."""
+    held = load_file(folder / "model.safetensors")
+    held["model.norm.wait"] = held.pop("model.norm.weight")
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack 1 tensors \(model.norm.weight is one\)"):
+        load_policy(folder, world.context.runtime)
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_every_claim_names_policies_that_its_study_makes() -> None:
             policies = [measured(0.5, role="base", iteration=0)]
             for iteration in range(1, arm.config.iterations + 1):
                 policies += [measured(0.5, role=role, iteration=iteration) for role in ("teacher", "student")]
-            trainings = [curve(role, {8: 0.5}) for role in ("student", "online")]
+            trainings = [curve("teacher", {3: 0.5, 60: 0.5}), curve("student", {8: 0.5}), curve("online", {8: 0.5})]
             work = {"rollouts": 1.0, "score": 1.0, "teacher": 4.0, "distill": 2.0, "validation": 9.0}
             arms[arm.name] = ArmRecord(policies=tuple(policies), trainings=tuple(trainings), seconds=(work,))
         if one.study in PEERS:

@@ -37,9 +37,10 @@ app.add_typer(lineage_commands)
 
 def main() -> None:
     """Entry point of the console script."""
-    new = not point().exists()
+    new = False
     try:
         with checking():
+            new = not point().exists()
             check_urls()
         sys.exit(app(standalone_mode=False, prog_name="erpd"))
     except BadInput as error:
@@ -130,7 +131,7 @@ def evaluate(
     top_k: Annotated[int | None, typer.Option(help="The model's own when absent; 0 turns it off.")] = None,
     presence_penalty: Annotated[float | None, typer.Option(help="0 when absent; 1.5 for Qwen3.5.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="How many problems of each benchmark; all when absent.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="How many problems of each benchmark; all when absent.")] = None,
     seed: int = 0,
     template: Annotated[str | None, typer.Option(help="Wording of the prompts, {problem} in it; the benchmark's own when absent.")] = None,
     extractor: Annotated[str | None, typer.Option(help="auto, boxed or hash; the benchmark's own when absent.")] = None,

@@ -46,6 +46,8 @@ def checking() -> Iterator[None]:
         yield
     except UnicodeEncodeError as error:  # bytes of the command line that are no text, which no name here has
         raise BadInput(f"{error.object[:80]!a} is not text; give it in UTF-8") from error
+    except OverflowError as error:
+        raise BadInput(f"a number is too large ({error}); give a smaller one") from error
     except (ValueError, LookupError) as error:
         raise BadInput(str(error.args[0] if error.args else error)) from error
     except OSError as error:

@@ -22,12 +22,12 @@ class Display:
         self.headings, self.console = dict(events), console
         self.position = {path: path.stat().st_size if path.exists() else 0 for path in events}
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[info]}", style="dim"),
+            TextColumn("{task.fields[info]}", style="dim", markup=False),
             console=console,
             transient=True,
             speed_estimate_period=600,  # long responses finish minutes apart
@@ -84,12 +84,12 @@ class Display:
         elif status == "said":
             self._tell(path, f"  {label}", style="cyan")
         else:
-            info = "  ".join(f"{key} {value}" for key, value in event["info"].items())
+            info = visible("  ".join(f"{key} {value}" for key, value in event["info"].items()))
             self.progress.update(self._bar(key), completed=event["done"], total=event["total"], info=info)
 
     def _bar(self, key: tuple[Path, str]) -> TaskID:
         if key not in self.bars:
-            self.bars[key] = self.progress.add_task(key[1], total=None, info="")
+            self.bars[key] = self.progress.add_task(visible(key[1]), total=None, info="")
         return self.bars[key]
 
     def _end(self, ended: tuple[Path, str]) -> None:

@@ -11,6 +11,10 @@ from deployments.console import Json, checking, only_json, prepare_for
 from tasks.home import prepare
 
 lineage_commands = typer.Typer()
+MOST = 1_000_000
+"""Campaigns that may be asked for at once."""
+LONGEST = 36_500
+"""Days that something may be left alone for."""
 
 
 @lineage_commands.command()
@@ -38,7 +42,7 @@ def lineage(
 @lineage_commands.command()
 def campaigns(
     every: Annotated[bool, typer.Option("--all", help="Those that were forgotten too.")] = False,
-    last: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the newest so many.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the campaigns, the newest first: how far each came, its scores, and how long it took."""
@@ -87,6 +91,8 @@ def gc(
 ) -> None:
     """Remove from the store what no campaign needs: what nothing kept was made from, builds that were left, damaged copies."""
     with only_json(as_json) as out:
+        with checking():
+            check_days(older_than)
         prepare_for(forget[0] if forget else None)
         from deployments.lineage_output import console, print_cleaned
         from flows.housekeeping import clean
@@ -99,3 +105,9 @@ def gc(
             out(json.dumps(found.tree()))
         else:
             print_cleaned(found, console())
+
+
+def check_days(days: float) -> None:
+    """Raises ValueError for days that no calendar goes back by."""
+    if not 0 <= days <= LONGEST:  # nor NaN, which the option's own bounds let through
+        raise ValueError(f"--older-than {days:g}: days, {LONGEST:,} (a century) at most; give a number")

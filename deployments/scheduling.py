@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deployments.console import checking
 from tasks.home import prepare
+from tasks.untrusted import one_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -135,5 +137,6 @@ def show_schedules(console: Console) -> None:
     table = Table("schedule", "deployment", "when", "parameters", "on")
     for deployment, _, one in schedules():
         when = getattr(one.schedule, "cron", None) or f"every {one.schedule.interval}"
-        table.add_row(one.slug or str(one.id), deployment, str(when), str(one.parameters), "yes" if one.active else "no")
+        cells = (one.slug or one.id, deployment, when, one.parameters, "yes" if one.active else "no")
+        table.add_row(*(Text(one_line(str(cell))) for cell in cells))  # others may have made them, in Prefect's UI
     console.print(table)

@@ -13,7 +13,7 @@ from flows.paper import PaperRow, PaperTable, load_paper
 from flows.results import Row, benchmarks_of, interval, nats, percent, table_rows
 from flows.studies import Study, paper_row
 from tasks.registry import Registry
-from tasks.untrusted import markdown
+from tasks.untrusted import markdown_table
 
 AVERAGE = "Avg"
 """The paper's own mean over a table's benchmarks."""
@@ -178,15 +178,15 @@ def study_markdown(listed: Sequence[Entry]) -> str:
     benchmarks = benchmarks_of([entry.row for entry in listed])
     paper = any(entry.paper for entry in listed)
     head = ["policy", "signal", *benchmarks, "gain over base", "KL old", "KL base", "points per nat", "entropy", "length"]
-    lines = [head + (["paper's row", "paper's gain", "paper's KL", "gain minus paper's"] if paper else [])]
-    lines.append(["---"] * len(lines[0]))
+    head += ["paper's row", "paper's gain", "paper's KL", "gain minus paper's"] if paper else []
+    lines = []
     for entry in listed:
         report = entry.row.report
         scores = [f"{percent(s.avg)} {interval(s)}" if (s := report.scores.get(name)) else "" for name in benchmarks]
         figures = [nats(report.kl_old), nats(report.kl_base), per_nat_words(entry.per_nat), nats(report.entropy), f"{report.length:.1f}"]
         line = [entry.name, signal_of(entry.row), *scores, gain_words(entry.gain), *figures]
         lines.append(line + (_paper_cells(entry) if paper else []))
-    return "\n".join(f"| {' | '.join(markdown(text) for text in line)} |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def _paper_cells(entry: Entry) -> list[str]:

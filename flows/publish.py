@@ -10,7 +10,7 @@ from flows.results import Row, benchmarks_of, interval, nats, percent, summary, 
 from flows.shown import Shown
 from flows.stages import Desk, reports_path
 from tasks.tracking import TrackedRun, Tracker
-from tasks.untrusted import markdown
+from tasks.untrusted import markdown, markdown_table
 
 
 def publish(desk: Desk) -> None:
@@ -29,17 +29,16 @@ def _publish(desk: Desk, tracker: Tracker, run: TrackedRun) -> None:
         # Not an image artifact: under such a one the UI also writes the address, all of it.
         Shown("markdown", "score-vs-kl").show(f"![Score against KL to the base]({image})", "Score against KL to the base")
     said = "\n\n".join(markdown(line) for line in summary(rows))
-    report = f"{said}\n\n{markdown_table(rows)}\n\nThe whole report: `{path}`"
+    report = f"{said}\n\n{campaign_markdown(rows)}\n\nThe whole report: `{path}`"
     Shown("markdown", "campaign-report").show(report, f"{desk.campaign}: base, teachers and students")
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def campaign_markdown(rows: Sequence[Row]) -> str:
     """The campaign's table for the Prefect UI."""
     benchmarks = benchmarks_of(rows)
-    lines = [["policy", "signal", *benchmarks, "KL old", "KL base", "entropy", "length"]]
-    lines.append(["---"] * len(lines[0]))
+    lines = []
     for row in rows:
         scores = [f"{percent(s.avg)} {interval(s)}" if (s := row.report.scores.get(name)) else "" for name in benchmarks]
         figures = [nats(row.report.kl_old), nats(row.report.kl_base), nats(row.report.entropy), f"{row.report.length:.1f}"]
         lines.append([row.name, row.strategy if row.role == "student" else "", *scores, *figures])
-    return "\n".join(f"| {' | '.join(markdown(text) for text in line)} |" for line in lines)
+    return markdown_table(["policy", "signal", *benchmarks, "KL old", "KL base", "entropy", "length"], lines)

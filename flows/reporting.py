@@ -10,13 +10,14 @@ from pydantic import Field
 
 from flows.ablation import known_arms, write_report_of
 from flows.comparison import entries, study_markdown
-from flows.publish import markdown_table
+from flows.publish import campaign_markdown
 from flows.report import write_report
 from flows.results import summary, table_rows
 from flows.stages import reports_path
 from flows.study_files import remembered
 from tasks.registry import open_registry
 from tasks.store import open_store
+from tasks.untrusted import markdown
 
 Name = Annotated[
     str, Field(min_length=1, title="Campaign or study", description="Its id, its name (the latest of it), or a beginning of either.")
@@ -34,6 +35,6 @@ def report(name: Name) -> str:
         campaign = registry.campaign(name).id
         path = write_report(registry, store, campaign, reports_path(campaign))
         rows = table_rows(registry, campaign)
-        text = "\n\n".join([*summary(rows), markdown_table(rows)])
+        text = "\n\n".join([*map(markdown, summary(rows)), campaign_markdown(rows)])
     create_markdown_artifact(f"{text}\n\nThe whole report: `{path}`", key="report", description=name)
     return str(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +42,8 @@ NO_ROOM = 1 << 16
 def in_words(error: BaseException) -> str | None:
     """One line about the folder that a fault of the machine has hit: what, where, how to mend it; None when the error is none such.
 
+    Of a file without room, where every folder of ours has some, it says that the file was elsewhere.
+
     Example: `/data/erpd is full; make room there`
     """
     found = next(((one, number) for one in _chain(error) if (number := _number(one))), None)
@@ -52,11 +53,13 @@ def in_words(error: BaseException) -> str | None:
     one, number = found or (error, errno.ENOSPC)
     if number == errno.EIO and _free(fullest) < NO_ROOM:  # SQLite's word for a log that cannot grow, too
         number = errno.ENOSPC
+    what, mend = FAULTS[number]
+    if number == errno.ENOSPC and _free(fullest) >= NO_ROOM:  # a file elsewhere, or one so large that there is room again without it
+        return f"what it was to write to (standard output, say) {what}, while {fullest} has {_free(fullest) / 1e9:.1f} GB left; {mend}"
     if number in (errno.ENOSPC, errno.EDQUOT):
         place = fullest
     else:
         place = Path(os.fsdecode(name)) if isinstance(one, OSError) and isinstance(name := one.filename, str | bytes) else home()
-    what, mend = FAULTS[number]
     return f"{place} {what}; {mend}"
 
 
@@ -90,4 +93,6 @@ def _folders() -> list[Path]:
 
 
 def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+    """Bytes; none where no file can be added any more."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize if found.f_favail or not found.f_files else 0

@@ -8,12 +8,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tasks.input_files import expanded
+
 FOLDERS = ("store", "prefect", "mlflow", "ray", "logs", "tmp", "cache", "reports")
 
 
 def home() -> Path:
-    """The program's folder, absolute: `ERPD_HOME`, or `.erpd` in the working directory."""
-    return Path(os.environ.get("ERPD_HOME") or ".erpd").expanduser().resolve()
+    """The program's folder, absolute: `ERPD_HOME`, or `.erpd` in the working directory. Raises ValueError for one that leads nowhere."""
+    path = expanded(os.environ.get("ERPD_HOME") or ".erpd", "ERPD_HOME")
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # so says Python before 3.13
+        raise ValueError(f"ERPD_HOME {path}: is a loop of links; name another folder") from error
 
 
 def point() -> Path:
@@ -81,11 +87,26 @@ def prepare() -> Path:
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = None  # the folder of TMPDIR is there now
-    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-    if not token.exists():
-        import secrets
+    _make_token(Path(os.environ["RAY_AUTH_TOKEN_PATH"]))
+    return root
 
-        fd = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+
+def _make_token(path: Path) -> None:
+    """Ray's token, for this user alone; it appears whole, and of two processes that make it at once one's is taken. An empty one, which a
+    full disk leaves, is made anew."""
+    if path.exists() and path.stat().st_size == 0:
+        path.unlink(missing_ok=True)
+    if path.exists():
+        return
+    import secrets
+
+    fd, made = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # of mode 600
+    try:
         with os.fdopen(fd, "w") as file:
             file.write(secrets.token_hex(32))
-    return root
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        os.unlink(made)

@@ -20,6 +20,18 @@ def short(text: object, most: int = SHOWN) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
+def expanded(text: str, place: str) -> Path:
+    """`text` as a path, `~` and `~user` at its beginning replaced.
+
+    **Arguments:** `place`: what `text` was given for. **Raises:** ValueError in one line where there is no such user, or no home of one.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        user = short(Path(text).parts[0])
+        raise ValueError(f"{place} {short(text, 200)}: {user} is no home of a user here; write the whole path") from error
+
+
 def readable(path: Path, what: str = "") -> Path:
     """`path`, which is a regular file that may be read. A pipe or a device is refused unopened: to read one may never end.
 

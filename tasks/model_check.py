@@ -4,6 +4,7 @@ and no code of it runs; of the weights only headers are read, so this takes seco
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,20 @@ from typing import Any
 
 from tasks.input_files import parse_json, readable, short
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where transformers looks for weights: in the one file, else in those that the index names."""
+
 LARGEST = 64 << 20
 """Bytes of a JSON file of a model that is read: the index of a thousand shards has a tenth of it."""
 AGAIN = "copy the model's files again"
+PARTS = 10_000
+"""Modules and parameters that a model may have however few its tensors are. One takes 0.1 ms and some KB, also without its numbers."""
+PARTS_A_TENSOR = 8
+"""Of a Llama it is 2.5, of a mixture of experts, whose files hold each expert by itself, less than 1."""
+MOST_PARTS = 400_000
+BUFFERS = 256 << 20
+"""Bytes that a model may work out while it is loaded, and that are in no file, however small its weights: masks, tables of positions."""
+BUFFERS_A_BYTE = 4
 
 Shape = tuple[int, ...]
 
@@ -29,17 +41,18 @@ def check_model(folder: Path) -> None:
         read_json(folder, "generation_config.json")
     held = weights(folder)
     with _quiet():
-        model = _model(folder, config)
+        model = _model(folder, config, len(held))
+        _check_buffers(folder, model)
         _compare(folder, model, held)
         _check_tokenizer(folder, int(model.config.get_text_config().vocab_size))
 
 
 def weights(folder: Path) -> dict[str, Shape]:
-    """Name -> shape of every tensor in the folder's safetensors files, headers and lengths checked. Raises ValueError for a bad one."""
+    """Name -> shape of every tensor in the folder's weights, headers and lengths checked. Raises ValueError for a bad one."""
     from safetensors import SafetensorError, safe_open
 
     found: dict[str, Shape] = {}
-    for name in _weight_files(folder):
+    for name in weight_files(folder):
         try:
             with safe_open(readable(folder / name, "model:"), "pt") as file:
                 found |= {tensor: tuple(file.get_slice(tensor).get_shape()) for tensor in file.keys()}  # noqa: SIM118 (it is no mapping)
@@ -48,18 +61,27 @@ def weights(folder: Path) -> dict[str, Shape]:
     return found
 
 
-def _weight_files(folder: Path) -> list[str]:
-    """Those that the index names, else all. Raises ValueError for an index that names what is not there, or leaves the folder."""
-    index = "model.safetensors.index.json"
+def weight_files(folder: Path) -> list[str]:
+    """The files that the weights are loaded from. Raises ValueError for an index that names what is not there, or leaves the folder, and
+    where it is not plain which files those are."""
     there = {path.name for path in folder.glob("*.safetensors")}
-    if not (folder / index).exists():
-        return sorted(there)
-    listed = read_json(folder, index).get("weight_map")
+    if (folder / INDEX).exists():
+        names = _indexed(folder, there)
+        if SINGLE in there and names != [SINGLE]:
+            raise ValueError(f"model: {folder / INDEX} names other files than {SINGLE} beside it; remove the one that is not the model's")
+        return names
+    if SINGLE not in there:
+        raise ValueError(f"model: {folder} holds neither {SINGLE} nor {INDEX}, so that no weights would be loaded; {AGAIN}")
+    return [SINGLE]
+
+
+def _indexed(folder: Path, there: set[str]) -> list[str]:
+    listed = read_json(folder, INDEX).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-        raise ValueError(f"model: {folder / index}: weight_map is no mapping of tensors to files; {AGAIN}")
+        raise ValueError(f"model: {folder / INDEX}: weight_map is no mapping of tensors to files; {AGAIN}")
     names = sorted(set(listed.values()))
     if missing := [name for name in names if name not in there]:
-        raise ValueError(f"model: {folder / index} names {short(missing[0])}, which is not in {folder}; {AGAIN}")
+        raise ValueError(f"model: {folder / INDEX} names {short(missing[0])}, which is not in {folder}; {AGAIN}")
     return names
 
 
@@ -78,8 +100,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _model(folder: Path, config: Mapping[str, Any]) -> Any:
-    """The model that config.json describes, without memory for its weights. Raises ValueError for a kind transformers does not know."""
+def _model(folder: Path, config: Mapping[str, Any], tensors: int) -> Any:
+    """The model that config.json describes, without memory for its weights. Raises ValueError for a kind transformers does not know, and
+    for a model that would have far more parts than the weights have tensors."""
     import torch
 
     from tasks.hf import AutoConfig, AutoModelForCausalLM
@@ -89,11 +112,43 @@ def _model(folder: Path, config: Mapping[str, Any]) -> Any:
         raise ValueError(f"{where}: no model_type; give the config.json of a Hugging Face model")
     try:
         read = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
+        with torch.device("meta"), _at_most(min(max(PARTS, PARTS_A_TENSOR * tensors), MOST_PARTS)):
             return AutoModelForCausalLM.from_config(read, trust_remote_code=False)
     except Exception as error:  # of a hundred kinds of config each fails in its own way
         why = short(" ".join(f"{error}".split()), 160)
         raise ValueError(f"{where}: no causal language model of kind {short(kind, 40)!r} can be made of it ({why}); {AGAIN}") from error
+
+
+@contextmanager
+def _at_most(parts: int) -> Iterator[None]:
+    """Stops, by a ValueError, the making of a model of more parts: whatever key of its config asks for them, it could go on for hours."""
+    from torch.nn.modules import module
+
+    made, thread = 0, threading.get_ident()  # other threads may be making models of their own
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == thread
+        if made > parts:
+            raise ValueError(f"it has more than {parts} parts, too many for its weights")
+
+    hooks = [module.register_module_module_registration_hook(count), module.register_module_parameter_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_buffers(folder: Path, model: Any) -> None:
+    """Raises ValueError where loading would fill far more memory than the weights do."""
+    stored = model.state_dict().keys()
+    asked = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in stored)
+    most = max(BUFFERS, BUFFERS_A_BYTE * sum((folder / name).stat().st_size for name in weight_files(folder)))
+    if asked > most:
+        raise ValueError(
+            f"model: {folder}/config.json asks for {asked >> 20} MiB beside the weights, {most >> 20} at most fit these; mend it"
+        )
 
 
 def _compare(folder: Path, model: Any, held: Mapping[str, Shape]) -> None:

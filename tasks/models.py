@@ -145,7 +145,8 @@ def save_policy(policy: HFPolicy, folder: Path, like: Path) -> None:
     """Write weights and config to `folder`, and every other small file (tokenizer, generation config, licence) from `like`."""
     policy.model.save_pretrained(folder, safe_serialization=True)
     for path in like.iterdir():
-        if path.is_file() and path.name != "manifest.json" and not path.name.startswith("model") and not (folder / path.name).exists():
+        weights = path.name.startswith("model") or ".safetensors" in path.name
+        if path.is_file() and path.name != "manifest.json" and not weights and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
 
 

@@ -109,7 +109,8 @@ class OnlineLoop:
         """
         seed = seed_of(self.seed, "step", step) >> 32
         clock = [time.perf_counter()]
-        batch = self._sample(step, problems, seed)
+        with placed(f"fresh batch {step}"):
+            batch = self._sample(step, problems, seed)
         if not batch.sequences:
             raise Fault("no response has a token", "look at the model's stop tokens", f"fresh batch {step}")
         clock.append(time.perf_counter())

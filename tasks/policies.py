@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 from erpd_core.config import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel, StoredModel
 from erpd_core.refs import PolicyRef
 from tasks.chat import FILE as CHAT_FILE
+from tasks.input_files import expanded
 from tasks.inside import inside
 from tasks.manifest import sha256
 from tasks.model_files import CODE, PATTERNS, TRUST, model_files
 from tasks.stage import Context, Stage
-from tasks.store import Build, open_store
+from tasks.store import SIDE, Build, open_store
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -54,16 +55,26 @@ class ImportPolicy(Stage[PolicyRef]):
         return {"policy": self.policy} if self.policy else {}
 
     def run(self, context: Context, build: Build) -> PolicyRef:
+        """Raises ValueError where the bytes are no longer those of the identity."""
         if self.gguf:
-            convert_gguf(Path(self.folder), self.gguf, build)
+            convert_gguf(Path(self.folder), self.gguf, self.files[self.gguf], build)
         else:
             for name in self.files:
-                build.put(name, partial(_link_or_copy if self.policy else shutil.copyfile, Path(self.folder) / name))
+                self._put(name, build)
         if trust := self.trust:
             build.put(TRUST, lambda path: path.write_text(json.dumps({"code": trust})))
         if chat := self.chat:
             build.put(CHAT_FILE, lambda path: path.write_text(chat.model_dump_json(indent=1)))
         return PolicyRef(id=build.id)
+
+    def _put(self, name: str, build: Build) -> None:
+        source = Path(self.folder) / name
+        build.put(name, partial(_link_or_copy if self.policy else shutil.copyfile, source))
+        try:
+            _same(source, (build.folder / (name + SIDE)).read_text(), self.files[name])
+        except ValueError:
+            build.drop(name)
+            raise
 
 
 def import_policy(model: ModelConfig) -> ImportPolicy:
@@ -76,7 +87,7 @@ def _import(model: ModelConfig) -> ImportPolicy:
         folder = ASSETS / f"{model.name}-base"
         return _from_folder(folder, model_files(folder))
     if isinstance(model, DirectoryModel):
-        return _checked(Path(model.path).expanduser(), model.trust_code)
+        return _checked(expanded(model.path, "model.path"), model.trust_code)
     if isinstance(model, PackagedModel):
         spec = importlib.util.find_spec(model.package) if model.package.isidentifier() else None  # of a.b it would import a
         if spec is None or spec.origin is None:
@@ -126,6 +137,12 @@ def _from_store(policy: str) -> ImportPolicy:
     return ImportPolicy(files=files, policy=policy, folder=str(store.path(policy)))
 
 
+def _same(source: Path, found: str, asked: str) -> None:
+    """Raises ValueError when the checksum found is not the one asked for: in the store, other bytes would pass for these for ever."""
+    if found != asked:
+        raise ValueError(f"model: {source}: its bytes changed since it was asked for; run the command again")
+
+
 def _link_or_copy(source: Path, target: Path) -> None:
     """Files of the store never change, so two artifacts may share one."""
     try:
@@ -148,16 +165,21 @@ def _download(model: HubModel) -> Path:
         ) from error
 
 
-def convert_gguf(folder: Path, name: str, build: Build) -> None:
-    """Dequantise a GGUF file into an ordinary float32 safetensors model with its tokenizer."""
+def convert_gguf(folder: Path, name: str, asked: str, build: Build) -> None:
+    """Dequantise a GGUF file into an ordinary float32 safetensors model with its tokenizer.
+
+    Raises ValueError when its checksum is not the one `asked` for, before it is read or after.
+    """
     import torch
 
     from tasks.hf import AutoModelForCausalLM, AutoTokenizer
 
+    _same(folder / name, sha256(folder / name), asked)
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False, local_files_only=True)
+    _same(folder / name, sha256(folder / name), asked)
     del model.config.quantization_config  # the weights are plain float32 now, and must be saved as such
     model.hf_quantizer = None
     scratch = build.folder / ".scratch"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 SHOWN = 2000
 """Characters of one text that are shown; of a response of a megabyte, its beginning."""
+MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]~|"} | {"<": "&lt;", "&": "&amp;"})
+_BLOCK = re.compile(r"^(\d*)(#+(?=\s|$)|[+.)-](?=\s|$)|>|[-=]+$)")
+"""What makes a heading, a quotation or a list of a line that begins with it."""
+_ADDRESS = re.compile(r"(?i)(\bwww|\b[a-z]+(?=://)|(?<=\w)(?=@[\w-]+\.))([.:@])")
+"""What is made a link where it stands bare; broken before its sign."""
 ESCAPED = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 """Unicode categories that are shown by their numbers: what moves a cursor, colours a terminal or turns lines around."""
 
@@ -31,9 +38,19 @@ def visible_lines(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """In one line of Markdown or one cell of a table there, as plain text: no markup, no link, no end of the cell."""
-    line = one_line(text).replace("\\", "\\\\").replace("|", "\\|")
-    return line.replace("<", "&lt;").replace("`", "\\`").replace("](", "]\\(")
+    """In one line of Markdown or one cell of a table there, as plain text: no markup, no link, no end of the cell.
+
+    Example: `markdown("**a** <b> www.c.de") == r"\\*\\*a\\*\\* &lt;b> www\\.c.de"`
+    """
+    line = one_line(text).translate(MARKUP)
+    line = _BLOCK.sub(r"\1\\\2", line)
+    return _ADDRESS.sub(r"\1\\\2", line)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of such texts."""
+    first, *others = (f"| {' | '.join(map(markdown, line))} |" for line in (head, *rows))
+    return "\n".join([first, f"|{'---|' * len(head)}", *others])
 
 
 def _seen(letter: str) -> str:

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.input_files import parse_json, readable, short, text_lines
+from tasks.input_files import expanded, parse_json, readable, short, text_lines
 from tasks.manifest import sha256
 
 Row = dict[str, Any]
 
+UNPACKED, UNPACKED_TIMES = 256 << 20, 64
+"""Bytes that a Parquet file may unpack to, and how many times its own size where that is more: a few hundred bytes can hold gigabytes."""
+
 
 def local_files(path: str) -> dict[str, Path]:
     """Name, as the user would write it -> file: one, or those of a directory by name. Raises ValueError when there are none."""
-    place = Path(path).expanduser()
+    place = expanded(path, "problems file")
     if not place.is_dir():
         return {path: readable(place, "problems file")}
     found = {f"{path}/{one.name}": one for one in sorted(place.iterdir()) if one.is_file() and one.suffix in FORMATS}
@@ -51,12 +54,28 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet as pq
 
+    left = max(UNPACKED, UNPACKED_TIMES * path.stat().st_size)
+    too_much = f"{name}: unpacked it is more than {UNPACKED_TIMES} times its size; write its rows as JSON Lines"
     try:
         with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=128):
-                yield from batch.to_pylist()
+            for batch in table.iter_batches(batch_size=16):
+                if batch.nbytes > left:
+                    raise ValueError(too_much)
+                for row in batch.to_pylist():
+                    left -= _letters(row)
+                    if left < 0:
+                        raise ValueError(too_much)
+                    yield row
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{name} is not a readable Parquet file ({short(error, 160)}); write it again") from error
+
+
+def _letters(cell: Any) -> int:
+    """Of all texts in it, repeated ones as often as they are there."""
+    if isinstance(cell, str | bytes):
+        return len(cell)
+    cells = cell.values() if isinstance(cell, dict) else cell if isinstance(cell, list) else ()
+    return sum(map(_letters, cells))
 
 
 def _csv(path: Path, name: str) -> Iterator[Row]:

@@ -22,8 +22,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from erpd_core.config import HubProblems
 from tasks.datasets.files import FORMATS, digest_of
 from tasks.home import home
+from tasks.input_files import expanded
 from tasks.inside import checked_name, inside
 from tasks.manifest import sha256
+from tasks.services import without_login
 from tasks.store import write_atomically
 
 
@@ -63,10 +65,12 @@ def snapshot(source: HubProblems) -> Snapshot:
     hub cannot be reached and the cache does not have it.
     """
     key = f"{source.id}@{source.revision or 'main'}"
+    found = _read_lock().get(key) or _resolve(source)
+    choose_files(found.listing, source)  # what is wrong with it is said before anything is made
     lock_path().parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_path().with_suffix(".filelock")):
         lock = _read_lock()
-        locked = lock.get(key) or _resolve(source)
+        locked = lock.get(key) or found  # of two at once, the first one's commit
         names = choose_files(locked.listing, source)
         files = {name: _fetch(source, locked.commit, name) for name in names}
         sums = {**locked.sums, **{name: sha256(path) for name, path in files.items() if name not in locked.sums}}
@@ -108,11 +112,17 @@ def _carries(name: str, split: str) -> bool:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("HF_HOME") or home() / "cache" / "huggingface").expanduser() / "hub"
+    named = os.environ.get("HF_HOME")
+    return (expanded(named, "HF_HOME") if named else home() / "cache" / "huggingface") / "hub"
 
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def _shown() -> str:
+    """The hub's address for a message."""
+    return without_login(_endpoint())
 
 
 def _resolve(source: HubProblems) -> Locked:
@@ -134,7 +144,7 @@ def _resolve(source: HubProblems) -> Locked:
         return Locked(commit=info.sha, listing=sorted(one.rfilename for one in info.siblings or () if _is_data(one.rfilename)))
     except ValidationError as error:
         raise ValueError(
-            f"data set {source.id}: what {_endpoint()} says of it cannot be trusted ({error.errors()[0]['msg']}); ask another"
+            f"data set {source.id}: what {_shown()} says of it cannot be trusted ({error.errors()[0]['msg']}); ask another"
         ) from error
 
 
@@ -161,31 +171,31 @@ def _fetch(source: HubProblems, commit: str, name: str) -> Path:
         try:
             return get(endpoint=_endpoint())
         except Exception as error:
-            raise ValueError(_refusal(source, error) or _unreachable(source, f"/{name}", error)) from error
+            raise ValueError(_refusal(source, error, name) or _unreachable(source, f"/{name}", error)) from error
 
 
 def _is_data(name: str) -> bool:
     return Path(name).suffix in FORMATS and not name.startswith(".")
 
 
-def _refusal(source: HubProblems, error: Exception) -> str | None:
-    """What the hub itself says against it, in plain words; None when it was not reached."""
+def _refusal(source: HubProblems, error: Exception, name: str = "a file") -> str | None:
+    """What the hub itself says against it, in plain words, not the library's, which hold addresses; None when it was not reached."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return f"data set {source.id} asks you to accept its terms: do so at {_endpoint()}/datasets/{source.id}, then set HF_TOKEN"
+        return f"data set {source.id} asks you to accept its terms: do so at {_shown()}/datasets/{source.id}, then set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no data set {source.id} (or it is private: set HF_TOKEN); check the id"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"data set {source.id} has no revision {source.revision}; correct it, or leave it out for the newest"
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-        return f"data set {source.id} lacks a file its commit listed ({error}); remove its entry from {lock_path()}"
+        return f"data set {source.id} lacks {name}, which its commit lists; remove its entry from {lock_path()}"
     return None
 
 
 def _unreachable(source: HubProblems, name: str, error: Exception) -> str:
     return (
-        f"data set {source.id}{name}: {_endpoint()} could not be reached ({type(error).__name__}) and {_cache()} does not have it; "
+        f"data set {source.id}{name}: {_shown()} could not be reached ({type(error).__name__}) and {_cache()} does not have it; "
         "connect once, set HF_ENDPOINT to a mirror, copy a filled cache there, or read a local copy (kind file, or path of a named set)"
     )
 

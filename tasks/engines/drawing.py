@@ -26,7 +26,10 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tens
         logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
     probs_BV = torch.softmax(logits_BV, -1)
     if wrong := non_finite(probs_BV[:, 0]):  # all of a row's probabilities are NaN, or none
-        raise Fault(f"the logits of {wrong} of {len(probs_BV)} responses are not finite", "train this policy again, or take another")
+        raise Fault(
+            f"the logits of {wrong} of {len(probs_BV)} responses are not finite",
+            "take another policy, or train it with a lower learning rate",
+        )
     if sampling.top_p < 1.0:
         return _draw_nucleus(probs_BV, uniform_B, sampling.top_p)
     return _invert(probs_BV, uniform_B).squeeze(1)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel, StoredModel
 from erpd_core.estimates import Lengths, ModelShape
 from erpd_core.refs import Frozen
+from tasks.input_files import expanded
 from tasks.policies import ASSETS
 from tasks.store import open_store
 
@@ -70,7 +71,7 @@ def _place(model: ModelConfig) -> tuple[str, Path | None]:
     if isinstance(model, EmbeddedModel):
         return f"embedded/{model.name}", ASSETS / f"{model.name}-base"
     if isinstance(model, DirectoryModel):
-        return model.path, Path(model.path).expanduser()
+        return model.path, expanded(model.path, "model.path")
     if isinstance(model, PackagedModel):
         return f"packaged/{model.package}", None
     if isinstance(model, StoredModel):

@@ -105,7 +105,9 @@ def test_a_misspelt_row_is_told_before_anything_runs(tmp_path: Path):
 def test_the_markdown_table_holds_the_same_numbers(listed: list[Entry]):
     lines = study_markdown(listed).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1 and len(lines) == 2 + len(listed)
-    assert lines[4].startswith("| ce, student 1 | S1 | 65.0 [62.0, 68.0] | 50.0 [47.0, 53.0] | +12.5 [+9.5, +15.5] | 0.050 | 0.050 | 250 |")
+    assert lines[4].startswith(
+        "| ce, student 1 | S1 | 65.0 \\[62.0, 68.0\\] | 50.0 \\[47.0, 53.0\\] | +12.5 \\[+9.5, +15.5\\] | 0.050 | 0.050 | 250 |"
+    )
     assert lines[4].endswith(f"| CE + Distillation ({QWEN}) | +4.8 |  | +7.7 |")
     assert "paper" not in study_markdown([listed[4]])
     assert [signed(value) for value in (-0.04, -3.0, None, math.nan)] == ["+0.0", "−3.0", "–", "–"]

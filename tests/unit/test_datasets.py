@@ -154,6 +154,15 @@ def test_a_file_that_is_no_parquet(tmp_path: Path):
     complaint(path)
 
 
+def test_a_parquet_file_that_unpacks_to_far_more_than_it_is(tmp_path: Path):
+    """A dictionary of one long text, named by every row: under a kilobyte."""
+    path, text = tmp_path / "p.parquet", "x" * (1 << 20)
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array([text]))
+    pq.write_table(pa.table({"problem": column, "answer": column}), path, compression="zstd")
+    assert path.stat().st_size < 10_000
+    assert "64 times its size" in complaint(path)
+
+
 @pytest.mark.parametrize("name", ["p.jsonl", "p.csv"])
 def test_bytes_that_are_not_utf8(tmp_path: Path, name: str):
     path = tmp_path / name

@@ -50,9 +50,9 @@ def prompts(**more: Any) -> list[str]:
     return [problem.prompt for problem in read_problems(HubProblems(id=ID, **more), 0)]
 
 
-def unplug(monkeypatch: pytest.MonkeyPatch) -> None:
+def unplug(monkeypatch: pytest.MonkeyPatch, url: str = "http://127.0.0.1:9") -> None:
     """From now on nothing answers."""
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", url)
 
 
 def complaint(source: HubProblems) -> str:
@@ -127,7 +127,31 @@ def test_a_cache_that_other_means_have_filled_is_enough(hub: Hub, tmp_path: Path
 def test_what_was_never_fetched_says_what_to_do_without_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     unplug(monkeypatch)
     message = complaint(HubProblems(id="nobody/nothing"))
-    assert "could not be reached" in message and "connect once" in message and not lock_path().exists()
+    assert "could not be reached" in message and "connect once" in message and not lock_path().parent.parent.exists()
+
+
+def test_the_hubs_address_is_named_without_its_login(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    unplug(monkeypatch, "http://me:s3cr3tpw@127.0.0.1:9")
+    message = complaint(HubProblems(id="nobody/nothing"))
+    assert "http://127.0.0.1:9 could not be reached" in message and "s3cr3tpw" not in message
+
+
+def test_a_file_that_the_commit_lists_and_the_hub_has_not_is_named_without_its_address(hub: Hub):
+    prompts()
+    gone = "data/test-00000-of-00001.parquet"
+    del hub.commits[ID][hub.branches[ID, "main"]][gone]
+    message = complaint(HubProblems(id=ID, split="test"))
+    assert f"lacks {gone}, which its commit lists" in message and hub.url not in message
+
+
+def test_what_cannot_be_chosen_makes_no_home(hub: Hub, tmp_path: Path):
+    assert "split validation" in complaint(HubProblems(id=ID, split="validation"))
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_cache_of_a_user_who_is_not_there(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HOME", "~nosuchuser/cache")
+    assert "HF_HOME ~nosuchuser/cache: " in complaint_of_lock()
 
 
 def test_bytes_that_changed_in_the_cache_are_refused(hub: Hub, tmp_path: Path):

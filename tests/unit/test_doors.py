@@ -11,7 +11,7 @@ import pytest
 from helpers import erpd, processes_of
 
 from deployments import doors
-from tasks.services import SECRET, check_urls
+from tasks.services import SECRET, check_urls, without_login
 
 LOGINS = {
     "PREFECT_SERVER_API_AUTH_STRING": "admin:a long password",
@@ -93,6 +93,21 @@ def test_up_elsewhere_without_logins_is_exit_code_2_and_starts_nothing(tmp_path:
         ("ERPD_MLFLOW_URL", "http://admin:hunter2@mlflow:5000"),
         ("ERPD_STORE_URL", "ftp://user:hunter2@host/erpd"),
         ("PREFECT_API_URL", "https://admin:hunter2@prefect/api"),
+        ("ERPD_REGISTRY_URL", "postgresql+psycopg://erpd@hunter2@db/erpd"),
+        ("ERPD_REGISTRY_URL", "postgresql://db/erpd?sslmode=require&sslpassword=hunter2"),
+        ("ERPD_REGISTRY_URL", "sqlite+pysqlcipher:////tmp/registry.db?key=hunter2"),
+        ("ERPD_MLFLOW_URL", "https://hunter2@host"),
+        ("ERPD_MLFLOW_URL", "http://[::1]:5000?hunter2"),
+        ("ERPD_MLFLOW_URL", "http://[hunter2"),
+        ("ERPD_STORE_URL", "simplecache::s3://AKIA:hunter2@bucket/erpd"),
+        ("ERPD_STORE_URL", "zip://all.zip::simplecache::s3://hunter2@bucket/all.zip"),
+        ("ERPD_STORE_URL", "s3://AKIA:hun::ter2@bucket/erpd"),
+        ("ERPD_STORE_URL", "az://container/erpd?sig=hunter2"),
+        ("ERPD_STORE_URL", "my_fs://me:hunter2@host/erpd"),
+        ("ERPD_STORE_URL", "sftp://me:hunter2@host/erpd"),
+        ("ERPD_RAY_ADDRESS", "me:hunter2@host:6379"),
+        ("ERPD_RAY_ADDRESS", "host:6379?token=hunter2"),
+        ("HF_ENDPOINT", "http://me:hunter2@127.0.0.1:9"),
     ],
 )
 def test_an_address_with_a_password_is_refused_without_saying_it(name: str, url: str, monkeypatch: pytest.MonkeyPatch):
@@ -110,7 +125,17 @@ def test_an_address_with_a_password_is_refused_without_saying_it(name: str, url:
         ("ERPD_MLFLOW_URL", "http://[::1]:5000"),
         ("ERPD_STORE_URL", "s3://bucket/erpd@home"),
         ("ERPD_STORE_URL", "file:///mnt/a:b@c"),
+        ("ERPD_REGISTRY_URL", "postgresql+psycopg://me%40there@[::1]:5432/erpd?SSLMODE=verify-full&sslrootcert=/a@b/ca.pem"),
+        ("ERPD_REGISTRY_URL", "postgresql+psycopg:///erpd?host=/var/run/postgresql&user=erpd"),
+        ("ERPD_REGISTRY_URL", "sqlite:///file:/tmp/registry.db?mode=ro&uri=true"),
+        ("ERPD_MLFLOW_URL", "postgresql+psycopg:///mlflow"),
+        ("ERPD_STORE_URL", "simplecache::s3://bucket/erpd"),
+        ("ERPD_STORE_URL", "sftp://me@host/erpd"),
+        ("ERPD_STORE_URL", "file:///mnt/why?/a=b"),
+        ("ERPD_STORE_URL", "/mnt/a@b?c"),
+        ("HF_ENDPOINT", "https://mirror:8443/hub"),
         ("ERPD_RAY_ADDRESS", "host:6379"),
+        ("ERPD_RAY_ADDRESS", "ray://host:10001"),
         ("PREFECT_API_URL", ""),
     ],
 )
@@ -119,7 +144,31 @@ def test_an_address_without_one_is_taken(name: str, url: str, monkeypatch: pytes
     check_urls()
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:hunter2@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("https://hunter2@host/hub", "https://host/hub"),
+        ("https://me:hun/t?er2@host/hub", "https://host/hub"),
+        ("me:hunter2@host", "host"),
+        ("https://host/hub?token=hunter2", "https://host/hub"),
+        ("https://huggingface.co", "https://huggingface.co"),
+    ],
+)
+def test_an_address_is_shown_without_its_login(url: str, shown: str):
+    assert without_login(url) == shown
+
+
 def test_every_command_refuses_it(tmp_path: Path):
     done = erpd("campaigns", home=tmp_path, ERPD_MLFLOW_URL="http://admin:hunter2@mlflow:5000")
     assert done.returncode == 2 and "MLFLOW_TRACKING_PASSWORD" in done.stderr and "hunter2" not in done.stdout + done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_a_home_that_leads_nowhere_is_refused(tmp_path: Path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for home in (Path("~nosuchuser/x"), loop):
+        done = erpd("recipes", home=home, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(f"erpd: ERPD_HOME {home}: "), done.stderr
+        assert done.stderr.count("\n") == 1 and os.listdir(tmp_path) == ["loop"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import shutil
 import struct
 import time
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from erpd_core.config import ChatConfig, DirectoryModel, HubModel, PackagedModel, RuntimeConfig
-from tasks import chat
+from tasks import chat, model_files
 from tasks.engines.vllm import engine_arguments
 from tasks.model_files import TRUST, trusts_code
 from tasks.models import load_policy, load_tokenizer, save_policy
@@ -164,6 +165,70 @@ def test_it_is_refused_in_one_line_and_nothing_of_it_runs(name: str, folder: Pat
         import_policy(DirectoryModel(path=str(folder)))
     assert str(caught.value).startswith("model: ") and "\n" not in str(caught.value) and len(str(caught.value)) < 600
     assert not canary.exists()
+
+
+# --------------------------------------------------------------------------------------------------------- bottomless, though tiny
+
+NEO = {"model_type": "gpt_neo", "num_layers": 1, "hidden_size": 16}
+GPTJ = {"model_type": "gptj", "n_layer": 1, "n_embd": 64, "n_head": 4, "rotary_dim": 16, "vocab_size": 16}
+BART = {"model_type": "bart", "d_model": 16, "vocab_size": 16, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+BOTTOMLESS: dict[str, tuple[dict[str, Any], str]] = {
+    "fifty million attentions": (NEO | {"attention_types": [[["global"], 50_000_000]]}, "attention_types 5e+07"),
+    "a thousand thousand attentions": (NEO | {"attention_types": [[["global"] * 1000, 1000]]}, "attention_types 1e+06"),
+    "attentions and fewer than none": (NEO | {"attention_types": [[["global"], 10**7], [["local"], -(10**7)]]}, "attention_types 1e+07"),
+    "attentions of nothing": (NEO | {"attention_types": [[[], 1000]] * 100}, "attention_types 100000"),
+    "400 layers": (BART | {"decoder_layers": 400}, "decoder_layers 400"),
+    "ten million layers": (BART | {"decoder_layers": 10**7}, "decoder_layers 1e+07"),
+    "ten million layers of a part": (BART | {"audio_config": {"encoder_layers": 10**7}}, "encoder_layers 1e+07"),
+    "a table of positions": (GPTJ | {"n_positions": 8_000_000}, "488 MiB beside the weights"),
+    "a number of 400 digits": (BART | {"num_beam_groups": 10**400}, "num_beam_groups 1e+99"),
+    "layers by a pattern": ({"model_type": "nemotron_h", "hybrid_override_pattern": "M*" * 2000}, "has more than 10000 parts"),
+}
+
+
+@pytest.mark.parametrize("name", BOTTOMLESS)
+def test_a_tiny_config_takes_neither_time_nor_memory(name: str, folder: Path):
+    config, said = BOTTOMLESS[name]
+    import_policy(DirectoryModel(path=str(folder)))  # so that what is measured is not the import of transformers
+    (folder / "config.json").write_text(json.dumps(config))
+    began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=said.replace("+", r"\+")) as caught:
+        import_policy(DirectoryModel(path=str(folder)))
+    assert str(caught.value).startswith("model: ") and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert time.process_time() - began < (10 if "pattern" in name else 1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10
+
+
+def test_an_axis_of_a_tensor_without_numbers_makes_no_width_right(folder: Path):
+    held = load_file(folder / "model.safetensors")
+    save_file(held | {"wide": torch.zeros(10**9, 0)}, folder / "model.safetensors", {"format": "pt"})
+    change(folder / "config.json", hidden_size=10**9)
+    with pytest.raises(ValueError, match="hidden_size 1e"):
+        import_policy(DirectoryModel(path=str(folder)))
+
+
+REAL: dict[str, dict[str, Any]] = {
+    "Qwen3, a million tokens": {"max_position_embeddings": 1_010_000, "rope_theta": 10_000_000, "max_window_layers": 94},
+    "Llama 3.1": {"vocab_size": 128256, "rope_scaling": {"factor": 8.0, "original_max_position_embeddings": 8192}, "rope_theta": 500000},
+    "Llama 4": {"text_config": {"max_position_embeddings": 10_485_760, "attention_chunk_size": 8192}, "boi_token_index": 200080},
+    "Gemma 3n": {
+        "vocab_size_per_layer_input": 262144,
+        "num_kv_shared_layers": 15,
+        "image_token_id": 262145,
+        "hidden_size_per_layer_input": 256,
+    },
+    "DeepSeek V3": {"n_routed_experts": 256, "num_nextn_predict_layers": 1, "num_hidden_layers": 61, "max_position_embeddings": 163840},
+    "Qwen3.5": {"text_config": {"full_attention_interval": 4, "layer_types": ["linear_attention"] * 45, "mtp_num_hidden_layers": 1}},
+    "GPT-J": {"n_positions": 2048, "n_layer": 28, "n_inner": None, "summary_proj_to_labels": True, "vocab_size": 50400},
+    "Phi 4 multimodal": {"audio_config": {"depthwise_separable_out_channel": 1024}},
+    "Nemotron": {"intermediate_size": 73728, "hidden_size": 18432, "num_hidden_layers": 96, "hybrid_override_pattern": "M-M*" * 20},
+    "Qwen2.5 1M": {"dual_chunk_attention_config": {"chunk_size": 262144, "local_size": 8192}, "model_max_length": 10**30},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_numbers_of_models_in_use_are_not_too_large(name: str, folder: Path):
+    model_files._check_sizes(folder, REAL[name], [(300_000, 18432)] * 800)
 
 
 # ------------------------------------------------------------------------------------------------------------- taken, but not run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from pages import Page
 from rich.console import Console
 from study_lab import Lab, study_of
 
+from deployments import scheduling
+from deployments.display import Display
 from deployments.eval_output import print_evaluation
 from deployments.lineage_output import campaign_table, lineage_tree
 from erpd_core.details import BenchmarkDetails, ProblemResult
@@ -21,11 +24,12 @@ from flows.comparison import entries, study_markdown
 from flows.evaluation import EvaluationForm, evaluation_markdown
 from flows.lineage import find, told
 from flows.overview import overview
-from flows.publish import markdown_table
+from flows.publish import campaign_markdown
 from flows.recipes import load_recipe
 from flows.report import write_report
 from flows.results import rich_table, table_rows
 from flows.study_report import write_study_report
+from tasks.progress import Progress
 from tasks.registry import Registry
 from tasks.store import Store
 from tasks.untrusted import SHOWN, markdown, one_line
@@ -41,6 +45,7 @@ TEXTS = {
     "reference": "[here]: javascript:sprung=1",
     "markup": "[bold red]alarm[/] [link=http://evil.example]x[/link] [/nothing]",
     "terminal": "\x1b[2J\x1b[31mred\x1b]0;title\x07\x9b1A\rover",
+    "emphasis": "**Approved** ~~not~~ _so_ https://evil.example www.evil.example me@evil.example",
     "table": "a | b || c |\n|---|---|\n| d \\| e \\",
     "bidi": "\u202egnp.exe\u2066 x\u200f",
     "lines": "one\ntwo\r\nthree\u2028four\x0bfive",
@@ -50,7 +55,7 @@ TEXTS = {
 UNSEEN = ("\x1b", "\x07", "\x9b", "\r", "\u202e", "\u2066", "\u200f", "\u2028", "\x0b")
 NAME = 200
 """Characters of a benchmark's name: pictures carry it."""
-MARKED = {"script", "img", "a", "h1", "ul", "li", "pre", "code", "hr"}
+MARKED = {"script", "img", "a", "h1", "ul", "li", "pre", "code", "hr", "strong", "em", "s"}
 
 texts = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
@@ -106,7 +111,7 @@ def test_the_report_of_a_study_shows_it(text: str, study_lab: Lab):
 def rendered(source: str, folder: Path) -> Page:
     """As a viewer that lets HTML through would show it: the worst there is."""
     path = folder / "rendered.html"
-    path.write_text(MarkdownIt("commonmark", {"html": True}).enable("table").render(source), encoding="utf-8")
+    path.write_text(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source), encoding="utf-8")
     return Page(path)
 
 
@@ -118,20 +123,32 @@ def test_it_is_one_cell_of_a_table(text: str, tmp_path: Path):
     assert len(page.source) < 4 * SHOWN
 
 
+def test_addresses_are_no_links_where_they_stand_bare():
+    """As GitHub's kind of Markdown, which Prefect shows, makes them."""
+    assert markdown("see https://a.bc, www.a.bc, me@a.bc") == r"see https\://a.bc, www\.a.bc, me\@a.bc"
+    assert markdown("AVG@16: -3.2 points, 0.55 (0.5 to 0.6)") == "AVG@16: -3.2 points, 0.55 (0.5 to 0.6)"
+
+
+@pytest.mark.parametrize("text", ["# a", "> a", "- a", "+ a", "1. a", "2) a", "---", "==="])
+def test_a_line_begins_no_block(text: str, tmp_path: Path):
+    page = rendered(f"before\n\n{markdown(text)}\n", tmp_path)
+    assert page.names <= {"p"} and page.text.split() == ["before", *text.split()]
+
+
 @texts
 def test_artifacts_of_a_run_hold_no_markup_of_it(text: str, tmp_path: Path):
     one = Written(tmp_path, text)
     rows = table_rows(one.registry, "tiny-1")
     sides = {**rows[0].report.model_dump(mode="json"), "comparison": {}}
     sources = {
-        "campaign": markdown_table(rows),
+        "campaign": campaign_markdown(rows),
         "study": study_markdown(entries(one.registry, {"ce": "tiny-1"})),
         "evidence": evidence_text(one.decision.evidence, one.decision),
         "evaluation": evaluation_markdown(sides, EvaluationForm(model=text)),
     }
     for name, source in sources.items():
         page = rendered(source, tmp_path)
-        assert not page.names & (MARKED - ({"ul", "li"} if name == "evidence" else set())), name
+        assert not page.names & (MARKED - ({"ul", "li", "strong"} if name == "evidence" else set())), name
         assert len({len(row) for row in page.rows}) == 1, name
         assert not [letter for letter in UNSEEN if letter in source] and len(source) < 12 * SHOWN, name
 
@@ -162,6 +179,26 @@ def test_the_tree_and_tables_show_it_on_a_terminal(text: str, tmp_path: Path):
     calm(tree, text)
     calm(printed(rich_table(table_rows(one.registry, "tiny-1"))), text)
     calm(printed(campaign_table(overview(one.registry))), "")
+
+
+@texts
+def test_progress_shows_it_on_a_terminal(text: str, tmp_path: Path):
+    file, path = io.StringIO(), tmp_path / "a.events.jsonl"
+    console = Console(file=file, width=10_000, force_terminal=True, color_system=None)
+    display = Display({path: ""}, console)
+    Progress(path, text[:NAME])(1, 2, note=text[:NAME])
+    display._read()
+    bars = printed(display.progress.get_renderable())
+    calm(bars, text[:NAME])
+
+
+@texts
+def test_schedules_show_it_on_a_terminal(text: str, monkeypatch: pytest.MonkeyPatch):
+    made = SimpleNamespace(slug=text, id=7, schedule=SimpleNamespace(cron=text), parameters={"what": {text: text}}, active=True)
+    monkeypatch.setattr(scheduling, "schedules", lambda: [("campaign", 1, made)])
+    file = io.StringIO()
+    scheduling.show_schedules(Console(file=file, width=10_000, force_terminal=True, color_system=None))
+    calm(file.getvalue().replace("\x1b[3m", ""), text)
 
 
 @texts

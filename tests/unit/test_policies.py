@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, PackagedModel
 from tasks.models import load_policy, load_tokenizer, save_policy, stop_tokens, vocabulary
-from tasks.policies import ASSETS, import_policy, model_from_text
+from tasks.policies import ASSETS, ImportPolicy, import_policy, model_from_text
 from tasks.stage import fulfil
 from tasks.store import Store
 
@@ -56,6 +57,59 @@ def test_what_is_imported_does_not_change_when_the_source_does(folder: Path, tmp
     with (folder / "config.json").open("r+") as file:  # in place, as an editor or `>` does
         file.write(" " * 5)
     assert Store(here.store.root).has(policy.id), "the store's bytes are its own"
+
+
+@pytest.mark.parametrize("of_the_store", [False, True])
+def test_bytes_that_change_before_they_are_copied_are_not_stored(folder: Path, tmp_path: Path, of_the_store: bool):
+    here = context(Store(tmp_path / "store"))
+    asked = import_policy(DirectoryModel(path=str(folder)))
+    if of_the_store:
+        made = fulfil(asked, here)
+        assert here.store.has(made.id)  # which is looked at once per process
+        folder = here.store.path(made.id)
+        asked = asked.model_copy(update={"policy": made.id, "folder": str(folder), "trust": "another identity"})
+    right = (folder / "model.safetensors").read_bytes()
+    flip_a_bit(folder / "model.safetensors", at=0.9)
+    with pytest.raises(ValueError, match=r"model\.safetensors: its bytes changed since it was asked for; run the command again") as caught:
+        fulfil(asked, here)
+    assert "\n" not in str(caught.value) and not here.store.has(asked.identity())
+    assert not list((here.store.root / "partial" / asked.identity()).glob("model.safetensors*"))
+    (folder / "model.safetensors").write_bytes(right)
+    stored = here.store.path(fulfil(asked, here).id)
+    assert (stored / "model.safetensors").read_bytes() == right and here.store.damage(stored.name) is None
+
+
+def test_a_gguf_that_changes_before_it_is_converted_is_not_stored(tmp_path: Path):
+    (tmp_path / "a.gguf").write_bytes(b"other bytes")
+    here = context(Store(tmp_path / "store"))
+    asked = ImportPolicy(files={"a.gguf": "0" * 64}, gguf="a.gguf", folder=str(tmp_path))
+    with pytest.raises(ValueError, match=r"a\.gguf: its bytes changed"):
+        fulfil(asked, here)
+    assert not here.store.has(asked.identity())
+
+
+def test_the_weights_that_are_taken_are_those_that_were_checked(folder: Path):
+    plain = set(import_policy(DirectoryModel(path=str(folder))).files)
+    (folder / "consolidated.safetensors").write_bytes(b"no safetensors file")
+    (folder / "other.safetensors.index.json").write_text('{"weight_map": {"a": "consolidated.safetensors"}}')
+    assert set(import_policy(DirectoryModel(path=str(folder))).files) == plain
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')  # as MLX writes them
+    assert set(import_policy(DirectoryModel(path=str(folder))).files) == plain | {"model.safetensors.index.json"}
+
+
+def test_of_shards_the_index_says_which_are_taken_and_they_load(folder: Path, world: World):
+    held = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    shards = {f"model-0000{at + 1}-of-00002.safetensors": sorted(held)[at::2] for at in range(2)}
+    for shard, names in shards.items():
+        save_file({name: held[name] for name in names}, folder / shard, {"format": "pt"})
+    listed = {name: shard for shard, names in shards.items() for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    policy = fulfil(import_policy(DirectoryModel(path=str(folder))), world.context)
+    stored = world.store.path(policy.id)
+    assert {path.name for path in stored.glob("*.safetensors")} == set(shards)
+    loaded = load_policy(stored, world.context.runtime).model.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in held.items())
 
 
 def test_code_and_pickles_beside_the_weights_are_not_taken(folder: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ command again if it did not end well; then everything is compared with an undist
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -126,12 +127,20 @@ def _strike(house: House, asked: Asked, victim: Victim, trial: Trial, began: flo
     _until(lambda: time.monotonic() - began >= trial.instant or asked.ended())
     while not asked.ended():
         if processes := victim.find(house, asked):
-            titles = [" ".join(process.cmdline())[:120] for process in processes]
+            titles = [title(process.cmdline()) for process in processes]
             trial.killed = round(time.monotonic() - began, 2)
             kill(processes)
             trial.found = titles
             return
         time.sleep(0.02)
+
+
+def title(command: list[str]) -> str:
+    """A process's beginning, without the folders of the machine it ran on.
+
+    Example: `title(["/a/bin/python", "-m", "prefect.engine"]) == "python -m prefect.engine"`
+    """
+    return re.sub(r"(?<![:/\w])/\S*/", "", " ".join(command))[:120].strip()
 
 
 def _see_it_end(asked: Asked, trial: Trial) -> str:

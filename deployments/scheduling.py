@@ -106,7 +106,7 @@ def add_schedule(deployment: str, recipe: str, changes: Sequence[str], cron: str
 
 
 def deployed(client: SyncPrefectClient) -> list[DeploymentResponse]:
-    """Our deployments, by name. Prefect is asked, for importing the flows themselves takes ten seconds."""
+    """Our deployments, by name. Prefect is asked: importing the flows would bring torch and transformers with them."""
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
     ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["erpd"]))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 SHOWN = 2000
 """Characters of one text that are shown; of a response of a megabyte, its beginning."""
 MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]~|"} | {"<": "&lt;", "&": "&amp;"})
+"""Signs that Markdown obeys wherever they stand -> as themselves."""
 _BLOCK = re.compile(r"^(\d*)(#+(?=\s|$)|[+.)-](?=\s|$)|>|[-=]+$)")
 """What makes a heading, a quotation or a list of a line that begins with it."""
 _ADDRESS = re.compile(r"(?i)(\bwww|\b[a-z]+(?=://)|(?<=\w)(?=@[\w-]+\.))([.:@])")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from erpd_core.batch import TokenBatch
 from flows.studies import load_study
+from scripts.evidence.ceiling import ceiling
 from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points, policy
 from scripts.evidence.judging import Claim, Interval, interval, judge
 from scripts.evidence.page import write_page
@@ -94,6 +96,12 @@ def test_every_claim_names_policies_that_its_study_makes() -> None:
             arms[peer] = ArmRecord(policies=(), trainings=arms[place].trainings, seconds=())
         shaped = Record(study=one.study, seed=0, commit=None, seconds=1.0, arms=arms)
         assert [part.effect(shaped) for part in one.parts] == [0.0] * len(one.parts), one.title
+
+
+def test_the_ceiling_of_what_a_batch_lets_anyone_explain() -> None:
+    """Two responses that begin alike and end apart, by hand: of four tokens two are shared, each right in half of its responses."""
+    batch = TokenBatch.build(prompts=[[1]], responses=[[5, 6], [5, 7]], groups=[0, 0], rewards=[1, 0])
+    assert ceiling(batch) == {"tokens": 4, "shared": 0.5, "variance": 0.5}
 
 
 def test_time_to_a_score_ends_at_the_first_kept_step_that_has_it() -> None:

@@ -49,8 +49,11 @@ def problems(split: Split, count: int, seed: int) -> list[Problem]:
     Example: `problems("train", 1, 0)[0]` is like `Problem(id="tiny-12+34+56", prompt="12+34+56=", answer="102")`.
     Asking for more than the split holds is a ValueError.
     """
+    held = _triples(split)
+    if count > len(held):
+        raise ValueError(f"the tiny world's {split} split has {len(held):,} problems, {count:,} are asked for; lower count")
     rng = random.Random(f"tiny-world/{split}/{seed}")  # a string seed: hashed with SHA-512, the same in every process
-    triples = (rng.sample(t, 3) for t in rng.sample(_triples(split), count))
+    triples = (rng.sample(t, 3) for t in rng.sample(held, count))
     return [Problem(id=f"tiny-{a}+{b}+{c}", prompt=f"{a}+{b}+{c}=", answer=str(a + b + c)) for a, b, c in triples]
 
 

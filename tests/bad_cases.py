@@ -235,6 +235,7 @@ CASES: tuple[Case, ...] = (
     evaluation("problems of no user", "--benchmark ~nosuchuser/p.jsonl", "~nosuchuser", "write the whole path"),
     evaluation("too many", "--count 99999999999999999999", "--count", "--help"),
     evaluation("endless responses", f"--max-new-tokens 1{'0' * 400}", "max_new_tokens", "2**53"),
+    evaluation("more than the tiny world has", "--count 100000", "test split has", "lower count"),
     evaluation("unknown family", "--benchmark gym:nosuch", "gym", "reasoning-gym"),
     evaluation("no samples", "--k 0", "--k 0", "1 or more"),
     evaluation("too cold", "--temperature 0", "temperature", "greater than 0"),

@@ -131,10 +131,13 @@ def read_problems(source: ProblemsConfig, seed: int, earlier: Sequence[int] = ()
 
 
 def check_problems(source: ProblemsConfig, seed: int) -> None:
-    """Read every row of a local file, and one question of a generated family. Raises ValueError as `read_problems` does."""
+    """Read every row of a local file, what the tiny world is asked for, and one question of a generated family.
+
+    Raises ValueError as `read_problems` does.
+    """
     if isinstance(found := concrete(source), GymProblems):
         read_problems(found.model_copy(update={"count": 1}), seed)
-    elif isinstance(found, FileProblems):
+    elif isinstance(found, FileProblems | TinyProblems):
         read_problems(found, seed)
 
 

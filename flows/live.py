@@ -76,13 +76,13 @@ class Live:
     def _note(self, event: Mapping[str, Any]) -> None:
         label, status = event["label"], event.get("status")
         if status == "said":
-            _log(label)
+            log_line(label)
             return
         iteration, _, what = label.partition(": ")
         line = self.stages.setdefault(label, {"iteration": iteration, "stage": what, "status": "", "progress": "", "seconds": ""})
         if status in ("started", "cached", "finished"):
             line["status"] = status
-            _log(f"{label}: {status}")
+            log_line(f"{label}: {status}")
         if status == "started":
             self._since[label] = event["time"]
         elif status == "finished":
@@ -107,7 +107,7 @@ class Live:
             self._links.show(f"[This campaign in MLflow]({ui}{page})\n\n[All campaigns side by side]({ui}{charts})", "MLflow")
 
 
-def _log(text: str) -> None:
+def log_line(text: str) -> None:
     """In the run's log, which the UI shows."""
     try:
         get_run_logger().info(one_line(text))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from erpd_core.config import CampaignConfig, RuntimeConfig
-from erpd_core.faults import Fault
 from erpd_core.optimize import Record
 from erpd_core.outcomes import Outcomes
 from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef, ProblemsRef
@@ -154,9 +153,9 @@ class Desk:
         self._file(f"outcomes/{iteration}.json", outcomes.model_dump_json(indent=1))
         self.say(f"{iteration}: {outcomes}")
 
-    def record_fault(self, fault: Fault) -> None:
-        """Why the campaign cannot go on: where progress is shown, and in MLflow. The registry says that it failed, Prefect's states why."""
-        self.aside.say(lambda tracker, run: tracker.tag(run, {"fault": str(fault)}))
+    def record_end(self, fault: str) -> None:
+        """Why the campaign cannot go on: where progress is shown, and in MLflow. The registry says that it failed or was stopped."""
+        self.aside.say(lambda tracker, run: tracker.tag(run, {"fault": fault}))
         self.say(f"ends: {fault}")
 
     def record_selection(self, iteration: int, evidence: Mapping[str, Any]) -> None:

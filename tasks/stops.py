@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,20 @@ def stop_in(error: BaseException) -> BaseException | None:
     a SystemError of it."""
     told = error.__cause__ if isinstance(error, SystemError) else error
     return told if isinstance(told, KeyboardInterrupt | TerminationSignal) else None
+
+
+_reasons: list[str] = []
+
+
+def stop_process(reason: str) -> None:
+    """Stop this process as SIGTERM from outside would. From any thread."""
+    _reasons.append(reason)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def why_stopped() -> str | None:
+    """The reason, where this process stopped itself."""
+    return _reasons[0] if _reasons else None
 
 
 @contextmanager

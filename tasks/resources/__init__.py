@@ -19,6 +19,7 @@ from tasks.estimate import machine, machine_names
 from tasks.home import home
 from tasks.needs import Need, Node, needs, refuse_impossible
 from tasks.resources.actors import over_actors
+from tasks.resources.watch import NodeWatch, watch_own_node
 from tasks.services import ray_address
 from tasks.shares import Share, asked, local_cpus, sampler_share, scorer_share, stage_share, trainer_share
 from tasks.stage import Stage
@@ -47,6 +48,7 @@ KNOCK_SECONDS = 10
 """Within these a cluster's head answers, if it is there."""
 ACCELERATOR = "accelerator_type:"
 _lock = threading.Lock()
+_watches: list[NodeWatch] = []
 
 
 def places(runtime: RuntimeConfig) -> int:
@@ -76,6 +78,7 @@ def ensure_ray(runtime: RuntimeConfig) -> None:
                 _connect(address)
             else:
                 _start(runtime)
+        _watches.append(watch_own_node())
     refuse_impossible(needs(runtime), cluster_nodes(runtime), runtime)
 
 
@@ -157,6 +160,8 @@ def _import_for_stages() -> None:
 
 def stop_ray() -> None:
     """Stop the local Ray of this process, or leave the cluster."""
+    while _watches:
+        _watches.pop().close()
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 

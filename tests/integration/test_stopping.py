@@ -1,15 +1,17 @@
-"""SIGTERM to `erpd run` while Ray works: it ends soon, in one line, and nothing of it is left."""
+"""SIGTERM to `erpd run` while Ray works, or the end of Ray's node: it ends soon, in one line, and nothing of it is left."""
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import campaign_arguments, environment, events, no_process_left, wait_until
+from helpers import campaign_arguments, environment, events, no_process_left, processes_of, wait_until
 
 from tasks.registry import Registry
 
@@ -17,19 +19,33 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 LONG = ("iterations=1", "runtime.ray=on", "teacher.steps=100000", "teacher.keep=[]")
 
 
-def test_a_stopped_campaign_says_so_and_leaves_no_process(short_home: Path):
+def told(name: str) -> Callable[[subprocess.Popen[str], Path], None]:
+    return lambda process, home: process.send_signal(getattr(signal, name))
+
+
+def node_killed(process: subprocess.Popen[str], home: Path) -> None:
+    (raylet,) = [one for one in processes_of(home) if one.name() == "raylet"]
+    raylet.kill()
+
+
+@pytest.mark.parametrize(
+    ("strike", "says"),
+    [(told("SIGTERM"), "interrupted"), (node_killed, r"Ray's node of this process \(\S+\) is gone, killed or out of memory; .*")],
+    ids=["told", "node"],
+)
+def test_a_stopped_campaign_says_so_and_leaves_no_process(short_home: Path, strike: Callable[..., None], says: str):
     command = [sys.executable, "-m", "deployments.cli", *campaign_arguments(*LONG)]
     home = short_home / "h"
     process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=short_home)
     try:
         assert wait_until(lambda: any("train teacher" in one.get("label", "") for one in events(home)) or process.poll() is not None, 240)
         time.sleep(1)  # it waits for Ray by now
-        process.send_signal(signal.SIGTERM)
+        strike(process, home)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, out) == (1, "")
-    assert err.splitlines()[-1] == "erpd: interrupted; the same command goes on from here" and "Traceback" not in err, err
+    assert re.fullmatch(f"erpd: {says}; the same command goes on from here", err.splitlines()[-1]) and "Traceback" not in err, err
     assert no_process_left(home) == []
     registry = Registry(f"sqlite:///{home / 'registry.db'}")
     assert [one.status for one in registry.campaigns()] == ["killed"]

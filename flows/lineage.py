@@ -86,11 +86,8 @@ def told(registry: Registry, artifact: str, descendants: bool = False) -> list[T
     places: dict[str, list[Place]] = {}
     for place in registry.places(ids):
         places.setdefault(place.artifact, []).append(place)
-    decisions = {
-        (campaign, one.index): one.decision
-        for campaign in dict.fromkeys(place.campaign for some in places.values() for place in some)
-        for one in registry.iterations(campaign)
-    }
+    deciding = {place.campaign for some in places.values() for place in some if place.role == "student"}
+    decisions = {(id, one.index): one.decision for id, some in registry.iterations_of(sorted(deciding)).items() for one in some}
     scores = {id: _scores(registry, id) for id in ids if id.startswith("policy")}
     found = []
     for line in lines:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.results import Row, last_student, table_rows
-from tasks.registry import Campaign, Registry
+from flows.results import Row, last_student, tables
+from tasks.registry import Campaign, Iteration, Registry
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Overview:
 
 def overview(registry: Registry, forgotten: bool = False, last: int | None = None) -> list[Overview]:
     """Every campaign, or the `last` so many, the newest first; those that were forgotten only when asked for."""
-    return [_overview(registry, one) for one in registry.campaigns(last, forgotten)]
+    campaigns = registry.campaigns(last, forgotten)
+    ids = [one.id for one in campaigns]
+    rows, iterations = tables(registry, ids), registry.iterations_of(ids)
+    return [_overview(one, rows[one.id], iterations[one.id]) for one in campaigns]
 
 
-def _overview(registry: Registry, campaign: Campaign) -> Overview:
-    rows = table_rows(registry, campaign.id)
-    done = sum(one.status == "completed" for one in registry.iterations(campaign.id))
+def _overview(campaign: Campaign, rows: Sequence[Row], iterations: Sequence[Iteration]) -> Overview:
+    done = sum(one.status == "completed" for one in iterations)
     base = next((row for row in rows if row.role == "base"), None)
     return Overview(campaign, done, campaign.config.get("iterations"), base, last_student(rows))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from erpd_core.refs import EvalReport, Score
-from tasks.registry import Registry
+from tasks.registry import Attached, Iteration, Registry, Reported
 from tasks.untrusted import one_line
 
 if TYPE_CHECKING:
@@ -62,10 +62,21 @@ class Row:
 
 def table_rows(registry: Registry, campaign_id: str) -> list[Row]:
     """The base, then each iteration's teacher and student: every policy that has been measured so far."""
-    strategies = {one.index: one.decision.strategy for one in registry.iterations(campaign_id) if one.decision}
-    refs = {a.artifact.id: a.artifact.meta.get("ref") or {} for a in registry.artifacts(campaign_id) if a.artifact.kind == "policy"}
+    return tables(registry, [campaign_id])[campaign_id]
+
+
+def tables(registry: Registry, campaigns: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of many campaigns, in few queries."""
+    iterations, reports = registry.iterations_of(campaigns), registry.reports_of(campaigns)
+    policies = registry.artifacts_of(campaigns, "policy")
+    return {id: _rows(iterations[id], policies[id], reports[id]) for id in campaigns}
+
+
+def _rows(iterations: Sequence[Iteration], policies: Sequence[Attached], reports: Sequence[Reported]) -> list[Row]:
+    strategies = {one.index: one.decision.strategy for one in iterations if one.decision}
+    refs = {one.artifact.id: one.artifact.meta.get("ref") or {} for one in policies}
     rows = []
-    for found in sorted(registry.reports(campaign_id), key=lambda one: (one.iteration, ORDER.get(one.role, 9), one.role)):
+    for found in sorted(reports, key=lambda one: (one.iteration, ORDER.get(one.role, 9), one.role)):
         ref = refs.get(found.report.policy, {})
         strategy = strategies.get(found.iteration, "")
         rows.append(Row(found.iteration, found.role, strategy, found.report, ref.get("step"), ref.get("role", found.role)))

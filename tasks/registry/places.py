@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -28,8 +28,12 @@ def held(session: Session) -> list[Place]:
 
 def places(session: Session, artifacts: Sequence[str]) -> list[Place]:
     """Every place of these artifacts, in forgotten campaigns too."""
-    parts = (artifacts[start : start + AT_ONCE] for start in range(0, len(artifacts), AT_ONCE))
-    return [place for part in parts for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))]
+    return [place for part in parts(artifacts) for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))]
+
+
+def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many at a time as one query may name."""
+    return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))
 
 
 def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[Place]:

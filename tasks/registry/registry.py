@@ -193,30 +193,55 @@ class Registry:
 
     def iterations(self, campaign: str) -> list[Iteration]:
         """The iterations of a campaign (by id), in order."""
-        with self._reading() as session:
-            rows = session.scalars(sa.select(IterationRow).filter_by(campaign_id=campaign).order_by(IterationRow.index))
-            return [
-                Iteration(campaign_id=campaign, index=row.index, status=row.status, decision=row.decision, seconds=row.seconds)
-                for row in rows
-            ]
+        return self.iterations_of([campaign])[campaign]
 
     def reports(self, campaign: str) -> list[Reported]:
         """Every report of a campaign (by id): the base (iteration 0) first, then by iteration and role."""
-        with self._reading() as session:
-            rows = session.scalars(sa.select(ReportRow).filter_by(campaign_id=campaign).order_by(ReportRow.iteration, ReportRow.role))
-            return [Reported(iteration=row.iteration, role=row.role, report=EvalReport.model_validate(row.report)) for row in rows]
+        return self.reports_of([campaign])[campaign]
 
     def artifacts(self, campaign: str) -> list[Attached]:
         """What played a role in a campaign (by id), by iteration and role."""
+        return self.artifacts_of([campaign])[campaign]
+
+    def iterations_of(self, campaigns: Sequence[str]) -> dict[str, list[Iteration]]:
+        """`iterations` of many campaigns, in few queries: as those below."""
+        found: dict[str, list[Iteration]] = {id: [] for id in campaigns}
+        wanted = sa.select(IterationRow).order_by(IterationRow.index)
         with self._reading() as session:
-            link = CampaignArtifactRow
-            found = session.execute(
-                sa.select(link.iteration, link.role, ArtifactRow)
-                .join(ArtifactRow, ArtifactRow.id == link.artifact_id)
-                .where(link.campaign_id == campaign)
-                .order_by(link.iteration, link.role, link.artifact_id)
-            )
-            return [Attached(iteration=iteration, role=role, artifact=artifact(row)) for iteration, role, row in found]
+            for part in places.parts(campaigns):
+                for row in session.scalars(wanted.where(IterationRow.campaign_id.in_(part))):
+                    one = Iteration(
+                        campaign_id=row.campaign_id, index=row.index, status=row.status, decision=row.decision, seconds=row.seconds
+                    )
+                    found[row.campaign_id].append(one)
+        return found
+
+    def reports_of(self, campaigns: Sequence[str]) -> dict[str, list[Reported]]:
+        found: dict[str, list[Reported]] = {id: [] for id in campaigns}
+        wanted = sa.select(ReportRow).order_by(ReportRow.iteration, ReportRow.role)
+        with self._reading() as session:
+            for part in places.parts(campaigns):
+                for row in session.scalars(wanted.where(ReportRow.campaign_id.in_(part))):
+                    one = Reported(iteration=row.iteration, role=row.role, report=EvalReport.model_validate(row.report))
+                    found[row.campaign_id].append(one)
+        return found
+
+    def artifacts_of(self, campaigns: Sequence[str], *kinds: Kind) -> dict[str, list[Attached]]:
+        """Those of some kinds only, where kinds are given."""
+        found: dict[str, list[Attached]] = {id: [] for id in campaigns}
+        link = CampaignArtifactRow
+        wanted = (
+            sa.select(link.campaign_id, link.iteration, link.role, ArtifactRow)
+            .join(ArtifactRow, ArtifactRow.id == link.artifact_id)
+            .order_by(link.iteration, link.role, link.artifact_id)
+        )
+        if kinds:
+            wanted = wanted.where(ArtifactRow.kind.in_(kinds))
+        with self._reading() as session:
+            for part in places.parts(campaigns):
+                for campaign, iteration, role, row in session.execute(wanted.where(link.campaign_id.in_(part))):
+                    found[campaign].append(Attached(iteration=iteration, role=role, artifact=artifact(row)))
+        return found
 
     def artifact(self, id: str) -> Artifact:
         """**Raises:** LookupError: there is no such artifact."""

@@ -42,7 +42,9 @@ class NodeWatch:
                 break
             self._closed.wait(PAUSE)
         if not self._closed.is_set():
-            stop_process(f"Ray's node of this process ({self.address}) is gone, killed or out of memory; if it is a cluster's, start it again")
+            stop_process(
+                f"Ray's node of this process ({self.address}) is gone, killed or out of memory; if it is a cluster's, start it again"
+            )
 
     def _listen(self) -> tuple[bool, grpc.StatusCode | None]:
         """Until the node says no more: (whether it said anything, how that ended)."""

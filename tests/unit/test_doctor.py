@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 
 from deployments.doctor import check_package
 
+pytestmark = pytest.mark.slow
+
 
 def doctor(tmp_path: Path, without: tuple[str, ...] = (), **more: str) -> tuple[int, dict[str, str], str]:
     """In a Python whose packages are those of here, but for some: exit code, check -> `ok`, `MISSING` or `–`, and all that was printed."""

@@ -6,11 +6,14 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from garbage_lab import Busy, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.garbage import collect
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass

@@ -16,6 +16,8 @@ from deployments.lineage_output import lineage_tree
 from flows.lineage import told
 from tasks.store import MANIFEST, Store
 
+pytestmark = pytest.mark.slow
+
 
 def make_old(store: Store, days: float = 30.0) -> None:
     moment = time.time() - days * 86400

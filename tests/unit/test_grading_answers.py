@@ -10,6 +10,8 @@ import pytest
 
 from tasks.grading import Grader
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).with_name("answer_cases.txt")
 MARKS = {" === ": True, " =/= ": False}
 

@@ -88,6 +88,7 @@ def harmless(page: Page, text: str) -> None:
     assert all(str(attributes["src"]).startswith("data:") for tag, attributes in page.tags if tag == "img")
 
 
+@pytest.mark.slow
 @texts
 def test_the_report_of_a_campaign_shows_it(text: str, tmp_path: Path):
     page = Written(tmp_path, text).page(tmp_path / "out")
@@ -96,6 +97,7 @@ def test_the_report_of_a_campaign_shows_it(text: str, tmp_path: Path):
         assert page.text.count(text) >= 3  # description, reason, why of the other
 
 
+@pytest.mark.slow
 @texts
 def test_the_report_of_a_study_shows_it(text: str, study_lab: Lab):
     study_lab.begin("ce")

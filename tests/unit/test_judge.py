@@ -81,6 +81,7 @@ def test_replies_are_found_again_from_another_endpoint_and_damage_is_asked_again
         assert judge_answers([RIGHT], config(server.endpoint), tmp_path) == (["same"], 1, 310, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["busy", "broken"])
 def test_a_busy_server_is_asked_again_later(policy: str, tmp_path: Path) -> None:
     with serving(policy) as server:

@@ -18,6 +18,8 @@ from tasks.judge.rollouts import JudgeRollouts, judged_outcomes
 from tasks.rollouts import outcomes, shards
 from tasks.stage import fulfil
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -100,6 +100,7 @@ def test_policies_kept_by_a_training_are_told_apart_until_one_is_measured(writte
     assert find(written.registry, "c:teacher") == "policy-20"
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_tree_or_one_object(home: Path):
     text = erpd("lineage", "night:2.student", home=home).stdout
     told = json.loads(erpd("lineage", "night:2.student", "--json", home=home).stdout)
@@ -145,6 +146,7 @@ def test_the_interval_of_a_mean_over_benchmarks_adds_their_sides_in_squares(writ
     assert (low, high) == pytest.approx((0.7 - math.sqrt(0.09 + 0.16) / 2, 0.7 + math.sqrt(0.16 + 0.01) / 2))
 
 
+@pytest.mark.slow
 def test_the_command_lists_campaigns(home: Path, tmp_path: Path):
     text = erpd("campaigns", home=home).stdout
     assert [name for name in ("noon-0123456789", "night-0123456789") if name in text] and text.index("noon-") < text.index("night-")
@@ -221,6 +223,7 @@ def test_campaigns_without_students_are_compared_as_far_as_they_came(written: Wr
     json.dumps(found.tree())
 
 
+@pytest.mark.slow
 def test_the_command_compares(home: Path):
     text = erpd("compare", "night", "noon", home=home).stdout
     said = json.loads(erpd("compare", "night", "noon", "--json", home=home).stdout)

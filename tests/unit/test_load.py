@@ -17,6 +17,8 @@ from scripts.load.book import PARENTS, fill
 from tasks.registry import Registry
 from tasks.store import Store
 
+pytestmark = pytest.mark.slow
+
 COUNT = 500
 
 

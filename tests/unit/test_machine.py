@@ -10,6 +10,8 @@ from importlib.util import find_spec
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import json, resource, torch
 from pathlib import Path

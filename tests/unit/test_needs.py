@@ -182,6 +182,7 @@ def config(**changes: Any) -> CampaignConfig:
 # ------------------------------------------------------------------------------------------------------------ what people see
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -33,6 +33,8 @@ from tasks.stage import Context, fulfil
 from tasks.store import Store
 from tasks.training import load_records
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
 FAST = OptimizerConfig(lr=3e-4)
 STEPS, PROMPTS = 12, 32

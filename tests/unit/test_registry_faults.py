@@ -13,6 +13,8 @@ import pytest
 from tasks.registry import Registry
 from tasks.sqlite_files import damage, set_aside_if_damaged
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 
 

@@ -26,6 +26,8 @@ from tasks.figures import pareto_front
 from tasks.registry import Registry
 from tasks.store import Store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from study_lab import Lab
 
 from erpd_core.refs import Score
 from flows.study_pictures import timeline
 from tasks import arm_style, signal_figures, study_figures
 from tasks.figures import png
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

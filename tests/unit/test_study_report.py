@@ -16,6 +16,8 @@ from flows.comparison import entries, study_markdown
 from flows.paper import load_paper
 from flows.study_report import settings_apart, study_command, write_efficiency_page, write_study_report
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -31,6 +31,8 @@ from tasks.store import Store
 from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
 from tasks.training import KeptPolicy, load_records
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=64)
 FAST = OptimizerConfig(lr=2e-4)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from erpd_core.refs import PolicyRef, Problem, ProblemsRef, RolloutRef
 from erpd_core.scoring import majority_at_k
@@ -69,6 +70,7 @@ def test_wrong_spellings_join_where_that_decides_who_wins(tmp_path: Path):
     assert found["p"].result("b", "p").votes == 3
 
 
+@pytest.mark.slow
 def test_joining_goes_through_sympy_and_from_one_to_the_next(tmp_path: Path):
     texts = [BOX % "9", BOX % "x+1", BOX % "1+x", BOX % "\\frac{2x+2}{2}", BOX % "x+2"]
     found = responses(tmp_path, {"p": ("9", texts)})["p"]

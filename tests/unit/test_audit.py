@@ -40,6 +40,7 @@ def test_nothing_found_is_not_nothing_known():
     assert unknown.startswith("audit: no report") and "none of 2 packages" in unknown and "\n" not in unknown
 
 
+@pytest.mark.slow
 def test_where_no_service_answers_it_says_so_in_one_line_and_is_no_failure(tmp_path: Path):
     if importlib.util.find_spec("pip_audit") is None:
         pytest.skip("pip-audit is not installed: make dev")

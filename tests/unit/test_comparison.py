@@ -15,6 +15,8 @@ from flows.paper import load_paper
 from flows.results import Row
 from flows.studies import load_study, paper_row
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,7 +25,6 @@ def listed(finished_study: Lab) -> list[Entry]:
     return entries(finished_study.registry, finished_study.campaigns, study_of())
 
 
-@pytest.mark.slow
 def test_every_policy_stands_once_in_the_order_of_the_arms(listed: list[Entry]):
     assert [entry.name for entry in listed] == ["base", "ce, teacher 1", "ce, student 1", "ce.kl, student 1", "online, student 1"]
 

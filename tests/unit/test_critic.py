@@ -48,6 +48,7 @@ def test_the_critic_starts_at_the_mean_outcome(world: World):
     assert predict_values(critic, batch, 4096).unique().tolist() == [0.25]
 
 
+@pytest.mark.slow
 def test_explained_variance_grows_over_training(world: World, values: ValuesRef):
     records = load_records(world.store, values)
     assert [record["step"] for record in records] == list(range(1, 25))

@@ -363,6 +363,7 @@ def test_defaults_in_the_paper_index_are_the_code_s_and_the_recipe_s() -> None:
     assert checked > 50
 
 
+@pytest.mark.slow
 def test_runs_in_the_paper_index_are_valid_configs() -> None:
     runs = [words for words in commands(INDEX, "erpd") if words[1] == "run"]
     assert len(runs) > 5

@@ -223,6 +223,7 @@ def test_a_low_temperature_is_greedy_decoding(engine: TransformersEngine, plain)
         assert one.tokens == row[: row.index(stop) + 1]
 
 
+@pytest.mark.slow
 def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prompt(engine: TransformersEngine, plain):
     """Greedy decoding by hand, a whole forward for every token."""
     settings = SamplingConfig(samples=1, temperature=1e-4, presence_penalty=1.5, max_new_tokens=12)

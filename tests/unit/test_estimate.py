@@ -114,6 +114,7 @@ def test_a_machine_that_is_not_there_and_a_file_that_says_too_little_are_refused
         machine(str(path), None)
 
 
+@pytest.mark.slow
 def test_this_machine_is_measured():
     found = machine("this", known_model(PackagedModel(), 40).shape)
     assert 1e8 < found.flops("float32") < 1e15 and 1e7 < found.bandwidth < 1e13 and not found.is_gpu

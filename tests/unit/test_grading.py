@@ -188,6 +188,7 @@ def test_shared_extraction_cases() -> None:
         assert got == row["expected"], row
 
 
+@pytest.mark.slow
 def test_shared_grader_cases_reach_98_percent_with_at_most_one_false_positive() -> None:
     rows = [row for row in shared("grader_cases.jsonl") if not row.get("policy") and row["kind"] in ("text", "bare", "boxed", "normalise")]
     rows = [row for row in rows if row["gold"].strip()]

@@ -274,6 +274,7 @@ def rows(home: Path) -> list[str]:
         return list(database.iterdump())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_command_finds_nothing_by_such_a_name_and_changes_nothing(
     command: list[str], written: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

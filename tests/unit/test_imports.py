@@ -61,6 +61,7 @@ def test_config_does_not_import_torch():
     assert not loaded & (HEAVY | {"torch", "numpy"})
 
 
+@pytest.mark.slow
 def test_no_module_of_the_method_loads_anything_heavy():
     every = (
         "import importlib, pkgutil, erpd_core\n"

@@ -96,6 +96,7 @@ def test_a_slow_server_is_asked_concurrently(tmp_path: Path) -> None:
     assert report.outcomes == ["same"] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "said"), [("down", "HTTP 500"), ("forbidden", "HTTP 401"), ("stuck", "ReadTimeout"), ("dripping", "ReadTimeout")]
 )
@@ -228,6 +229,7 @@ def test_a_row_without_its_problem_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_shared_judge_cases_go_through(tmp_path: Path) -> None:
     cases = Path(__file__).parents[3] / "shared" / "data" / "judge_cases.jsonl"
     if not cases.exists():

@@ -339,6 +339,7 @@ for index in range(25):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_database_and_share_it(url: str):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, name], cwd=ROOT, stderr=subprocess.PIPE, text=True) for name in "ab"]
     errors = [writer.communicate(timeout=120)[1] for writer in writers]

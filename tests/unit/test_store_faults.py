@@ -133,6 +133,7 @@ with Store(Path(sys.argv[1])).build("thing", {"a": 1}, {}, 1) as build:
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_killed_at_any_instant_is_the_old_one_the_new_one_or_none(tmp_path: Path):
     """Each writer is killed without a word a random moment after it began to overwrite what the one before it left."""
     store, chance = Store(tmp_path / "store"), random.Random(0)

@@ -36,6 +36,7 @@ def test_answers_are_right_and_ids_say_the_question(split):
         assert problem.id == f"tiny-{problem.prompt.removesuffix('=')}"
 
 
+@pytest.mark.slow
 def test_no_question_crosses_splits_even_permuted():
     """Whole splits, not samples: together they are every question, and no two share one."""
     capacity = {split: len(tiny_world._triples(split)) for split in SPLITS}

@@ -6,16 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-pytest.importorskip("trl", reason="compares with TRL: pip install -e '.[bench]'")
-
-from trl import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
-
 from erpd_core.config import CISPO, GRPO, PPO, SAPO, VESPO, Distill
 from erpd_core.losses import policy_loss
 
 from .helpers import random_inputs
 
+pytestmark = pytest.mark.slow
 LENGTHS = (3, 1, 5, 2)
 CASES = [
     (GRPO(), {"loss_type": "grpo", "epsilon_high": 0.28}),
@@ -33,12 +29,21 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def trl():
+    """The module of TRL's GRPO. Imported here, for it takes longer than all the tests and every collection would wait for it."""
+    pytest.importorskip("trl", reason="compares with TRL: pip install -e '.[bench]'")
+    from trl.trainer import grpo_trainer
+
+    return grpo_trainer
+
+
 def padded(column_N):
     """[N] -> [S, T], zeros behind each response."""
     return torch.nn.utils.rnn.pad_sequence(column_N.split(LENGTHS), batch_first=True)
 
 
-def trl_loss(args, lp_N, old_N, signal_N, entropy_N):
+def trl_loss(trl, args, lp_N, old_N, signal_N, entropy_N):
     """TRL's loss in training mode, its forward replaced by the given log-probs and entropies."""
     mask = padded(torch.ones_like(old_N)).long()
     trainer = SimpleNamespace(
@@ -53,7 +58,7 @@ def trl_loss(args, lp_N, old_N, signal_N, entropy_N):
         entropy_coef=args.entropy_coef,
         epsilon_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
         epsilon_low=args.epsilon,
-        get_gamma_weights=GRPOTrainer.get_gamma_weights,
+        get_gamma_weights=trl.GRPOTrainer.get_gamma_weights,
         importance_sampling_level=args.importance_sampling_level,
         loss_type=args.loss_type,
         model=SimpleNamespace(training=True),
@@ -71,28 +76,28 @@ def trl_loss(args, lp_N, old_N, signal_N, entropy_N):
         "old_per_token_logps": padded(old_N),
         "num_items_in_batch": mask.sum(),
     }
-    return GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+    return trl.GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
 
 
 @pytest.mark.parametrize("one_signal_per_response", [True, False])
 @pytest.mark.parametrize(("config", "settings"), CASES, ids=lambda value: str(value) if isinstance(value, dict) else value.kind)
-def test_value_and_gradients_are_trls(config, settings, one_signal_per_response, tmp_path):
-    args = GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **settings)
+def test_value_and_gradients_are_trls(config, settings, one_signal_per_response, tmp_path, trl):
+    args = trl.GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **settings)
     for seed in range(5):
         x = random_inputs(seed, LENGTHS)
         if one_signal_per_response:
             x.signal_N.copy_(x.signal_N[:4][x.seq_N])
         of = (x.lp_N.requires_grad_(), x.entropy_N.requires_grad_())
         ours = policy_loss(config, x)[0]
-        theirs = trl_loss(args, x.lp_N, x.old_N, x.signal_N, x.entropy_N)
+        theirs = trl_loss(trl, args, x.lp_N, x.old_N, x.signal_N, x.entropy_N)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
         for mine, other in zip(*(torch.autograd.grad(loss, of, allow_unused=True, materialize_grads=True) for loss in (ours, theirs))):
             torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
 
 
-def test_our_defaults_are_trls(tmp_path):
+def test_our_defaults_are_trls(tmp_path, trl):
     """Those TRL has: SAPO's temperatures and VESPO's k and lambda. GRPO's upper clip and CISPO's weight it only recommends."""
-    args = GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
+    args = trl.GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
     assert (SAPO().tau_pos, SAPO().tau_neg) == (args.sapo_temperature_pos, args.sapo_temperature_neg)
     assert (VESPO().k_pos, VESPO().lambda_pos) == (args.vespo_k_pos, args.vespo_lambda_pos)
     assert (VESPO().k_neg, VESPO().lambda_neg) == (args.vespo_k_neg, args.vespo_lambda_neg)

@@ -31,10 +31,6 @@ def entropy(what: str, ours: str, theirs: str, side: Side = "above", bound: floa
     return Part(what, "nats", lambda one: policy(one, ours).entropy - policy(one, theirs).entropy, side, bound)
 
 
-WORK = ("rollouts", "score", "teacher", "distill")
-"""Phases of an iteration that are work of the method; validating and testing are left out, here and on the other side."""
-
-
 def time_to_score(what: str, arm: str) -> Part:
     """The binary logarithm of the seconds of work in which an online arm reaches the campaign's validation score, over the campaign's own.
 
@@ -44,7 +40,7 @@ def time_to_score(what: str, arm: str) -> Part:
     def effect(record: Record) -> float:
         offline = record.arms["offline"]
         reached = offline.curve("student").validation[offline.policy("student").step or 0]
-        return math.log2(online_seconds(record.arms[arm], reached) / sum(offline.seconds[0][phase] for phase in WORK))
+        return math.log2(online_seconds(record.arms[arm], reached) / offline.work)
 
     return Part(what, "doublings of time", effect)
 
@@ -52,9 +48,9 @@ def time_to_score(what: str, arm: str) -> Part:
 def online_seconds(arm: ArmRecord, score: float) -> float:
     """Seconds of sampling and updating until the first kept step whose validation score is at least `score`; all of them if none is."""
     curve = arm.curve("online")
-    spent = [value for name, values in curve.columns.items() if name.startswith("seconds_") for value in values if value is not None]
-    a_step = sum(spent) / len(curve.steps)
-    return a_step * next((step for step, reached in sorted(curve.validation.items()) if reached >= score), max(curve.validation))
+    return curve.seconds_a_step * next(
+        (step for step, reached in sorted(curve.validation.items()) if reached >= score), max(curve.validation)
+    )
 
 
 UNLEARNED, TEACHERS = ("e60-gentle", "e60-milder", "e60-own3"), ("e60-gentle", "e40-gentle", "e20-gentle")

@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scripts.evidence.curves import PANELS
 from scripts.evidence.record import Policy, Record
 from tasks.arm_style import arm_color, arm_handles, legend, look, role_handles
 from tasks.figures import BASE, STYLE, kl_axis, new_figure, png
@@ -33,15 +34,18 @@ def draw_all(found: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, s
 
 
 def study_figure(records: Sequence[Record]) -> Figure:
-    """Left: mean score against mean KL. Right: each policy's score, a dot a seed and a bar at the mean."""
+    """Mean score against mean KL; each policy's score, a dot a seed and a bar at the mean; and what the study is about beyond these."""
     arms = list(records[0].arms)
     policies = by_key(records)
     with rc_context(STYLE):
-        figure = new_figure(11.4, max(4.6, 1.6 + 0.22 * len(policies)))
-        left, right = figure.subplots(1, 2)
+        panel = PANELS.get(records[0].study)
+        figure = new_figure(16.4 if panel else 11.4, max(4.6, 1.6 + 0.22 * len(policies)))
+        left, middle, *right = figure.subplots(1, 3 if panel else 2)
         _front(left, policies, arms)
-        _seeds(right, policies, arms)
-        figure.suptitle(f"{records[0].study}: {len(records)} seeds", x=0.01, ha="left", fontweight="bold")
+        _seeds(middle, policies, arms)
+        if panel:
+            panel(right[0], records, arms)
+        figure.suptitle(f"{records[0].study}: {len(records)} seed{'s' if len(records) > 1 else ''}", x=0.01, ha="left", fontweight="bold")
         legend(figure, [*arm_handles(arms), *role_handles(role for _, role, _ in policies)])
     return figure
 

@@ -16,6 +16,8 @@ from tasks.store import Store
 
 CURVE_POINTS = 40
 """Steps of a training that are kept: enough to draw, few enough to commit."""
+WORK = ("rollouts", "score", "teacher", "distill")
+"""Phases of an iteration that are work of the method; validating and testing are left out."""
 CURVE_COLUMNS = (
     "loss", "entropy", "kl_old_theta_on_old_batch", "log_ratio_positive", "log_ratio_negative", "prob_positive", "prob_negative",
     "explained_variance", "reward", "seconds_rollout", "seconds_update",
@@ -54,6 +56,12 @@ class TrainingCurve(_Kept):
     columns: dict[str, tuple[float | None, ...]]
     seconds: float | None
 
+    @property
+    def seconds_a_step(self) -> float:
+        """Of sampling and updating, by the records that are kept."""
+        spent = [value for name, values in self.columns.items() if name.startswith("seconds_") for value in values if value is not None]
+        return sum(spent) / len(self.steps)
+
 
 class ArmRecord(_Kept):
     policies: tuple[Policy, ...]
@@ -63,6 +71,11 @@ class ArmRecord(_Kept):
 
     def policy(self, role: str, iteration: int = 1) -> Policy:
         return next(one for one in self.policies if (one.role, one.iteration) == (role, iteration))
+
+    @property
+    def work(self) -> float:
+        """Seconds of work in the first iteration."""
+        return sum(self.seconds[0][phase] for phase in WORK)
 
     @property
     def base(self) -> Policy:

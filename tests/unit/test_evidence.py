@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from erpd_core.batch import TokenBatch
 from flows.studies import load_study
+from scripts.evidence.__main__ import RECORDS
 from scripts.evidence.ceiling import ceiling
 from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points, policy
+from scripts.evidence.curves import PANELS
+from scripts.evidence.figures import study_figure
 from scripts.evidence.judging import Claim, Interval, interval, judge
 from scripts.evidence.page import write_page
-from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, record_path, thin
+from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
 from scripts.evidence.running import PEERS, STUDIES, study_names
 
 
@@ -144,3 +149,14 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
     assert "| 1 | [Dozens of steps are needed to exhaust a batch](#claim-1) | not run | 0 |" in page
     assert "| front | 3 | 1.5 | abcdef0 |" in page
     assert (records / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", study_names())
+def test_what_is_committed_can_be_judged_and_drawn(study: str) -> None:
+    records = read_records(ROOT / RECORDS, study)
+    assert records, f"no record of {study}"
+    for part in (part for one in CLAIMS if one.study == study for part in one.parts):
+        assert all(math.isfinite(part.effect(one)) for one in records), part.what
+    *_, last = study_figure(records).axes
+    assert (last.get_ylabel() != "") == (study in PANELS)

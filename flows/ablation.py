@@ -97,10 +97,10 @@ def _run_arms(study: Study) -> Iterator[tuple[Arm, Callable[[], CampaignResult]]
         for future in as_completed(running):
             yield running[future], future.result
     except BaseException:
-        halt(True)  # an interrupt meets this thread alone
+        halt(True)  # an interrupt meets this thread alone; the others end before what they use is stopped
         raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _run_arm(study: Study, arm: Arm) -> CampaignResult:

@@ -29,7 +29,7 @@ def at_work(artifact: str, submit: Callable[[], Any]) -> Callable[[], Any]:
 
     def wait() -> Any:
         try:
-            return answer(future)
+            return answer(future, _halted.is_set)
         finally:
             with _lock:
                 if _working.get(artifact) is future:
@@ -39,7 +39,7 @@ def at_work(artifact: str, submit: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def halt(on: bool) -> None:
-    """After an interrupt: flows in other threads ask for nothing more. `halt(False)` lets them again."""
+    """After an interrupt: flows in other threads wait and ask for nothing more. `halt(False)` lets them again."""
     if on:
         _halted.set()
     else:

@@ -46,6 +46,8 @@ __all__ = [
 
 KNOCK_SECONDS = 10
 """Within these a cluster's head answers, if it is there."""
+HALTED_SECONDS = 1.0
+"""How soon who waits for an answer sees that work was halted."""
 ACCELERATOR = "accelerator_type:"
 _lock = threading.Lock()
 _watches: list[NodeWatch] = []
@@ -210,13 +212,17 @@ def submit(task: Any, runtime: RuntimeConfig, stage: Stage[Any], *args: Any) -> 
         return task.submit(stage, *args)
 
 
-def answer(future: Any) -> Any:
-    """Wait for what `submit` returned; its answer, or the error it raised.
+def answer(future: Any, halted: Callable[[], bool]) -> Any:
+    """Wait for what `submit` returned; its answer, or the error it raised. Raises KeyboardInterrupt once `halted`: of a Ray that is
+    stopped no answer comes.
 
     Signals are heard meanwhile: `ray.get` drops what a handler raises, unless that is a KeyboardInterrupt.
     """
     work = future.wrapped_future
-    futures.wait([work if isinstance(work, futures.Future) else work.future()])
+    working = [work if isinstance(work, futures.Future) else work.future()]
+    while not futures.wait(working, timeout=HALTED_SECONDS).done:
+        if halted():
+            raise KeyboardInterrupt
     return future.result()
 
 

@@ -67,6 +67,18 @@ def test_after_an_interrupt_nothing_more_is_asked_for():
         halt(False)
 
 
+def test_an_interrupt_wakes_who_waits_for_an_answer_that_will_not_come():
+    wait = at_work("teacher-4", Submitted)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        halt(True)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                waiting.result(timeout=10)
+        finally:
+            halt(False)
+
+
 def test_a_local_ray_has_the_whole_machine_and_a_stage_its_share(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert [local_cpus(RuntimeConfig(cpus=cpus)) for cpus in (1, 3, 8, None)] == [4, 4, 8, 4]

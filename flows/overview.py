@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.results import Row, last_student, tables
+from flows.results import Row, last_student, rows_of
 from tasks.registry import Campaign, Iteration, Registry
 
 
@@ -48,8 +48,8 @@ def overview(registry: Registry, forgotten: bool = False, last: int | None = Non
     """Every campaign, or the `last` so many, the newest first; those that were forgotten only when asked for."""
     campaigns = registry.campaigns(last, forgotten)
     ids = [one.id for one in campaigns]
-    rows, iterations = tables(registry, ids), registry.iterations_of(ids)
-    return [_overview(one, rows[one.id], iterations[one.id]) for one in campaigns]
+    iterations, policies, reports = registry.iterations_of(ids), registry.artifacts_of(ids, "policy"), registry.reports_of(ids)
+    return [_overview(one, rows_of(iterations[one.id], policies[one.id], reports[one.id]), iterations[one.id]) for one in campaigns]
 
 
 def _overview(campaign: Campaign, rows: Sequence[Row], iterations: Sequence[Iteration]) -> Overview:

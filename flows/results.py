@@ -62,17 +62,12 @@ class Row:
 
 def table_rows(registry: Registry, campaign_id: str) -> list[Row]:
     """The base, then each iteration's teacher and student: every policy that has been measured so far."""
-    return tables(registry, [campaign_id])[campaign_id]
+    policies = registry.artifacts_of([campaign_id], "policy")[campaign_id]
+    return rows_of(registry.iterations(campaign_id), policies, registry.reports(campaign_id))
 
 
-def tables(registry: Registry, campaigns: Sequence[str]) -> dict[str, list[Row]]:
-    """The rows of many campaigns, in few queries."""
-    iterations, reports = registry.iterations_of(campaigns), registry.reports_of(campaigns)
-    policies = registry.artifacts_of(campaigns, "policy")
-    return {id: _rows(iterations[id], policies[id], reports[id]) for id in campaigns}
-
-
-def _rows(iterations: Sequence[Iteration], policies: Sequence[Attached], reports: Sequence[Reported]) -> list[Row]:
+def rows_of(iterations: Sequence[Iteration], policies: Sequence[Attached], reports: Sequence[Reported]) -> list[Row]:
+    """The same, of one campaign whose parts are at hand."""
     strategies = {one.index: one.decision.strategy for one in iterations if one.decision}
     refs = {one.artifact.id: one.artifact.meta.get("ref") or {} for one in policies}
     rows = []

@@ -45,7 +45,9 @@ def over_time(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> Non
         if curves:
             means = [[statistics.fmean(one[step][axis] for one in curves) for step in curves[0]] for axis in (0, 1)]
             axes.plot(*means, color=color, linewidth=2)
-    _named(axes, "score over time", "seconds of sampling, scoring and training", "score on the validation problems, %")
+    _named(
+        axes, "score over time; a cross is a campaign", "seconds of sampling, scoring and training", "score on the validation problems, %"
+    )
 
 
 def entropy_over_steps(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:

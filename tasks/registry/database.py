@@ -7,7 +7,7 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from tasks.sqlite_files import damage, is_damage
 
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another writer before it gives up."""
+AT_ONCE = 1000
+"""Identities in one query: databases limit how many values a statement may have."""
 _MIGRATION_LOCK = 0x45525044  # "ERPD": key of PostgreSQL's advisory lock
 _in_process = threading.Lock()  # alembic's environment is a global of the process
 
@@ -169,3 +171,8 @@ def upsert(session: Session, model: type[Base], row: dict[str, Any], update: Ite
     statement = _INSERT[session.get_bind().dialect.name](model).values(**row)
     changes = {name: statement.excluded[name] for name in update}
     session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes) if changes else statement.on_conflict_do_nothing())
+
+
+def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many at a time as one query may name."""
+    return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))

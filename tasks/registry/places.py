@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from tasks.registry import database
 from tasks.registry.models import CampaignArtifactRow, CampaignRow, EdgeRow
 from tasks.registry.values import Place
 
 Link = CampaignArtifactRow
-AT_ONCE = 1000
-"""Identities in one query: databases limit how many values a statement may have."""
 
 _LINKS = (
     sa.select(Link.campaign_id, Link.iteration, Link.role, Link.artifact_id)
@@ -28,12 +27,7 @@ def held(session: Session) -> list[Place]:
 
 def places(session: Session, artifacts: Sequence[str]) -> list[Place]:
     """Every place of these artifacts, in forgotten campaigns too."""
-    return [place for part in parts(artifacts) for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))]
-
-
-def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """As many at a time as one query may name."""
-    return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))
+    return [place for part in database.parts(artifacts) for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))]
 
 
 def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[Place]:

@@ -204,11 +204,11 @@ class Registry:
         return self.artifacts_of([campaign])[campaign]
 
     def iterations_of(self, campaigns: Sequence[str]) -> dict[str, list[Iteration]]:
-        """`iterations` of many campaigns, in few queries: as those below."""
+        """Campaign -> its iterations, of many campaigns in few queries."""
         found: dict[str, list[Iteration]] = {id: [] for id in campaigns}
         wanted = sa.select(IterationRow).order_by(IterationRow.index)
         with self._reading() as session:
-            for part in places.parts(campaigns):
+            for part in database.parts(campaigns):
                 for row in session.scalars(wanted.where(IterationRow.campaign_id.in_(part))):
                     one = Iteration(
                         campaign_id=row.campaign_id, index=row.index, status=row.status, decision=row.decision, seconds=row.seconds
@@ -217,17 +217,18 @@ class Registry:
         return found
 
     def reports_of(self, campaigns: Sequence[str]) -> dict[str, list[Reported]]:
+        """Campaign -> its reports, of many campaigns in few queries."""
         found: dict[str, list[Reported]] = {id: [] for id in campaigns}
         wanted = sa.select(ReportRow).order_by(ReportRow.iteration, ReportRow.role)
         with self._reading() as session:
-            for part in places.parts(campaigns):
+            for part in database.parts(campaigns):
                 for row in session.scalars(wanted.where(ReportRow.campaign_id.in_(part))):
                     one = Reported(iteration=row.iteration, role=row.role, report=EvalReport.model_validate(row.report))
                     found[row.campaign_id].append(one)
         return found
 
     def artifacts_of(self, campaigns: Sequence[str], *kinds: Kind) -> dict[str, list[Attached]]:
-        """Those of some kinds only, where kinds are given."""
+        """Campaign -> what played a role in it, of many campaigns in few queries; of some kinds only, where kinds are given."""
         found: dict[str, list[Attached]] = {id: [] for id in campaigns}
         link = CampaignArtifactRow
         wanted = (
@@ -238,7 +239,7 @@ class Registry:
         if kinds:
             wanted = wanted.where(ArtifactRow.kind.in_(kinds))
         with self._reading() as session:
-            for part in places.parts(campaigns):
+            for part in database.parts(campaigns):
                 for campaign, iteration, role, row in session.execute(wanted.where(link.campaign_id.in_(part))):
                     found[campaign].append(Attached(iteration=iteration, role=role, artifact=artifact(row)))
         return found

@@ -35,10 +35,7 @@ class NodeWatch:
 
     def _watch(self) -> None:
         for _ in range(KNOCKS):
-            answered, code = self._listen()
-            if self._closed.is_set() or code == grpc.StatusCode.UNIMPLEMENTED:
-                return
-            if answered:
+            if self._answers():
                 break
             self._closed.wait(PAUSE)
         if not self._closed.is_set():
@@ -46,17 +43,18 @@ class NodeWatch:
                 f"Ray's node of this process ({self.address}) is gone, killed or out of memory; if it is a cluster's, start it again"
             )
 
-    def _listen(self) -> tuple[bool, grpc.StatusCode | None]:
-        """Until the node says no more: (whether it said anything, how that ended)."""
+    def _answers(self) -> bool:
+        """Until the node says no more: whether it said anything. A node that is there and does not let itself be watched closes this."""
         answered = False
         try:
             for _ in self._channel.unary_stream(WATCH)(b"", metadata=[("authorization", f"Bearer {_token()}")]):
                 answered = True
         except grpc.RpcError as error:
-            return answered, error.code()
+            if not answered and error.code() != grpc.StatusCode.UNAVAILABLE:
+                self._closed.set()
         except ValueError:  # what a closed channel says to who asks
-            return answered, None
-        return answered, None
+            self._closed.set()
+        return answered
 
 
 def _token() -> str:

@@ -161,12 +161,14 @@ def no_process_left(home: Path, patience: float = 20.0) -> list[str]:
     return [" ".join(process.cmdline()) for process in processes_of(home)]
 
 
-def wait_until(condition: Callable[[], object], patience: float) -> bool:
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
+def wait_until(condition: Callable[[], object], patience: float, pause: float = 1.0) -> bool:
+    """Look again and again, more rarely the longer it takes, and at most `pause` seconds apart: looking takes time from what is waited
+    for."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < patience:
         if condition():
             return True
-        time.sleep(0.02)
+        time.sleep(min(pause, 0.02 + waited / 20))
     return False
 
 

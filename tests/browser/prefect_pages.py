@@ -83,7 +83,7 @@ class Prefect:
         """Submit; once more when the server says that something went wrong: its SQLite may be busy."""
         for _ in range(5):
             self.submit()
-            for _ in range(40):
+            for _ in range(300):
                 if done():
                     return
                 self.page.wait_for_timeout(100)
@@ -113,7 +113,7 @@ class Prefect:
         """Until the run is in one of these states; asked over REST, since a test waits here and proves nothing."""
         deadline = time.monotonic() + patience
         while (state := self.api(f"/flow_runs/{id}")["state"])["name"] not in (*states, *ENDED) and time.monotonic() < deadline:
-            time.sleep(0.5)
+            time.sleep(1)
         assert state["name"] in states, (state["name"], state["message"])
         return str(state["name"])
 

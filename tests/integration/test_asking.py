@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Campaign, campaign_arguments, environment, erpd, run_campaign, wait_until
+from helpers import Campaign, campaign_arguments, environment, erpd, migrated, run_campaign, wait_until
 
 from tasks.registry import Registry
 
@@ -20,11 +21,18 @@ pytestmark = pytest.mark.slow
 ASK = ("decision.mode=ask", "iterations=1")
 
 
+@pytest.fixture
+def folder(undisturbed: Campaign, tmp_path: Path) -> Path:
+    """Its home has what the undisturbed campaign made: until the decision nothing is left to be worked out."""
+    shutil.copytree(undisturbed.home / "store", migrated(tmp_path / "home") / "store")
+    return tmp_path
+
+
 @contextmanager
 def waiting(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The campaign under way, as soon as its decision waits for a person."""
-    for name in ("home", "cwd", "user"):
-        (folder / name).mkdir(exist_ok=True)
+    for name in ("cwd", "user"):
+        (folder / name).mkdir()
     home = folder / "home"
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
@@ -49,9 +57,9 @@ def decision(folder: Path) -> Any:
     return iteration.decision
 
 
-def test_a_person_decides_at_the_command_line_and_is_not_asked_again(tmp_path: Path):
-    arguments, home = campaign_arguments(*ASK), tmp_path / "home"
-    with waiting(tmp_path, arguments) as process:
+def test_a_person_decides_at_the_command_line_and_is_not_asked_again(folder: Path):
+    arguments, home = campaign_arguments(*ASK), folder / "home"
+    with waiting(folder, arguments) as process:
         shown = erpd("decide", home=home)
         name = next((home / "waiting").glob("*.json")).name.removesuffix("-1.json")
         assert "Automatic decision: S1" in shown.stdout and f"erpd decide {name} --strategy S1|" in shown.stdout
@@ -60,10 +68,10 @@ def test_a_person_decides_at_the_command_line_and_is_not_asked_again(tmp_path: P
         done = erpd("decide", name, "--strategy", "S1", "--steps", 3, "--by", "Ada", "--why", "it is late", home=home)
         assert done.returncode == 0, done.stderr
         assert wait_until(lambda: not list((home / "waiting").glob("*.json")), 60)
-        assert wait_until(lambda: decision(tmp_path) is not None, 60)
+        assert wait_until(lambda: decision(folder) is not None, 60)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    result = run_campaign(tmp_path, arguments=arguments).result
+    result = run_campaign(folder, arguments=arguments).result
     asked = result["iterations"][0]["decision"]["evidence"]["asked"]
     assert (asked["by"], asked["why"], asked["steps"]) == ("Ada", "it is late", 3)
     assert result["iterations"][0]["decision"]["reason"] == "chosen by Ada: it is late"
@@ -75,8 +83,8 @@ def test_a_person_decides_at_the_command_line_and_is_not_asked_again(tmp_path: P
     assert nothing.returncode == 2 and "no decision of it waits" in nothing.stderr
 
 
-def test_without_an_answer_the_automatic_decision_is_taken(tmp_path: Path):
-    ran: Campaign = run_campaign(tmp_path, *ASK, "runtime.answer_seconds=4")
+def test_without_an_answer_the_automatic_decision_is_taken(folder: Path):
+    ran: Campaign = run_campaign(folder, *ASK, "runtime.answer_seconds=4")
     (one,) = ran.result["iterations"]
     assert one["strategy"] == "S1" and one["decision"]["evidence"]["asked"]["by"] == "nobody"
-    assert not list((tmp_path / "home" / "waiting").glob("*.json"))
+    assert not list((folder / "home" / "waiting").glob("*.json"))

@@ -145,6 +145,7 @@ def test_a_model_is_no_better_than_itself(home: Path, sums: Path):
 # ----------------------------------------------------------------------------------------------------------------------- resume
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path: Path):
     arguments = ["eval", "--model", "tiny", "--benchmark", "tiny", "--count", "160", "--k", "8", *SHORT, "--json"]
     home, calm = tmp_path / "home", tmp_path / "calm"

@@ -36,7 +36,7 @@ class Platform:
         request = urllib.request.Request(self.links["prefect_api"] + path, data, {"Content-Type": "application/json"})
         for _ in range(5):
             try:
-                with urllib.request.urlopen(request, timeout=30) as response:
+                with urllib.request.urlopen(request, timeout=120) as response:
                     text = response.read()
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:
@@ -169,13 +169,17 @@ def test_what_a_form_cannot_mean_is_refused_before_a_run_is_made(platform: Platf
     assert platform.api("/flow_runs/count", {}) == before
 
 
-@pytest.mark.parametrize(("change", "said"), [("teacher.stepz=3", "teacher.stepz"), ("seed", "write key.path=value")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("teacher.stepz=3", "teacher.stepz"), pytest.param("seed", "write key.path=value", marks=pytest.mark.long)],
+)
 def test_what_only_the_whole_config_can_tell_fails_in_one_line(platform: Platform, change: str, said: str):
     id = platform.start("campaign/campaign", what={"kind": "recipe", "recipe": "tiny", "changes": [change]})
     message = platform.until(id, "Failed")["state"]["message"]
     assert said in message and "\n" not in message, message
 
 
+@pytest.mark.long
 def test_a_campaign_shows_its_iterations_stages_and_pictures(platform: Platform):
     ended = platform.until(id := platform.start("campaign/campaign", what=shrunk(iterations=2)), "Completed")
     with platform.registry() as registry:
@@ -192,6 +196,7 @@ def test_a_campaign_shows_its_iterations_stages_and_pictures(platform: Platform)
     assert "2: chose the student of step" in platform.log(id)
 
 
+@pytest.mark.long
 def test_iterations_are_added_one_by_one_and_meet_in_one_campaign(platform: Platform):
     """Twice the same words: the second run finds the first one's iteration and adds another; asked at once, it waits its turn."""
     first, second = (platform.start("next-iteration/iteration", what=shrunk("seed=5")) for _ in range(2))
@@ -225,7 +230,7 @@ def test_a_long_wait_gives_its_place_back_and_goes_on_where_it_was(platform: Pla
 
 def test_cancelling_stops_the_workers_and_leaves_nothing_behind(platform: Platform):
     before = {process.pid for process in processes_of(platform.home)}  # an earlier run's may still be ending
-    started = platform.start("campaign/campaign", what=shrunk("seed=7", "teacher.steps=4000", "runtime.ray=on"))
+    started = platform.start("campaign/campaign", what=shrunk("seed=7", "teacher.steps=4000", "runtime.ray=on", iterations=1))
     with platform.cancelling(started) as id:
         platform.until_at(id, "train teacher")
         assert {process.pid for process in processes_of(platform.home)} - before
@@ -237,7 +242,7 @@ def test_cancelling_stops_the_workers_and_leaves_nothing_behind(platform: Platfo
 
 
 def test_a_run_whose_process_dies_is_crashed(platform: Platform):
-    started = platform.start("campaign/campaign", what=shrunk("seed=8", "teacher.steps=4000"))
+    started = platform.start("campaign/campaign", what=shrunk("seed=8", "teacher.steps=4000", iterations=1))
     with platform.cancelling(started) as id:
         platform.until_at(id, "train teacher")
         for process in processes_of(platform.home):
@@ -247,6 +252,7 @@ def test_a_run_whose_process_dies_is_crashed(platform: Platform):
     assert wait_until(lambda: platform.status_of(8) == "killed", 30), platform.status_of(8)
 
 
+@pytest.mark.long
 def test_a_schedule_is_kept_shown_run_and_removed(platform: Platform):
     arguments = [part for change in (*SHRUNK, "runtime.ray=off", "seed=9") for part in ("--set", change)]
     made = erpd("schedule", "tiny", "--cron", "0 2 * * *", "--timezone", "Europe/Vienna", *arguments, home=platform.home)
@@ -282,7 +288,7 @@ def test_a_schedule_that_cannot_be_is_refused_in_one_line(platform: Platform, ar
 
 
 def test_a_report_is_written_while_a_campaign_runs(platform: Platform):
-    with platform.cancelling(platform.start("campaign/campaign", what=shrunk("seed=10", "teacher.steps=4000"))) as busy:
+    with platform.cancelling(platform.start("campaign/campaign", what=shrunk("seed=10", "teacher.steps=4000", iterations=1))) as busy:
         platform.until(busy, "Running")
         id = platform.start("report/report", name="tiny")
         platform.until(id, "Completed")
@@ -290,6 +296,7 @@ def test_a_report_is_written_while_a_campaign_runs(platform: Platform):
     assert "student" in platform.artifacts(id)["report"]["data"]
 
 
+@pytest.mark.long
 def test_no_run_stays_running_for_ever(platform: Platform):
     """Of the run that was killed nobody said the end of its iteration: the automation does, for its heartbeat has stopped."""
     running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}

@@ -91,6 +91,7 @@ def test_what_is_said_during_an_outage_is_there_afterwards_and_nothing_twice(mlf
     assert mlflow.points() == [("train/loss", step) for step in range(6)]
 
 
+@pytest.mark.long
 def test_an_outage_without_an_end_is_an_error_that_says_so(mlflow: Mlflow):
     aside = Aside("tiny-outage")
     aside.settle()

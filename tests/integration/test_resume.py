@@ -60,7 +60,7 @@ def kill_when(folder: Path, arguments: list[str], come: Callable[[list[dict[str,
         command, env=environment(home, HOME=str(folder / "user")), cwd=folder / "cwd", stdout=log, stderr=log, start_new_session=True
     )
     try:
-        assert wait_until(lambda: process.poll() is not None or come(events(home)[before:]), 200), (folder / "log.txt").read_text()
+        assert wait_until(lambda: process.poll() is not None or come(events(home)[before:]), 200, 0.05), (folder / "log.txt").read_text()
         assert process.poll() is None, f"it ended before the moment came: {(folder / 'log.txt').read_text()}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)

@@ -219,6 +219,7 @@ def test_a_killed_actors_shard_goes_on_at_the_sample(ray_home: Path, store: Stor
     assert ref.sequences == 64 * SAMPLES and handed(store).total() == 5
 
 
+@pytest.mark.long
 def test_a_shard_that_kills_whoever_samples_it_is_an_error(
     ray_home: Path, store: Store, stage: SampleRollouts, monkeypatch: pytest.MonkeyPatch
 ):

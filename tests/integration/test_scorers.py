@@ -122,7 +122,8 @@ def test_a_scorer_that_dies_loses_its_shard_in_hand_and_nothing_else(
     assert ["shard-00001" in text and "begun again" in text for text in said] == [True]
 
 
-@pytest.mark.parametrize("samplers", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.long
+@pytest.mark.parametrize("samplers", [1, 2])
 def test_an_evaluation_finds_room_for_its_scorers(ray_home: Path, world: World, store: Store, samplers: int):
     """As a campaign submits it: with room of its own it scores itself, without any its scorers do."""
     import ray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import campaign_arguments, erpd, migrated, no_process_left, processes_of
+from helpers import Campaign, campaign_arguments, erpd, migrated, no_process_left, processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -67,10 +68,11 @@ def status(url: str, login: str = "", body: Any = None) -> int:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     if importlib.util.find_spec("flask_wtf") is None:  # not imported: vLLM, later in this process, stumbles over Flask's proxies
         pytest.skip("MLflow's login needs Flask-WTF: pip install -e '.[cluster]'")
     home = migrated(tmp_path_factory.mktemp("secrets") / "home")
+    shutil.copytree(undisturbed.home / "store", home / "store")
     host = elsewhere()
     up = erpd("up", "--host", host, "--json", home=home, **SECRETS)
     try:
@@ -117,7 +119,7 @@ def test_no_secret_is_in_what_was_written_or_printed(ran: Ran):
     """Prefect's and MLflow's databases, logs, reports, artifacts, the registry: every byte under the home."""
     assert (ran.home / "prefect" / "prefect.db").exists() and (ran.home / "mlflow" / "mlflow.db").exists()
     read = [path for path in ran.home.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert len(read) > 50 and any(path.name == "report.html" for path in read)
+    assert len(read) > 150 and any(path.name == "report.html" for path in read)
     assert [str(path) for path in read if MARK.encode() in path.read_bytes()] == []
     assert MARK not in ran.said
     encoded = base64.b64encode(SECRETS["PREFECT_SERVER_API_AUTH_STRING"].encode())

@@ -142,6 +142,7 @@ def test_the_same_command_again_finds_everything(study: Campaign):
     assert again["iterations"] == study.result["iterations"]
 
 
+@pytest.mark.long
 def test_a_study_is_reported_by_name_and_shown(study: Campaign):
     done = erpd("report", "cells", home=study.home, cwd=study.folder / "cwd")
     assert done.returncode == 0 and "report.html" in done.stdout

@@ -84,6 +84,7 @@ def assert_same_trajectory(one: Store, several: Store, ref: TrainingRef) -> None
             torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store):
     outcome: list[Any] = []
 

@@ -140,6 +140,7 @@ def test_online_training_learns_from_what_vllm_samples(world: World, tmp_path: P
     assert ratio == pytest.approx(np.ones(12), abs=1e-3), "one update on each batch: the samples are the policy's own"
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_campaign_on_ray_samples_with_vllm(undisturbed: Any, short_home: Path):
     """The shrunk campaign, its engine swapped: other random numbers, and scores that agree within their noise."""

@@ -58,7 +58,7 @@ def test_gc_refuses_what_cannot_be(tmp_path: Path):
     assert erpd("gc", "--older-than", "-1", home=tmp_path).returncode == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_collected_campaign_has_all_it_needs_to_be_run_again(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory):
     """After a collection that spares nothing for its age, the same command finds every answer, and the student's lineage is whole."""
     folder = tmp_path_factory.mktemp("collected")

@@ -197,11 +197,15 @@ def _patience(question: Question) -> int:
 
 
 def answer_overdue() -> int:
-    """Take the automatic decision for every one that nobody took in time; how many. For processes that stay: `erpd up` has one."""
+    """Take the automatic decision for every one that nobody took in time; how many these are. For processes that stay, as `erpd up` has."""
+    import httpx
+
     overdue = [one for one in waiting() if time.time() > one.until + GRACE_SECONDS]
     for one in overdue:
         try:
             _resume(one, one.late)
+        except httpx.TimeoutException:  # a busy server: the next round asks again
+            continue
         except Exception as error:  # of a run that has ended, or another's server; nothing waits there any more
             get_logger("erpd").warning("%s, iteration %s: %s", one.campaign, one.iteration, error)
             one.path.unlink(missing_ok=True)

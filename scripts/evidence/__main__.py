@@ -27,7 +27,7 @@ def main() -> None:
         parser.error(f"no study {', '.join(sorted(unknown))}; there are {', '.join(study_names())}")
     if not args.page:
         run_missing(args.studies or study_names(), range(args.first, args.first + args.seeds), args.records, Console(stderr=True))
-    print(write_page(args.records, Path("docs/results/claims.md")))
+    print(write_page(args.records, Path("docs/results/claims.md"), Path("README.md")))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.evidence.claims import CLAIMS
@@ -29,30 +29,46 @@ itself, from the base.
 """
 
 
-def write_page(records: Path, page: Path) -> Path:
-    """Write the page and its figures from the records there are; the path of the page."""
+SUMMARY = ("<!-- claims: made by `make evidence` -->", "<!-- end of claims -->")
+"""The lines of another page between which its table stands."""
+
+
+def write_page(records: Path, page: Path, summary: Path) -> Path:
+    """Write the page and its figures from the records there are, and its table into `summary` between the lines of SUMMARY; the path of the
+    page."""
     found = {study: read_records(records, study) for study in study_names()}
-    findings = [judge(claim, found[claim.study]) for claim in CLAIMS]
+    findings = judged(found)
     figures = draw_all(found, page.parent / "evidence")
-    parts = [HEAD, _summary(findings), *(_section(one, found[one.claim.study], figures) for one in findings), _cost(found)]
+    parts = [HEAD, summary_table(findings), *(_section(one, found[one.claim.study], figures) for one in findings), _cost(found)]
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, lambda path: path.write_text("\n".join(parts)))
+    before, _, rest = summary.read_text().partition(SUMMARY[0])
+    after = rest.partition(SUMMARY[1])[2]
+    here = summary_table(findings, page.relative_to(summary.parent).as_posix())
+    write_atomically(summary, lambda path: path.write_text(f"{before}{SUMMARY[0]}\n{here}{SUMMARY[1]}{after}"))
     return page
 
 
-def _summary(findings: Sequence[Finding]) -> str:
+def judged(found: Mapping[str, Sequence[Record]]) -> list[Finding]:
+    """Every claim, by the records of its study."""
+    return [judge(claim, found[claim.study]) for claim in CLAIMS]
+
+
+def summary_table(findings: Sequence[Finding], page: str = "") -> str:
+    """A row for each claim. Its links lead to the claims on `page`, this one when empty."""
     lines = ["| | claim | verdict | seeds | main effect |", "|---|---|---|---|---|"]
     for one in findings:
         effect = f"{_words(one.claim.parts[0], one.intervals[0])}" if one.intervals else ""
         seeds = one.intervals[0].seeds if one.intervals else 0
-        lines.append(f"| {one.claim.number} | [{one.claim.title}](#claim-{one.claim.number}) | {one.verdict} | {seeds} | {effect} |")
+        lines.append(f"| {one.claim.number} | [{one.claim.title}]({page}#claim-{one.claim.number}) | {one.verdict} | {seeds} | {effect} |")
     return "\n".join(lines) + "\n"
 
 
 def _section(one: Finding, records: Sequence[Record], figures: dict[str, str]) -> str:
     claim = one.claim
     lines = [f'<a id="claim-{claim.number}"></a>', "", f"## {claim.number}. {claim.title}", "", f"**The paper:** {claim.paper}", ""]
-    lines += [f"**Here:** {one.verdict}, {len(records)} seeds.", "", "| comparison | claimed | found | |", "|---|---|---|---|"]
+    seeds = f"{len(records)} seeds" if one.intervals else f"on {len(records)} of the two seeds that an interval takes"
+    lines += [f"**Here:** {one.verdict}, {seeds}.", "", "| comparison | claimed | found | |", "|---|---|---|---|"]
     for number, part in enumerate(claim.parts):
         claimed = f"{part.side} {part.bound:g} {part.unit}"
         found = f"{_words(part, one.intervals[number])} | {one.standings[number]}" if one.intervals else "– | "

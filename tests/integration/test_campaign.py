@@ -216,6 +216,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(first: dict[str, Any]):
 # ------------------------------------------------------------------------------------------------------------------------------ Ray
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_on_ray_the_numbers_are_the_same_and_no_process_stays(undisturbed: Campaign, first: dict[str, Any], short_home: Path):
     strangers = {process.pid for process in psutil.process_iter()}

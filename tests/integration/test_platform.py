@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import Campaign, erpd, events, no_process_left, numbers, processes_of, run_campaign
+from helpers import Campaign, erpd, events, migrated, no_process_left, numbers, processes_of, run_campaign
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +26,9 @@ def fetch(url: str, body: dict[str, Any] | None = None) -> Any:
 def home(tmp_path_factory: pytest.TempPathFactory, undisturbed: Campaign) -> Path:
     """A home that has the undisturbed campaign's artifacts: what runs here finds them, and is quick."""
     folder = tmp_path_factory.mktemp("platform")
-    shutil.copytree(undisturbed.home / "store", folder / "home" / "store")
-    return folder / "home"
+    home = migrated(folder / "home")
+    shutil.copytree(undisturbed.home / "store", home / "store")
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -96,26 +97,26 @@ def test_the_link_in_the_json_opens_the_campaigns_page(links: dict[str, str], ca
     assert {metric["key"] for metric in found["data"]["metrics"]} >= {"score/test", "kl/base"}
 
 
-def test_down_leaves_no_process_and_can_be_said_again(home: Path, links: dict[str, str], campaign: Campaign):
-    """After the tests that use the platform: this one ends it."""
-    done = erpd("down", home=home)
-    assert done.returncode == 0 and "3" in done.stdout
-    assert no_process_left(home) == []
-    with pytest.raises(OSError):
-        fetch(links["prefect_ui"])
-    assert erpd("down", home=home).returncode == 0
-    assert "False" in erpd("status", home=home).stdout
-
-
-def test_a_server_that_died_is_noticed_and_replaced(home: Path, links: dict[str, str]):
-    first = json.loads(erpd("up", "--json", home=home).stdout)
+def test_a_server_that_died_is_noticed_and_replaced(home: Path, links: dict[str, str], campaign: Campaign):
     server = json.loads((home / "platform.json").read_text())["prefect"]["pid"]
     for process in [*psutil.Process(server).children(recursive=True), psutil.Process(server)]:
         process.kill()
     psutil.wait_procs([psutil.Process(pid) for pid in [server] if psutil.pid_exists(pid)], timeout=5)
     assert "False" in erpd("status", home=home).stdout
-    second = json.loads(erpd("up", "--json", home=home).stdout)
-    assert second["prefect_ui"] != first["prefect_ui"]
-    assert fetch(second["prefect_api"] + "/health") in (True, b"true")
-    assert erpd("down", home=home).returncode == 0
+    again = json.loads(erpd("up", "--json", home=home).stdout)
+    assert again["prefect_ui"] != links["prefect_ui"]
+    assert fetch(again["prefect_api"] + "/health") in (True, b"true")
+    flows = fetch(again["prefect_api"] + "/flow_runs/filter", {})
+    assert campaign.result["campaign"] in {one["name"] for one in flows}, "what the one before knew"
+
+
+def test_down_leaves_no_process_and_can_be_said_again(home: Path, links: dict[str, str], campaign: Campaign):
+    """After the tests that use the platform: this one ends it."""
+    server = json.loads((home / "platform.json").read_text())["prefect"]["url"]
+    done = erpd("down", home=home)
+    assert done.returncode == 0 and "3" in done.stdout
     assert no_process_left(home) == []
+    with pytest.raises(OSError):
+        fetch(server)
+    assert erpd("down", home=home).returncode == 0
+    assert "False" in erpd("status", home=home).stdout

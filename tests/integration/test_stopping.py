@@ -11,12 +11,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import campaign_arguments, environment, events, no_process_left, processes_of, wait_until
+from helpers import campaign_arguments, environment, events, migrated, no_process_left, processes_of, wait_until
 
 from tasks.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
-LONG = ("iterations=1", "runtime.ray=on", "teacher.steps=100000", "teacher.keep=[]")
+LONG = (
+    "iterations=1", "runtime.ray=on", "teacher.steps=100000", "teacher.keep=[]", "prompts.count=16", "sampling.samples=4",
+    "evaluation.validation.count=8", "evaluation.benchmarks.test.count=8",
+)  # fmt: skip
+
+
+ARMS = """
+description: Three teachers that would train for hours.
+pictures: [gains]
+common:
+  iterations: 1
+  decision: {fixed: [none]}
+  prompts: {count: 16}
+  sampling: {samples: 4, shard: 16}
+  evaluation: {validation: {count: 8}, benchmarks: {test: {count: 8}}, sampling: {samples: 2}, validation_sampling: {samples: 2}}
+scales:
+  tiny: {runtime: {ray: "on", cpus: 1}, teacher: {steps: 100000, keep: [], minibatch: 16}}
+arms:
+  - {name: slow, set: {teacher: {optimizer: {lr: 1.0e-6}}}}
+  - {name: middle, set: {teacher: {optimizer: {lr: 2.0e-6}}}}
+  - {name: fast, set: {teacher: {optimizer: {lr: 3.0e-6}}}}
+"""
 
 
 def told(name: str) -> Callable[[subprocess.Popen[str], Path], None]:
@@ -35,7 +56,7 @@ def node_killed(process: subprocess.Popen[str], home: Path) -> None:
 )
 def test_a_stopped_campaign_says_so_and_leaves_no_process(short_home: Path, strike: Callable[..., None], says: str):
     command = [sys.executable, "-m", "deployments.cli", *campaign_arguments(*LONG)]
-    home = short_home / "h"
+    home = migrated(short_home / "h")
     process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=short_home)
     try:
         assert wait_until(lambda: any("train teacher" in one.get("label", "") for one in events(home)) or process.poll() is not None, 240)
@@ -50,3 +71,22 @@ def test_a_stopped_campaign_says_so_and_leaves_no_process(short_home: Path, stri
     registry = Registry(f"sqlite:///{home / 'registry.db'}")
     assert [one.status for one in registry.campaigns()] == ["killed"]
     registry.close()
+
+
+@pytest.mark.long
+def test_a_stopped_study_wakes_the_arms_that_wait(short_home: Path):
+    """Two arms train, the third waits for room: each has a thread that waits for Ray."""
+    home, study = migrated(short_home / "h"), short_home / "arms.yaml"
+    study.write_text(ARMS)
+    command = [sys.executable, "-m", "deployments.cli", "run", str(study), "--json"]
+    process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=short_home)
+    try:
+        assert wait_until(lambda: any("train teacher" in one.get("label", "") for one in events(home)) or process.poll() is not None, 240)
+        time.sleep(5)  # the second one trains too
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines()[-1] == "erpd: interrupted; the same command goes on from here" and "Traceback" not in err, err
+    assert no_process_left(home) == []

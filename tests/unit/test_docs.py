@@ -29,9 +29,10 @@ def test_relative_links_resolve(document: Path) -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors GitHub gives to a document's headings."""
+    """Those that GitHub gives to a document's headings, and those that it has itself."""
     headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    named = set(re.findall(r'<a id="([^"]+)"></a>', path.read_text()))
+    return named | {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -17,7 +17,7 @@ from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points,
 from scripts.evidence.curves import PANELS
 from scripts.evidence.figures import study_figure
 from scripts.evidence.judging import Claim, Interval, interval, judge
-from scripts.evidence.page import write_page
+from scripts.evidence.page import SUMMARY, judged, summary_table, write_page
 from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
 from scripts.evidence.running import PEERS, STUDIES, study_names
 
@@ -143,11 +143,16 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
             arms[name] = ArmRecord(policies=tuple(own), trainings=(), seconds=())
         one = Record(study="front", seed=seed, commit="abcdef012", seconds=90.0, arms=arms)
         record_path(records, "front", seed).write_text(one.model_dump_json())
-    page = write_page(records, tmp_path / "claims.md").read_text()
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join(["before", SUMMARY[0], "an old table", SUMMARY[1], "after\n"]))
+    page = write_page(records, tmp_path / "claims.md", readme).read_text()
     row = next(line for line in page.splitlines() if line.startswith("| 3 |"))
     assert re.search(r"\| reproduced \| 3 \| \+4\.0 \[\+1\.5, \+6\.5\] points \|", row), row
     assert "| 1 | [Dozens of steps are needed to exhaust a batch](#claim-1) | not run | 0 |" in page
     assert "| front | 3 | 1.5 | abcdef0 |" in page
+    before, *table, after = readme.read_text().splitlines()
+    assert (before, table[0], table[-1], after) == ("before", *SUMMARY, "after") and "an old table" not in table
+    assert row.replace("(#", "(claims.md#") in table and len(table) == len(CLAIMS) + 4
     assert (records / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -160,3 +165,9 @@ def test_what_is_committed_can_be_judged_and_drawn(study: str) -> None:
         assert all(math.isfinite(part.effect(one)) for one in records), part.what
     *_, last = study_figure(records).axes
     assert (last.get_ylabel() != "") == (study in PANELS)
+
+
+def test_what_the_readme_and_the_page_say_is_what_the_records_give() -> None:
+    findings = judged({study: read_records(ROOT / RECORDS, study) for study in study_names()})
+    assert summary_table(findings, "docs/results/claims.md") in (ROOT / "README.md").read_text()
+    assert summary_table(findings) in (ROOT / "docs" / "results" / "claims.md").read_text()

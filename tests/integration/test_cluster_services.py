@@ -237,6 +237,7 @@ def test_flows_are_deployed_once_for_a_version_of_the_code(nodes: Cluster) -> No
 def test_a_campaign_asked_of_prefect_runs_on_two_nodes_and_is_seen_everywhere(nodes: Cluster) -> None:
     (deployment,) = nodes.prefect("/deployments/filter", {"deployments": {"name": {"any_": ["campaign"]}}})
     changes = [*SHRUNK, "runtime.cpus=1", "runtime.trainers=2", "teacher.steps=24", "teacher.keep=[12]"]
+    changes += ["decision.mode=fixed", "decision.fixed=[S1]"]
     parameters = {"what": {"kind": "recipe", "recipe": "tiny", "iterations": 1, "changes": changes}}
     run = nodes.prefect(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
 

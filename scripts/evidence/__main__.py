@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scripts.evidence.page import write_page
+from scripts.evidence.page import SEEDS, write_page
 from scripts.evidence.running import run_missing, study_names
 
 RECORDS = Path("docs/results/evidence")
@@ -18,7 +18,7 @@ def main() -> None:
         prog="python -m scripts.evidence", description="Run what is missing of the evidence, then write its page."
     )
     parser.add_argument("studies", nargs="*", help=f"of {', '.join(study_names())}; without names all of them")
-    parser.add_argument("--seeds", type=int, default=8, help="how many, from 0 on (default 8)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from 0 on (default {SEEDS})")
     parser.add_argument("--first", type=int, default=0, help="the first seed: selection was done on 100 and above")
     parser.add_argument("--records", type=Path, default=RECORDS, help=f"folder of the records (default {RECORDS})")
     parser.add_argument("--page", action="store_true", help="run nothing: only the page and its figures")

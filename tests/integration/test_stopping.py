@@ -49,25 +49,38 @@ def node_killed(process: subprocess.Popen[str], home: Path) -> None:
     raylet.kill()
 
 
+def stopped(command: list[str], home: Path, training: int, strike: Callable[[subprocess.Popen[str], Path], None]) -> str:
+    """Run a command until so many teachers train, strike, and let it end: with exit code 1, nothing on stdout, and no process left.
+
+    Returns the last line it said.
+    """
+    whole = [sys.executable, "-m", "deployments.cli", *command]
+    process = subprocess.Popen(whole, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home.parent)
+
+    def trained() -> int:
+        return sum("train teacher" in one.get("label", "") and one.get("status") == "started" for one in events(home))
+
+    try:
+        assert wait_until(lambda: trained() >= training or process.poll() is not None, 240)
+        time.sleep(1)  # it waits for Ray by now
+        strike(process, home)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (1, "") and "Traceback" not in err, err
+    assert no_process_left(home) == []
+    return err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("strike", "says"),
     [(told("SIGTERM"), "interrupted"), (node_killed, r"Ray's node of this process \(\S+\) is gone, killed or out of memory; .*")],
     ids=["told", "node"],
 )
 def test_a_stopped_campaign_says_so_and_leaves_no_process(short_home: Path, strike: Callable[..., None], says: str):
-    command = [sys.executable, "-m", "deployments.cli", *campaign_arguments(*LONG)]
     home = migrated(short_home / "h")
-    process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=short_home)
-    try:
-        assert wait_until(lambda: any("train teacher" in one.get("label", "") for one in events(home)) or process.poll() is not None, 240)
-        time.sleep(1)  # it waits for Ray by now
-        strike(process, home)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, out) == (1, "")
-    assert re.fullmatch(f"erpd: {says}; the same command goes on from here", err.splitlines()[-1]) and "Traceback" not in err, err
-    assert no_process_left(home) == []
+    said = stopped(campaign_arguments(*LONG), home, 1, strike)
+    assert re.fullmatch(f"erpd: {says}; the same command goes on from here", said), said
     registry = Registry(f"sqlite:///{home / 'registry.db'}")
     assert [one.status for one in registry.campaigns()] == ["killed"]
     registry.close()
@@ -78,15 +91,5 @@ def test_a_stopped_study_wakes_the_arms_that_wait(short_home: Path):
     """Two arms train, the third waits for room: each has a thread that waits for Ray."""
     home, study = migrated(short_home / "h"), short_home / "arms.yaml"
     study.write_text(ARMS)
-    command = [sys.executable, "-m", "deployments.cli", "run", str(study), "--json"]
-    process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=short_home)
-    try:
-        assert wait_until(lambda: any("train teacher" in one.get("label", "") for one in events(home)) or process.poll() is not None, 240)
-        time.sleep(5)  # the second one trains too
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, out) == (1, "")
-    assert err.splitlines()[-1] == "erpd: interrupted; the same command goes on from here" and "Traceback" not in err, err
-    assert no_process_left(home) == []
+    said = stopped(["run", str(study), "--json"], home, 2, told("SIGTERM"))
+    assert said == "erpd: interrupted; the same command goes on from here"

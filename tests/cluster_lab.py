@@ -143,9 +143,12 @@ class Cluster:
         return {name for name in named if not name.startswith(("IDLE", "DashboardAgent", "RuntimeEnvAgent"))}
 
     def megabytes(self, name: str) -> int:
-        """Memory of its processes that no other process has."""
-        family = [self.started[name], *self.started[name].children(recursive=True)]
-        return sum(process.memory_full_info().uss for process in family) >> 20
+        """Memory of its processes that no other process has; Ray's idle workers come and go meanwhile."""
+        total = 0
+        for process in [self.started[name], *self.started[name].children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().uss
+        return total >> 20
 
     def stop(self, name: str) -> list[str]:
         """Stop it as an engine does, by SIGTERM to its first process; the processes for which that was not enough, which are killed."""
@@ -153,7 +156,10 @@ class Cluster:
         if process.poll() is not None:
             return ["it had ended before"]
         family = [process, *process.children(recursive=True)]
-        titles = {one.pid: " ".join(one.cmdline()) for one in family}
+        titles = {}
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                titles[one.pid] = " ".join(one.cmdline())
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         _, left = psutil.wait_procs(family, timeout=60)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,11 @@ def test_no_module_of_the_method_loads_anything_heavy():
         "for module in pkgutil.walk_packages(erpd_core.__path__, 'erpd_core.'): importlib.import_module(module.name)"
     )
     assert not modules_after(every) & HEAVY
+
+
+def test_every_test_file_has_its_own_name():
+    """Two of one name in folders that are no packages cannot be collected in one run; the quick run collects one of the folders only."""
+    loose = [path for path in ROOT.glob("tests/**/test_*.py") if not (path.parent / "__init__.py").exists()]
+    twice = [name for name, count in Counter(path.name for path in loose).items() if count > 1]
+    assert loose
+    assert twice == []

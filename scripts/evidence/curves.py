@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from scripts.evidence.record import Record
+from scripts.evidence.record import RESPONSES, ArmRecord, Record, TrainingCurve
 from tasks.arm_style import arm_color
 
 Points = Mapping[float, Sequence[float]]
@@ -31,23 +31,40 @@ def over_batches(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> 
 
 def over_time(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
     """Validation scores over seconds of work: curves of what trains online, a cross a seed for the campaign's student."""
+    _against_online(axes, records, arms, lambda curve: curve.seconds_a_step, lambda _, one: one.work)
+    _named(
+        axes, "score over time; a cross is a campaign", "seconds of sampling, scoring and training", "score on the validation problems, %"
+    )
+
+
+def over_responses(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
+    """The same over responses that were sampled; a campaign's arm is named after its problems."""
+    _against_online(axes, records, arms, lambda _: RESPONSES**2, lambda arm, _: RESPONSES * int(arm.partition("-")[2]))
+    axes.set_xscale("log", base=2)
+    _named(axes, "score over responses; a cross is a campaign", "responses sampled", "score on the validation problems, %")
+
+
+def _against_online(
+    axes: Axes,
+    records: Sequence[Record],
+    arms: Sequence[str],
+    of_step: Callable[[TrainingCurve], float],
+    of_campaign: Callable[[str, ArmRecord], float],
+) -> None:
     for arm in arms:
         color, curves = arm_color(arm, arms), []
         for one in (record.arms[arm] for record in records):
             if one.trainings[0].role != "online":
                 student = one.curve("student").validation[one.policy("student").step or 0]
-                axes.plot(one.work, 100 * student, marker="X", markersize=8, color=color, markeredgecolor="white", zorder=4)
+                axes.plot(of_campaign(arm, one), 100 * student, marker="X", markersize=8, color=color, markeredgecolor="white", zorder=4)
                 continue
             curve = one.curve("online")
-            curves.append({step: (step * curve.seconds_a_step, 100 * score) for step, score in sorted(curve.validation.items())})
+            curves.append({step: (step * of_step(curve), 100 * score) for step, score in sorted(curve.validation.items())})
         for curve in curves:
             axes.plot(*zip(*curve.values(), strict=True), color=color, alpha=0.3, linewidth=0.8)
         if curves:
             means = [[statistics.fmean(one[step][axis] for one in curves) for step in curves[0]] for axis in (0, 1)]
             axes.plot(*means, color=color, linewidth=2)
-    _named(
-        axes, "score over time; a cross is a campaign", "seconds of sampling, scoring and training", "score on the validation problems, %"
-    )
 
 
 def entropy_over_steps(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
@@ -82,8 +99,12 @@ def recovery(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None
 
 PANELS: Mapping[str, Callable[[Axes, Sequence[Record], Sequence[str]], None]] = {
     "clock": over_time,
+    "earlier": over_batches,
     "entropy": over_batches,
+    "greedy": over_batches,
     "iterating": over_batches,
+    "reuse": over_responses,
+    "stalled": over_batches,
     "steps": entropy_over_steps,
     "switching": over_batches,
     "unlearning": recovery,

@@ -83,13 +83,29 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class FollowUp:
+    """Why a claim does not show as the paper has it: an explanation, and what it predicts, tried on seeds that it was not made from."""
+
+    explanation: str
+    study: str
+    parts: tuple[Part, ...]
+    """What the explanation predicts."""
+
+
+@dataclass(frozen=True)
 class Finding:
-    claim: Claim
+    """Comparisons and what was found of each; no intervals when fewer than two seeds were run."""
+
+    parts: tuple[Part, ...]
     intervals: tuple[Interval, ...]
 
     @property
+    def seeds(self) -> int:
+        return self.intervals[0].seeds if self.intervals else 0
+
+    @property
     def standings(self) -> tuple[Standing, ...]:
-        return tuple(part.standing(found) for part, found in zip(self.claim.parts, self.intervals))
+        return tuple(part.standing(found) for part, found in zip(self.parts, self.intervals))
 
     @property
     def verdict(self) -> Verdict:
@@ -102,8 +118,8 @@ class Finding:
         return "partly" if "shown" in self.standings else "not at this scale"
 
 
-def judge(claim: Claim, records: Sequence[Record]) -> Finding:
-    """The claim's parts over the seeds there are; without two of them it was not run."""
+def judge(parts: tuple[Part, ...], records: Sequence[Record]) -> Finding:
+    """The parts over the seeds there are; without two of them nothing was found."""
     if len(records) < 2:
-        return Finding(claim, ())
-    return Finding(claim, tuple(interval([part.effect(one) for one in records]) for part in claim.parts))
+        return Finding(parts, ())
+    return Finding(parts, tuple(interval([part.effect(one) for one in records]) for part in parts))

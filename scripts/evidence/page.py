@@ -7,9 +7,10 @@ from pathlib import Path
 
 from scripts.evidence.claims import CLAIMS
 from scripts.evidence.figures import draw_all
-from scripts.evidence.judging import Finding, Interval, Part, judge
+from scripts.evidence.followups import FOLLOW_UPS
+from scripts.evidence.judging import Claim, Finding, FollowUp, Interval, Part, judge
 from scripts.evidence.record import Record, read_records
-from scripts.evidence.running import study_names
+from scripts.evidence.running import LOOKED_AT, study_names
 from tasks.store import write_atomically
 
 HEAD = """# What of the paper this implementation shows at small scale
@@ -21,9 +22,10 @@ in [evidence/](evidence/), one file for each study and seed; the studies are the
 **How it is judged**, fixed before these runs: an effect is worked out within each seed, and its 95 % interval is Student's t over seeds.
 A part of a claim is *shown* when the whole interval lies on the side that the paper claims, *against* when it lies on the other, else
 *open*. A claim is reproduced when every part is shown, contradicted when its first part is against, partly reproduced when some part is
-shown, and otherwise not shown at this scale; with fewer than eight seeds that is a verdict so far, and intervals are wide. What stands
-below a table was written after seeds 0 to 2 were looked at. Whatever was tuned (learning rates, steps, betas, weights) was tuned on
-validation problems of seeds 100 and above; what stands here is on test problems of the seeds from 0 on.
+shown, and otherwise not shown at this scale; with fewer than eight seeds that is a verdict so far, and intervals are wide. Whatever
+was tuned (learning rates, steps, betas, weights) was tuned on validation problems of seeds 100 and above; what stands here is on test
+problems of the seeds from 0 on. A **why** below a claim is an explanation of what does not show as the paper has it. It was made from
+seeds 0 to 2 and 100, and what it predicts was then tried on the seeds from 3 on; it does not change the verdict.
 
 Scores are the share of right answers, AVG@K in %; differences are in points. KL is k1 in nats per token on fresh samples of the policy
 itself, from the base.
@@ -36,63 +38,95 @@ SEEDS = 8
 """How many a verdict is to have; with fewer it is one so far."""
 
 
+Judged = Sequence[tuple[Claim, Finding]]
+
+
 def write_page(records: Path, page: Path, summary: Path) -> Path:
     """Write the page and its figures from the records there are, and its table into `summary` between the lines of SUMMARY; the path of the
     page. **Raises:** ValueError: those lines are not there."""
     found = {study: read_records(records, study) for study in study_names()}
-    findings = judged(found)
+    claims = judged(found)
     figures = draw_all(found, page.parent / "evidence")
-    parts = [HEAD, summary_table(findings), *(_section(one, found[one.claim.study], figures) for one in findings), _cost(found)]
+    parts = [HEAD, summary_table(claims)]
+    for claim, finding in claims:
+        parts += [_section(claim, finding, len(found[claim.study]), figures)]
+        if claim.number in FOLLOW_UPS:
+            one = FOLLOW_UPS[claim.number]
+            parts += [_follow_up(claim.title, one, found[one.study], figures)]
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page, lambda path: path.write_text("\n".join(parts)))
+    write_atomically(page, lambda path: path.write_text("\n".join([*parts, _cost(found)])))
     before, begins, rest = summary.read_text().partition(SUMMARY[0])
     _, ends, after = rest.partition(SUMMARY[1])
     if not (begins and ends):
         raise ValueError(f"{summary}: the lines between which the table stands are not there: {' and '.join(SUMMARY)}")
-    here = summary_table(findings, page.relative_to(summary.parent).as_posix())
+    here = summary_table(claims, page.relative_to(summary.parent).as_posix())
     write_atomically(summary, lambda path: path.write_text(f"{before}{SUMMARY[0]}\n{here}{SUMMARY[1]}{after}"))
     return page
 
 
-def judged(found: Mapping[str, Sequence[Record]]) -> list[Finding]:
+def judged(found: Mapping[str, Sequence[Record]]) -> Judged:
     """Every claim, by the records of its study."""
-    return [judge(claim, found[claim.study]) for claim in CLAIMS]
+    return [(claim, judge(claim.parts, found[claim.study])) for claim in CLAIMS]
 
 
-def summary_table(findings: Sequence[Finding], page: str = "") -> str:
+def summary_table(claims: Judged, page: str = "") -> str:
     """A row for each claim. Its links lead to the claims on `page`, this one when empty."""
     lines = ["| | claim | verdict | seeds | main effect |", "|---|---|---|---|---|"]
-    for one in findings:
-        effect = f"{_words(one.claim.parts[0], one.intervals[0])}" if one.intervals else ""
-        seeds = one.intervals[0].seeds if one.intervals else 0
-        lines.append(
-            f"| {one.claim.number} | [{one.claim.title}]({page}#claim-{one.claim.number}) | {_verdict(one)} | {seeds} | {effect} |"
-        )
+    for claim, one in claims:
+        effect = _words(one.parts[0], one.intervals[0]) if one.intervals else ""
+        lines.append(f"| {claim.number} | [{claim.title}]({page}#claim-{claim.number}) | {_verdict(one)} | {one.seeds} | {effect} |")
     return "\n".join(lines) + "\n"
 
 
-def _section(one: Finding, records: Sequence[Record], figures: dict[str, str]) -> str:
-    claim = one.claim
-    lines = [f'<a id="claim-{claim.number}"></a>', "", f"## {claim.number}. {claim.title}", "", f"**The paper:** {claim.paper}", ""]
-    seeds = f"{len(records)} seeds" if one.intervals else f"on {len(records)} of the two seeds that an interval takes"
-    lines += [f"**Here:** {_verdict(one)}, {seeds}.", "", "| comparison | claimed | found | |", "|---|---|---|---|"]
-    for number, part in enumerate(claim.parts):
-        claimed = f"{part.side} {part.bound:g} {part.unit}"
+def _section(claim: Claim, one: Finding, records: int, figures: Mapping[str, str]) -> str:
+    return "\n".join(
+        [
+            f'<a id="claim-{claim.number}"></a>\n',
+            f"## {claim.number}. {claim.title}\n",
+            f"**The paper:** {claim.paper}\n",
+            f"**Here:** {_verdict(one)}, {_seeds(one, records)}.\n",
+            _comparisons(one, "claimed"),
+            *([f"{claim.remark}\n"] if claim.remark else []),
+            *_shown(claim.study, claim.title, figures, 0),
+        ]
+    )
+
+
+def _follow_up(title: str, one: FollowUp, records: Sequence[Record], figures: Mapping[str, str]) -> str:
+    finding = judge(one.parts, records)
+    return "\n".join(
+        [
+            f"**Why:** {one.explanation} Tried {_seeds(finding, len(records))}:\n",
+            _comparisons(finding, "predicted"),
+            *_shown(one.study, f"{title}: why", figures, LOOKED_AT),
+        ]
+    )
+
+
+def _seeds(one: Finding, records: int) -> str:
+    return f"on {records} seeds" if one.intervals else f"on {records} of the two seeds that an interval takes"
+
+
+def _comparisons(one: Finding, expected: str) -> str:
+    lines = [f"| comparison | {expected} | found | |", "|---|---|---|---|"]
+    for number, part in enumerate(one.parts):
         found = f"{_words(part, one.intervals[number])} | {one.standings[number]}" if one.intervals else "– | "
-        lines.append(f"| {part.what} | {claimed} | {found} |")
-    lines += ["", claim.remark] if claim.remark else []
-    if name := figures.get(claim.study):
-        lines += ["", f"![{claim.title}](evidence/{name})"]
-    lines += ["", f"`erpd run scripts/evidence/studies/{claim.study}.yaml --set seed=0`", ""]
-    return "\n".join(lines)
+        lines.append(f"| {part.what} | {part.side} {part.bound:g} {part.unit} | {found} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(study: str, title: str, figures: Mapping[str, str], seed: int) -> list[str]:
+    """The figure, if there is one, and the command."""
+    picture = [f"![{title}](evidence/{figures[study]})\n"] if study in figures else []
+    return [*picture, f"`erpd run scripts/evidence/studies/{study}.yaml --set seed={seed}`\n"]
 
 
 def _verdict(one: Finding) -> str:
-    return f"{one.verdict} so far" if one.intervals and one.intervals[0].seeds < SEEDS else one.verdict
+    return f"{one.verdict} so far" if 0 < one.seeds < SEEDS else one.verdict
 
 
 def _words(part: Part, found: Interval) -> str:
-    digits = 1 if part.unit == "points" else 3
+    digits = 1 if part.unit in ("points", "%") else 3
     return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}] {part.unit}".replace("-", "−")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tasks.store import Store
 
 CURVE_POINTS = 40
 """Steps of a training that are kept: enough to draw, few enough to commit."""
+RESPONSES = 16
+"""To each problem, online and offline alike; an online step takes as many problems."""
 WORK = ("rollouts", "score", "teacher", "distill")
 """Phases of an iteration that are work of the method; validating and testing are left out."""
 CURVE_COLUMNS = (
@@ -59,8 +62,11 @@ class TrainingCurve(_Kept):
     @property
     def seconds_a_step(self) -> float:
         """Of sampling and updating, by the records that are kept."""
-        spent = [value for name, values in self.columns.items() if name.startswith("seconds_") for value in values if value is not None]
-        return sum(spent) / len(self.steps)
+        return sum(self.mean(name) for name in self.columns if name.startswith("seconds_"))
+
+    def mean(self, column: str) -> float:
+        """Over the records that are kept. **Raises:** statistics.StatisticsError: none of them has it."""
+        return statistics.fmean(value for value in self.columns[column] if value is not None)
 
 
 class ArmRecord(_Kept):

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.ablation import known_arms
 from flows.studies import load_study
+from scripts.evidence.followups import FOLLOW_UPS
 from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
 from tasks.home import prepare
@@ -26,8 +27,17 @@ PEERS = {"clock": ("trl", "online")}
 """Study -> a further arm that TRL trains, and the arm whose place it takes."""
 
 
+LOOKED_AT = 3
+"""Explanations were made from seeds below it, so what they predict is tried on those from it on."""
+
+
 def study_names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def is_asked(study: str, seed: int) -> bool:
+    """Whether a study is to be run on a seed: those of follow-ups are not on the seeds that their explanations were made from."""
+    return seed >= LOOKED_AT or study not in {one.study for one in FOLLOW_UPS.values()}
 
 
 def command(study: str, seed: int) -> list[str]:
@@ -40,7 +50,8 @@ def run_missing(studies: Sequence[str], seeds: Sequence[int], folder: Path, cons
     """Everything asked for that `folder` has no record of; each record is written when its study is done, so a stop loses one at most."""
     prepare()
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [(study, seed) for seed in seeds for study in studies if not record_path(folder, study, seed).exists()]
+    asked = [(study, seed) for seed in seeds for study in studies if is_asked(study, seed)]
+    missing = [(study, seed) for study, seed in asked if not record_path(folder, study, seed).exists()]
     bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*bars, console=console) as progress:
         bar = progress.add_task("studies", total=len(missing))

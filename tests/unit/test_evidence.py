@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import ROOT
 
 from erpd_core.batch import TokenBatch
@@ -16,10 +17,12 @@ from scripts.evidence.ceiling import ceiling
 from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points, policy
 from scripts.evidence.curves import PANELS
 from scripts.evidence.figures import study_figure
-from scripts.evidence.judging import Claim, Interval, interval, judge
+from scripts.evidence.followups import FOLLOW_UPS, even_share, responses_saved
+from scripts.evidence.judging import Claim, FollowUp, Interval, interval, judge
 from scripts.evidence.page import SUMMARY, judged, summary_table, write_page
 from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
-from scripts.evidence.running import PEERS, STUDIES, study_names
+from scripts.evidence.running import LOOKED_AT, PEERS, STUDIES, is_asked, study_names
+from scripts.evidence.signals import agreement, outliers
 
 
 def measured(score: float, kl_base: float = 0.1, role: str = "student", iteration: int = 1, entropy: float = 0.2) -> Policy:
@@ -38,10 +41,6 @@ def curve(role: str, validation: dict[int, float]) -> TrainingCurve:
 def record(seed: int, ours: Policy, theirs: Policy, study: str = "front") -> Record:
     arms = {name: ArmRecord(policies=(one,), trainings=(), seconds=()) for name, one in (("ours", ours), ("theirs", theirs))}
     return Record(study=study, seed=seed, commit="abc", seconds=60.0, arms=arms)
-
-
-def claim(*parts: object) -> Claim:
-    return Claim(1, "one", "it says so.", "front", parts)  # type: ignore[arg-type]
 
 
 def test_the_interval_is_students_t() -> None:
@@ -75,38 +74,75 @@ def test_a_part_is_shown_against_or_open_by_its_interval_and_its_bound() -> None
 def test_the_verdict_follows_from_the_parts(gains: tuple[float, ...], entropies: tuple[float, ...], verdict: str) -> None:
     parts = (points("more", "ours", "theirs"), entropy("kept", "ours", "theirs"))
     pairs = [(measured(0.6 + gain / 100, entropy=0.2 + more), measured(0.6)) for gain, more in zip(gains, entropies)]
-    found = judge(claim(*parts), [record(seed, *pair) for seed, pair in enumerate(pairs)])
+    found = judge(parts, [record(seed, *pair) for seed, pair in enumerate(pairs)])
     assert found.verdict == verdict
     assert found.intervals[0].mean == pytest.approx(sum(gains) / 3)
 
 
 def test_one_seed_is_no_evidence() -> None:
-    assert judge(claim(points("more", "ours", "theirs")), [record(0, measured(0.9), measured(0.1))]).verdict == "not run"
+    assert judge((points("more", "ours", "theirs"),), [record(0, measured(0.9), measured(0.1))]).verdict == "not run"
 
 
-def test_every_claim_names_policies_that_its_study_makes() -> None:
+@pytest.mark.parametrize("one", [*CLAIMS, *FOLLOW_UPS.values()], ids=lambda one: one.study)
+def test_every_comparison_names_policies_that_its_study_makes(one: Claim | FollowUp) -> None:
     """A record shaped like the study's answer has all of them, so that no run of hours ends in a misspelt name."""
-    for one in CLAIMS:
-        study = load_study(str(STUDIES / f"{one.study}.yaml"), ["seed=100"])
-        arms = {}
-        for arm in study.arms:
-            policies = [measured(0.5, role="base", iteration=0)]
-            for iteration in range(1, arm.config.iterations + 1):
-                policies += [measured(0.5, role=role, iteration=iteration) for role in ("teacher", "student")]
-            trainings = [curve("teacher", {3: 0.5, 60: 0.5}), curve("student", {8: 0.5}), curve("online", {8: 0.5})]
-            work = {"rollouts": 1.0, "score": 1.0, "teacher": 4.0, "distill": 2.0, "validation": 9.0}
-            arms[arm.name] = ArmRecord(policies=tuple(policies), trainings=tuple(trainings), seconds=(work,))
-        if one.study in PEERS:
-            peer, place = PEERS[one.study]
-            arms[peer] = ArmRecord(policies=(), trainings=arms[place].trainings, seconds=())
-        shaped = Record(study=one.study, seed=0, commit=None, seconds=1.0, arms=arms)
-        assert [part.effect(shaped) for part in one.parts] == [0.0] * len(one.parts), one.title
+    study = load_study(str(STUDIES / f"{one.study}.yaml"), ["seed=100"])
+    arms = {}
+    for arm in study.arms:
+        policies = [measured(0.5, role="base", iteration=0)]
+        for iteration in range(1, arm.config.iterations + 1):
+            policies += [measured(0.5, role=role, iteration=iteration) for role in ("teacher", "student")]
+        trainings = [curve("teacher", {3: 0.5, 60: 0.5}), curve("student", {8: 0.5}), curve("online", {8: 0.5})]
+        work = {"rollouts": 1.0, "score": 1.0, "teacher": 4.0, "distill": 2.0, "validation": 9.0}
+        arms[arm.name] = ArmRecord(policies=tuple(policies), trainings=tuple(trainings), seconds=(work,))
+    if one.study in PEERS:
+        peer, place = PEERS[one.study]
+        arms[peer] = ArmRecord(policies=(), trainings=arms[place].trainings, seconds=())
+    shaped = Record(study=one.study, seed=0, commit=None, seconds=1.0, arms=arms)
+    assert all(math.isfinite(part.effect(shaped)) for part in one.parts)
+    if isinstance(one, Claim):
+        assert [part.effect(shaped) for part in one.parts] == [0.0] * len(one.parts), "equal policies differ"
+
+
+def small_batch(validation: float) -> Record:
+    """A campaign on 32 problems of 10 s besides sampling, and eight on-policy steps of 0.25 s besides theirs."""
+    own = {"rollouts": 3.0, "score": 1.0, "teacher": 5.0, "distill": 4.0, "validation": 9.0}
+    offline = ArmRecord(policies=(measured(0.5),), trainings=(curve("student", {8: validation}),), seconds=(own,))
+    online = ArmRecord(policies=(), trainings=(curve("online", {2: 0.4, 4: 0.7, 8: 0.8}),), seconds=())
+    return Record(study="reuse", seed=3, commit=None, seconds=1.0, arms={"offline-32": offline, "online": online})
+
+
+def test_responses_and_seconds_to_equal_score_by_hand() -> None:
+    """0.6 takes four on-policy steps of 16 x 16 responses, 1,024, where the campaign has 512: one doubling. The other 512 have to cost the
+    9 s that its training costs more than theirs: 4.5 s a step of 256, beside 0.25 s of updating. What two steps reach saves nothing."""
+    assert responses_saved(small_batch(0.6), 32) == 1.0
+    assert even_share(small_batch(0.6), 32) == pytest.approx(4.5 / 4.75)
+    assert (responses_saved(small_batch(0.3), 32), even_share(small_batch(0.3), 32)) == (0.0, 1.0)
+
+
+def test_explanations_are_tried_on_seeds_they_were_not_made_from() -> None:
+    assert {one.study for one in FOLLOW_UPS.values()}.isdisjoint(one.study for one in CLAIMS)
+    assert [is_asked("front", seed) for seed in (0, LOOKED_AT)] == [True, True]
+    assert [is_asked(FOLLOW_UPS[3].study, seed) for seed in (0, LOOKED_AT - 1, LOOKED_AT)] == [False, False, True]
 
 
 def test_the_ceiling_of_what_a_batch_lets_anyone_explain() -> None:
     """Two responses that begin alike and end apart, by hand: of four tokens two are shared, each right in half of its responses."""
     batch = TokenBatch.build(prompts=[[1]], responses=[[5, 6], [5, 7]], groups=[0, 0], rewards=[1, 0])
     assert ceiling(batch) == {"tokens": 4, "shared": 0.5, "variance": 0.5}
+
+
+def test_two_signals_agree_by_hand() -> None:
+    """Whitened, 3 0 0 0 is 1.73 and three of -0.58; 0 0 0 3 is its mirror: one sign in the middle only, and a correlation of -1/3."""
+    ours, theirs = torch.tensor([3.0, 0, 0, 0]), torch.tensor([0.0, 0, 0, 3])
+    assert agreement(ours, ours) == {"correlation": 1.0, "same_sign": 1.0}
+    assert agreement(ours, theirs) == {"correlation": -0.333, "same_sign": 0.5}
+
+
+def test_negative_log_ratios_of_right_responses_by_hand() -> None:
+    """Two of three right tokens are below 0, one by more than 0.1; they hold 0.55 of 2.0, and right responses 1.0."""
+    ratio, right = torch.tensor([0.45, -0.05, -0.5, -1.0]), torch.tensor([True, True, True, False])
+    assert outliers(ratio, right) == {"negative": 0.667, "far": 0.333, "held_by_right": 0.5, "held_by_negative": 0.275}
 
 
 def test_time_to_a_score_ends_at_the_first_kept_step_that_has_it() -> None:
@@ -117,7 +153,8 @@ def test_time_to_a_score_ends_at_the_first_kept_step_that_has_it() -> None:
 def test_claims_are_numbered_once_and_every_study_serves_one() -> None:
     numbers = [one.number for one in CLAIMS]
     assert numbers == sorted(set(numbers))
-    assert {one.study for one in CLAIMS} == set(study_names())
+    assert {one.study for one in (*CLAIMS, *FOLLOW_UPS.values())} == set(study_names())
+    assert set(FOLLOW_UPS) <= set(numbers)
 
 
 def test_a_place_names_arm_iteration_and_role() -> None:
@@ -161,7 +198,7 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
 def test_what_is_committed_can_be_judged_and_drawn(study: str) -> None:
     records = read_records(ROOT / RECORDS, study)
     assert records, f"no record of {study}"
-    for part in (part for one in CLAIMS if one.study == study for part in one.parts):
+    for part in (part for one in (*CLAIMS, *FOLLOW_UPS.values()) if one.study == study for part in one.parts):
         assert all(math.isfinite(part.effect(one)) for one in records), part.what
     *_, last = study_figure(records).axes
     assert (last.get_ylabel() != "") == (study in PANELS)

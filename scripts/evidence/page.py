@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,8 +71,10 @@ def judged(found: Mapping[str, Sequence[Record]]) -> Judged:
 
 
 def summary_table(claims: Judged, page: str = "") -> str:
-    """A row for each claim. Its links lead to the claims on `page`, this one when empty."""
-    lines = ["| | claim | verdict | seeds | main effect |", "|---|---|---|---|---|"]
+    """How many have which verdict, and a row for each claim. Its links lead to the claims on `page`, this one when empty."""
+    counts = Counter(_verdict(one) for _, one in claims)
+    lines = ["; ".join(f"{count} {verdict}" for verdict, count in counts.most_common()) + ".", ""]
+    lines += ["| | claim | verdict | seeds | main effect |", "|---|---|---|---|---|"]
     for claim, one in claims:
         effect = _words(one.parts[0], one.intervals[0]) if one.intervals else ""
         lines.append(f"| {claim.number} | [{claim.title}]({page}#claim-{claim.number}) | {_verdict(one)} | {one.seeds} | {effect} |")

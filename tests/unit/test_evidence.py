@@ -189,7 +189,8 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
     assert "| front | 3 | 1.5 | abcdef0 |" in page
     before, *table, after = readme.read_text().splitlines()
     assert (before, table[0], table[-1], after) == ("before", *SUMMARY, "after") and "an old table" not in table
-    assert row.replace("(#", "(claims.md#") in table and len(table) == len(CLAIMS) + 4
+    assert table[1] == "12 not run; 2 reproduced so far."
+    assert row.replace("(#", "(claims.md#") in table and len(table) == len(CLAIMS) + 6
     assert (records / "front.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
-from scripts.evidence.claims import kl, online_step, points, policy
+from scripts.evidence.claims import kl, points, policy
 from scripts.evidence.judging import FollowUp, Part
 from scripts.evidence.record import RESPONSES, Record
 
@@ -15,10 +16,16 @@ def score(what: str, place: str, bound: float) -> Part:
     return Part(what, "%", lambda one: 100 * policy(one, place).score, "above", bound)
 
 
-def steps_of_grpo(record: Record, arm: str) -> int:
-    """On-policy steps to the validation score of an arm's student; all that were run when none has it."""
+def steps_of_grpo(record: Record, arm: str) -> float:
+    """On-policy steps to the validation score of an arm's student, on the line between the kept steps; all that were run when none has "
+    "it."""
     offline = record.arms[arm]
-    return online_step(record.arms["online"].curve("online"), offline.curve("student").validation[offline.policy("student").step or 0])
+    reached = offline.curve("student").validation[offline.policy("student").step or 0]
+    curve = sorted(record.arms["online"].curve("online").validation.items())
+    for (before, low), (after, high) in pairwise([(0, record.arms["online"].base.score), *curve]):
+        if high >= reached:
+            return after if low >= reached else before + (after - before) * (reached - low) / (high - low)
+    return curve[-1][0]
 
 
 def responses_saved(record: Record, problems: int) -> float:
@@ -44,68 +51,89 @@ def even_share(record: Record, problems: int) -> float:
     return sampling / (sampling + update)
 
 
-FOLLOW_UPS: Mapping[int, FollowUp] = {
-    3: FollowUp(
-        "the trust region of the distillation ends there. With three times the steps alone the student stays below its conservative "
-        "teacher, with a wider clip besides (0.5 for 0.3) it passes it, still at a smaller KL.",
-        "looser",
-        (
-            points("clip 0.5, 360 steps, student over teacher", "wider", "wider:teacher", bound=-1),
-            kl("clip 0.5, 360 steps, student over teacher", "wider", "wider:teacher", "below"),
-            points("360 steps, clip 0.5 over 0.3", "wider", "longer"),
-        ),
-    ),
-    9: FollowUp(
-        "strategy 1 does not stall when its teacher does, so there is nothing for strategy 3 to mend. Teachers that train for 120 steps "
-        "end behind the last student by the third batch; strategy 1 gains from them all the same.",
-        "stalled",
-        (
-            points("third teacher over the second student", "with@3:teacher", "with@2", "below"),
-            points("strategy 1, third student over the second", "with@3", "with@2"),
-            points("third batch, strategy 3 over strategy 1", "third@3", "with@3", "below", 1),
-        ),
-    ),
-    11: FollowUp(
-        "what a policy can gain here is certainty. The base is right on nearly every problem when it takes the likeliest token each "
-        "time; it knows good ways and bad ones, and samples among them. So entropy is what keeps a score at temperature 1 down, whatever "
-        "the policy knows; with the likeliest tokens, the bonus costs nothing.",
-        "greedy",
-        (
-            score("the base, likeliest tokens", "plain:base", 95),
-            points("after three batches, likeliest tokens, with over without", "bonus-0.05@3", "plain@3", bound=-1),
-        ),
-    ),
-    13: FollowUp(
-        "its stages come when little is left to gain: two offline stages end at 85 to 90 %, and no policy of these studies passes 95. With "
-        "the online stage second, both it and the offline stage after it gain.",
-        "earlier",
-        (
-            points("the online stage over the student before it", "switching@2", "switching@1"),
-            points("the offline stage after it over it", "switching@3", "switching@2"),
-        ),
-    ),
-    14: FollowUp(
-        "the batch of 4,096 is far more than the campaign needs, and sampling costs little here. On 32 problems it reaches a score for "
-        "which on-policy GRPO samples several times as many responses, and it is ahead on the clock where sampling takes as much of an "
-        "on-policy step as in the paper (800 of 1,100 s: a share of 0.73).",
-        "reuse",
-        (
-            Part(
-                "responses to equal score, on-policy over a campaign on 32 problems",
-                "doublings",
-                lambda one: responses_saved(one, 32),
-                bound=1,
+FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
+    3: (
+        FollowUp(
+            "the student of the conservative teacher is held to 0.4 of its teacher's KL and to a clip of 0.3. Without the budget, with "
+            "three times the steps and a clip of 0.5 it passes its teacher, still at a smaller KL; with the steps alone it does not.",
+            "looser",
+            (
+                points("clip 0.5, 360 steps, student over teacher", "wider", "wider:teacher", bound=-1),
+                kl("clip 0.5, 360 steps, student over teacher", "wider", "wider:teacher", "below"),
+                points("clip 0.3, 360 steps, student over teacher", "longer", "longer:teacher", "below"),
+                points("360 steps, clip 0.5 over 0.3", "wider", "longer"),
             ),
-            Part("the same, on 16 problems", "doublings", lambda one: responses_saved(one, 16), bound=1),
-            Part(
-                "share of sampling at which a campaign on 32 problems draws level",
-                "of a step",
-                lambda one: even_share(one, 32),
-                "below",
-                0.73,
+        ),
+    ),
+    9: (
+        FollowUp(
+            "strategy 1 seldom stalls here, so there is seldom something to mend: even over teachers that train too long and end behind "
+            "the last student it gains.",
+            "stalled",
+            (
+                points("third teacher over the second student", "with@3:teacher", "with@2", "below"),
+                points("strategy 1, third student over the second", "with@3", "with@2"),
+                points("third batch, strategy 3 over strategy 1", "third@3", "with@3", "below", 1),
             ),
-            points("on 16 problems, student over its teacher", "offline-16", "offline-16:teacher"),
+        ),
+    ),
+    11: (
+        FollowUp(
+            "what a policy can gain here is certainty. The base is right on nearly every problem when it takes the likeliest token each "
+            "time: it knows good ways and bad ones, and samples among them. An extreme teacher loses some of that, its student keeps it.",
+            "greedy",
+            (
+                score("the base, likeliest tokens", "plain:base", 95),
+                points("the first teacher over the base, likeliest tokens", "plain:teacher", "plain:base", "below"),
+                points("the first student over the base, likeliest tokens", "plain", "plain:base", bound=-1),
+            ),
+        ),
+        FollowUp(
+            "certainty is what a bonus on entropy takes away; so it should cost little at the paper's temperature of 0.6 (and top-p "
+            "0.95), where an unlikely token is seldom taken.",
+            "cooler",
+            (points("after three batches, at temperature 0.6, with over without", "bonus-0.05@3", "plain@3", bound=-1),),
+        ),
+    ),
+    13: (
+        FollowUp(
+            "its stages come when little is left to gain: two offline stages end at 85 to 89 %, and no policy of these studies passes 95. "
+            "An online stage earlier on gains, and so does the offline stage after it; whether more than offline stages in their place is "
+            "another matter.",
+            "earlier",
+            (
+                points("the online stage, second, over the student before it", "switching@2", "switching@1"),
+                points("the offline stage after it over it", "switching@3", "switching@2"),
+                points("after three stages, switching over offline only", "switching@3", "offline@3"),
+            ),
+        ),
+    ),
+    14: (
+        FollowUp(
+            "sampling 24 tokens is cheap, and a batch goes further than this. A campaign on 16 or 32 problems, 256 or 512 responses, "
+            "reaches a lower score, for which on-policy GRPO samples several times as many. Where sampling takes most of an on-policy "
+            "step (in the paper 800 of 1,100 s, a share of 0.73), that could turn the clock; no such run was made here.",
+            "reuse",
+            (
+                Part(
+                    "responses to equal score, on-policy over a campaign on 32 problems",
+                    "doublings",
+                    lambda one: responses_saved(one, 32),
+                    bound=1,
+                ),
+                Part("the same, on 16 problems", "doublings", lambda one: responses_saved(one, 16), bound=1),
+                Part(
+                    "share of sampling at which a campaign on 32 problems would draw level",
+                    "of a step",
+                    lambda one: even_share(one, 32),
+                    "below",
+                    0.73,
+                ),
+                points("on 16 problems, student over its teacher", "offline-16", "offline-16:teacher"),
+            ),
         ),
     ),
 }
 """Number of a claim -> what was tried."""
+STUDIES_AFTER = {one.study for tried in FOLLOW_UPS.values() for one in tried}
+"""Studies of follow-ups."""

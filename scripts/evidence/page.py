@@ -16,20 +16,25 @@ from tasks.store import write_atomically
 
 HEAD = """# What of the paper this implementation shows at small scale
 
-Made by `make evidence` (`python -m scripts.evidence --page` from the records alone). Every number below is worked out from the records
-in [evidence/](evidence/), one file for each study and seed; the studies are the recipes in
+Made by `make evidence` (`python -m scripts.evidence --page` from the records alone). Every number in a table is worked out from the
+records in [evidence/](evidence/), one file for each study and seed; the studies are the recipes in
 [scripts/evidence/studies](../../scripts/evidence/studies).
 
 **How it is judged**, fixed before these runs: an effect is worked out within each seed, and its 95 % interval is Student's t over seeds.
-A part of a claim is *shown* when the whole interval lies on the side that the paper claims, *against* when it lies on the other, else
-*open*. A claim is reproduced when every part is shown, contradicted when its first part is against, partly reproduced when some part is
-shown, and otherwise not shown at this scale; with fewer than eight seeds that is a verdict so far, and intervals are wide. Whatever
-was tuned (learning rates, steps, betas, weights) was tuned on validation problems of seeds 100 and above; what stands here is on test
-problems of the seeds from 0 on. A **why** below a claim is an explanation of what does not show as the paper has it. It was made from
-seeds 0 to 2 and 100, and what it predicts was then tried on the seeds from 3 on; it does not change the verdict.
+A part of a claim is *shown* when the whole interval lies on the side of the bound that the paper claims, *against* when it lies on the
+other, else *open*. A claim is reproduced when every part is shown, contradicted when its first part is against, partly reproduced when
+some part is shown, and otherwise not shown at this scale; with fewer than eight seeds that is a verdict so far, and intervals are wide.
+Two parts were added when seeds 0 to 3 had been looked at, and say so.
 
-Scores are the share of right answers, AVG@K in %; differences are in points. KL is k1 in nats per token on fresh samples of the policy
-itself, from the base.
+**What a seed changes:** training problems, samples, the order of a batch. All seeds share one base model, 256 validation problems and 400
+test problems, so intervals do not speak of other bases or problems. Learning rates, steps, betas and weights were chosen on the validation
+problems with seeds 100 and above; the tables are of the test problems with seeds from 0 on.
+
+A **why** below a claim is an explanation of what does not show as the paper has it. It was made from seeds 0 to 2 and 100; what it
+predicts was then tried on the seeds from 3 on. It does not change the verdict.
+
+Scores are the share of right answers, AVG@K in %, at temperature 1 unless a study says otherwise; differences are in points. KL is k1 in
+nats per token on fresh samples of the policy itself, from the base. A doubling is a factor of two, and −1 of them half.
 """
 
 
@@ -51,9 +56,7 @@ def write_page(records: Path, page: Path, summary: Path) -> Path:
     parts = [HEAD, summary_table(claims)]
     for claim, finding in claims:
         parts += [_section(claim, finding, len(found[claim.study]), figures)]
-        if claim.number in FOLLOW_UPS:
-            one = FOLLOW_UPS[claim.number]
-            parts += [_follow_up(claim.title, one, found[one.study], figures)]
+        parts += [_follow_up(claim.title, one, found[one.study], figures) for one in FOLLOW_UPS.get(claim.number, ())]
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, lambda path: path.write_text("\n".join([*parts, _cost(found)])))
     before, begins, rest = summary.read_text().partition(SUMMARY[0])
@@ -107,14 +110,14 @@ def _follow_up(title: str, one: FollowUp, records: Sequence[Record], figures: Ma
 
 
 def _seeds(one: Finding, records: int) -> str:
-    return f"on {records} seeds" if one.intervals else f"on {records} of the two seeds that an interval takes"
+    return f"on {records} seeds" if one.intervals else f"on {records} so far; an interval takes two seeds"
 
 
 def _comparisons(one: Finding, expected: str) -> str:
     lines = [f"| comparison | {expected} | found | |", "|---|---|---|---|"]
     for number, part in enumerate(one.parts):
         found = f"{_words(part, one.intervals[number])} | {one.standings[number]}" if one.intervals else "– | "
-        lines.append(f"| {part.what} | {part.side} {part.bound:g} {part.unit} | {found} |")
+        lines.append(f"| {part.what} | {part.side} {part.bound:g} {part.unit} | {found} |".replace(" -", " −"))
     return "\n".join(lines) + "\n"
 
 
@@ -129,8 +132,8 @@ def _verdict(one: Finding) -> str:
 
 
 def _words(part: Part, found: Interval) -> str:
-    digits = 1 if part.unit in ("points", "%") else 3
-    return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}] {part.unit}".replace("-", "−")
+    form = {"points": "+.1f", "%": ".1f", "of a step": ".2f"}.get(part.unit, "+.3f")
+    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}] {part.unit}".replace("-", "−")
 
 
 def _cost(found: dict[str, list[Record]]) -> str:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.ablation import known_arms
 from flows.studies import load_study
-from scripts.evidence.followups import FOLLOW_UPS
+from scripts.evidence.followups import STUDIES_AFTER
 from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
 from tasks.home import prepare
@@ -37,7 +37,7 @@ def study_names() -> list[str]:
 
 def is_asked(study: str, seed: int) -> bool:
     """Whether a study is to be run on a seed: those of follow-ups are not on the seeds that their explanations were made from."""
-    return seed >= LOOKED_AT or study not in {one.study for one in FOLLOW_UPS.values()}
+    return seed >= LOOKED_AT or study not in STUDIES_AFTER
 
 
 def command(study: str, seed: int) -> list[str]:

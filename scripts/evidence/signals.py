@@ -37,15 +37,15 @@ def agreement(ours_N: Tensor, theirs_N: Tensor) -> dict[str, float]:
 
 
 def outliers(ratio_N: Tensor, right_N: Tensor) -> dict[str, float]:
-    """Of the tokens of right responses: the share with a negative log-ratio, and with one below -FAR; of all |log-ratio|: what right
-    responses and what these negative ones hold. ratio_N: [N] nats. right_N: [N] bool, whether a token's response is right."""
-    right = ratio_N[right_N]
-    low, everything = right[right < 0], ratio_N.abs().sum()
+    """Of all tokens: the share in right responses with a negative log-ratio, and with one below -FAR; of all |log-ratio|: what right
+    responses, and what these far ones hold. ratio_N: [N] nats. right_N: [N] bool, whether a token's response is right."""
+    far_N = right_N & (ratio_N < -FAR)
+    everything = ratio_N.abs().sum()
     return _rounded(
-        negative=(right < 0).float().mean(),
-        far=(right < -FAR).float().mean(),
-        held_by_right=right.abs().sum() / everything,
-        held_by_negative=low.abs().sum() / everything,
+        negative=(right_N & (ratio_N < 0)).float().mean(),
+        far=far_N.float().mean(),
+        held_by_right=ratio_N[right_N].abs().sum() / everything,
+        held_by_far=ratio_N[far_N].abs().sum() / everything,
     )
 
 

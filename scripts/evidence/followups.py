@@ -64,6 +64,15 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
                 points("360 steps, clip 0.5 over 0.3", "wider", "longer"),
             ),
         ),
+        FollowUp(
+            "a score at temperature 1 counts certainty, of which a trust region lets through less. Tested as the paper tests (temperature "
+            "0.6, top-p 0.95) the same students are within a point of their teachers, or above.",
+            "protocol",
+            (
+                points("extreme CE, student over teacher", "extreme", "extreme:teacher", bound=-1),
+                points("conservative CE, student over teacher", "conservative", "conservative:teacher", bound=-1),
+            ),
+        ),
     ),
     9: (
         FollowUp(

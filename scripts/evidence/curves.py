@@ -99,6 +99,7 @@ def recovery(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None
 
 PANELS: Mapping[str, Callable[[Axes, Sequence[Record], Sequence[str]], None]] = {
     "clock": over_time,
+    "cooler": over_batches,
     "earlier": over_batches,
     "entropy": over_batches,
     "greedy": over_batches,

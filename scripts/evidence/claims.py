@@ -243,7 +243,7 @@ CLAIMS = (
         remark="A third of all tokens are of right responses and have a negative log-ratio here, nearly all within 0.1 nats of 0. Those "
         "beyond are 3 to 4 % of all tokens and hold 10 to 13 % of the signal, two thirds of which lies on wrong responses, which no arm "
         "masks (seeds 0 to 3, `python -m scripts.evidence.signals --seed 0`). The distillation itself is unstable: with the whole signal "
-        "students end between 53 and 77 %. The masks decide about a small part of that.",
+        "students end between 52 and 77 %. The masks decide about a small part of that.",
     ),
     Claim(
         13,

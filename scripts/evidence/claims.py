@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from scripts.evidence.judging import Claim, Part, Side
-from scripts.evidence.record import ArmRecord, Policy, Record, TrainingCurve
+from scripts.evidence.record import ArmRecord, Policy, Record
 
 
 def policy(record: Record, place: str) -> Policy:
@@ -39,8 +39,7 @@ def time_to_score(what: str, arm: str) -> Part:
 
     def effect(record: Record) -> float:
         offline = record.arms["offline"]
-        reached = offline.curve("student").validation[offline.policy("student").step or 0]
-        return math.log2(online_seconds(record.arms[arm], reached) / offline.work)
+        return math.log2(online_seconds(record.arms[arm], offline.validated) / offline.work)
 
     return Part(what, "doublings of time", effect)
 
@@ -48,12 +47,9 @@ def time_to_score(what: str, arm: str) -> Part:
 def online_seconds(arm: ArmRecord, score: float) -> float:
     """Seconds of sampling and updating until the first kept step whose validation score is at least `score`; all of them if none is."""
     curve = arm.curve("online")
-    return curve.seconds_a_step * online_step(curve, score)
-
-
-def online_step(curve: TrainingCurve, score: float) -> int:
-    """The first kept step whose validation score is at least `score`; the last if none is."""
-    return next((step for step, reached in sorted(curve.validation.items()) if reached >= score), max(curve.validation))
+    return curve.seconds_a_step * next(
+        (step for step, reached in sorted(curve.validation.items()) if reached >= score), max(curve.validation)
+    )
 
 
 UNLEARNED, TEACHERS = ("e60-gentle", "e60-milder", "e60-own3"), ("e60-gentle", "e40-gentle", "e20-gentle")

@@ -55,8 +55,8 @@ def _against_online(
         color, curves = arm_color(arm, arms), []
         for one in (record.arms[arm] for record in records):
             if one.trainings[0].role != "online":
-                student = one.curve("student").validation[one.policy("student").step or 0]
-                axes.plot(of_campaign(arm, one), 100 * student, marker="X", markersize=8, color=color, markeredgecolor="white", zorder=4)
+                place = of_campaign(arm, one), 100 * one.validated
+                axes.plot(*place, marker="X", markersize=8, color=color, markeredgecolor="white", zorder=4)
                 continue
             curve = one.curve("online")
             curves.append({step: (step * of_step(curve), 100 * score) for step, score in sorted(curve.validation.items())})

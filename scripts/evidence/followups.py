@@ -17,10 +17,8 @@ def score(what: str, place: str, bound: float) -> Part:
 
 
 def steps_of_grpo(record: Record, arm: str) -> float:
-    """On-policy steps to the validation score of an arm's student, on the line between the kept steps; all that were run when none has "
-    "it."""
-    offline = record.arms[arm]
-    reached = offline.curve("student").validation[offline.policy("student").step or 0]
+    """On-policy steps to the validation score of an arm's student, between kept steps on a line; all of them when none has it."""
+    reached = record.arms[arm].validated
     curve = sorted(record.arms["online"].curve("online").validation.items())
     for (before, low), (after, high) in pairwise([(0, record.arms["online"].base.score), *curve]):
         if high >= reached:

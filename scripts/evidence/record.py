@@ -87,6 +87,11 @@ class ArmRecord(_Kept):
     def base(self) -> Policy:
         return self.policy("base", 0)
 
+    @property
+    def validated(self) -> float:
+        """Validation score of the first iteration's student, at the step that was chosen."""
+        return self.curve("student").validation[self.policy("student").step or 0]
+
     def curve(self, role: str, iteration: int = 1) -> TrainingCurve:
         return next(one for one in self.trainings if (one.role, one.iteration) == (role, iteration))
 

@@ -24,14 +24,15 @@ records in [evidence/](evidence/), one file for each study and seed; the studies
 A part of a claim is *shown* when the whole interval lies on the side of the bound that the paper claims, *against* when it lies on the
 other, else *open*. A claim is reproduced when every part is shown, contradicted when its first part is against, partly reproduced when
 some part is shown, and otherwise not shown at this scale; with fewer than eight seeds that is a verdict so far, and intervals are wide.
-Two parts were added when seeds 0 to 3 had been looked at, and say so.
+Two parts were added when seeds 0 to 4 had been looked at, and say so.
 
 **What a seed changes:** training problems, samples, the order of a batch. All seeds share one base model, 256 validation problems and 400
 test problems, so intervals do not speak of other bases or problems. Learning rates, steps, betas and weights were chosen on the validation
 problems with seeds 100 and above; the tables are of the test problems with seeds from 0 on.
 
-A **why** below a claim is an explanation of what does not show as the paper has it. It was made from seeds 0 to 2 and 100; what it
-predicts was then tried on the seeds from 3 on. It does not change the verdict.
+A **why** below a claim is an explanation of what does not show as the paper has it. It was made from seeds 0 to 2 and 100, when some
+main studies of seed 3 had been seen too, and that of `protocol` after `cooler` on seed 3; what it predicts was then tried on the seeds
+from 3 on. It does not change the verdict.
 
 Scores are the share of right answers, AVG@K in %, at temperature 1 unless a study says otherwise; differences are in points. KL is k1 in
 nats per token on fresh samples of the policy itself, from the base. A doubling is a factor of two, and −1 of them half.
@@ -45,6 +46,7 @@ SEEDS = 8
 
 
 Judged = Sequence[tuple[Claim, Finding]]
+"""Claims in their order, each with what was found."""
 
 
 def write_page(records: Path, page: Path, summary: Path) -> Path:

@@ -25,9 +25,11 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.studies) - set(study_names()):
         parser.error(f"no study {', '.join(sorted(unknown))}; there are {', '.join(study_names())}")
-    if not args.page:
-        run_missing(args.studies or study_names(), range(args.first, args.first + args.seeds), args.records, Console(stderr=True))
-    print(write_page(args.records, Path("docs/results/claims.md"), Path("README.md")))
+    try:
+        if not args.page:
+            run_missing(args.studies or study_names(), range(args.first, args.first + args.seeds), args.records, Console(stderr=True))
+    finally:  # stopped or failed, the page is that of the records there are
+        print(write_page(args.records, Path("docs/results/claims.md"), Path("README.md")))
 
 
 if __name__ == "__main__":

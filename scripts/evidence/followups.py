@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
-from scripts.evidence.claims import kl, points, policy
+from scripts.evidence.claims import CLAIMS, kl, points, policy
 from scripts.evidence.judging import FollowUp, Part
 from scripts.evidence.record import RESPONSES, Record
 
@@ -49,6 +49,12 @@ def even_share(record: Record, problems: int) -> float:
     return sampling / (sampling + update)
 
 
+def over_alone(record: Record, chosen: Callable[[Iterable[float]], float]) -> float:
+    """Points of the student of both teachers over one of the two students of one alone: `min` or `max` of their scores."""
+    alone = chosen(policy(record, arm).score for arm in ("strong-32", "unlearned-32"))
+    return 100 * (policy(record, "both").score - alone)
+
+
 FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     3: (
         FollowUp(
@@ -84,6 +90,18 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
             ),
         ),
     ),
+    10: (
+        FollowUp(
+            "teachers of one batch want the same of most tokens here, so their signals one after the other do not add up: what both give "
+            "is between what each gives alone. This was seen on seeds 0 to 4, and predicted for those after them.",
+            "ensemble",
+            (
+                Part("both over the weaker of the two, as many steps", "points", lambda one: over_alone(one, min)),
+                Part("both over the better of the two, as many steps", "points", lambda one: over_alone(one, max), "below"),
+            ),
+            since=5,
+        ),
+    ),
     11: (
         FollowUp(
             "what a policy can gain here is certainty. The base is right on nearly every problem when it takes the likeliest token each "
@@ -100,6 +118,21 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
             "0.95), where an unlikely token is seldom taken.",
             "cooler",
             (points("after three batches, at temperature 0.6, with over without", "bonus-0.05@3", "plain@3", bound=-1),),
+        ),
+    ),
+    12: (
+        FollowUp(
+            "the masks decide here how far an unstable distillation drifts, and that decides the score: students at a KL of 0.03 to 0.07 "
+            "end at 72 to 78 %, those beyond 0.2 at 52 to 63 %. With smaller steps and an end at one KL it matters little what is kept of "
+            "right responses. Made from the above on seeds 0 to 4 and from runs held like these on seeds 100 and 101.",
+            "held",
+            (
+                points("without the positive ones over everything", "min", "all", bound=-3),
+                points("without the positive ones over everything", "min", "all", "below", 3),
+                points("without the negative ones over everything", "max", "all", bound=-3),
+                points("without the negative ones over everything", "max", "all", "below", 3),
+                points("everything, student over the base", "all", "all:base", bound=10),
+            ),
         ),
     ),
     13: (
@@ -142,5 +175,5 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
 }
 """Number of a claim -> what was tried."""
-STUDIES_AFTER = {one.study for tried in FOLLOW_UPS.values() for one in tried}
-"""Studies of follow-ups."""
+FIRST_SEED = {one.study: one.since for tried in FOLLOW_UPS.values() for one in tried} | {claim.study: 0 for claim in CLAIMS}
+"""Study -> the first seed it is run on. A follow-up may be tried on the study of its claim, which is run on all of them."""

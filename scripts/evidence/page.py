@@ -11,7 +11,7 @@ from scripts.evidence.figures import draw_all
 from scripts.evidence.followups import FOLLOW_UPS
 from scripts.evidence.judging import Claim, Finding, FollowUp, Interval, Part, judge
 from scripts.evidence.record import Record, read_records
-from scripts.evidence.running import LOOKED_AT, study_names
+from scripts.evidence.running import study_names
 from tasks.store import write_atomically
 
 HEAD = """# What of the paper this implementation shows at small scale
@@ -30,9 +30,9 @@ Two parts were added when seeds 0 to 4 had been looked at, and say so.
 test problems, so intervals do not speak of other bases or problems. Learning rates, steps, betas and weights were chosen on the validation
 problems with seeds 100 and above; the tables are of the test problems with seeds from 0 on.
 
-A **why** below a claim is an explanation of what does not show as the paper has it. It was made from seeds 0 to 2 and 100, when some
-main studies of seed 3 had been seen too, and that of `protocol` after `cooler` on seed 3; what it predicts was then tried on the seeds
-from 3 on. It does not change the verdict.
+A **why** below a claim is an explanation of what does not show as the paper has it, with what it predicts, tried on further seeds. Unless
+it says otherwise it was made from seeds 0 to 2 and 100, when some main studies of seed 3 had been seen too, and that of `protocol` after
+`cooler` on seed 3, and is tried on the seeds from 3 on. It does not change the verdict.
 
 Scores are the share of right answers, AVG@K in %, at temperature 1 unless a study says otherwise; differences are in points. KL is k1 in
 nats per token on fresh samples of the policy itself, from the base. A doubling is a factor of two, and −1 of them half.
@@ -58,7 +58,7 @@ def write_page(records: Path, page: Path, summary: Path) -> Path:
     parts = [HEAD, summary_table(claims)]
     for claim, finding in claims:
         parts += [_section(claim, finding, len(found[claim.study]), figures)]
-        parts += [_follow_up(claim.title, one, found[one.study], figures) for one in FOLLOW_UPS.get(claim.number, ())]
+        parts += [_follow_up(claim, one, found[one.study], figures) for one in FOLLOW_UPS.get(claim.number, ())]
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, lambda path: path.write_text("\n".join([*parts, _cost(found)])))
     before, begins, rest = summary.read_text().partition(SUMMARY[0])
@@ -100,13 +100,14 @@ def _section(claim: Claim, one: Finding, records: int, figures: Mapping[str, str
     )
 
 
-def _follow_up(title: str, one: FollowUp, records: Sequence[Record], figures: Mapping[str, str]) -> str:
+def _follow_up(claim: Claim, one: FollowUp, records: Sequence[Record], figures: Mapping[str, str]) -> str:
+    records = [record for record in records if record.seed >= one.since]
     finding = judge(one.parts, records)
     return "\n".join(
         [
             f"**Why:** {one.explanation} Tried {_seeds(finding, len(records))}:\n",
             _comparisons(finding, "predicted"),
-            *_shown(one.study, f"{title}: why", figures, LOOKED_AT),
+            *(_shown(one.study, f"{claim.title}: why", figures, one.since) if one.study != claim.study else []),
         ]
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 
-from scripts.evidence.claims import CLAIMS, kl, points, policy
+from scripts.evidence.claims import kl, points, policy
 from scripts.evidence.judging import FollowUp, Part
 from scripts.evidence.record import RESPONSES, Record
 
@@ -49,12 +49,6 @@ def even_share(record: Record, problems: int) -> float:
     return sampling / (sampling + update)
 
 
-def over_alone(record: Record, chosen: Callable[[Iterable[float]], float]) -> float:
-    """Points of the student of both teachers over one of the two students of one alone: `min` or `max` of their scores."""
-    alone = chosen(policy(record, arm).score for arm in ("strong-32", "unlearned-32"))
-    return 100 * (policy(record, "both").score - alone)
-
-
 FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     3: (
         FollowUp(
@@ -80,8 +74,8 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
     9: (
         FollowUp(
-            "strategy 1 seldom stalls here, so there is seldom something to mend: even over teachers that train too long and end behind "
-            "the last student it gains.",
+            "strategy 1 stalls less often here than it gains, so there is seldom something to mend: even over teachers that train too "
+            "long and end behind the last student it gains.",
             "stalled",
             (
                 points("third teacher over the second student", "with@3:teacher", "with@2", "below"),
@@ -92,14 +86,14 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
     10: (
         FollowUp(
-            "teachers of one batch want the same of most tokens here, so their signals one after the other do not add up: what both give "
-            "is between what each gives alone. This was seen on seeds 0 to 4, and predicted for those after them.",
-            "ensemble",
+            "large steps let a second signal drift: of all students those of both end at the largest KL on four of seeds 0 to 6, and the "
+            "further out the worse. With smaller steps, 48 with each or 96 with one, both beat either alone. Made from the above on "
+            "seeds 0 to 6 and from runs like these on seeds 100 and 101.",
+            "slower",
             (
-                Part("both over the weaker of the two, as many steps", "points", lambda one: over_alone(one, min)),
-                Part("both over the better of the two, as many steps", "points", lambda one: over_alone(one, max), "below"),
+                points("both over the strong one alone, as many small steps", "both", "strong-96"),
+                points("both over the recovered one alone, as many small steps", "both", "unlearned-96"),
             ),
-            since=5,
         ),
     ),
     11: (
@@ -175,5 +169,5 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
 }
 """Number of a claim -> what was tried."""
-FIRST_SEED = {one.study: one.since for tried in FOLLOW_UPS.values() for one in tried} | {claim.study: 0 for claim in CLAIMS}
-"""Study -> the first seed it is run on. A follow-up may be tried on the study of its claim, which is run on all of them."""
+STUDIES_AFTER = {one.study for tried in FOLLOW_UPS.values() for one in tried}
+"""Studies of follow-ups."""

@@ -25,8 +25,6 @@ from scripts.evidence.record import Record
 Side = Literal["above", "below"]
 Standing = Literal["shown", "against", "open"]
 Verdict = Literal["reproduced", "partly", "not at this scale", "contradicted", "not run"]
-LOOKED_AT = 3
-"""Most explanations were made from seeds below it."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,6 @@ class FollowUp:
     study: str
     parts: tuple[Part, ...]
     """What the explanation predicts."""
-    since: int = LOOKED_AT
-    """The first seed it is tried on: those below had been looked at when it was made."""
 
 
 @dataclass(frozen=True)

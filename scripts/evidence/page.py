@@ -11,7 +11,7 @@ from scripts.evidence.figures import draw_all
 from scripts.evidence.followups import FOLLOW_UPS
 from scripts.evidence.judging import Claim, Finding, FollowUp, Interval, Part, judge
 from scripts.evidence.record import Record, read_records
-from scripts.evidence.running import study_names
+from scripts.evidence.running import LOOKED_AT, study_names
 from tasks.store import write_atomically
 
 HEAD = """# What of the paper this implementation shows at small scale
@@ -58,7 +58,7 @@ def write_page(records: Path, page: Path, summary: Path) -> Path:
     parts = [HEAD, summary_table(claims)]
     for claim, finding in claims:
         parts += [_section(claim, finding, len(found[claim.study]), figures)]
-        parts += [_follow_up(claim, one, found[one.study], figures) for one in FOLLOW_UPS.get(claim.number, ())]
+        parts += [_follow_up(claim.title, one, found[one.study], figures) for one in FOLLOW_UPS.get(claim.number, ())]
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, lambda path: path.write_text("\n".join([*parts, _cost(found)])))
     before, begins, rest = summary.read_text().partition(SUMMARY[0])
@@ -100,14 +100,13 @@ def _section(claim: Claim, one: Finding, records: int, figures: Mapping[str, str
     )
 
 
-def _follow_up(claim: Claim, one: FollowUp, records: Sequence[Record], figures: Mapping[str, str]) -> str:
-    records = [record for record in records if record.seed >= one.since]
+def _follow_up(title: str, one: FollowUp, records: Sequence[Record], figures: Mapping[str, str]) -> str:
     finding = judge(one.parts, records)
     return "\n".join(
         [
             f"**Why:** {one.explanation} Tried {_seeds(finding, len(records))}:\n",
             _comparisons(finding, "predicted"),
-            *(_shown(one.study, f"{claim.title}: why", figures, one.since) if one.study != claim.study else []),
+            *_shown(one.study, f"{title}: why", figures, LOOKED_AT),
         ]
     )
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.ablation import known_arms
 from flows.studies import load_study
-from scripts.evidence.followups import FIRST_SEED
+from scripts.evidence.followups import STUDIES_AFTER
 from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
 from tasks.home import prepare
@@ -27,13 +27,17 @@ PEERS = {"clock": ("trl", "online")}
 """Study -> a further arm that TRL trains, and the arm whose place it takes."""
 
 
+LOOKED_AT = 3
+"""Explanations were made from seeds below it, so what they predict is tried on those from it on."""
+
+
 def study_names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
 def is_asked(study: str, seed: int) -> bool:
     """Whether a study is to be run on a seed: those of follow-ups are not on the seeds that their explanations were made from."""
-    return seed >= FIRST_SEED.get(study, 0)
+    return seed >= LOOKED_AT or study not in STUDIES_AFTER
 
 
 def command(study: str, seed: int) -> list[str]:

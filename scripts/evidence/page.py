@@ -145,6 +145,5 @@ def _cost(found: dict[str, list[Record]]) -> str:
             minutes = sum(one.seconds for one in records) / len(records) / 60
             commits = ", ".join(sorted({(one.commit or "unknown")[:7] for one in records}))
             lines.append(f"| {study} | {len(records)} | {minutes:.1f} | {commits} |")
-    return "\n".join(
-        [*lines, "", "Seconds of a study are those of its command, without what earlier studies of the seed had worked out.", ""]
-    )
+    how = "Seconds of a study are those of its command, without what earlier studies of the seed had worked out; some ran beside others."
+    return "\n".join([*lines, "", how, ""])

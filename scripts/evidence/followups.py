@@ -74,8 +74,8 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
     9: (
         FollowUp(
-            "strategy 1 stalls less often here than it gains, so there is seldom something to mend: even over teachers that train too "
-            "long and end behind the last student it gains.",
+            "strategy 1 gains more often here than it stalls, so there is often nothing to mend: even over teachers that train too long "
+            "and end behind the last student it gains.",
             "stalled",
             (
                 points("third teacher over the second student", "with@3:teacher", "with@2", "below"),
@@ -86,9 +86,9 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
     10: (
         FollowUp(
-            "large steps let a second signal drift: of all students those of both end at the largest KL on four of seeds 0 to 6, and the "
-            "further out the worse. With smaller steps, 48 with each or 96 with one, both beat either alone. Made from the above on "
-            "seeds 0 to 6 and from runs like these on seeds 100 and 101.",
+            "large steps let a second signal drift: on four of seeds 0 to 6 the student of both ends at a larger KL than either alone, and "
+            "where it is furthest out, on seed 5, it loses most. With smaller steps, 48 with each or 96 with one, both beat either alone. "
+            "Made from the above on seeds 0 to 6 and from runs like these on seeds 100 and 101.",
             "slower",
             (
                 points("both over the strong one alone, as many small steps", "both", "strong-96"),
@@ -117,7 +117,7 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     12: (
         FollowUp(
             "the masks decide here how far an unstable distillation drifts, and that decides the score: students at a KL of 0.03 to 0.07 "
-            "end at 72 to 78 %, those beyond 0.2 at 52 to 63 %. With smaller steps and an end at one KL it matters little what is kept of "
+            "end at 72 to 78 %, those beyond 0.2 at 52 to 63 %. With smaller steps and an end at about one KL it matters little what is kept of "
             "right responses. Made from the above on seeds 0 to 4 and from runs held like these on seeds 100 and 101.",
             "held",
             (

@@ -117,8 +117,8 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     12: (
         FollowUp(
             "the masks decide here how far an unstable distillation drifts, and that decides the score: students at a KL of 0.03 to 0.07 "
-            "end at 72 to 78 %, those beyond 0.2 at 52 to 63 %. With smaller steps and an end at about one KL it matters little what is kept of "
-            "right responses. Made from the above on seeds 0 to 4 and from runs held like these on seeds 100 and 101.",
+            "end at 72 to 78 %, those beyond 0.2 at 52 to 63 %. With smaller steps and an end at about one KL it matters little what is "
+            "kept of right responses. Made from the above on seeds 0 to 4 and from runs held like these on seeds 100 and 101.",
             "held",
             (
                 points("without the positive ones over everything", "min", "all", bound=-3),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from scripts.evidence.page import SEEDS, write_page
 from scripts.evidence.running import run_missing, study_names
+from tasks.home import prepare
 
 RECORDS = Path("docs/results/evidence")
 
@@ -25,11 +26,16 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.studies) - set(study_names()):
         parser.error(f"no study {', '.join(sorted(unknown))}; there are {', '.join(study_names())}")
+    seeds = range(args.first, args.first + args.seeds)
+    failed = []
     try:
         if not args.page:
-            run_missing(args.studies or study_names(), range(args.first, args.first + args.seeds), args.records, Console(stderr=True))
-    finally:  # stopped or failed, the page is that of the records there are
+            prepare()
+            failed = run_missing(args.studies or study_names(), seeds, args.records, Console(stderr=True))
+    finally:  # stopped, too, the page is that of the records there are
         print(write_page(args.records, Path("docs/results/claims.md"), Path("README.md")))
+    if failed:
+        raise SystemExit(f"failed, for the reasons above: {'; '.join(failed)}. The same command goes on with what is missing")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from flows.studies import load_study
 from scripts.evidence.followups import STUDIES_AFTER
 from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
-from tasks.home import prepare
 from tasks.registry import open_registry
 from tasks.store import open_store, write_atomically
 
@@ -46,21 +45,29 @@ def command(study: str, seed: int) -> list[str]:
     return [sys.executable, "-m", "deployments.cli", "run", str(place), "--set", f"seed={seed}", "--json"]
 
 
-def run_missing(studies: Sequence[str], seeds: Sequence[int], folder: Path, console: Console) -> None:
-    """Everything asked for that `folder` has no record of; each record is written when its study is done, so a stop loses one at most."""
-    prepare()
+def run_missing(studies: Sequence[str], seeds: Sequence[int], folder: Path, console: Console) -> list[str]:
+    """Everything asked for that `folder` has no record of; each record is written when its study is done, so a stop loses one at most.
+
+    **Returns:** the studies and seeds that failed, in the order they were run; the others were run all the same.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     asked = [(study, seed) for seed in seeds for study in studies if is_asked(study, seed)]
     missing = [(study, seed) for study, seed in asked if not record_path(folder, study, seed).exists()]
+    failed = []
     bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*bars, console=console) as progress:
         bar = progress.add_task("studies", total=len(missing))
         for study, seed in missing:
             progress.update(bar, description=f"{study}, seed {seed}")
-            record = run(study, seed)
-            text = json.dumps(record.model_dump(mode="json"), separators=(",", ":"))
-            write_atomically(record_path(folder, study, seed), partial(Path.write_text, data=text + "\n"))
+            try:
+                record = run(study, seed)
+            except subprocess.CalledProcessError:
+                failed.append(f"{study}, seed {seed}")
+            else:
+                text = json.dumps(record.model_dump(mode="json"), separators=(",", ":"))
+                write_atomically(record_path(folder, study, seed), partial(Path.write_text, data=text + "\n"))
             progress.advance(bar)
+    return failed
 
 
 def run(study: str, seed: int) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
+from rich.console import Console
 
 from erpd_core.batch import TokenBatch
 from flows.studies import load_study
@@ -21,7 +23,7 @@ from scripts.evidence.followups import FOLLOW_UPS, STUDIES_AFTER, even_share, re
 from scripts.evidence.judging import Claim, FollowUp, Interval, interval, judge
 from scripts.evidence.page import SUMMARY, judged, summary_table, write_page
 from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
-from scripts.evidence.running import LOOKED_AT, PEERS, STUDIES, is_asked, study_names
+from scripts.evidence.running import LOOKED_AT, PEERS, STUDIES, is_asked, run_missing, study_names
 from scripts.evidence.signals import agreement, outliers
 
 TRIED = [one for tried in FOLLOW_UPS.values() for one in tried]
@@ -149,6 +151,15 @@ def test_negative_log_ratios_of_right_responses_by_hand() -> None:
     """Of four tokens three are right, two of these below 0, one by more than 0.1: it holds 0.5 of 2.0, and right responses 1.0."""
     ratio, right = torch.tensor([0.45, -0.05, -0.5, -1.0]), torch.tensor([True, True, True, False])
     assert outliers(ratio, right) == {"negative": 0.5, "far": 0.25, "held_by_right": 0.5, "held_by_far": 0.25}
+
+
+def test_a_study_that_fails_is_told_and_the_next_ones_are_run_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERPD_HOME", str(tmp_path / "home"))
+    assert run_missing(["nowhere", "neither"], [100], tmp_path / "records", Console(file=io.StringIO())) == [
+        "nowhere, seed 100",
+        "neither, seed 100",
+    ]
+    assert list((tmp_path / "records").iterdir()) == []
 
 
 def test_time_to_a_score_ends_at_the_first_kept_step_that_has_it() -> None:

@@ -52,11 +52,13 @@ def require_finite_column(values: Tensor, what: str, mend: str) -> None:
         raise Fault(f"{count} of {len(values)} {what} are not finite", mend)
 
 
-def require_bounded_kl(kl: float, guessing: float, step: int) -> None:
+def require_bounded_kl(record: Mapping[str, float], guessing: float, step: int) -> None:
     """Raises Fault when KL(old || theta), nats per token of old's samples, exceeds `guessing`, the logarithm of the vocabulary.
 
     A policy that guesses evenly among all tokens is nearer to old then. A student is to stay near; a teacher may go anywhere (Sec. 3.1).
+    It is the plain estimate (k1): one token that old found unlikely and theta does not carries k3 of a minibatch away.
     """
+    kl = record["kl_old_theta_on_old_batch"] + 1 - record["ratio_mean"]
     if kl > guessing:
         raise Fault(
             f"KL(old || student) is {kl:.3g} nats per token; even guessing among all tokens has no more than {guessing:.3g}",

@@ -121,7 +121,7 @@ class _OffPolicy(Training):
             if stopped:
                 keep = [*(kept for kept in keep if kept < step), step]
             else:
-                require_bounded_kl(kl, kl_bound, step)
+                require_bounded_kl(record, kl_bound, step)
             self.after_step(context, build, policy, optimizer, records, keep, team)
             if team.first:
                 context.progress(step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3))

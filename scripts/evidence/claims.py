@@ -264,7 +264,7 @@ CLAIMS = (
         "after some 20 hours distillation gives 73.3; on-policy training has 68.5 after 21 hours and 66.8 after 31 (Table 4).",
         "clock",
         (time_to_score("our on-policy GRPO over the campaign", "online"), time_to_score("TRL's on-policy GRPO over the campaign", "trl")),
-        remark="To the campaign's validation score our on-policy runs take 16 steps of 256 responses each on seeds 0 to 4, and TRL's 12 to "
+        remark="To the campaign's validation score our on-policy runs take 16 steps of 256 responses each on every seed, and TRL's 12 to "
         "20, about the campaign's batch of 4,096. The campaign's 44 optimizer steps are two thirds of its seconds, and its student ends 2 "
         "to 6 points below its teacher on the test problems.",
     ),

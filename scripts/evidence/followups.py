@@ -72,6 +72,20 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
             ),
         ),
     ),
+    4: (
+        FollowUp(
+            "a teacher that drifts forgets, and this base has much to forget: it is right on nearly every problem with its likeliest "
+            "tokens (claim 11). A mild KL term holds that back. So it gains where a teacher has drifted, with SAPO too, and not before. "
+            "Made from all seeds of the studies `front` and `steps` and from runs like these on seed 100, where a first version, that only "
+            "CE gains by it, had failed.",
+            "mild",
+            (
+                points("SAPO, 60 steps, KL weight 0.05 over none", "kl-60", "free-60"),
+                kl("SAPO, 60 steps, KL weight 0.05 over none", "kl-60", "free-60", "below"),
+                points("SAPO, 16 steps, KL weight 0.05 over none", "kl-16", "free-16", "below", 1),
+            ),
+        ),
+    ),
     9: (
         FollowUp(
             "strategy 1 gains more often here than it stalls, so there is often nothing to mend: even over teachers that train too long "

@@ -28,8 +28,9 @@ Two parts were added when seeds 0 to 4 had been looked at, and say so.
 
 **What a seed changes:** training problems, samples, the order of a batch. All seeds share one base model, 256 validation problems and 400
 test problems, so intervals do not speak of other bases or problems. Learning rates, steps, betas and weights were chosen on the validation
-problems with seeds 100 and above; the tables are of the test problems with seeds from 0 on. A run of a real model is
-[smollm2.md](smollm2.md).
+problems with seeds 100 and above; the tables are of the test problems with seeds from 0 on.
+
+A full run of a real model, SmolLM2-135M, is in [smollm2.md](smollm2.md).
 
 A **why** below a claim is an explanation of what does not show as the paper has it, with what it predicts, tried on further seeds. Unless
 it says otherwise it was made from seeds 0 to 2 and 100, when some main studies of seed 3 had been seen too, and that of `protocol` after

@@ -131,7 +131,7 @@ def test_a_student_may_be_as_far_as_guessing_and_no_further():
 
 def test_one_unlikely_token_that_became_likely_is_no_student_gone_astray():
     record = statistics_of([-0.05] * 499 + [7.4])
-    assert record["kl_old_theta_on_old_batch"] > math.log(16) > 0.1, "k3 of the minibatch is carried away by it"
+    assert record["kl_old_theta_on_old_batch"] > math.log(16), "k3 of the minibatch is carried away by it"
     require_bounded_kl(record, math.log(16), 3)
 
 

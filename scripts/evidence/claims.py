@@ -108,8 +108,8 @@ CLAIMS = (
             kl("conservative CE, student over teacher", "conservative", "conservative:teacher", "below"),
         ),
         remark="The recipe chooses a step whose validated KL is at most 0.4 of the teacher's, so that the students lie below it is in "
-        "part given; what is found is the score at that KL. The conservative teacher scores higher than the extreme one, and its student "
-        "stays below it.",
+        "part given; what is found is the score at that KL. The extreme teacher's student has 0.22 of its KL at about its score. The "
+        "conservative teacher scores higher than the extreme one, and its student stays below it.",
     ),
     Claim(
         4,

@@ -37,7 +37,8 @@ it says otherwise it was made from seeds 0 to 2 and 100, when some main studies 
 `cooler` on seed 3, and is tried on the seeds from 3 on. It does not change the verdict.
 
 Scores are the share of right answers, AVG@K in %, at temperature 1 unless a study says otherwise; differences are in points. KL is k1 in
-nats per token on fresh samples of the policy itself, from the base. A doubling is a factor of two, and −1 of them half.
+nats per token on fresh samples of the policy itself, from the base. A doubling is a factor of two, and −1 of them half; the factor
+stands behind it.
 """
 
 
@@ -137,7 +138,10 @@ def _verdict(one: Finding) -> str:
 
 def _words(part: Part, found: Interval) -> str:
     form = {"points": "+.1f", "%": ".1f", "of a step": ".2f"}.get(part.unit, "+.3f")
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}] {part.unit}".replace("-", "−")
+    words = f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}] {part.unit}"
+    if part.unit.startswith("doublings"):
+        words += f" (×{2**found.mean:.2f} [{2**found.low:.2f}, {2**found.high:.2f}])"
+    return words.replace("-", "−")
 
 
 def _cost(found: dict[str, list[Record]]) -> str:

@@ -204,6 +204,7 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
     assert re.search(r"\| reproduced so far \| 3 \| \+4\.0 \[\+1\.5, \+6\.5\] points \|", row), row
     assert "| 1 | [Dozens of steps are needed to exhaust a batch](#claim-1) | not run | 0 |" in page
     assert "| front | 3 | 1.5 | abcdef0 |" in page
+    assert "| −2.263 [−2.263, −2.263] doublings of KL (×0.21 [0.21, 0.21]) | shown |" in page, "0.05 over 0.24, and its logarithm"
     before, *table, after = readme.read_text().splitlines()
     assert (before, table[0], table[-1], after) == ("before", *SUMMARY, "after") and "an old table" not in table
     assert table[1] == "12 not run; 1 reproduced so far; 1 partly so far."

@@ -1,4 +1,4 @@
-"""What a study is about beyond scores and distances, as one panel more: scores over batches or over time, entropy or scores over steps."""
+"""What a study is about beyond scores and distances, as one panel more: scores over batches, time or drift, entropy over steps, ..."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
+from scripts.evidence.drift import BOUND, LATE, late_gains
 from scripts.evidence.record import RESPONSES, ArmRecord, Record, TrainingCurve
 from tasks.arm_style import arm_color
+from tasks.figures import BASE
 
 Points = Mapping[float, Sequence[float]]
 """Place -> a value a seed."""
@@ -27,6 +29,36 @@ def over_batches(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> 
         _line(axes, found, arm_color(arm, arms))
     axes.xaxis.get_major_locator().set_params(integer=True)
     _named(axes, "students over batches", "batches", "score on the test problems, %")
+
+
+def cost_over_drift(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
+    """Points between a student and the first arm's of the same batch, over how many times as far from the base it is."""
+    plain, *others = arms
+    for arm in others:
+        pairs = [
+            (one, record.arms[plain].policy("student", one.iteration))
+            for record in records
+            for one in record.arms[arm].policies
+            if one.role == "student"
+        ]
+        far, points = (
+            [ours.kl_base / theirs.kl_base for ours, theirs in pairs],
+            [100 * (ours.score - theirs.score) for ours, theirs in pairs],
+        )
+        axes.scatter(far, points, s=[14 * ours.iteration for ours, _ in pairs], color=arm_color(arm, arms), alpha=0.5)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    _named(axes, "what it costs; the later the batch, the larger", f"KL from the base over that of {plain}", f"score over {plain}, points")
+
+
+def gain_over_kl(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
+    """Points that a later batch adds to its student, over the student's KL from the base."""
+    for arm in arms:
+        found = [late for record in records for late in late_gains(record, arm)]
+        axes.scatter([one.kl_base for one, _ in found], [gain for _, gain in found], s=24, color=arm_color(arm, arms), alpha=0.6)
+    axes.axhline(0, color=BASE, linewidth=1)
+    axes.axvline(BOUND, color=BASE, linewidth=1, linestyle=":")
+    _named(axes, f"students from batch {LATE} on", "KL(policy || base), nats per token", "score over the student before, points")
 
 
 def over_time(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
@@ -98,16 +130,17 @@ def recovery(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None
 
 
 PANELS: Mapping[str, Callable[[Axes, Sequence[Record], Sequence[str]], None]] = {
+    "bounded": over_batches,
     "clock": over_time,
-    "cooler": over_batches,
+    "cooler": cost_over_drift,
     "earlier": over_batches,
-    "entropy": over_batches,
+    "entropy": cost_over_drift,
     "greedy": over_batches,
     "iterating": over_batches,
     "reuse": over_responses,
     "stalled": over_batches,
     "steps": entropy_over_steps,
-    "switching": over_batches,
+    "switching": gain_over_kl,
     "unlearning": recovery,
 }
 """Study -> its panel."""

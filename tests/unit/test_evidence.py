@@ -18,8 +18,10 @@ from scripts.evidence.__main__ import RECORDS
 from scripts.evidence.ceiling import ceiling
 from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points, policy
 from scripts.evidence.curves import PANELS
+from scripts.evidence.drift import BOUND, FOUND, by_distance
+from scripts.evidence.drift import TRIED as TRIED_ON
 from scripts.evidence.figures import study_figure
-from scripts.evidence.followups import FOLLOW_UPS, STUDIES_AFTER, even_share, responses_saved
+from scripts.evidence.followups import FOLLOW_UPS, STUDIES_AFTER, even_share, nearer_over_further, responses_saved
 from scripts.evidence.judging import Claim, FollowUp, Interval, interval, judge
 from scripts.evidence.page import SUMMARY, judged, summary_table, write_page
 from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
@@ -126,6 +128,38 @@ def test_responses_and_seconds_to_equal_score_by_hand() -> None:
     assert responses_saved(small_batch(0.6), 32) == pytest.approx(math.log2(1.5))
     assert (responses_saved(small_batch(0.4), 32), even_share(small_batch(0.4), 32)) == (pytest.approx(-1.0), 1.0)
     assert responses_saved(small_batch(0.9), 32) == 2.0
+
+
+def test_of_two_policies_the_one_at_the_smaller_kl_comes_first() -> None:
+    """0.8 at a KL of 0.1 and 0.75 at 0.2: five points, whichever is named first."""
+    one = record(3, measured(0.75, 0.2), measured(0.8, 0.1))
+    assert nearer_over_further(one, "ours", "theirs") == nearer_over_further(one, "theirs", "ours") == pytest.approx(5.0)
+
+
+def test_later_students_are_counted_once_by_their_distance() -> None:
+    """Two arms share three batches: the third student is within the bound and gains 10 points, the fourth, beyond it, loses 5."""
+    students = [
+        measured(score, kl, iteration=number) for number, (score, kl) in enumerate([(0.6, 0.05), (0.7, 0.3), (0.8, 0.1), (0.75, 0.2)], 1)
+    ]
+    none = tuple(one.model_copy(update={"strategy": "none", "kl_base": 0.01}) for one in students)
+    arms = {
+        name: ArmRecord(policies=tuple(policies), trainings=(), seconds=())
+        for name, policies in (("long", students), ("short", students[:3]), ("without", none))
+    }
+    found = by_distance([Record(study="iterating", seed=0, commit=None, seconds=1.0, arms=arms)])
+    assert found == {"within": {"students": 1, "gained": 1, "points": 10.0}, "beyond": {"students": 1, "gained": 0, "points": -5.0}}
+
+
+def test_what_the_page_says_of_drift_is_what_the_records_give() -> None:
+    found, tried = (by_distance(one for study in studies for one in read_records(ROOT / RECORDS, study)) for studies in (FOUND, TRIED_ON))
+    within, beyond = found["within"], found["beyond"]
+    lost = beyond["students"] - beyond["gained"]
+    for said in (
+        f"{within['gained']} of the {within['students']} students of batches 3 and 4 within a KL of {BOUND} score more",
+        f"by {within['points']} points on average, and {lost} of the {beyond['students']} beyond it less, by {-beyond['points']}",
+        f"{tried['within']['gained']} of {tried['within']['students']} within it gain",
+    ):
+        assert said in (ROOT / "docs" / "results" / "claims.md").read_text()
 
 
 def test_explanations_are_tried_on_seeds_they_were_not_made_from() -> None:

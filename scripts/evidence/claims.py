@@ -260,7 +260,7 @@ CLAIMS = (
             points("after four stages, switching over offline only", "switching@4", "offline@4"),
         ),
         remark="On seed 7 the online stage lost 5.4 points, and the offline one after it 5.9 more. On the other seven the online stage "
-        "changed the score by −0.1 to +5.2, the offline one after it by −1.3 to +8.2. Which of both a stage is decides less than where its "
+        "changed the score by −0.1 to +5.2, the offline one after it by −1.3 to +8.2. Which of both a stage is tells less than where its "
         "policy ends: within a KL of 0.11 nearly all gain, beyond it nearly all lose, online and offline alike (the figure's third panel; "
         "counts at claim 9).",
     ),

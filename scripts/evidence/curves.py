@@ -41,10 +41,8 @@ def cost_over_drift(axes: Axes, records: Sequence[Record], arms: Sequence[str]) 
             for one in record.arms[arm].policies
             if one.role == "student"
         ]
-        far, points = (
-            [ours.kl_base / theirs.kl_base for ours, theirs in pairs],
-            [100 * (ours.score - theirs.score) for ours, theirs in pairs],
-        )
+        far = [ours.kl_base / theirs.kl_base for ours, theirs in pairs]
+        points = [100 * (ours.score - theirs.score) for ours, theirs in pairs]
         axes.scatter(far, points, s=[14 * ours.iteration for ours, _ in pairs], color=arm_color(arm, arms), alpha=0.5)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")

@@ -150,7 +150,7 @@ def test_later_students_are_counted_once_by_their_distance() -> None:
     assert found == {"within": {"students": 1, "gained": 1, "points": 10.0}, "beyond": {"students": 1, "gained": 0, "points": -5.0}}
 
 
-def test_what_the_page_says_of_drift_is_what_the_records_give() -> None:
+def test_what_the_page_and_the_readme_say_of_drift_is_what_the_records_give() -> None:
     found, tried = (by_distance(one for study in studies for one in read_records(ROOT / RECORDS, study)) for studies in (FOUND, TRIED_ON))
     within, beyond = found["within"], found["beyond"]
     lost = beyond["students"] - beyond["gained"]
@@ -160,6 +160,9 @@ def test_what_the_page_says_of_drift_is_what_the_records_give() -> None:
         f"{tried['within']['gained']} of {tried['within']['students']} within it gain",
     ):
         assert said in (ROOT / "docs" / "results" / "claims.md").read_text()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{within['gained']} of {within['students']} gain, by {within['points']} points on average" in readme
+    assert f"{lost} of {beyond['students']} lose, by {-beyond['points']}" in readme
 
 
 def test_explanations_are_tried_on_seeds_they_were_not_made_from() -> None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from scripts.evidence.drift import BOUND, LATE, late_gains
 from scripts.evidence.record import RESPONSES, ArmRecord, Record, TrainingCurve
@@ -44,9 +45,11 @@ def cost_over_drift(axes: Axes, records: Sequence[Record], arms: Sequence[str]) 
         far = [ours.kl_base / theirs.kl_base for ours, theirs in pairs]
         points = [100 * (ours.score - theirs.score) for ours, theirs in pairs]
         axes.scatter(far, points, s=[14 * ours.iteration for ours, _ in pairs], color=arm_color(arm, arms), alpha=0.5)
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.xaxis.set_major_formatter("{x:g}")
-    _named(axes, "what it costs; the later the batch, the larger", f"KL from the base over that of {plain}", f"score over {plain}, points")
+    axes.minorticks_off()
+    _named(axes, "what it costs; later batches are larger", f"KL from the base over that of {plain}", f"score over {plain}, points")
 
 
 def gain_over_kl(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:

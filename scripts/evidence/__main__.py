@@ -8,10 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from scripts.evidence.page import SEEDS, write_page
+from scripts.evidence.record import RECORDS
 from scripts.evidence.running import run_missing, study_names
 from tasks.home import prepare
-
-RECORDS = Path("docs/results/evidence")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from scripts.evidence.drift import BOUND, LATE, late_gains
+from scripts.evidence.drift import BOUND, LATE, late_gains, side_by_side
 from scripts.evidence.record import RESPONSES, ArmRecord, Record, TrainingCurve
 from tasks.arm_style import arm_color
 from tasks.figures import BASE
@@ -36,12 +36,7 @@ def cost_over_drift(axes: Axes, records: Sequence[Record], arms: Sequence[str]) 
     """Points between a student and the first arm's of the same batch, over how many times as far from the base it is."""
     plain, *others = arms
     for arm in others:
-        pairs = [
-            (one, record.arms[plain].policy("student", one.iteration))
-            for record in records
-            for one in record.arms[arm].policies
-            if one.role == "student"
-        ]
+        pairs = [pair for record in records for pair in side_by_side(record, arm, plain)]
         far = [ours.kl_base / theirs.kl_base for ours, theirs in pairs]
         points = [100 * (ours.score - theirs.score) for ours, theirs in pairs]
         axes.scatter(far, points, s=[14 * ours.iteration for ours, _ in pairs], color=arm_color(arm, arms), alpha=0.5)

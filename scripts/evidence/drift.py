@@ -1,4 +1,5 @@
-"""Whether a later batch adds to its student's score, by how far from the base the student ends: behind claims 9, 11 and 13.
+"""What goes with how far from the base a student ends: whether its batch added to its score, and what an entropy bonus cost it. Behind
+claims 9, 11 and 13.
 
     python -m scripts.evidence.drift
 
@@ -8,18 +9,17 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-from scripts.evidence.record import Policy, Record, read_records
+from scripts.evidence.record import RECORDS, Policy, Record, read_records
 
-RECORDS = Path("docs/results/evidence")
 FOUND, TRIED = ("iterating", "switching"), ("earlier", "stalled")
 BOUND = 0.11
 """KL from the base, k1 in nats per token."""
 LATE = 3
-"""The first of the later batches: before it students are far below what they can reach, and gain wherever they end."""
+"""The first of the later batches: every student of an earlier one ends within `BOUND`, and gains."""
 
 
 def late_gains(record: Record, arm: str) -> Iterator[tuple[Policy, float]]:
@@ -45,9 +45,26 @@ def _summary(gains: Sequence[float]) -> dict[str, float]:
     return {"students": len(gains), "gained": sum(gain > 0 for gain in gains), "points": round(statistics.fmean(gains), 1)}
 
 
+def side_by_side(record: Record, arm: str, other: str) -> list[tuple[Policy, Policy]]:
+    """The students of two arms, batch by batch."""
+    return [(one, record.arms[other].policy("student", one.iteration)) for one in record.arms[arm].policies if one.role == "student"]
+
+
+def cost_follows_drift(records: Iterable[Record], arm: str, other: str) -> float:
+    """Over seeds, after the last batch: the correlation of `arm`'s score over `other`'s with the logarithm of its KL over `other`'s.
+
+    **Raises:** statistics.StatisticsError: fewer than two seeds, or nothing that differs between them.
+    """
+    last = [side_by_side(record, arm, other)[-1] for record in records]
+    return statistics.correlation(
+        [math.log(ours.kl_base / theirs.kl_base) for ours, theirs in last], [ours.score - theirs.score for ours, theirs in last]
+    )
+
+
 def main() -> None:
     for studies in (FOUND, TRIED):
         print(" and ".join(studies), json.dumps(by_distance(one for study in studies for one in read_records(RECORDS, study))))
+    print("entropy", json.dumps({"correlation": round(cost_follows_drift(read_records(RECORDS, "entropy"), "bonus-0.05", "plain"), 2)}))
 
 
 if __name__ == "__main__":

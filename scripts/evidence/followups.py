@@ -133,9 +133,9 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
         FollowUp(
             "so a bonus should cost little at the paper's temperature of 0.6 (and top-p 0.95), where an unlikely token is seldom taken. "
             "That is too simple, for by the third batch something else costs more: students drift, with a bonus or without. On seeds 0 to "
-            "7 of the study `entropy` what the bonus costs then follows how much further out it ends (its figure; correlation −0.94), and "
-            "on seed 100 it was the student without it that drifted, and lost 5.4 points to the one with it. The second comparison was "
-            "added then, when seeds 3 and 4 had been looked at.",
+            "7 of the study `entropy` what the bonus costs then follows how much further out it ends (its figure; correlation −0.94, "
+            "`python -m scripts.evidence.drift`), and on seed 100 it was the student without it that drifted, and lost 5.4 points to the "
+            "one with it. The second comparison was added then, when seeds 3 and 4 had been looked at.",
             "cooler",
             (
                 points("after three batches, at temperature 0.6, with over without", "bonus-0.05@3", "plain@3", bound=-1),
@@ -149,7 +149,7 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
         FollowUp(
             "with each distillation ended at about one KL there is little room to drift, and a bonus keeps some entropy for 2 points at "
             "most. Made from the above, and from runs like these on seed 100, where it cost 0.9, and 1.9 when it was three times as large "
-            "and ended somewhat later.",
+            "and ended somewhat later. On seeds 4 and 5 the student with it ended nearer and scored less all the same: drift is not all.",
             "bounded",
             (
                 points("after three batches, at temperature 0.6, with over without", "bonus-0.05@3", "plain@3", bound=-2),

@@ -15,6 +15,7 @@ from flows.results import table_rows
 from tasks.registry import Attached, Registry
 from tasks.store import Store
 
+RECORDS = Path("docs/results/evidence")
 CURVE_POINTS = 40
 """Steps of a training that are kept: enough to draw, few enough to commit."""
 RESPONSES = 16

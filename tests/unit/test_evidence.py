@@ -14,17 +14,16 @@ from rich.console import Console
 
 from erpd_core.batch import TokenBatch
 from flows.studies import load_study
-from scripts.evidence.__main__ import RECORDS
 from scripts.evidence.ceiling import ceiling
 from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points, policy
 from scripts.evidence.curves import PANELS
-from scripts.evidence.drift import BOUND, FOUND, by_distance
+from scripts.evidence.drift import BOUND, FOUND, by_distance, cost_follows_drift
 from scripts.evidence.drift import TRIED as TRIED_ON
 from scripts.evidence.figures import study_figure
 from scripts.evidence.followups import FOLLOW_UPS, STUDIES_AFTER, even_share, nearer_over_further, responses_saved
 from scripts.evidence.judging import Claim, FollowUp, Interval, interval, judge
 from scripts.evidence.page import SUMMARY, judged, summary_table, write_page
-from scripts.evidence.record import CURVE_POINTS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
+from scripts.evidence.record import CURVE_POINTS, RECORDS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
 from scripts.evidence.running import LOOKED_AT, PEERS, STUDIES, is_asked, run_missing, study_names
 from scripts.evidence.signals import agreement, outliers
 
@@ -160,6 +159,8 @@ def test_what_the_page_and_the_readme_say_of_drift_is_what_the_records_give() ->
         f"{tried['within']['gained']} of {tried['within']['students']} within it gain",
     ):
         assert said in (ROOT / "docs" / "results" / "claims.md").read_text()
+    cost = cost_follows_drift(read_records(ROOT / RECORDS, "entropy"), "bonus-0.05", "plain")
+    assert f"correlation {cost:.2f}".replace("-", "−") in (ROOT / "docs" / "results" / "claims.md").read_text()
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"{within['gained']} of {within['students']} gain, by {within['points']} points on average" in readme
     assert f"{lost} of {beyond['students']} lose, by {-beyond['points']}" in readme

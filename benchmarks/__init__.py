@@ -1,1 +1,3 @@
-"""Side-by-side measurements against peers. `python -m benchmarks.NAME --json` prints, as its last line, one JSON object."""
+"""Side-by-side measurements against peers. `python -m benchmarks.NAME --json` prints, as its
+last line, one JSON object.
+"""

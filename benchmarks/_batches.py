@@ -1,4 +1,6 @@
-"""Batches that are like real ones in what costs time: the lengths of prompts and responses. Tokens are random."""
+"""Batches that are like real ones in what costs time: the lengths of prompts and responses.
+Tokens are random.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,36 @@ from erpd_core.batch import TokenBatch
 
 
 def gsm8k_like(vocabulary: int) -> TokenBatch:
-    """4 prompts of about 83 tokens x 8 responses of 20 to 300: the skew of model solutions to GSM8K."""
-    return _batch(vocabulary, prompts=(62, 71, 85, 115), samples=8, shortest=20, longest=300, mean=132, spread=0.6)
+    """4 prompts of about 83 tokens x 8 responses of 20 to 300: the skew of model solutions to
+    GSM8K.
+    """
+    return _batch(
+        vocabulary,
+        prompts=(62, 71, 85, 115),
+        samples=8,
+        shortest=20,
+        longest=300,
+        mean=132,
+        spread=0.6,
+    )
 
 
 def short(vocabulary: int) -> TokenBatch:
     """8 prompts of 50 tokens x 16 short answers to arithmetic, 8 to 60 tokens."""
-    return _batch(vocabulary, prompts=(50,) * 8, samples=16, shortest=8, longest=60, mean=23, spread=0.45)
+    return _batch(
+        vocabulary, prompts=(50,) * 8, samples=16, shortest=8, longest=60, mean=23, spread=0.45
+    )
 
 
-def _batch(vocabulary: int, prompts: tuple[int, ...], samples: int, shortest: int, longest: int, mean: float, spread: float) -> TokenBatch:
+def _batch(
+    vocabulary: int,
+    prompts: tuple[int, ...],
+    samples: int,
+    shortest: int,
+    longest: int,
+    mean: float,
+    spread: float,
+) -> TokenBatch:
     """Log-normal lengths, cut to their range; half of the responses right."""
     rng = random.Random(20_260_525)
 
@@ -25,7 +47,8 @@ def _batch(vocabulary: int, prompts: tuple[int, ...], samples: int, shortest: in
         return [rng.randrange(vocabulary) for _ in range(count)]
 
     lengths = [
-        min(longest, max(shortest, round(mean * rng.lognormvariate(-(spread**2) / 2, spread)))) for _ in range(len(prompts) * samples)
+        min(longest, max(shortest, round(mean * rng.lognormvariate(-(spread**2) / 2, spread))))
+        for _ in range(len(prompts) * samples)
     ]
     lengths[0] = longest
     return TokenBatch.build(

@@ -1,4 +1,6 @@
-"""Two sides timed in turn, since a machine's speed drifts: what is compared are neighbours, and what is quoted are medians."""
+"""Two sides timed in turn, since a machine's speed drifts: what is compared are neighbours, and
+what is quoted are medians.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ def rate(amount: float, work: Callable[[], object]) -> float:
     return amount / seconds(work)
 
 
-def in_turn(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
-    """Rates of (ours, peer), `rounds` pairs after a warm-up of each; who goes first changes from pair to pair."""
+def in_turn(
+    ours: Callable[[], float], peer: Callable[[], float], rounds: int
+) -> list[tuple[float, float]]:
+    """Rates of (ours, peer), `rounds` pairs after a warm-up of each; who goes first changes from
+    pair to pair.
+    """
     ours(), peer()
     pairs = []
     for number in range(rounds):
@@ -51,7 +57,9 @@ def compared(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def matrix_rate(repeats: int = 8) -> float:
-    """The best float32 matrix rate seen now, GFLOP/s, over shapes that a small model has and a large square one."""
+    """The best float32 matrix rate seen now, GFLOP/s, over shapes that a small model has and a
+    large square one.
+    """
     best = 0.0
     for m, k, n in ((1400, 576, 1536), (1400, 1536, 576), (512, 576, 49152), (2048, 2048, 2048)):
         a, b = torch.randn(m, k), torch.randn(k, n)

@@ -11,18 +11,20 @@ from erpd_core.batch import TokenBatch
 from erpd_core.config import Loss, ModelConfig, OptimizerConfig, PackagedModel, RuntimeConfig
 from erpd_core.optimize import Record, make_optimizer, optimize
 from erpd_core.signals import FixedSignal
-from tasks.home import home, prepare
-from tasks.models import HFPolicy, load_policy
-from tasks.policies import import_policy
-from tasks.progress import Progress
-from tasks.stage import Context, fulfil
+from tasks.execution.progress import Progress
+from tasks.execution.stage import Context, fulfil
+from tasks.host.home import home, prepare
+from tasks.models.import_policy import import_policy
+from tasks.models.policy import HFPolicy, load_policy
 from tasks.store import Store
 
 RUNTIME = RuntimeConfig(ray="off")
 
 
 def smollm2() -> Path:
-    """The folder of SmolLM2-135M-Instruct in the store, converted on first use; `make smollm2` installs it."""
+    """The folder of SmolLM2-135M-Instruct in the store, converted on first use; `make smollm2`
+    installs it.
+    """
     return policy_folder(PackagedModel())
 
 
@@ -44,9 +46,18 @@ class Trainer:
     def step(self, batch: TokenBatch, old_N: Tensor, signal_N: Tensor, loss: Loss) -> Record:
         """One optimizer step on the whole batch."""
         (record,) = optimize(
-            self.policy, self.optimizer, batch, old_N, FixedSignal(signal_N), loss,
-            steps=1, minibatch=batch.sequences, seed=0, max_grad_norm=1.0, token_budget=self.token_budget,
-        )  # fmt: skip
+            self.policy,
+            self.optimizer,
+            batch,
+            old_N,
+            FixedSignal(signal_N),
+            loss,
+            steps=1,
+            minibatch=batch.sequences,
+            seed=0,
+            max_grad_norm=1.0,
+            token_budget=self.token_budget,
+        )
         return record
 
 

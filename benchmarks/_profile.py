@@ -1,4 +1,6 @@
-"""Where the time of our teacher step (SAPO) goes: `python -m benchmarks._profile gsm8k-like` prints torch.profiler's table."""
+"""Where the time of our teacher step (SAPO) goes: `python -m benchmarks._profile gsm8k-like`
+prints torch.profiler's table.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import _ours
 from benchmarks._report import quiet
 from benchmarks._work import our_step
-from tasks.stage import compute_on
+from tasks.execution.stage import compute_on
 
 
 def main() -> None:
@@ -20,7 +22,11 @@ def main() -> None:
     step()  # the first takes memory that later ones have
     with profile(activities=[ProfilerActivity.CPU]) as found:
         step()
-    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+    print(
+        found.key_averages().table(
+            sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,16 @@ def quiet() -> None:
 def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
     """`--json` and `--rounds`, and quiet libraries."""
     quiet()
-    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    made.add_argument("--rounds", type=int, default=rounds, help="pairs of measurements after a warm-up (default %(default)s)")
+    made.add_argument(
+        "--rounds",
+        type=int,
+        default=rounds,
+        help="pairs of measurements after a warm-up (default %(default)s)",
+    )
     return made
 
 
@@ -32,10 +39,26 @@ def said(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def finish(as_json: bool, name: str, unit: str, results: list[dict[str, Any]], **setup: Any) -> None:
-    """Print the result: the headline is the first of `results`. A ratio above 1 means better than the peer; `setup` says on what."""
+def finish(
+    as_json: bool, name: str, unit: str, results: list[dict[str, Any]], **setup: Any
+) -> None:
+    """Print the result: the headline is the first of `results`. A ratio above 1 means better
+    than the peer; `setup` says on what.
+    """
     ours, peer, ratio = (results[0][key] for key in ("ours", "peer", "ratio"))
     print(f"{name}: ours {ours:g} {unit}, peer {peer:g} {unit}, ratio {ratio:g}", flush=True)
     if as_json:
         whole = {**machine(), **setup, "results": results}
-        print(json.dumps({"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "setup": whole}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "name": name,
+                    "ours": ours,
+                    "peer": peer,
+                    "ratio": ratio,
+                    "unit": unit,
+                    "setup": whole,
+                }
+            ),
+            flush=True,
+        )

@@ -1,4 +1,6 @@
-"""Two sides that cannot share a process, each warm in one of its own and asked in turn: every ask is one round of work."""
+"""Two sides that cannot share a process, each warm in one of its own and asked in turn: every
+ask is one round of work.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ MARK = "side: "
 
 
 def serve(work: Callable[[int], dict[str, Any]]) -> None:
-    """In a side's process: say that it is ready, then do round after round, each asked for by a line, until no more are."""
+    """In a side's process: say that it is ready, then do round after round, each asked for by a
+    line, until no more are.
+    """
     print(MARK + "{}", flush=True)
     for number, _ in enumerate(sys.stdin):
         print(MARK + json.dumps(work(number)), flush=True)
@@ -24,7 +28,11 @@ class Side:
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         self.rounds: list[dict[str, Any]] = []
         """What each round came to."""
@@ -58,4 +66,7 @@ class Side:
         for line in self._process.stdout:
             if line.startswith(MARK):
                 return dict(json.loads(line.removeprefix(MARK)))
-        raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with code {self._process.wait()}; run it by hand to see why")  # type: ignore[arg-type]
+        command = " ".join(map(str, self._process.args))  # type: ignore[arg-type]
+        raise RuntimeError(
+            f"{command} ended with code {self._process.wait()}; run it by hand to see why"
+        )

@@ -1,8 +1,10 @@
-"""The path of signals as training takes it, measured in a process of its own: `python -m benchmarks._signal_path JOB.json`.
+"""The path of signals as training takes it, measured in a process of its own: `python -m
+benchmarks._signal_path JOB.json`.
 
-Reads a stored rollout as a batch, builds signals (masked, whitened) from its columns, and reads an epoch of minibatches: tokens, old
-log-probs and signal of each micro-batch. No model: what is measured is what lies around it. Prints one JSON object: seconds of each part,
-bytes read, the disk's own rate on the same files, and the most memory this process ever had.
+Reads a stored rollout as a batch, builds signals (masked, whitened) from its columns, and reads an
+epoch of minibatches: tokens, old log-probs and signal of each micro-batch. No model: what is
+measured is what lies around it. Prints one JSON object: seconds of each part, bytes read, the
+disk's own rate on the same files, and the most memory this process ever had.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.columns import Column
 from erpd_core.config import SignalSpec
 from erpd_core.signals import FixedSignal, build_signal
-from tasks.columns import stored_column
 from tasks.rollouts import load_batch
+from tasks.rollouts.columns import stored_column
 from tasks.store import Store
 
 MICRO = 3
@@ -39,7 +41,9 @@ def timed(work: Callable[[], Any]) -> Timed:
 
 
 def measure(root: Path, rollouts: str, columns: list[str]) -> dict[str, Any]:
-    """Everything, on the columns given: pairs of a numerator and a denominator, masked in turn by none and by `min`."""
+    """Everything, on the columns given: pairs of a numerator and a denominator, masked in turn
+    by none and by `min`.
+    """
     store = Store(root)
     rows, stored = files(store, rollouts), [files(store, column) for column in columns]
     flat = [path for one in stored for path in one]
@@ -94,12 +98,15 @@ def _epoch(batch: TokenBatch, old_N: Column, signals: list[Column]) -> int:
 
 
 def peak() -> int:
-    """The most bytes this process ever had in memory, mapped files included; of this program alone, unlike `ru_maxrss`."""
+    """The most bytes this process ever had in memory, mapped files included; of this program
+    alone, unlike `ru_maxrss`.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # steadier on a shared machine; what is measured is bound by memory and the disk
+    # steadier on a shared machine; what is measured is bound by memory and the disk
+    torch.set_num_threads(1)
     job = json.loads(Path(sys.argv[1]).read_text())
     print(json.dumps(measure(Path(job["root"]), job["rollouts"], job["columns"])))

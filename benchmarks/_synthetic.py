@@ -1,4 +1,6 @@
-"""A rollout and columns over it as a campaign leaves them in its store, with made-up tokens and log-probs: for what no model is needed."""
+"""A rollout and columns over it as a campaign leaves them in its store, with made-up tokens and
+log-probs: for what no model is needed.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def forget(paths: list[Path]) -> None:
 def _write_rows(path: Path, number: int, length: int) -> None:
     draw = np.random.default_rng([number, 0])
     problems = np.repeat(np.arange(PROMPTS) + number * PROMPTS, SAMPLES)
-    prompts = np.repeat(draw.integers(0, VOCABULARY, (PROMPTS, PROMPT), dtype=np.int32), SAMPLES, axis=0)
+    prompts = np.repeat(
+        draw.integers(0, VOCABULARY, (PROMPTS, PROMPT), dtype=np.int32), SAMPLES, axis=0
+    )
     tokens = draw.integers(0, VOCABULARY, SEQUENCES * length, dtype=np.int32)
     right = draw.random(SEQUENCES) < 0.5
     words = pa.array([""] * SEQUENCES)
@@ -97,29 +101,47 @@ def _write_rows(path: Path, number: int, length: int) -> None:
         "reward": pa.array(right.astype(np.float32)),
         "truncated": pa.array(np.zeros(SEQUENCES, bool)),
     }
-    pq.write_table(pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA), path, compression="zstd")
+    pq.write_table(
+        pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA),
+        path,
+        compression="zstd",
+    )
 
 
 def _lists(flat: np.ndarray, width: int) -> pa.ListArray:
-    return pa.ListArray.from_arrays(np.arange(0, len(flat) + 1, width, dtype=np.int32), pa.array(flat))
+    return pa.ListArray.from_arrays(
+        np.arange(0, len(flat) + 1, width, dtype=np.int32), pa.array(flat)
+    )
 
 
 def _write_column(path: Path, shard: int, number: int, size: int) -> None:
     lp = -np.random.default_rng([shard, 1]).exponential(0.3, size).astype(np.float32)
     if number:
-        lp += 0.05 * number * np.random.default_rng([shard, 1 + number]).standard_normal(size, dtype=np.float32)
+        lp += (
+            0.05
+            * number
+            * np.random.default_rng([shard, 1 + number]).standard_normal(size, dtype=np.float32)
+        )
     save_file({"lp": lp}, path)
 
 
-def built(store: Store, shards: int, length: int, columns: int) -> tuple[RolloutRef, list[LogprobRef]]:
+def built(
+    store: Store, shards: int, length: int, columns: int
+) -> tuple[RolloutRef, list[LogprobRef]]:
     """A rollout with its columns."""
     of = rollouts(store, shards, length)
     return of, [column(store, of, number) for number in range(columns)]
 
 
-def parts(store: Store, of: RolloutRef, columns: list[LogprobRef], sizes: list[int]) -> Iterator[tuple[str, list[str]]]:
+def parts(
+    store: Store, of: RolloutRef, columns: list[LogprobRef], sizes: list[int]
+) -> Iterator[tuple[str, list[str]]]:
     """Identities of (rollout, columns) of the first so many shards, for each of `sizes`."""
     whole = of.sequences // SEQUENCES
     for size in sizes:
         some = [one.id for one in columns]
-        yield (of.id, some) if size == whole else (part(store, of.id, size), [part(store, one, size) for one in some])
+        yield (
+            (of.id, some)
+            if size == whole
+            else (part(store, of.id, size), [part(store, one, size) for one in some])
+        )

@@ -1,4 +1,6 @@
-"""The peer: TRL's own trainers on the same sequences, padded as they pad them, 8 rows a device batch, with their default optimizer."""
+"""The peer: TRL's own trainers on the same sequences, padded as they pad them, 8 rows a device
+batch, with their default optimizer.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,21 @@ ROWS = 8
 
 
 @contextmanager
-def grpo_trainer(folder: Path, loss_type: str, rows: int = ROWS, accumulate: int = 1) -> Iterator[Any]:
-    """A GRPOTrainer on the model in `folder`, with an optimizer, ready for `training_step`. It never samples."""
+def grpo_trainer(
+    folder: Path, loss_type: str, rows: int = ROWS, accumulate: int = 1
+) -> Iterator[Any]:
+    """A GRPOTrainer on the model in `folder`, with an optimizer, ready for `training_step`. It
+    never samples.
+    """
     from trl import GRPOConfig, GRPOTrainer
 
     with tempfile.TemporaryDirectory() as scratch:
         args = GRPOConfig(
-            **_common(scratch, rows, accumulate), loss_type=loss_type, num_generations=rows, beta=0.0, max_completion_length=512
+            **_common(scratch, rows, accumulate),
+            loss_type=loss_type,
+            num_generations=rows,
+            beta=0.0,
+            max_completion_length=512,
         )
         trainer = GRPOTrainer(
             model=_load(folder),
@@ -38,12 +48,19 @@ def grpo_trainer(folder: Path, loss_type: str, rows: int = ROWS, accumulate: int
 
 
 @contextmanager
-def iw_opd_trainer(folder: Path, teacher: Path, rows: int = ROWS, accumulate: int = 1) -> Iterator[Any]:
+def iw_opd_trainer(
+    folder: Path, teacher: Path, rows: int = ROWS, accumulate: int = 1
+) -> Iterator[Any]:
     """TRL's importance-weighted on-policy distillation with its live teacher in memory."""
     from trl.experimental.iw_opd import IWOPDConfig, IWOPDTrainer
 
     with tempfile.TemporaryDirectory() as scratch:
-        args = IWOPDConfig(**_common(scratch, rows, accumulate), lmbda=1.0, max_length=1024, max_completion_length=512)
+        args = IWOPDConfig(
+            **_common(scratch, rows, accumulate),
+            lmbda=1.0,
+            max_length=1024,
+            max_completion_length=512,
+        )
         trainer = IWOPDTrainer(
             model=_load(folder),
             teacher_model=_load(teacher),
@@ -56,9 +73,17 @@ def iw_opd_trainer(folder: Path, teacher: Path, rows: int = ROWS, accumulate: in
 
 def _common(scratch: str, rows: int, accumulate: int) -> dict[str, Any]:
     return {
-        "output_dir": scratch, "per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulate, "learning_rate": 1e-6,
-        "report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "logging_strategy": "no", "save_strategy": "no",
-    }  # fmt: skip
+        "output_dir": scratch,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulate,
+        "learning_rate": 1e-6,
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+    }
 
 
 def _load(folder: Path) -> Any:
@@ -80,7 +105,9 @@ def _placeholder(kind: str) -> Any:
     from datasets import Dataset
 
     turns = [{"role": "user", "content": "1 + 1 ="}, {"role": "assistant", "content": "2"}]
-    return Dataset.from_list([{"prompt": "1 + 1 ="} if kind == "prompt" else {"messages": turns}] * 64)
+    return Dataset.from_list(
+        [{"prompt": "1 + 1 ="} if kind == "prompt" else {"messages": turns}] * 64
+    )
 
 
 def _no_reward(completions: list[Any], **_: Any) -> list[float]:
@@ -94,20 +121,31 @@ def _ready(trainer: Any, accumulate: int) -> Any:
     return trainer
 
 
-def grpo_inputs(batch: TokenBatch, advantage_S: Tensor, old_N: Tensor, pad: int, rows: int = ROWS) -> list[dict[str, Tensor]]:
-    """The batch as GRPOTrainer's device batches: prompts padded on the left, responses on the right, to the longest of the whole batch."""
+def grpo_inputs(
+    batch: TokenBatch, advantage_S: Tensor, old_N: Tensor, pad: int, rows: int = ROWS
+) -> list[dict[str, Tensor]]:
+    """The batch as GRPOTrainer's device batches: prompts padded on the left, responses on the
+    right, to the longest of the whole batch.
+    """
     prompts = [batch.prompts[int(group)] for group in batch.group_S]
     responses = [batch.response(index) for index in range(batch.sequences)]
     mask = pad_sequence([torch.ones_like(one) for one in responses], batch_first=True)
     whole = {
-        "prompt_ids": pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left"),
-        "prompt_mask": pad_sequence([torch.ones_like(one) for one in prompts], batch_first=True, padding_side="left"),
+        "prompt_ids": pad_sequence(
+            prompts, batch_first=True, padding_value=pad, padding_side="left"
+        ),
+        "prompt_mask": pad_sequence(
+            [torch.ones_like(one) for one in prompts], batch_first=True, padding_side="left"
+        ),
         "completion_ids": pad_sequence(responses, batch_first=True, padding_value=pad),
         "completion_mask": mask,
         "advantages": advantage_S,
         "old_per_token_logps": pad_sequence(old_N.split(batch.length_S.tolist()), batch_first=True),
     }
-    parts = [{name: value[start : start + rows] for name, value in whole.items()} for start in range(0, batch.sequences, rows)]
+    parts = [
+        {name: value[start : start + rows] for name, value in whole.items()}
+        for start in range(0, batch.sequences, rows)
+    ]
     return [{**part, "num_items_in_batch": mask.sum()} for part in parts]
 
 
@@ -115,15 +153,27 @@ def opd_inputs(batch: TokenBatch, pad: int, rows: int = ROWS) -> list[dict[str, 
     """The batch as IWOPDTrainer's device batches: prompt and response in one row."""
     inputs = []
     for part in grpo_inputs(batch, batch.reward_S, torch.zeros(batch.tokens), pad, rows):
-        ids, mask = (torch.cat([part[f"prompt_{kind}"], part[f"completion_{kind}"]], 1) for kind in ("ids", "mask"))
+        ids, mask = (
+            torch.cat([part[f"prompt_{kind}"], part[f"completion_{kind}"]], 1)
+            for kind in ("ids", "mask")
+        )
         labels = torch.where(part["completion_mask"] > 0, part["completion_ids"], -100)
         labels = torch.cat([torch.full_like(part["prompt_ids"], -100), labels], 1)
-        inputs.append({"input_ids": ids, "attention_mask": mask, "labels": labels, "prompts": part["prompt_ids"]})
+        inputs.append(
+            {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "labels": labels,
+                "prompts": part["prompt_ids"],
+            }
+        )
     return inputs
 
 
 def step(trainer: Any, inputs: list[dict[str, Tensor]]) -> float:
-    """One optimizer step over the device batches through the trainer's own `compute_loss`; the sum of their losses."""
+    """One optimizer step over the device batches through the trainer's own `compute_loss`; the
+    sum of their losses.
+    """
     total = 0.0
     trainer.optimizer.zero_grad(set_to_none=True)
     for part in inputs:
@@ -140,7 +190,12 @@ def logprobs(trainer: Any, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
     """TRL's pass for old log-probs, with entropy."""
     found = []
     for part in inputs:
-        ids, mask = (torch.cat([part[f"prompt_{kind}"], part[f"completion_{kind}"]], 1) for kind in ("ids", "mask"))
-        lp, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, part["completion_ids"].size(1), compute_entropy=True)
+        ids, mask = (
+            torch.cat([part[f"prompt_{kind}"], part[f"completion_{kind}"]], 1)
+            for kind in ("ids", "mask")
+        )
+        lp, *_ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, part["completion_ids"].size(1), compute_entropy=True
+        )
         found.append(lp)
     return found

@@ -1,7 +1,9 @@
-"""The work that is set against TRL's, by one side in a process of its own: `python -m benchmarks._work WORK SIDE LOSS BATCH`.
+"""The work that is set against TRL's, by one side in a process of its own: `python -m
+benchmarks._work WORK SIDE LOSS BATCH`.
 
-A side is what its users get: TRL as its trainers come, this project with what a stage settles first (threads, memory that is kept). Each
-round says its rate (response tokens/s), the process's peak of memory, and what it found: the loss, or the log-probs of the batch.
+A side is what its users get: TRL as its trainers come, this project with what a stage settles first
+(threads, memory that is kept). Each round says its rate (response tokens/s), the process's peak of
+memory, and what it found: the loss, or the log-probs of the batch.
 """
 
 from __future__ import annotations
@@ -23,22 +25,32 @@ from benchmarks._sides import Side, serve
 from erpd_core.batch import TokenBatch
 from erpd_core.config import CE, GRPO, MSE, SAPO, Distill, Loss
 from erpd_core.optimize import score
-from tasks.models import load_policy
-from tasks.stage import compute_on
+from tasks.execution.stage import compute_on
+from tasks.models.policy import load_policy
 
-LOSSES: dict[str, Loss] = {"sapo": SAPO(), "grpo": GRPO(), "ce": CE(beta=0.01), "mse": MSE(), "distill": Distill()}
+LOSSES: dict[str, Loss] = {
+    "sapo": SAPO(),
+    "grpo": GRPO(),
+    "ce": CE(beta=0.01),
+    "mse": MSE(),
+    "distill": Distill(),
+}
 PEER = {"sapo": "sapo", "grpo": "grpo", "ce": "sapo", "mse": "sapo"}
 BUDGETS = {"gsm8k-like": 1000, "short": 700}
 """Input tokens of a micro-batch."""
 OLD = -10.0
-"""Log-prob of every token under the behaviour policy: made up, so that neither side needs a model for it."""
+"""Log-prob of every token under the behaviour policy: made up, so that neither side needs a
+model for it.
+"""
 
 Work = Callable[[], dict[str, Any]]
 Row = dict[str, Any]
 
 
 def set_against(work: str, loss: str, batch: str, rounds: int) -> tuple[Row, Side, Side]:
-    """Both sides in turn on one batch: how they compare, and the sides with all that their rounds found."""
+    """Both sides in turn on one batch: how they compare, and the sides with all that their
+    rounds found.
+    """
     with _side(work, "ours", loss, batch) as ours, _side(work, "peer", loss, batch) as peer:
         pairs = in_turn(ours.ready(), peer.ready(), rounds)
     return {"tokens": ours.rounds[0]["tokens"], **compared(pairs)}, ours, peer
@@ -57,8 +69,12 @@ def _side(work: str, side: str, loss: str, batch: str) -> Side:
     return Side("benchmarks._work", work, side, loss, batch)
 
 
-def on_batches(name: str, about: str | None, rounds: int, peer: str, compare: Callable[[str, int], Row]) -> None:
-    """The whole of a benchmark of one piece of work: `compare(batch, rounds)` makes a row. The headline is the GSM8K-like batch."""
+def on_batches(
+    name: str, about: str | None, rounds: int, peer: str, compare: Callable[[str, int], Row]
+) -> None:
+    """The whole of a benchmark of one piece of work: `compare(batch, rounds)` makes a row. The
+    headline is the GSM8K-like batch.
+    """
     arguments = parser(about, rounds)
     arguments.add_argument("--batch", choices=list(BATCHES))
     args = arguments.parse_args()
@@ -88,7 +104,12 @@ def main() -> None:
         def round_(_: int) -> dict[str, Any]:
             found: dict[str, Any] = {}
             speed = rate(batch.tokens, lambda: found.update(once()))
-            return {"rate": speed, "tokens": batch.tokens, "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, **found}
+            return {
+                "rate": speed,
+                "tokens": batch.tokens,
+                "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+                **found,
+            }
 
         serve(round_)
 
@@ -100,9 +121,13 @@ def our_step(folder: Any, loss: str, batch_name: str) -> tuple[TokenBatch, Work]
     return batch, lambda: {"loss": ours.step(batch, old_N, signal_N, LOSSES[loss])["loss"]}
 
 
-def their_step(stack: ExitStack, folder: Any, loss: str, batch_name: str) -> tuple[TokenBatch, Work]:
+def their_step(
+    stack: ExitStack, folder: Any, loss: str, batch_name: str
+) -> tuple[TokenBatch, Work]:
     distils = loss == "distill"
-    trainer = stack.enter_context(_trl.iw_opd_trainer(folder, folder) if distils else _trl.grpo_trainer(folder, PEER[loss]))
+    trainer = stack.enter_context(
+        _trl.iw_opd_trainer(folder, folder) if distils else _trl.grpo_trainer(folder, PEER[loss])
+    )
     batch = BATCHES[batch_name](trainer.model.config.vocab_size)
     if distils:
         inputs = _trl.opd_inputs(batch, pad=0)
@@ -127,7 +152,9 @@ def their_score(stack: ExitStack, folder: Any, batch_name: str) -> tuple[TokenBa
 
     def once() -> dict[str, Any]:
         found = zip(_trl.logprobs(trainer, inputs), inputs, strict=True)
-        return {"logprobs": torch.cat([lp[part["completion_mask"] > 0] for lp, part in found]).tolist()}
+        return {
+            "logprobs": torch.cat([lp[part["completion_mask"] > 0] for lp, part in found]).tolist()
+        }
 
     return batch, once
 

@@ -1,6 +1,8 @@
-"""Independent work by one process and by two: `python -m benchmarks._workers` is a worker that scores a batch whenever it is told to.
+"""Independent work by one process and by two: `python -m benchmarks._workers` is a worker that
+scores a batch whenever it is told to.
 
-Each worker has one thread, its own copy of the embedded model, and the same batch; it answers `ready` once it has scored it before.
+Each worker has one thread, its own copy of the embedded model, and the same batch; it answers
+`ready` once it has scored it before.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ SEQUENCES, LENGTH = 2048, 24
 
 
 def speed_up(rounds: int) -> dict[str, Any]:
-    """Two batches scored by one worker, one after the other, against one by each of two at once; in turn, `rounds` times."""
+    """Two batches scored by one worker, one after the other, against one by each of two at once;
+    in turn, `rounds` times.
+    """
     pairs = []
     with ExitStack() as stack:
         workers = [stack.enter_context(_worker()) for _ in range(2)]
@@ -33,17 +37,23 @@ def speed_up(rounds: int) -> dict[str, Any]:
         "one": round(statistics.median(alone for alone, _ in pairs), 3),
         "two": round(statistics.median(both for _, both in pairs), 3),
         "ratio": round(statistics.median(alone / both for alone, both in pairs), 3),
-        "ratio_range": [round(min(a / b for a, b in pairs), 3), round(max(a / b for a, b in pairs), 3)],
+        "ratio_range": [
+            round(min(a / b for a, b in pairs), 3),
+            round(max(a / b for a, b in pairs), 3),
+        ],
         "tokens": 2 * SEQUENCES * LENGTH,
         "rounds": rounds,
-        "work": f"scoring {SEQUENCES} responses of {LENGTH} tokens under the embedded model, one thread a worker",
+        "work": f"scoring {SEQUENCES} responses of {LENGTH} tokens under the embedded model, one "
+        f"thread a worker",
     }
 
 
 def _worker() -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "benchmarks._workers"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def _together(workers: list[subprocess.Popen[str]]) -> float:
@@ -71,8 +81,8 @@ def main() -> None:
     from erpd_core.batch import TokenBatch
     from erpd_core.config import RuntimeConfig
     from erpd_core.optimize import score
-    from tasks.models import load_policy
-    from tasks.policies import ASSETS
+    from tasks.models.import_policy import ASSETS
+    from tasks.models.policy import load_policy
 
     torch.set_num_threads(1)
     policy = load_policy(ASSETS / "tiny-base", RuntimeConfig(ray="off"))

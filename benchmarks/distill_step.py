@@ -1,9 +1,11 @@
-"""Stage 2's optimizer step against TRL's importance-weighted on-policy distillation (IW-OPD), which runs its live teacher at every step.
+"""Stage 2's optimizer step against TRL's importance-weighted on-policy distillation (IW-OPD), which
+runs its live teacher at every step.
 
     python -m benchmarks.distill_step --json [--batch short] [--rounds 2]
 
-Ours reads the signal from columns that were scored once; what that one scoring costs is printed beside it, since a campaign pays it once
-for all its steps and all its distillations. TRL's teacher is a copy of the base: what it says costs the same whatever it is.
+Ours reads the signal from columns that were scored once; what that one scoring costs is printed
+beside it, since a campaign pays it once for all its steps and all its distillations. TRL's teacher
+is a copy of the base: what it says costs the same whatever it is.
 """
 
 from __future__ import annotations
@@ -19,4 +21,10 @@ def compare(batch: str, rounds: int) -> Row:
 
 
 if __name__ == "__main__":
-    on_batches("distill_step", __doc__, 2, "TRL IWOPDTrainer with a local teacher, 8 rows a device batch", compare)
+    on_batches(
+        "distill_step",
+        __doc__,
+        2,
+        "TRL IWOPDTrainer with a local teacher, 8 rows a device batch",
+        compare,
+    )

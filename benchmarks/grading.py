@@ -1,8 +1,11 @@
-r"""Grading 10,000 typical responses, against plain Math-Verify on the same responses: `python -m benchmarks.grading --json`.
+r"""Grading 10,000 typical responses, against plain Math-Verify on the same responses: `python -m
+benchmarks.grading --json`.
 
-The responses are written here, by seed: a few hundred characters of working, then the answer, two thirds of them plain numbers and one
-third formulas, half right and half wrong. Both sides use as many processes as there are processors, warmed up before the clock starts.
-The peer is `verify(parse(gold), parse(response))` with its own deadlines, as its manual shows it, on every fifth response.
+The responses are written here, by seed: a few hundred characters of working, then the answer, two
+thirds of them plain numbers and one third formulas, half right and half wrong. Both sides use as
+many processes as there are processors, warmed up before the clock starts. The peer is
+`verify(parse(gold), parse(response))` with its own deadlines, as its manual shows it, on every
+fifth response.
 """
 
 from __future__ import annotations
@@ -49,7 +52,10 @@ def responses(seed: int = 0) -> list[Pair]:
     for _ in range(COUNT):
         gold, right, wrong = written(draw)
         said = right if draw.random() < 0.5 else wrong
-        steps = [f"Step {n}: we have ${draw.randint(2, 99)} + {draw.randint(2, 99)}x$, so it follows." for n in range(draw.randint(3, 12))]
+        steps = [
+            f"Step {n}: we have ${draw.randint(2, 99)} + {draw.randint(2, 99)}x$, so it follows."
+            for n in range(draw.randint(3, 12))
+        ]
         pairs.append((gold, "\n".join([*steps, f"Therefore the answer is $\\boxed{{{said}}}$."])))
     return pairs
 
@@ -64,12 +70,17 @@ def plain(pair: Pair) -> bool:
 
 
 def measure() -> dict[str, object]:
-    """Both sides in this run: ours, the peer, ours again, so that a change of the machine's pace is seen."""
+    """Both sides in this run: ours, the peer, ours again, so that a change of the machine's pace
+    is seen.
+    """
     workers = min(8, os.cpu_count() or 1)
     pairs = responses()
     some = pairs[::EVERY]
     seconds: list[float] = []
-    with Grader(workers=workers) as grader, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with (
+        Grader(workers=workers) as grader,
+        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+    ):
         grader.grade_many([("x+1", r"\boxed{1+x}")] * workers)
         list(pool.map(plain, [("x+1", "$1+x$")] * workers))
         halves = (pairs[: COUNT // 2], pairs[COUNT // 2 :])
@@ -84,7 +95,10 @@ def measure() -> dict[str, object]:
         seconds.append(time.monotonic() - began)
     ours = COUNT / sum(seconds)
     correct = verdicts.count("correct") / COUNT
-    agree = sum((verdict == "correct") == other for verdict, other in zip(verdicts[::EVERY], theirs, strict=True)) / len(some)
+    agree = sum(
+        (verdict == "correct") == other
+        for verdict, other in zip(verdicts[::EVERY], theirs, strict=True)
+    ) / len(some)
     load = os.getloadavg()[0]
     return {
         "name": "grading",
@@ -92,8 +106,10 @@ def measure() -> dict[str, object]:
         "peer": round(peer, 1),
         "ratio": round(ours / peer, 2),
         "unit": "responses/s",
-        "setup": f"{COUNT} responses, {correct:.0%} correct; peer: Math-Verify 0.9 on {len(some)} of them, same verdict on {agree:.1%}; "
-        f"{workers} processes each; ours took {seconds[0]:.1f} s and {seconds[1]:.1f} s by halves; load {load:.1f}",
+        "setup": f"{COUNT} responses, {correct:.0%} correct; peer: Math-Verify 0.9 on {len(some)} "
+        f"of them, same verdict on {agree:.1%}; "
+        f"{workers} processes each; ours took {seconds[0]:.1f} s and {seconds[1]:.1f} s by "
+        f"halves; load {load:.1f}",
     }
 
 
@@ -106,7 +122,10 @@ def main() -> None:
     if as_json:
         print(json.dumps(result))
     else:
-        print(f"{result['ours']} responses/s, Math-Verify {result['peer']}: {result['ratio']} times\n{result['setup']}")
+        print(
+            f"{result['ours']} responses/s, Math-Verify {result['peer']}: {result['ratio']} "
+            f"times\n{result['setup']}"
+        )
 
 
 if __name__ == "__main__":

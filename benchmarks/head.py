@@ -1,8 +1,10 @@
-"""The output head's product in float32 on a CPU: as `erpd_core.logprobs` makes it, against torch's own, in turn.
+"""The output head's product in float32 on a CPU: as `erpd_core.logprobs` makes it, against torch's
+own, in turn.
 
     python -m benchmarks.head --json [--rounds 20]
 
-SmolLM2's sizes (576 by 49,152). The headline is a chunk as scoring takes it; the other row is one of training.
+SmolLM2's sizes (576 by 49,152). The headline is a chunk as scoring takes it; the other row is one
+of training.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from benchmarks._measure import compared, in_turn, rate
 from benchmarks._report import finish, parser, said
 from benchmarks._work import Row
 from erpd_core.logprobs import CHUNK, FORWARD_CHUNK, logits
-from tasks.stage import compute_on
+from tasks.execution.stage import compute_on
 
 HIDDEN, VOCABULARY = 576, 49_152
 
@@ -22,13 +24,25 @@ def main() -> None:
     args = parser(__doc__, rounds=20).parse_args()
     compute_on(None)
     results = [said(compare(rows, args.rounds)) for rows in (FORWARD_CHUNK, CHUNK)]
-    finish(args.json, "head", "GFLOP/s", results, hidden=HIDDEN, vocabulary=VOCABULARY, peer="hidden @ weight.T")
+    finish(
+        args.json,
+        "head",
+        "GFLOP/s",
+        results,
+        hidden=HIDDEN,
+        vocabulary=VOCABULARY,
+        peer="hidden @ weight.T",
+    )
 
 
 def compare(rows: int, rounds: int) -> Row:
     hidden_nH, weight_VH = torch.randn(rows, HIDDEN), torch.randn(VOCABULARY, HIDDEN)
     gflop = 2 * rows * HIDDEN * VOCABULARY / 1e9
-    pairs = in_turn(lambda: rate(gflop, lambda: logits(hidden_nH, weight_VH)), lambda: rate(gflop, lambda: hidden_nH @ weight_VH.T), rounds)
+    pairs = in_turn(
+        lambda: rate(gflop, lambda: logits(hidden_nH, weight_VH)),
+        lambda: rate(gflop, lambda: hidden_nH @ weight_VH.T),
+        rounds,
+    )
     return {"rows": rows, **compared(pairs)}
 
 

@@ -1,9 +1,11 @@
-"""Peak memory of a teacher step (SAPO) and of scoring, each side in a process of its own, against TRL's.
+"""Peak memory of a teacher step (SAPO) and of scoring, each side in a process of its own, against
+TRL's.
 
     python -m benchmarks.memory --json
 
-The figure is the largest resident set of the whole process, libraries and model included, over two rounds: the second has the
-optimizer's state. The headline is the teacher step on the GSM8K-like batch; `ratio` is the peer's memory over ours.
+The figure is the largest resident set of the whole process, libraries and model included, over two
+rounds: the second has the optimizer's state. The headline is the teacher step on the GSM8K-like
+batch; `ratio` is the peer's memory over ours.
 """
 
 from __future__ import annotations
@@ -17,13 +19,31 @@ from benchmarks._work import BUDGETS, Row, alone
 def main() -> None:
     args = parser(__doc__, rounds=2).parse_args()
     _ours.smollm2()
-    results = [said(compare(work, batch, args.rounds)) for batch in BATCHES for work in ("step", "score")]
-    finish(args.json, "memory", "GB", results, model="SmolLM2-135M", peer="TRL GRPOTrainer, 8 rows a device batch", token_budget=BUDGETS)
+    results = [
+        said(compare(work, batch, args.rounds)) for batch in BATCHES for work in ("step", "score")
+    ]
+    finish(
+        args.json,
+        "memory",
+        "GB",
+        results,
+        model="SmolLM2-135M",
+        peer="TRL GRPOTrainer, 8 rows a device batch",
+        token_budget=BUDGETS,
+    )
 
 
 def compare(work: str, batch: str, rounds: int) -> Row:
-    ours, peer = (alone(work, side, "sapo", batch, rounds)[-1]["peak_GB"] for side in ("ours", "peer"))
-    return {"work": work, "batch": batch, "ours": round(ours, 2), "peer": round(peer, 2), "ratio": round(peer / ours, 3)}
+    ours, peer = (
+        alone(work, side, "sapo", batch, rounds)[-1]["peak_GB"] for side in ("ours", "peer")
+    )
+    return {
+        "work": work,
+        "batch": batch,
+        "ours": round(ours, 2),
+        "peer": round(peer, 2),
+        "ratio": round(peer / ours, 3),
+    }
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""What a campaign costs besides sampling, scoring, training, grading and evaluation: `erpd run tiny`, as a user types it, in a new home.
+"""What a campaign costs besides sampling, scoring, training, grading and evaluation: `erpd run
+tiny`, as a user types it, in a new home.
 
     python -m benchmarks.overhead --json [--recipe tiny] [--set runtime.cpus=1 ...]
 
-The stages say in the campaign's events when they began and ended. The seconds in which at least one of them was at work are the work (the
-peer: a campaign that is nothing else); importing the model and drawing problems are not. The rest is overhead: before the first stage,
-between stages, after the last. `ratio` is work over the whole; the share of a 30-minute campaign is worked out: the fixed part once, what
-lies between stages as often as here, and work for the rest.
+The stages say in the campaign's events when they began and ended. The seconds in which at least one
+of them was at work are the work (the peer: a campaign that is nothing else); importing the model
+and drawing problems are not. The rest is overhead: before the first stage, between stages, after
+the last. `ratio` is work over the whole; the share of a 30-minute campaign is worked out: the fixed
+part once, what lies between stages as often as here, and work for the rest.
 
-The parts of the start are measured by themselves as well, each in a new process; in a campaign most of them run side by side.
+The parts of the start are measured by themselves as well, each in a new process; in a campaign most
+of them run side by side.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ LONG = 1800.0
 """Seconds of the campaign that the share is worked out for."""
 NO_WORK = ("import the base model", "draw ")
 PARTS = {
-    "imports": "import flows.campaign, deployments.run",
-    "prefect": "from deployments import platform\nwith platform.prefect_api() as url: platform.wait_for_prefect(url)",
-    "ray": "from erpd_core.config import RuntimeConfig\nfrom tasks.resources import ensure_ray\nensure_ray(RuntimeConfig())",
-    "mlflow": "from flows.aside import open_tracker\nopen_tracker()",
+    "imports": "import flows.campaign, deployments.commands.run",
+    "prefect": "from deployments.servers import local_platform\nwith "
+    "local_platform.prefect_api() as "
+    "url: local_platform.wait_for_prefect(url)",
+    "ray": "from erpd_core.config import RuntimeConfig\nfrom tasks.execution.ray_cluster import "
+    "ensure_ray\nensure_ray(RuntimeConfig())",
+    "mlflow": "from flows.steps.tracking_queue import open_tracker\nopen_tracker()",
     "registry": "from tasks.registry import open_registry\nopen_registry()",
 }
 """What each costs in a process and a home of its own, what it imports included."""
@@ -53,15 +59,27 @@ def main() -> None:
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        command = ["run", args.recipe, "--json", *(part for one in args.set for part in ("--set", one))]
+        command = [
+            "run",
+            args.recipe,
+            "--json",
+            *(part for one in args.set for part in ("--set", one)),
+        ]
         whole = said(account(home, command))
         again = said({"the same again, every stage stored": erpd(home / "home", *command)})
         parts = said({f"{name} alone": python(home / name, code) for name, code in PARTS.items()})
-        commands = said({f"erpd {' '.join(words)}": erpd(home / "commands", *words) for words in COMMANDS})
+        commands = said(
+            {f"erpd {' '.join(words)}": erpd(home / "commands", *words) for words in COMMANDS}
+        )
     finish(
-        args.json, "overhead", "s", [whole, again, parts, commands], recipe=args.recipe, overrides=args.set,
+        args.json,
+        "overhead",
+        "s",
+        [whole, again, parts, commands],
+        recipe=args.recipe,
+        overrides=args.set,
         peer="the seconds in which a stage was at work, alone",
-    )  # fmt: skip
+    )
 
 
 def account(home: Path, command: Sequence[str]) -> dict[str, Any]:
@@ -118,16 +136,20 @@ def erpd(home: Path, *arguments: str) -> float:
 
 
 def python(home: Path, code: str) -> float:
-    return _seconds(home, ["-c", f"from tasks.home import prepare\nprepare()\n{code}"])
+    return _seconds(home, ["-c", f"from tasks.host.home import prepare\nprepare()\n{code}"])
 
 
 def _seconds(home: Path, arguments: Sequence[str]) -> float:
     """Of a Python process in a home; raises CalledProcessError with what it said when it fails."""
     home.mkdir(exist_ok=True)
     own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "TMPDIR")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(own)} | {"ERPD_HOME": str(home)}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(own)} | {
+        "ERPD_HOME": str(home)
+    }
     started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True
+    )
     return round(time.perf_counter() - started, 2)
 
 

@@ -1,10 +1,12 @@
-"""How time and memory grow with tokens, trajectories, columns and registry rows; the paper's batch; two workers against one.
+"""How time and memory grow with tokens, trajectories, columns and registry rows; the paper's batch;
+two workers against one.
 
     python -m benchmarks.scale --json [--size 0.1] [--rounds 5] [--out docs/results]
 
-The headline case is 16,000 trajectories of 20,000 tokens with 4 columns (320 million tokens, 1.28 GB a column), made up and written to a
-store of its own under ERPD_HOME, read as training reads it, and removed; `--size` is the share of its trajectories. `ratio` is the speed-up
-of two workers over one on independent work; `setup` has everything else. `--out` gets scale.json and scale.png.
+The headline case is 16,000 trajectories of 20,000 tokens with 4 columns (320 million tokens, 1.28
+GB a column), made up and written to a store of its own under ERPD_HOME, read as training reads it,
+and removed; `--size` is the share of its trajectories. `ratio` is the speed-up of two workers over
+one on independent work; `setup` has everything else. `--out` gets scale.json and scale.png.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 from benchmarks import _synthetic
 from benchmarks._report import finish, parser
 from benchmarks._workers import speed_up
-from tasks.home import home, prepare
+from tasks.host.home import home, prepare
 from tasks.registry import Registry
 from tasks.store import Store
 
@@ -39,8 +41,17 @@ LEAST = 0.25
 
 def main() -> None:
     arguments = parser(__doc__, rounds=5)
-    arguments.add_argument("--size", type=float, default=1.0, help="share of the 16,000 trajectories (default %(default)s)")
-    arguments.add_argument("--out", type=Path, help="folder for scale.json and scale.png (default: ERPD_HOME/reports/scale)")
+    arguments.add_argument(
+        "--size",
+        type=float,
+        default=1.0,
+        help="share of the 16,000 trajectories (default %(default)s)",
+    )
+    arguments.add_argument(
+        "--out",
+        type=Path,
+        help="folder for scale.json and scale.png (default: ERPD_HOME/reports/scale)",
+    )
     args = arguments.parse_args()
     prepare()
     started = time.perf_counter()
@@ -72,7 +83,9 @@ def main() -> None:
 
 
 def signal_curves(folder: Path, size: float) -> dict[str, list[dict[str, Any]]]:
-    """Points of the curves over tokens, trajectories and columns; of each the last is the largest."""
+    """Points of the curves over tokens, trajectories and columns; of each the last is the
+    largest.
+    """
     shards = max(len(SHARES), round(size * TRAJECTORIES / _synthetic.SEQUENCES))
     sizes = sorted({max(1, round(share * shards)) for share in SHARES})
     store = Store(folder / "long")
@@ -82,23 +95,41 @@ def signal_curves(folder: Path, size: float) -> dict[str, list[dict[str, Any]]]:
     fewer = _apart(folder, store, of.id, [one.id for one in columns[:2]], "columns")
     store = Store(folder / "short")
     of, columns = _synthetic.built(store, shards, SHORT, 2)
-    some = [_apart(folder, store, rollouts, parts, "trajectories") for rollouts, parts in _synthetic.parts(store, of, columns, sizes)]
-    return {"tokens": tokens, "trajectories": some, "columns": [fewer, {**tokens[-1], "x": COLUMNS}]}
+    some = [
+        _apart(folder, store, rollouts, parts, "trajectories")
+        for rollouts, parts in _synthetic.parts(store, of, columns, sizes)
+    ]
+    return {
+        "tokens": tokens,
+        "trajectories": some,
+        "columns": [fewer, {**tokens[-1], "x": COLUMNS}],
+    }
 
 
-def _apart(folder: Path, store: Store, rollouts: str, columns: list[str], curve: str) -> dict[str, Any]:
+def _apart(
+    folder: Path, store: Store, rollouts: str, columns: list[str], curve: str
+) -> dict[str, Any]:
     """One measurement in a process of its own."""
     job = folder / "job.json"
     job.write_text(json.dumps({"root": str(store.root), "rollouts": rollouts, "columns": columns}))
-    done = subprocess.run([sys.executable, "-m", "benchmarks._signal_path", str(job)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks._signal_path", str(job)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    found["x"] = found[{"tokens": "tokens", "trajectories": "sequences", "columns": "columns"}[curve]]
+    found["x"] = found[
+        {"tokens": "tokens", "trajectories": "sequences", "columns": "columns"}[curve]
+    ]
     _say(curve, {key: value for key, value in found.items() if key not in ("x", "tokens_read")})
     return found
 
 
 def registry_curve(folder: Path) -> list[dict[str, Any]]:
-    """Seconds to write so many artifacts, each with two inputs, and to ask where the last one came from."""
+    """Seconds to write so many artifacts, each with two inputs, and to ask where the last one
+    came from.
+    """
     points = []
     for rows in ROWS:
         registry = Registry(f"sqlite:///{folder / f'registry-{rows}.db'}")
@@ -119,19 +150,29 @@ def registry_curve(folder: Path) -> list[dict[str, Any]]:
 
 
 def exponents(points: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Slope of log time against log size between the smallest and the largest point, for each part: 1 is linear, below 1 is better."""
+    """Slope of log time against log size between the smallest and the largest point, for each
+    part: 1 is linear, below 1 is better.
+    """
     first, last = points[0], points[-1]
     found: dict[str, float | None] = {}
     for part in last["seconds"]:
         before, after = first["seconds"][part], last["seconds"][part]
-        found[part] = round(math.log(after / before) / math.log(last["x"] / first["x"]), 3) if after >= LEAST else None
+        found[part] = (
+            round(math.log(after / before) / math.log(last["x"] / first["x"]), 3)
+            if after >= LEAST
+            else None
+        )
     if "peak" in last:
-        found["memory"] = round(math.log(last["peak"] / first["peak"]) / math.log(last["x"] / first["x"]), 3)
+        found["memory"] = round(
+            math.log(last["peak"] / first["peak"]) / math.log(last["x"] / first["x"]), 3
+        )
     return found
 
 
 def draw(curves: dict[str, list[dict[str, Any]]], headline: dict[str, Any], path: Path) -> None:
-    """Seconds against size, a panel each, beside a straight line through the largest point; and the memory it took."""
+    """Seconds against size, a panel each, beside a straight line through the largest point; and
+    the memory it took.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.6), layout="constrained")
@@ -142,17 +183,39 @@ def draw(curves: dict[str, list[dict[str, Any]]], headline: dict[str, Any], path
             if part != "raw":
                 taken = [point["seconds"][part] for point in points]
                 axes.plot(sizes, taken, marker="o", markersize=4, label=part)
-                axes.plot(sizes, [taken[-1] * size / sizes[-1] for size in sizes], color="0.75", linewidth=0.8, zorder=0)
-        axes.set(xlabel=name, ylabel="seconds", title=f"time by {name} (grey: linear)", xlim=(0, None), ylim=(0, None))
+                axes.plot(
+                    sizes,
+                    [taken[-1] * size / sizes[-1] for size in sizes],
+                    color="0.75",
+                    linewidth=0.8,
+                    zorder=0,
+                )
+        axes.set(
+            xlabel=name,
+            ylabel="seconds",
+            title=f"time by {name} (grey: linear)",
+            xlim=(0, None),
+            ylim=(0, None),
+        )
         axes.legend(frameon=False, fontsize=8)
     axes = panels[4]
     for name in ("tokens", "trajectories"):
         points = curves[name]
         share = [point["x"] / points[-1]["x"] for point in points]
-        axes.plot(share, [point["peak"] / 1e9 for point in points], marker="o", markersize=4, label=f"{name}, to {points[-1]['x']:,}")
+        axes.plot(
+            share,
+            [point["peak"] / 1e9 for point in points],
+            marker="o",
+            markersize=4,
+            label=f"{name}, to {points[-1]['x']:,}",
+        )
     axes.axhline(2, color="0.5", linewidth=0.8, linestyle="--")
     axes.set(
-        xlabel="share of the largest case", ylabel="GB", title="peak memory of the process (dashed: 2 GB)", xlim=(0, None), ylim=(0, None)
+        xlabel="share of the largest case",
+        ylabel="GB",
+        title="peak memory of the process (dashed: 2 GB)",
+        xlim=(0, None),
+        ylim=(0, None),
     )
     axes.legend(frameon=False, fontsize=8)
     axes = panels[5]

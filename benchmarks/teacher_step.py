@@ -1,9 +1,11 @@
-"""Stage 1's optimizer step against TRL's: the same sequences, forward, loss, backward, clipping and AdamW.
+"""Stage 1's optimizer step against TRL's: the same sequences, forward, loss, backward, clipping and
+AdamW.
 
     python -m benchmarks.teacher_step --json [--loss grpo] [--batch short] [--rounds 2]
 
-Without --loss and --batch: SAPO, GRPO, CE and MSE on the GSM8K-like batch and on the short one. TRL has no CE and no MSE of this kind; they
-are set against its SAPO step, which makes the same model passes. The headline is SAPO on the GSM8K-like batch.
+Without --loss and --batch: SAPO, GRPO, CE and MSE on the GSM8K-like batch and on the short one. TRL
+has no CE and no MSE of this kind; they are set against its SAPO step, which makes the same model
+passes. The headline is SAPO on the GSM8K-like batch.
 """
 
 from __future__ import annotations
@@ -28,20 +30,37 @@ def main() -> None:
     batches = [args.batch] if args.batch else list(BATCHES)
     results = [said(compare(loss, batch, args.rounds)) for batch in batches for loss in losses]
     peer = "TRL GRPOTrainer, 8 rows a device batch"
-    finish(args.json, "teacher_step", "response tokens/s", results, model="SmolLM2-135M", peer=peer, token_budget=BUDGETS)
+    finish(
+        args.json,
+        "teacher_step",
+        "response tokens/s",
+        results,
+        model="SmolLM2-135M",
+        peer=peer,
+        token_budget=BUDGETS,
+    )
 
 
 def compare(loss: str, batch_name: str, rounds: int) -> Row:
-    """Both sides in turn on one batch; and the share of the best matrix rate that the least necessary work makes up."""
+    """Both sides in turn on one batch; and the share of the best matrix rate that the least
+    necessary work makes up.
+    """
     rates = [matrix_rate()]
     found, ours, peer = set_against("step", loss, batch_name, rounds)
     rates.append(matrix_rate())
     shape = ModelShape.from_config(json.loads((_ours.smollm2() / "config.json").read_text()))
     needed = training_flops(shape, Counts.of(BATCHES[batch_name](shape.vocab)))
     gflops = needed / 1e9 * found["ours"] / found["tokens"]
-    found |= {"gflops": round(gflops, 1), "best_matrix_gflops": round(max(rates), 1), "share_of_best": round(gflops / max(rates), 3)}
+    found |= {
+        "gflops": round(gflops, 1),
+        "best_matrix_gflops": round(max(rates), 1),
+        "share_of_best": round(gflops / max(rates), 3),
+    }
     if loss == PEER[loss]:  # of the first step, before any update
-        found |= {f"loss_{name}": round(side.rounds[0]["loss"], 7) for name, side in (("ours", ours), ("peer", peer))}
+        found |= {
+            f"loss_{name}": round(side.rounds[0]["loss"], 7)
+            for name, side in (("ours", ours), ("peer", peer))
+        }
     return {"loss": loss, "batch": batch_name, **found}
 
 

@@ -1,4 +1,6 @@
-"""The `erpd` command. Exit codes: 0 done; 2 bad input, one line saying what, where and how to mend it; 1 a failure of the run."""
+"""The `erpd` command. Exit codes: 0 done; 2 bad input, one line saying what, where and how to
+mend it; 1 a failure of the run.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,28 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from deployments.console import BadInput, Json, checking, only_json, prepare_for, say
-from deployments.ending import failing
-from deployments.grading import grading
-from deployments.lineage import lineage_commands
-from deployments.scheduling import scheduling
-from tasks.faults import in_words
-from tasks.home import home, point, prepare, remove_empty
-from tasks.services import check_urls
+from deployments.commands.exit_codes import failing
+from deployments.commands.grade import grading
+from deployments.commands.lineage import lineage_commands
+from deployments.commands.schedule import scheduling
+from deployments.output.console import BadInput, Json, checking, only_json, prepare_for, say
+from tasks.host.disk_faults import in_words
+from tasks.host.home import home, point, prepare, remove_empty
+from tasks.host.services import check_urls
 
 app = typer.Typer(
-    help="Extreme Region Policy Distillation: squeeze a fixed batch of rollouts, then distil what it taught under a trust region.",
+    help="Extreme Region Policy Distillation: squeeze a fixed batch of rollouts, then distil "
+    "what it taught under a trust region.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe; may be repeated.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe; may be repeated."
+    ),
+]
 
 app.add_typer(grading)
 app.add_typer(scheduling)
@@ -45,9 +53,12 @@ def main() -> None:
         sys.exit(app(standalone_mode=False, prog_name="erpd"))
     except BadInput as error:
         say(str(error))
-    except typer.TyperException as error:  # a command or an option that is not there, or is given something else than it takes
+    except typer.TyperException as error:  # unknown command or option, or a value it refuses
         context = getattr(error, "ctx", None)
-        say(f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'erpd'} --help")
+        say(
+            f"{error.format_message().rstrip('.')}; see "
+            f"{context.command_path if context else 'erpd'} --help"
+        )
     except Exception as error:
         if (fault := in_words(error)) is None:
             raise
@@ -60,18 +71,22 @@ def main() -> None:
 
 @app.command()
 def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
-    """Run a campaign or a study in the foreground, or go on with one that was interrupted. `--set scale=paper` is for studies."""
-    from flows.inputs import check_inputs
-    from flows.recipes import load_recipe
-    from flows.studies import Study, is_study, load_study
+    """Run a campaign or a study in the foreground, or go on with one that was interrupted.
+    `--set scale=paper` is for studies.
+    """
+    from flows.recipes.load import load_recipe
+    from flows.recipes.studies import Study, is_study, load_study
+    from flows.steps.preflight import check_inputs
 
     with checking():
-        asked = load_study(recipe, set_ or ()) if is_study(recipe) else load_recipe(recipe, set_ or ())
+        asked = (
+            load_study(recipe, set_ or ()) if is_study(recipe) else load_recipe(recipe, set_ or ())
+        )
         for one in [arm.config for arm in asked.arms] if isinstance(asked, Study) else [asked]:
             check_inputs(one)
     with only_json(as_json) as out:
         prepare()
-        from deployments.run import run_in_foreground, run_study_in_foreground
+        from deployments.commands.run import run_in_foreground, run_study_in_foreground
 
         console = Console(stderr=as_json)
         with failing():
@@ -86,7 +101,7 @@ def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
 @app.command()
 def recipes() -> None:
     """List the recipes, one line each."""
-    from flows.recipes import read_tree, recipe_names, recipe_path
+    from flows.recipes.load import read_tree, recipe_names, recipe_path
 
     for name in recipe_names():
         print(f"{name:<16} {read_tree(recipe_path(name))['description']}")
@@ -98,15 +113,20 @@ def show(
     set_: Set = None,
     machine: Annotated[
         str | None,
-        typer.Option(help="What the estimate is for: H100, A100, L40S, `this`, or a YAML file; H100 for recipes with device cuda."),
+        typer.Option(
+            help="What the estimate is for: H100, A100, L40S, `this`, or a YAML file; H100 for "
+            "recipes with device cuda."
+        ),
     ] = None,
 ) -> None:
-    """Print a recipe as the one complete, frozen config it resolves to, then what it will cost; of a study, every arm's."""
+    """Print a recipe as the one complete, frozen config it resolves to, then what it will cost;
+    of a study, every arm's.
+    """
     import yaml
 
-    from deployments.estimate import estimate, study_estimate
-    from flows.recipes import load_recipe
-    from flows.studies import is_study, load_study
+    from deployments.output.estimate import estimate, study_estimate
+    from flows.recipes.load import load_recipe
+    from flows.recipes.studies import is_study, load_study
 
     shown: Any
     with checking():
@@ -123,27 +143,66 @@ def show(
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="`tiny`, a model directory, or a hub id.")],
-    benchmark: Annotated[list[str], typer.Option(help="`tiny`, a name of `erpd benchmarks`, or a file of problems; may be repeated.")],
-    against: Annotated[str | None, typer.Option(help="Another model, compared with the first problem by problem.")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="Samples per problem; the benchmark's own, else 8, when absent.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0.6 when absent; 1.0 for Qwen3.5.")] = None,
+    benchmark: Annotated[
+        list[str],
+        typer.Option(
+            help="`tiny`, a name of `erpd benchmarks`, or a file of problems; may be repeated."
+        ),
+    ],
+    against: Annotated[
+        str | None, typer.Option(help="Another model, compared with the first problem by problem.")
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", help="Samples per problem; the benchmark's own, else 8, when absent."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0.6 when absent; 1.0 for Qwen3.5.")
+    ] = None,
     top_p: Annotated[float | None, typer.Option(help="0.95 when absent.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="The model's own when absent; 0 turns it off.")] = None,
-    presence_penalty: Annotated[float | None, typer.Option(help="0 when absent; 1.5 for Qwen3.5.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="How many problems of each benchmark; all when absent.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="The model's own when absent; 0 turns it off.")
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, typer.Option(help="0 when absent; 1.5 for Qwen3.5.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1_000_000, help="How many problems of each benchmark; all when absent."
+        ),
+    ] = None,
     seed: int = 0,
-    template: Annotated[str | None, typer.Option(help="Wording of the prompts, {problem} in it; the benchmark's own when absent.")] = None,
-    extractor: Annotated[str | None, typer.Option(help="auto, boxed or hash; the benchmark's own when absent.")] = None,
-    per_problem: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row per problem here (.jsonl or .parquet).")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Wording of the prompts, {problem} in it; the benchmark's own when absent."
+        ),
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option(help="auto, boxed or hash; the benchmark's own when absent.")
+    ] = None,
+    per_problem: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a row per problem here (.jsonl or .parquet)."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="`runtime.KEY`: device, engine and the like; `judge.KEY`: endpoint and model."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="`runtime.KEY`: device, engine and the like; `judge.KEY`: endpoint and model.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An interrupted one goes on."""
-    from flows.evaluating import Asked, plan_evaluation
+    """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An
+    interrupted one goes on.
+    """
+    from flows.inspect.evaluate_models import Asked, plan_evaluation
 
     sampling = {
         "temperature": temperature,
@@ -153,16 +212,19 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
     }
     wording = {"template": template, "extractor": extractor}
-    asked = Asked(model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem)
+    asked = Asked(
+        model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem
+    )
     with checking():
         plan = plan_evaluation(asked)
     with only_json(as_json) as out:
         prepare()
-        from deployments.display import Display
-        from deployments.eval_output import print_evaluation
-        from flows.evaluating import evaluate_models
+        from deployments.output.evaluation import print_evaluation
+        from deployments.output.progress_bars import Display
+        from flows.inspect.evaluate_models import evaluate_models
 
-        events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"  # two evaluations at once show each its own progress
+        # two evaluations at once show each its own progress
+        events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"
         with failing(), Display({events: ""}, Console(stderr=True)):
             result, rows = evaluate_models(plan, events)
         events.unlink(missing_ok=True)
@@ -184,37 +246,62 @@ def benchmarks() -> None:
 
 @app.command()
 def decide(
-    campaign: Annotated[str | None, typer.Argument(help="A campaign that waits; all of them are shown when absent.")] = None,
+    campaign: Annotated[
+        str | None, typer.Argument(help="A campaign that waits; all of them are shown when absent.")
+    ] = None,
     strategy: Annotated[str | None, typer.Option(help="S1, S2, S3, online or stop.")] = None,
-    student: Annotated[int | None, typer.Option(help="For S3: the iteration of the earlier student; automatic when absent.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Distillation steps of this iteration; the recipe's when absent.")] = None,
-    kl_budget: Annotated[float | None, typer.Option(help="Nats per token from the start; the recipe's when absent.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who decides; your login name when absent.")] = None,
+    student: Annotated[
+        int | None,
+        typer.Option(help="For S3: the iteration of the earlier student; automatic when absent."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Distillation steps of this iteration; the recipe's when absent."),
+    ] = None,
+    kl_budget: Annotated[
+        float | None, typer.Option(help="Nats per token from the start; the recipe's when absent.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who decides; your login name when absent.")
+    ] = None,
     why: Annotated[str | None, typer.Option(help="Goes to the registry and MLflow.")] = None,
 ) -> None:
-    """Decide for a campaign that asks (`decision.mode: ask`); without arguments, show what waits."""
+    """Decide for a campaign that asks (`decision.mode: ask`); without arguments, show what
+    waits.
+    """
     prepare_for(campaign)
-    from deployments.deciding import decide as answer
-    from deployments.deciding import show_waiting
+    from deployments.commands.decide import decide as answer
+    from deployments.commands.decide import show_waiting
 
     if campaign is None or strategy is None:
         show_waiting(Console())
         return
     with checking():
-        given = {"strategy": strategy, "student": student, "steps": steps, "kl_budget": kl_budget, "why": why}
+        given = {
+            "strategy": strategy,
+            "student": student,
+            "steps": steps,
+            "kl_budget": kl_budget,
+            "why": why,
+        }
         one = answer(campaign, given | {"by": by or getpass.getuser()})
     print(f"{one.campaign}, iteration {one.iteration}: {strategy}")
 
 
-Campaigns = Annotated[list[str], typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns.")]
+Campaigns = Annotated[
+    list[str],
+    typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns."),
+]
 
 
 @app.command()
 def report(campaigns: Campaigns) -> None:
-    """Write the HTML report of a campaign or a study and print its table; of several campaigns, the page of their score against KL."""
+    """Write the HTML report of a campaign or a study and print its table; of several campaigns,
+    the page of their score against KL.
+    """
     prepare_for(campaigns[0])
-    from deployments.run import report_campaign, report_efficiency, report_study
-    from flows.study_files import remembered
+    from deployments.commands.run import report_campaign, report_efficiency, report_study
+    from flows.recipes.study_files import remembered
 
     with checking():
         if len(campaigns) > 1:
@@ -229,19 +316,25 @@ def report(campaigns: Campaigns) -> None:
 @app.command()
 def up(
     host: Annotated[
-        str, typer.Option(help="Where to listen. Another address than loopback asks for logins, and needs them set.")
+        str,
+        typer.Option(
+            help="Where to listen. Another address than loopback asks for logins, and needs "
+            "them set."
+        ),
     ] = "127.0.0.1",
     as_json: Json = False,
 ) -> None:
-    """Start the local platform, on loopback unless asked otherwise: Prefect server and UI with the deployments, and MLflow."""
+    """Start the local platform, on loopback unless asked otherwise: Prefect server and UI with
+    the deployments, and MLflow.
+    """
     prepare()
     with only_json(as_json) as out:
-        from deployments import platform
+        from deployments.servers import local_platform
 
         started = time.monotonic()
         try:
             with checking():
-                links = platform.up(host).links
+                links = local_platform.up(host).links
         except RuntimeError as error:
             print(f"erpd: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
@@ -256,18 +349,18 @@ def up(
 def down() -> None:
     """Stop the local platform."""
     prepare()
-    from deployments import platform
+    from deployments.servers import local_platform
 
-    print(f"stopped {platform.down()} processes")
+    print(f"stopped {local_platform.down()} processes")
 
 
 @app.command()
 def status() -> None:
     """What of the local platform is running."""
     prepare()
-    from deployments import platform
+    from deployments.servers import local_platform
 
-    for key, value in platform.status().items():
+    for key, value in local_platform.status().items():
         print(f"{key:<12} {value}")
 
 
@@ -275,7 +368,7 @@ def status() -> None:
 def doctor() -> None:
     """Check this machine: what is there, what is missing, and how to get it."""
     prepare()
-    from deployments.doctor import examine
+    from deployments.commands.doctor import examine
 
     raise typer.Exit(0 if examine(Console()) else 1)
 

@@ -14,5 +14,5 @@ fi
 prefect work-pool inspect "$pool" >/dev/null 2>&1 || prefect work-pool create "$pool" --type process
 prefect work-pool set-concurrency-limit "$pool" 1
 prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
-python -c 'import asyncio, deployments.dead_runs as dead; asyncio.run(dead.mark_dead_runs())'
+python -c 'import asyncio, deployments.servers.dead_runs as dead; asyncio.run(dead.mark_dead_runs())'
 prefect variable set erpd_deployed "$version" --overwrite

@@ -1,6 +1,8 @@
-"""Is a service ready? `health.py http://HOST:PORT/PATH`, or `health.py HOST:PORT` for a Ray node; exit code 0 when it is.
+"""Is a service ready? `health.py http://HOST:PORT/PATH`, or `health.py HOST:PORT` for a Ray node;
+exit code 0 when it is.
 
-`ray health-check` would say the same, but imports all of Ray each time: seconds of a core, twice a minute, on every node.
+`ray health-check` would say the same, but imports all of Ray each time: seconds of a core, twice a
+minute, on every node.
 """
 
 import os
@@ -23,7 +25,9 @@ def ray(address: str) -> bool:
 
     ask = grpc.insecure_channel(address).unary_unary("/grpc.health.v1.Health/Check")
     token = os.environ.get("RAY_AUTH_TOKEN", "")
-    return bool(ask(b"", timeout=SECONDS, metadata=[("authorization", f"Bearer {token}")]) == SERVING)
+    return bool(
+        ask(b"", timeout=SECONDS, metadata=[("authorization", f"Bearer {token}")]) == SERVING
+    )
 
 
 if __name__ == "__main__":

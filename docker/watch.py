@@ -1,8 +1,10 @@
-"""Beside a Prefect worker: take the automatic decision for campaigns whose person did not answer in time, as `erpd up` does."""
+"""Beside a Prefect worker: take the automatic decision for campaigns whose person did not answer
+in time, as `erpd up` does.
+"""
 
 import time
 
-from flows.asking import answer_overdue
+from flows.steps.human_decision import answer_overdue
 
 SECONDS = 5.0
 

@@ -1,4 +1,6 @@
-"""A hook of mkdocs: links to files of the repository that are no part of the site become the file's name in code, its path as a title."""
+"""A hook of mkdocs: links to files of the repository that are no part of the site become the
+file's name in code, its path as a title.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s:#]+)\)")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """What is there but not in the site; a link to what is nowhere stays as it is, for mkdocs to complain of."""
+    """What is there but not in the site; a link to what is nowhere stays as it is, for mkdocs to
+    complain of.
+    """
     here, site = Path(page.file.abs_src_path).parent, Path(config.docs_dir).resolve()
 
     def shown(link: re.Match[str]) -> str:
@@ -21,4 +25,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return link.group()
         return f'<code title="{path.relative_to(site.parent)}">{text}</code>'
 
-    return "".join(part if part.startswith("```") else LINK.sub(shown, part) for part in FENCE.split(markdown))
+    return "".join(
+        part if part.startswith("```") else LINK.sub(shown, part) for part in FENCE.split(markdown)
+    )

@@ -1,4 +1,6 @@
-"""Trajectory rewards to advantages: of a trajectory among its group, or of each token by a value network."""
+"""Trajectory rewards to advantages: of a trajectory among its group, or of each token by a value
+network.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from erpd_core.faults import Fault
 
 
 def group_normalised(reward_S: Tensor, group_S: Tensor, eps: float = 1e-4) -> Tensor:
-    """(R - mean of its group) / (std of its group + eps), GRPO's advantage (DeepSeekMath, Eq. 4; sample std as in TRL).
+    """(R - mean of its group) / (std of its group + eps), GRPO's advantage (DeepSeekMath, Eq. 4;
+    sample std as in TRL).
 
-    **Returns:** advantage_S, float32. A group of one, or of all equal rewards, gets exactly 0: it says nothing.
+    **Returns:** advantage_S, float32. A group of one, or of all equal rewards, gets exactly 0: it
+    says nothing.
     """
     groups = int(group_S.max()) + 1
     count_G = torch.zeros(groups).index_add_(0, group_S, torch.ones_like(reward_S))
@@ -24,10 +28,12 @@ def group_normalised(reward_S: Tensor, group_S: Tensor, eps: float = 1e-4) -> Te
 
 
 def length_adaptive_lambda(length_S: Tensor, alpha: float = 0.05) -> Tensor:
-    """`1 - 1 / (alpha * length)` within [0, 1], VAPO's for the policy (arXiv 2504.05118): credit reaches over a share alpha of a response.
+    """`1 - 1 / (alpha * length)` within [0, 1], VAPO's for the policy (arXiv 2504.05118): credit
+    reaches over a share alpha of a response.
 
-    ERPD prints it without the "1 -"; that value exceeds 1 for responses under 1 / alpha tokens and nears 0 for long ones, so we follow
-    VAPO. Responses of up to 1 / alpha tokens (20 at the default) get 0.
+    ERPD prints it without the "1 -"; that value exceeds 1 for responses under 1 / alpha tokens and
+    nears 0 for long ones, so we follow VAPO. Responses of up to 1 / alpha tokens (20 at the
+    default) get 0.
 
     **Returns:** lambda_S, float64.
     """
@@ -35,15 +41,22 @@ def length_adaptive_lambda(length_S: Tensor, alpha: float = 0.05) -> Tensor:
 
 
 def gae(reward_S: Tensor, value_N: Tensor, length_S: Tensor, lambda_S: Tensor) -> Tensor:
-    """Generalised advantage estimates (Schulman et al. 2016) with gamma 1 and the outcome R as the reward of a response's last token.
+    """Generalised advantage estimates (Schulman et al. 2016) with gamma 1 and the outcome R as the
+    reward of a response's last token.
 
-    `A_t = sum_k lambda^k delta_{t+k}` with `delta_t = V_{t+1} - V_t`, at the last token `R - V_t`. Lambda 1 gives `R - V_t`, 0 delta.
+    `A_t = sum_k lambda^k delta_{t+k}` with `delta_t = V_{t+1} - V_t`, at the last token `R - V_t`.
+    Lambda 1 gives `R - V_t`, 0 delta.
 
-    **Arguments:** `value_N` is V of the state each response token was chosen in, before that token; `lambda_S` one lambda per response.
-    **Returns:** advantage_N, float32 (worked out in float64). Raises ValueError when the tokens are not as many as the lengths say.
+    **Arguments:** `value_N` is V of the state each response token was chosen in, before that token;
+    `lambda_S` one lambda per response.
+    **Returns:** advantage_N, float32 (worked out in float64). Raises ValueError when the tokens are
+    not as many as the lengths say.
     """
     if int(length_S.sum()) != len(value_N):
-        raise ValueError(f"{len(value_N)} values for responses of {int(length_S.sum())} tokens; take the values of this batch")
+        raise ValueError(
+            f"{len(value_N)} values for responses of {int(length_S.sum())} tokens; take the "
+            f"values of this batch"
+        )
     last_S = length_S.cumsum(0) - 1
     next_N = value_N.double().roll(-1)
     next_N[last_S] = reward_S.double()
@@ -65,6 +78,7 @@ def whitened(advantage_N: Tensor, eps: float = 1e-8) -> Tensor:
     std = centred_N.square().mean().sqrt().item()
     if not 1e-12 < std < math.inf:
         raise Fault(
-            "the advantage is the same on every token, or not finite, so there is nothing to learn", "see the critic and the outcomes"
+            "the advantage is the same on every token, or not finite, so there is nothing to learn",
+            "see the critic and the outcomes",
         )
     return (centred_N / (std + eps)).float()

@@ -1,7 +1,8 @@
-"""Layers over the branches of a flat row (`erpd_core.layout`): attention, in the signature of transformers' interface, and recurrences.
+"""Layers over the branches of a flat row (`erpd_core.layout`): attention, in the signature of
+transformers' interface, and recurrences.
 
-Attention runs branch by branch where arithmetic is what costs (CPU), and as one block-sparse kernel over the row where launches and the
-memory of masks are (CUDA with Triton: torch's flex attention).
+Attention runs branch by branch where arithmetic is what costs (CPU), and as one block-sparse kernel
+over the row where launches and the memory of masks are (CUDA with Triton: torch's flex attention).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from erpd_core.layout import AttentionBucket, MicroBatch
 
 
 class Row:
-    """A micro-batch's branches on the device of its model; what a way of attending needs is made when first asked for."""
+    """A micro-batch's branches on the device of its model; what a way of attending needs is made
+    when first asked for.
+    """
 
     def __init__(self, micro: MicroBatch, device: torch.device) -> None:
         self.device = device
@@ -36,7 +39,9 @@ class Row:
         return tuple(bucket.to(self.device) for bucket in self._micro.buckets)
 
     def block_mask(self, window: int | None) -> BlockMask:
-        """Who sees whom over the whole row: a token sees its branch and that branch's prompt, as far back as `window` says."""
+        """Who sees whom over the whole row: a token sees its branch and that branch's prompt, as
+        far back as `window` says.
+        """
         if window not in self._masks:
             branch_T, prompt_T, position_T = self._tokens
 
@@ -45,17 +50,23 @@ class Row:
                 return seen if window is None else seen & (position_T[q] - position_T[k] < window)
 
             length = len(branch_T)
-            make: Callable[..., BlockMask] = _compiled_mask() if self.device.type == "cuda" else create_block_mask
+            make: Callable[..., BlockMask] = (
+                _compiled_mask() if self.device.type == "cuda" else create_block_mask
+            )
             self._masks[window] = make(sees, None, None, length, length, device=str(self.device))
         return self._masks[window]
 
     @cached_property
     def _tokens(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each token of the row: its branch, the branch of its prompt (of a prompt's, its own), its position."""
+        """Of each token of the row: its branch, the branch of its prompt (of a prompt's, its
+        own), its position.
+        """
         branches = self._micro.branches
         at = {branch.start: index for index, branch in enumerate(branches)}
         lengths = torch.tensor([branch.length for branch in branches])
-        ids = torch.tensor([(index, at[branch.prompt_start]) for index, branch in enumerate(branches)])
+        ids = torch.tensor(
+            [(index, at[branch.prompt_start]) for index, branch in enumerate(branches)]
+        )
         branch_T, prompt_T = torch.repeat_interleave(ids, lengths, dim=0).to(self.device).unbind(1)
         return branch_T, prompt_T, self._micro.position_T.to(self.device)
 
@@ -76,31 +87,45 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attend within each branch of the row.
 
-    **Arguments:** `query` [1, heads, T, D]; `key`, `value` [1, kv heads, T, D]; `row` the branches; `sliding_window` how many tokens a
-    query sees, itself the last. `attention_mask` is not used: the branches say who sees whom. **Returns:** ([1, T, heads, D], None).
-    Raises NotImplementedError for soft-capped scores (`softcap`) and attention sinks (`s_aux`).
+    **Arguments:** `query` [1, heads, T, D]; `key`, `value` [1, kv heads, T, D]; `row` the branches;
+    `sliding_window` how many tokens a query sees, itself the last. `attention_mask` is not used:
+    the branches say who sees whom. **Returns:** ([1, T, heads, D], None). Raises
+    NotImplementedError for soft-capped scores (`softcap`) and attention sinks (`s_aux`).
     """
     if softcap is not None or s_aux is not None:
-        raise NotImplementedError("soft-capped scores and attention sinks are not known to the shared-prompt layout")
+        raise NotImplementedError(
+            "soft-capped scores and attention sinks are not known to the shared-prompt layout"
+        )
     attend = attend_in_one_kernel if row.in_one_kernel else attend_by_branch
     return attend(query, key, value, row, scaling, sliding_window), None
 
 
-def attend_in_one_kernel(query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float | None, window: int | None) -> Tensor:
-    """[1, T, heads, D] by flex attention over the row; blocks of the row that see nothing of each other cost nothing."""
-    attend: Callable[..., Tensor] = _compiled_attention() if query.device.type == "cuda" else flex_attention  # type: ignore[assignment]
+def attend_in_one_kernel(
+    query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float | None, window: int | None
+) -> Tensor:
+    """[1, T, heads, D] by flex attention over the row; blocks of the row that see nothing of
+    each other cost nothing.
+    """
+    on_gpu = query.device.type == "cuda"
+    attend: Callable[..., Tensor] = _compiled_attention() if on_gpu else flex_attention  # type: ignore[assignment]
     grouped = query.shape[1] != key.shape[1]
-    out = attend(query, key, value, block_mask=row.block_mask(window), scale=scaling, enable_gqa=grouped)
+    out = attend(
+        query, key, value, block_mask=row.block_mask(window), scale=scaling, enable_gqa=grouped
+    )
     return out.transpose(1, 2)
 
 
-def attend_by_branch(query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float | None, window: int | None) -> Tensor:
+def attend_by_branch(
+    query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float | None, window: int | None
+) -> Tensor:
     """[1, T, heads, D], a bucket of branches after the other."""
     heads, width = query.shape[1], query.shape[2]
     q_T, k_T, v_T = (x[0].transpose(0, 1) for x in (query, key, value))
     out_T = query.new_zeros(width, heads, value.shape[-1])
     for bucket in row.buckets:
-        mask_BQK = bucket.mask_BQK if window is None else bucket.mask_BQK & (bucket.back_BQK < window)
+        mask_BQK = (
+            bucket.mask_BQK if window is None else bucket.mask_BQK & (bucket.back_BQK < window)
+        )
         attended = scaled_dot_product_attention(
             _rows(q_T, bucket.query_BQ).transpose(1, 2),
             _rows(k_T, bucket.key_BK).transpose(1, 2),
@@ -115,22 +140,30 @@ def attend_by_branch(query: Tensor, key: Tensor, value: Tensor, row: Row, scalin
 
 
 def shared_prefix_recurrence(layer: Callable[[Tensor], Tensor], hidden: Tensor, row: Row) -> Tensor:
-    """A layer with a state that goes from token to token (linear attention, a short convolution) on every branch of the row.
+    """A layer with a state that goes from token to token (linear attention, a short convolution) on
+    every branch of the row.
 
-    Each branch is written out with its prompt before it, since a state cannot be shared as keys are; padding comes after, where nothing
-    looks back at it. **Arguments:** `layer` [B, L, H] -> [B, L, H], causal; `hidden` [1, T, H]. **Returns:** [1, T, H].
+    Each branch is written out with its prompt before it, since a state cannot be shared as keys
+    are; padding comes after, where nothing looks back at it. **Arguments:** `layer` [B, L, H] ->
+    [B, L, H], causal; `hidden` [1, T, H]. **Returns:** [1, T, H].
     """
     out_TH = torch.zeros_like(hidden[0])
     for bucket in row.buckets:
         written_BKH = layer(_rows(hidden[0], bucket.key_BK))
-        first_B1 = torch.arange(len(bucket.key_BK), device=hidden.device)[:, None] * written_BKH.shape[1]
+        first_B1 = (
+            torch.arange(len(bucket.key_BK), device=hidden.device)[:, None] * written_BKH.shape[1]
+        )
         index_M = (first_B1 + bucket.self_BQ).flatten()[bucket.output_M]
-        out_TH = out_TH.index_copy(0, bucket.row_M, written_BKH.flatten(0, 1).index_select(0, index_M))
+        out_TH = out_TH.index_copy(
+            0, bucket.row_M, written_BKH.flatten(0, 1).index_select(0, index_M)
+        )
     return out_TH[None]
 
 
 def _rows(x_T: Tensor, index_BL: Tensor) -> Tensor:
-    """[B, L, ...] of rows [T, ...]. index_select, since the gradient of plain indexing adds up in no fixed order on the CPU."""
+    """[B, L, ...] of rows [T, ...]. index_select, since the gradient of plain indexing adds up
+    in no fixed order on the CPU.
+    """
     return x_T.index_select(0, index_BL.flatten()).unflatten(0, index_BL.shape)
 
 

@@ -1,7 +1,9 @@
-"""One value per response token, wherever it lies: in memory, on disk, or worked out where it is read.
+"""One value per response token, wherever it lies: in memory, on disk, or worked out where it is
+read.
 
-A batch of 16,000 responses of 20,000 tokens has 320 million of them, 1.28 GB a float32 column; a minibatch reads a few per cent of that. So
-what trains reads columns by place and never whole. A tensor is a column too.
+A batch of 16,000 responses of 20,000 tokens has 320 million of them, 1.28 GB a float32 column; a
+minibatch reads a few per cent of that. So what trains reads columns by place and never whole. A
+tensor is a column too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import torch
 from torch import Tensor
 
 STRETCH = 1 << 18
-"""Tokens worked on at once where a whole column is gone through: 1 MB of float32, so that what is made of them stays in the cache."""
+"""Tokens worked on at once where a whole column is gone through: 1 MB of float32, so that what
+is made of them stays in the cache.
+"""
 
 
 class Column(Protocol):
@@ -46,7 +50,9 @@ class PerSequence:
         start, stop, step = where.indices(len(self))
         if stop <= start or step != 1:
             return self[torch.arange(start, stop, step)]
-        first, last = (torch.searchsorted(self.offset_S, torch.tensor([start, stop - 1]), right=True) - 1).tolist()
+        first, last = (
+            torch.searchsorted(self.offset_S, torch.tensor([start, stop - 1]), right=True) - 1
+        ).tolist()
         edge = self.offset_S[first : last + 2].clamp(start, stop)
         return torch.repeat_interleave(self.value_S[first : last + 1], edge.diff())
 

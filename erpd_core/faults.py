@@ -1,4 +1,6 @@
-"""Numbers that a training cannot go on with, said in one line: what, where, how to mend it (docs/faults.md has every one)."""
+"""Numbers that a training cannot go on with, said in one line: what, where, how to mend it
+(docs/faults.md has every one).
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,19 @@ from contextlib import contextmanager
 class Fault(ArithmeticError):
     """What is wrong is in the numbers, so that doing it again would not help.
 
-    Example: `str(Fault("grad_norm is nan", "lower the learning rate", "step 12").within("teacher training"))` is
-    `"teacher training, step 12: grad_norm is nan; lower the learning rate"`
+    Example: `str(Fault("grad_norm is nan", "lower the learning rate", "step 12").within("teacher
+    training"))` is `"teacher training, step 12: grad_norm is nan; lower the learning rate"`
     """
 
     def __init__(self, what: str, mend: str, where: str = "") -> None:
-        super().__init__(what, mend, where)  # all of them, so that it can be handed from process to process
+        # all of them, so that it can be handed from process to process
+        super().__init__(what, mend, where)
         self.what, self.mend, self.where = what, mend, where
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.mend}" if self.where else f"{self.what}; {self.mend}"
+        return (
+            f"{self.where}: {self.what}; {self.mend}" if self.where else f"{self.what}; {self.mend}"
+        )
 
     def within(self, place: str) -> Fault:
         """The same fault, of a part of `place`."""

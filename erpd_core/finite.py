@@ -1,4 +1,6 @@
-"""Are the numbers of a training finite? Asked of a step's record before its update, and of weights before they are kept."""
+"""Are the numbers of a training finite? Asked of a step's record before its update, and of
+weights before they are kept.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from erpd_core.faults import Fault
-from erpd_core.team import ALONE, Team, local
+from erpd_core.parallel import ALONE, Team, local
 
 SLOWER = "lower the learning rate or constrain the loss"
 
@@ -24,14 +26,22 @@ def non_finite(values: Tensor) -> int:
     return int((~torch.isfinite(values)).sum())
 
 
-def require_finite(record: Mapping[str, float], step: int, suspects: Callable[[], Suspects], mend: str = SLOWER) -> None:
-    """Raises Fault when a number of the record is not finite. It blames the first of `suspects` that is not, else the number itself."""
+def require_finite(
+    record: Mapping[str, float], step: int, suspects: Callable[[], Suspects], mend: str = SLOWER
+) -> None:
+    """Raises Fault when a number of the record is not finite. It blames the first of `suspects`
+    that is not, else the number itself.
+    """
     wrong = [(name, value) for name, value in record.items() if not math.isfinite(value)]
     if not wrong:
         return
     for name, (tensors, its_mend) in suspects().items():
         if count := sum(map(non_finite, tensors)):
-            raise Fault(f"{count} values of {name} are not finite ({_told(wrong)})", its_mend, f"step {step}")
+            raise Fault(
+                f"{count} values of {name} are not finite ({_told(wrong)})",
+                its_mend,
+                f"step {step}",
+            )
     raise Fault(_told(wrong), mend, f"step {step}")
 
 
@@ -39,11 +49,19 @@ def _told(wrong: list[tuple[str, float]]) -> str:
     return ", ".join(f"{name} is {value}" for name, value in wrong[:3])
 
 
-def require_finite_weights(named: Iterable[tuple[str, Tensor]], step: int, team: Team = ALONE) -> None:
-    """Raises Fault when weights are not finite. Every member of the team calls it, with its shards, and all of them raise."""
+def require_finite_weights(
+    named: Iterable[tuple[str, Tensor]], step: int, team: Team = ALONE
+) -> None:
+    """Raises Fault when weights are not finite. Every member of the team calls it, with its
+    shards, and all of them raise.
+    """
     own = [name for name, weight in named if non_finite(local(weight.detach()))]
     if wrong := sorted({name for names in team.gather(own) for name in names}):
-        raise Fault(f"{len(wrong)} weights have become NaN or infinite, first {wrong[0]}", SLOWER, f"step {step}")
+        raise Fault(
+            f"{len(wrong)} weights have become NaN or infinite, first {wrong[0]}",
+            SLOWER,
+            f"step {step}",
+        )
 
 
 def require_finite_column(values: Tensor, what: str, mend: str) -> None:
@@ -53,15 +71,19 @@ def require_finite_column(values: Tensor, what: str, mend: str) -> None:
 
 
 def require_bounded_kl(record: Mapping[str, float], guessing: float, step: int) -> None:
-    """Raises Fault when KL(old || theta), nats per token of old's samples, exceeds `guessing`, the logarithm of the vocabulary.
+    """Raises Fault when KL(old || theta), nats per token of old's samples, exceeds `guessing`, the
+    logarithm of the vocabulary.
 
-    A policy that guesses evenly among all tokens is nearer to old then. A student is to stay near; a teacher may go anywhere (Sec. 3.1).
-    It is the plain estimate (k1): one token that old found unlikely and theta does not carries k3 of a minibatch away.
+    A policy that guesses evenly among all tokens is nearer to old then. A student is to stay near;
+    a teacher may go anywhere (Sec. 3.1). It is the plain estimate (k1): one token that old found
+    unlikely and theta does not carries k3 of a minibatch away.
     """
     kl = record["kl_old_theta_on_old_batch"] + 1 - record["ratio_mean"]
     if kl > guessing:
         raise Fault(
-            f"KL(old || student) is {kl:.3g} nats per token; even guessing among all tokens has no more than {guessing:.3g}",
-            "lower the learning rate, or set distill.kl_stop to end there and go on with the student it has by then",
+            f"KL(old || student) is {kl:.3g} nats per token; even guessing among all tokens has "
+            f"no more than {guessing:.3g}",
+            "lower the learning rate, or set distill.kl_stop to end there and go on with the "
+            "student it has by then",
             f"step {step}",
         )

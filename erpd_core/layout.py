@@ -1,9 +1,11 @@
-"""How sequences are laid out for a model call: one flat row per micro-batch, each prompt stored once and shared by its samples.
+"""How sequences are laid out for a model call: one flat row per micro-batch, each prompt stored
+once and shared by its samples.
 
-A row holds, group after group, the prompt's tokens and then each response's tokens but its last (nothing is predicted from it). Position
-ids of a response continue from its prompt. All layers but attention see one dense matrix; attention runs over `branches`: a prompt
-attends to itself, a response to its prompt and to itself. `erpd_core.attention` runs it; where that is done branch by branch, branches of
-similar length are padded together (`MicroBatch.buckets`).
+A row holds, group after group, the prompt's tokens and then each response's tokens but its last
+(nothing is predicted from it). Position ids of a response continue from its prompt. All layers but
+attention see one dense matrix; attention runs over `branches`: a prompt attends to itself, a
+response to its prompt and to itself. `erpd_core.attention` runs it; where that is done branch by
+branch, branches of similar length are padded together (`MicroBatch.buckets`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from erpd_core.batch import TokenBatch
 
 
 class Branch(NamedTuple):
-    """A prompt, or a response that continues one: row positions of its own tokens, and of the prompt before them (none before a prompt)."""
+    """A prompt, or a response that continues one: row positions of its own tokens, and of the
+    prompt before them (none before a prompt).
+    """
 
     start: int
     length: int
@@ -30,7 +34,9 @@ class Branch(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionBucket:
-    """Branches attended together, padded to the longest: int64 indices into the flat row. Padding repeats row 0."""
+    """Branches attended together, padded to the longest: int64 indices into the flat row.
+    Padding repeats row 0.
+    """
 
     query_BQ: Tensor
     """Row index of each query."""
@@ -45,8 +51,12 @@ class AttentionBucket:
 
     @cached_property
     def self_BQ(self) -> Tensor:
-        """Which of its branch's keys each query is itself: it sees all before it, and none after."""
-        return self.prompt_B[:, None] + torch.arange(self.query_BQ.shape[1], device=self.prompt_B.device)
+        """Which of its branch's keys each query is itself: it sees all before it, and none
+        after.
+        """
+        return self.prompt_B[:, None] + torch.arange(
+            self.query_BQ.shape[1], device=self.prompt_B.device
+        )
 
     @cached_property
     def mask_BQK(self) -> Tensor:
@@ -56,7 +66,9 @@ class AttentionBucket:
     @property
     def back_BQK(self) -> Tensor:
         """How many tokens before a query a key stands."""
-        return self.self_BQ[..., None] - torch.arange(self.key_BK.shape[1], device=self.key_BK.device)
+        return self.self_BQ[..., None] - torch.arange(
+            self.key_BK.shape[1], device=self.key_BK.device
+        )
 
     def to(self, device: torch.device) -> AttentionBucket:
         moved = (self.query_BQ, self.key_BK, self.prompt_B, self.output_M, self.row_M)
@@ -84,14 +96,20 @@ class MicroBatch:
 
 
 def plan(batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[MicroBatch]:
-    """Micro-batches of at most `token_budget` input tokens each (one sequence with its prompt may exceed it alone).
+    """Micro-batches of at most `token_budget` input tokens each (one sequence with its prompt may
+    exceed it alone).
 
-    Groups are taken longest first and filled first-fit; a group is split only when it alone exceeds the budget.
+    Groups are taken longest first and filled first-fit; a group is split only when it alone exceeds
+    the budget.
     """
     by_group: dict[int, list[int]] = {}
     for sequence in sequences.tolist():
         by_group.setdefault(int(batch.group_S[sequence]), []).append(sequence)
-    pieces = [piece for group, members in by_group.items() for piece in _split(batch, group, members, token_budget)]
+    pieces = [
+        piece
+        for group, members in by_group.items()
+        for piece in _split(batch, group, members, token_budget)
+    ]
     pieces.sort(key=lambda piece: -piece[1])
     bins: list[tuple[list[list[int]], int]] = []
     for members, cost in pieces:
@@ -105,7 +123,9 @@ def plan(batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[MicroB
     return [lay_out(batch, held) for held, _ in bins]
 
 
-def _split(batch: TokenBatch, group: int, members: list[int], token_budget: int) -> list[tuple[list[int], int]]:
+def _split(
+    batch: TokenBatch, group: int, members: list[int], token_budget: int
+) -> list[tuple[list[int], int]]:
     prompt = len(batch.prompts[group])
     members = sorted(members, key=lambda s: (-int(batch.length_S[s]), s))
     pieces: list[tuple[list[int], int]] = []
@@ -140,7 +160,9 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
             response = batch.response(sequence)
             count = len(response) - 1
             targets.append(response)
-            predict.append(torch.cat([torch.tensor([start + length - 1]), torch.arange(row, row + count)]))
+            predict.append(
+                torch.cat([torch.tensor([start + length - 1]), torch.arange(row, row + count)])
+            )
             if count:
                 inputs.append(response[:-1])
                 positions.append(torch.arange(length, length + count))
@@ -157,15 +179,23 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
 
 
 def _bucket(branches: Sequence[Branch]) -> tuple[AttentionBucket, ...]:
-    """Group branches so that padding wastes at most a sixth of a bucket's score matrix, of small ones more."""
-    order = sorted(branches, key=lambda b: (b.length * (b.length + b.prompt_length), b), reverse=True)
+    """Group branches so that padding wastes at most a sixth of a bucket's score matrix, of small
+    ones more.
+    """
+    order = sorted(
+        branches, key=lambda b: (b.length * (b.length + b.prompt_length), b), reverse=True
+    )
     buckets: list[AttentionBucket] = []
     held: list[Branch] = []
     useful = width_q = width_k = 0
     for branch in order:
         q, k = branch.length, branch.length + branch.prompt_length
         new_q, new_k = max(width_q, q), max(width_k, k)
-        if held and (len(held) + 1) * new_q * new_k > 1.2 * (useful + q * k) and new_q * new_k > 64 * 64:
+        if (
+            held
+            and (len(held) + 1) * new_q * new_k > 1.2 * (useful + q * k)
+            and new_q * new_k > 64 * 64
+        ):
             buckets.append(_pad(held, width_q, width_k))
             held, useful, new_q, new_k = [], 0, q, k
         held.append(branch)
@@ -180,7 +210,8 @@ def _pad(branches: list[Branch], width_q: int, width_k: int) -> AttentionBucket:
     k = torch.arange(width_k)
     real_BQ = q < length_B[:, None]
     query_BQ = torch.where(real_BQ, start_B[:, None] + q, 0)
-    own_BK = k - prompt_B[:, None]  # position inside the branch's own tokens; negative: inside its prompt
+    # position inside the branch's own tokens; negative: inside its prompt
+    own_BK = k - prompt_B[:, None]
     key_BK = torch.where(own_BK < 0, prefix_B[:, None] + k, start_B[:, None] + own_BK)
     key_BK = torch.where(own_BK < length_B[:, None], key_BK, 0)
     output_M = real_BQ.flatten().nonzero().squeeze(1)

@@ -1,8 +1,10 @@
-"""Hidden states to token log-probs and entropy, chunk by chunk: a [tokens, vocab] tensor never exists for a whole batch.
+"""Hidden states to token log-probs and entropy, chunk by chunk: a [tokens, vocab] tensor never
+exists for a whole batch.
 
-Two ways with the same numbers. `token_logprobs` gives columns that anything may be made of; its backward makes each chunk's logits again.
-`fused_loss` is for a loss that is a sum over tokens: each chunk's loss is known while its logits are there, so its gradient is made in
-the same pass, with three products by the head instead of four.
+Two ways with the same numbers. `token_logprobs` gives columns that anything may be made of; its
+backward makes each chunk's logits again. `fused_loss` is for a loss that is a sum over tokens: each
+chunk's loss is known while its logits are there, so its gradient is made in the same pass, with
+three products by the head instead of four.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import torch
 from torch import Tensor
 
 CHUNK = 512
-"""Response tokens whose logits exist at once while the head's gradient, which each chunk goes over as a whole, is made."""
+"""Response tokens whose logits exist at once while the head's gradient, which each chunk goes
+over as a whole, is made.
+"""
 
 FORWARD_CHUNK = 128
 """And while none is."""
@@ -26,7 +30,9 @@ ChunkLoss = Callable[[slice, Tensor, Tensor], Tensor]
 
 @dataclass
 class _Chunk:
-    """Next-token distributions of some tokens. With logits z, p = softmax(z): d lp / dz = onehot - p, dH / dz_j = -p_j (log p_j + H)."""
+    """Next-token distributions of some tokens. With logits z, p = softmax(z): d lp / dz = onehot
+    - p, dH / dz_j = -p_j (log p_j + H).
+    """
 
     logit_nV: Tensor
     """float32 logits minus their row's largest."""
@@ -45,26 +51,41 @@ class _Chunk:
         total_n = exp_nV.sum(-1)
         mean_logit_n = torch.bmm(exp_nV[:, None, :], logit_nV[:, :, None]).flatten() / total_n
         lp_n = logit_nV.gather(1, token_n[:, None]).squeeze(1) - total_n.log()
-        return cls(logit_nV, exp_nV, total_n, token_n, lp_n, (total_n.log() - mean_logit_n).clamp(min=0.0))
+        return cls(
+            logit_nV, exp_nV, total_n, token_n, lp_n, (total_n.log() - mean_logit_n).clamp(min=0.0)
+        )
 
     def grad_logits(self, grad_lp_n: Tensor, grad_entropy_n: Tensor) -> Tensor:
         """[n, V] gradient of the logits. Takes over `exp_nV`: a chunk can be asked once."""
         if bool(grad_entropy_n.any()):
             centre_n = self.entropy_n - self.total_n.log()
-            slope_nV = self.logit_nV.add_(centre_n[:, None]).mul_(grad_entropy_n[:, None]).add_(grad_lp_n[:, None])
+            slope_nV = (
+                self.logit_nV.add_(centre_n[:, None])
+                .mul_(grad_entropy_n[:, None])
+                .add_(grad_lp_n[:, None])
+            )
             grad_nV = self.exp_nV.mul_(slope_nV).div_(-self.total_n[:, None])
         else:
             grad_nV = self.exp_nV.mul_((-grad_lp_n / self.total_n)[:, None])
         return grad_nV.scatter_add_(1, self.token_n[:, None], grad_lp_n[:, None])
 
 
-_by_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_by_onednn = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()
+    else None
+)
 
 
 def logits(hidden_nH: Tensor, weight_VH: Tensor) -> Tensor:
-    """[n, V]. In float32 on a CPU by oneDNN, which torch.compile takes too: for few rows and many columns it is quicker than MKL, which
-    torch takes (`python -m benchmarks.head`)."""
-    if _by_onednn and hidden_nH.device.type == "cpu" and hidden_nH.dtype == weight_VH.dtype == torch.float32:
+    """[n, V]. In float32 on a CPU by oneDNN, which torch.compile takes too: for few rows and many
+    columns it is quicker than MKL, which torch takes (`python -m benchmarks.head`).
+    """
+    if (
+        _by_onednn
+        and hidden_nH.device.type == "cpu"
+        and hidden_nH.dtype == weight_VH.dtype == torch.float32
+    ):
         product: Tensor = _by_onednn(hidden_nH, weight_VH, None, "none", [], "")
         return product
     return hidden_nH @ weight_VH.T
@@ -79,7 +100,10 @@ class _Gradients:
 
     def __init__(self, hidden_NH: Tensor, weight_VH: Tensor) -> None:
         self.hidden_NH, self.weight_VH = hidden_NH, weight_VH
-        self.grad_hidden_NH, self.grad_weight_VH = torch.empty_like(hidden_NH), torch.zeros_like(weight_VH)
+        self.grad_hidden_NH, self.grad_weight_VH = (
+            torch.empty_like(hidden_NH),
+            torch.zeros_like(weight_VH),
+        )
 
     def add(self, part: slice, grad_nV: Tensor) -> None:
         grad_nV = grad_nV.to(self.hidden_NH.dtype)
@@ -91,7 +115,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """Forward keeps hidden states and targets only; backward makes each chunk's logits again."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
         lp_N = hidden_NH.new_empty(len(token_N), dtype=torch.float32)
         entropy_N = torch.empty_like(lp_N)
         for part in _parts(len(token_N), FORWARD_CHUNK):
@@ -115,7 +141,8 @@ def token_logprobs(hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor) -> tup
     """Log-probability of each token and entropy of each next-token distribution.
 
     **Arguments:** `hidden_NH` hidden states that predict `token_N`; `weight_VH` the output head.
-    **Returns:** (lp_N, entropy_N), float32, nats, both differentiable in the hidden states and the head.
+    **Returns:** (lp_N, entropy_N), float32, nats, both differentiable in the hidden states and the
+    head.
     """
     return _ChunkedLogprobs.apply(hidden_NH, weight_VH, token_N)
 
@@ -124,15 +151,22 @@ class _FusedLoss(torch.autograd.Function):
     """Forward makes the gradients already; backward only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor, loss: ChunkLoss) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor, loss: ChunkLoss
+    ) -> Tensor:
         found = _Gradients(hidden_NH, weight_VH)
         value = torch.zeros((), device=hidden_NH.device)
         for part in _parts(len(token_N)):
             chunk = _Chunk.of(hidden_NH[part], weight_VH, token_N[part])
             with torch.enable_grad():
-                lp_n, entropy_n = chunk.lp_n.detach().requires_grad_(), chunk.entropy_n.detach().requires_grad_()
+                lp_n, entropy_n = (
+                    chunk.lp_n.detach().requires_grad_(),
+                    chunk.entropy_n.detach().requires_grad_(),
+                )
                 added = loss(part, lp_n, entropy_n)
-                grads = torch.autograd.grad(added, (lp_n, entropy_n), allow_unused=True, materialize_grads=True)
+                grads = torch.autograd.grad(
+                    added, (lp_n, entropy_n), allow_unused=True, materialize_grads=True
+                )
             value += added.detach()
             found.add(part, chunk.grad_logits(*grads))
         ctx.save_for_backward(found.grad_hidden_NH, found.grad_weight_VH)
@@ -145,8 +179,10 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def fused_loss(hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor, loss: ChunkLoss) -> Tensor:
-    """The sum of `loss` over chunks of tokens: a scalar, differentiable once in the hidden states and the head.
+    """The sum of `loss` over chunks of tokens: a scalar, differentiable once in the hidden states
+    and the head.
 
-    Equals `loss` of all of `token_logprobs` at once whenever the loss is a sum over tokens. It is called once for each chunk, in order.
+    Equals `loss` of all of `token_logprobs` at once whenever the loss is a sum over tokens. It is
+    called once for each chunk, in order.
     """
     return _FusedLoss.apply(hidden_NH, weight_VH, token_N, loss)

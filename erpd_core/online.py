@@ -1,4 +1,6 @@
-"""What is known of a step of on-policy training: its fresh samples, and the updates taken on them (Fig. 8, Tables 3 and 4)."""
+"""What is known of a step of on-policy training: its fresh samples, and the updates taken on
+them (Fig. 8, Tables 3 and 4).
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ def informative_groups(advantage_S: Tensor, group_S: Tensor) -> int:
 def fresh_record(batch: TokenBatch, lp_N: Tensor, entropy_N: Tensor, start_N: Tensor) -> Record:
     """Means over one fresh batch of theta, before its update.
 
-    **Arguments:** `lp_N`, `entropy_N` theta's own, `start_N` the log-probs of the policy the run started from, float32 columns.
-    **Returns:** `reward_mean` per response (accuracy on training prompts), `length_mean` tokens per response, `entropy` nats per token, and
-    `kl_theta_start`: KL(theta || start), k1, sampled by theta, nats per token; the tables' KL, but on training prompts.
+    **Arguments:** `lp_N`, `entropy_N` theta's own, `start_N` the log-probs of the policy the run
+    started from, float32 columns.
+    **Returns:** `reward_mean` per response (accuracy on training prompts), `length_mean` tokens per
+    response, `entropy` nats per token, and `kl_theta_start`: KL(theta || start), k1, sampled by
+    theta, nats per token; the tables' KL, but on training prompts.
     """
     return {
         "reward_mean": batch.reward_S.double().mean().item(),
@@ -32,8 +36,13 @@ def fresh_record(batch: TokenBatch, lp_N: Tensor, entropy_N: Tensor, start_N: Te
 
 
 def mean_record(updates: Sequence[Record]) -> Record:
-    """The records of the updates on one batch as one: means, of `ratio_max` the largest and of `ratio_min` the smallest; {} for none."""
+    """The records of the updates on one batch as one: means, of `ratio_max` the largest and of
+    `ratio_min` the smallest; {} for none.
+    """
     keys = dict.fromkeys(key for update in updates for key in update)
     columns = {key: [update[key] for update in updates if key in update] for key in keys}
     extremes = {"ratio_max": max, "ratio_min": min}
-    return {key: extremes[key](values) if key in extremes else sum(values) / len(values) for key, values in columns.items()}
+    return {
+        key: extremes[key](values) if key in extremes else sum(values) / len(values)
+        for key, values in columns.items()
+    }

@@ -16,8 +16,8 @@ from erpd_core.finite import SLOWER, Suspects, require_finite
 from erpd_core.kl import k3
 from erpd_core.logprobs import fused_loss, token_logprobs
 from erpd_core.losses import SEQUENCE_LEVEL, LossInputs, Totals, policy_loss
+from erpd_core.parallel import ALONE, Team, deal, local
 from erpd_core.signals import Signal
-from erpd_core.team import ALONE, Team, deal, local
 
 Record = dict[str, float]
 
@@ -29,10 +29,14 @@ class Trainable(Protocol):
 
 
 class PolicyModel(Trainable, Protocol):
-    """What the loop needs of a model; `tasks/models.py` makes one of a transformers model."""
+    """What the loop needs of a model; `tasks/models/policy.py` makes one of a transformers
+    model.
+    """
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
-        """The sequences as micro-batches of its own layout (`erpd_core.layout`, `erpd_core.padded`): `sequences` and `token_N` in each."""
+        """The sequences as micro-batches of its own layout (`erpd_core.layout`,
+        `erpd_core.padded`): `sequences` and `token_N` in each.
+        """
 
     def hidden(self, micro: Any) -> Tensor:
         """[N, H] hidden states that predict the micro-batch's response tokens."""
@@ -42,17 +46,27 @@ class PolicyModel(Trainable, Protocol):
 
 
 def make_optimizer(model: Trainable, config: OptimizerConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 @torch.no_grad()
 def score(model: PolicyModel, batch: TokenBatch, token_budget: int) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy of every response token under the model: (lp_N, entropy_N), float32 on the CPU, the batch's own order."""
+    """Log-prob and entropy of every response token under the model: (lp_N, entropy_N), float32
+    on the CPU, the batch's own order.
+    """
     lp_N = torch.empty(batch.tokens)
     entropy_N = torch.empty(batch.tokens)
     for micro in model.plan(batch, torch.arange(batch.sequences), token_budget):
         index = batch.token_index(micro.sequences)
-        lp, entropy = token_logprobs(model.hidden(micro), model.head(), micro.token_N.to(model.head().device))
+        lp, entropy = token_logprobs(
+            model.hidden(micro), model.head(), micro.token_N.to(model.head().device)
+        )
         lp_N[index], entropy_N[index] = lp.cpu(), entropy.cpu()
     return lp_N, entropy_N
 
@@ -73,16 +87,30 @@ def optimize(
     start: int = 0,
     team: Team = ALONE,
 ) -> Iterator[Record]:
-    """Take optimizer steps `start + 1 ... steps` on a fixed batch; yield the record of each after it is taken.
+    """Take optimizer steps `start + 1 ... steps` on a fixed batch; yield the record of each after
+    it is taken.
 
-    **Arguments:** `old_N` a column over the batch's tokens; `signal` what the loss sees as advantage; `seed` fixes the data order, so a run
-    resumed at `start` with the optimizer's state goes on exactly as an undisturbed one; `team` who else trains this model: every member
-    makes the same call, does its part of each minibatch, and yields the same records. Raises Fault, before the update, at a loss, a
-    gradient or any other number of the record that is not finite.
+    **Arguments:** `old_N` a column over the batch's tokens; `signal` what the loss sees as
+    advantage; `seed` fixes the data order, so a run resumed at `start` with the optimizer's state
+    goes on exactly as an undisturbed one; `team` who else trains this model: every member makes the
+    same call, does its part of each minibatch, and yields the same records. Raises Fault, before
+    the update, at a loss, a gradient or any other number of the record that is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)
     for step in range(start + 1, steps + 1):
-        yield _step(model, optimizer, batch, next(order), old_N, signal, loss, max_grad_norm, token_budget, step, team)
+        yield _step(
+            model,
+            optimizer,
+            batch,
+            next(order),
+            old_N,
+            signal,
+            loss,
+            max_grad_norm,
+            token_budget,
+            step,
+            team,
+        )
 
 
 def _step(
@@ -114,12 +142,22 @@ def _step(
         seq_n = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
 
         def part_loss(
-            part: slice, lp_n: Tensor, entropy_n: Tensor,
-            index: Tensor = index, old_n: Tensor = old_n, seq_n: Tensor = seq_n, reward_S: Tensor = reward_S, lengths: Tensor = lengths,
-        ) -> Tensor:  # fmt: skip
-            """What some tokens of the micro-batch add to the minibatch's loss; their statistics are taken on the way."""
+            part: slice,
+            lp_n: Tensor,
+            entropy_n: Tensor,
+            index: Tensor = index,
+            old_n: Tensor = old_n,
+            seq_n: Tensor = seq_n,
+            reward_S: Tensor = reward_S,
+            lengths: Tensor = lengths,
+        ) -> Tensor:
+            """What some tokens of the micro-batch add to the minibatch's loss; their statistics
+            are taken on the way.
+            """
             signal_n = signal.at(index[part], lp_n.detach())
-            x = LossInputs(lp_n, old_n[part], signal_n, entropy_n, reward_S, seq_n[part], lengths, totals)
+            x = LossInputs(
+                lp_n, old_n[part], signal_n, entropy_n, reward_S, seq_n[part], lengths, totals
+            )
             added, metrics = policy_loss(loss, x)
             statistics.add(x, metrics)
             return added
@@ -141,8 +179,14 @@ def _step(
         place = batch.token_index(chosen)
         return {
             "the old policy's log-probs": ([old_N[place]], "start from another policy"),
-            "the signal": ([signal.at(place, old_N[place])], "look at the policies of its two sides"),
-            "the weights": ((local(parameter.detach()) for parameter in model.parameters()), SLOWER),
+            "the signal": (
+                [signal.at(place, old_N[place])],
+                "look at the policies of its two sides",
+            ),
+            "the weights": (
+                (local(parameter.detach()) for parameter in model.parameters()),
+                SLOWER,
+            ),
         }
 
     require_finite(record, step, suspects)
@@ -151,7 +195,9 @@ def _step(
 
 
 def _keep_company(model: PolicyModel, batch: TokenBatch, chosen: Tensor) -> None:
-    """A model call without a gradient, on the shortest sequence: members that still have a micro-batch need everyone's shards."""
+    """A model call without a gradient, on the shortest sequence: members that still have a
+    micro-batch need everyone's shards.
+    """
     shortest = int(chosen[batch.length_S[chosen].argmin()])
     (micro,) = model.plan(batch, chosen.new_tensor([shortest]), 1)
     hidden, head = model.hidden(micro), model.head()
@@ -159,7 +205,9 @@ def _keep_company(model: PolicyModel, batch: TokenBatch, chosen: Tensor) -> None
 
 
 class StepStatistics:
-    """Means over a minibatch's tokens of what Fig. 4, 5, 9 and 10 plot, taken before the step's update. Only sums are kept."""
+    """Means over a minibatch's tokens of what Fig. 4, 5, 9 and 10 plot, taken before the step's
+    update. Only sums are kept.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -167,7 +215,9 @@ class StepStatistics:
         """The smallest and the largest of each part."""
 
     def add(self, x: LossInputs, metrics: dict[str, Tensor]) -> None:
-        lp_N, reward_N, old_N = (column.detach().double() for column in (x.lp_N, x.reward_N, x.old_N))
+        lp_N, reward_N, old_N = (
+            column.detach().double() for column in (x.lp_N, x.reward_N, x.old_N)
+        )
         log_ratio_N, prob_N, positive_N = lp_N - old_N, lp_N.exp(), (reward_N > 0.5).double()
         error_N = reward_N - prob_N
         columns = {
@@ -180,7 +230,11 @@ class StepStatistics:
             **{f"error^{power}": error_N**power for power in (1, 2)},
         }
         for name, mask_N in (("positive", positive_N), ("negative", 1 - positive_N)):
-            columns |= {f"{name}s": mask_N, f"prob_{name}": prob_N * mask_N, f"log_ratio_{name}": log_ratio_N * mask_N}
+            columns |= {
+                f"{name}s": mask_N,
+                f"prob_{name}": prob_N * mask_N,
+                f"log_ratio_{name}": log_ratio_N * mask_N,
+            }
         sums = torch.stack([column.double().sum() for column in columns.values()])
         ends = log_ratio_N.aminmax()
         *found, low, high = torch.cat([sums, ends.min.exp()[None], ends.max.exp()[None]]).tolist()
@@ -191,17 +245,24 @@ class StepStatistics:
     def record(self, team: Team = ALONE) -> Record:
         """Of the tokens of all members, the same for each.
 
-        `kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL, which is on fresh samples of theta.
+        `kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL,
+        which is on fresh samples of theta.
         """
         told = team.gather((self._sums, self._ratios))
         names = next(sums for sums, _ in told if sums)
         sums = {name: math.fsum(one[name] for one, _ in told if one) for name in names}
         ratios = [ratio for _, found in told for ratio in found]
         tokens = sums.pop("tokens")
-        spread, left = (sums.pop(f"{name}^2") / tokens - (sums.pop(f"{name}^1") / tokens) ** 2 for name in ("reward", "error"))
+        spread, left = (
+            sums.pop(f"{name}^2") / tokens - (sums.pop(f"{name}^1") / tokens) ** 2
+            for name in ("reward", "error")
+        )
         of_sign: Record = {}
         for name in ("positive", "negative"):
-            count, parts = sums.pop(f"{name}s"), {key: sums.pop(f"{key}_{name}") for key in ("prob", "log_ratio")}
+            count, parts = (
+                sums.pop(f"{name}s"),
+                {key: sums.pop(f"{key}_{name}") for key in ("prob", "log_ratio")},
+            )
             if count:
                 of_sign |= {f"{key}_{name}": total / count for key, total in parts.items()}
         record = {name: total / tokens for name, total in sums.items()}

@@ -1,7 +1,8 @@
-"""Small, serialisable values that stages hand each other. They carry identities, never tensors and never paths.
+"""Small, serialisable values that stages hand each other. They carry identities, never tensors and
+never paths.
 
-Identities (`id`) are content hashes made by the store (`tasks/store.py`): the same question asked of the same inputs has the same id on
-every machine.
+Identities (`id`) are content hashes made by the store (`tasks/store/store.py`): the same question
+asked of the same inputs has the same id on every machine.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ Verdict = Literal["correct", "wrong", "unparsable", "timeout"]
 Mode = Literal["math_verify", "polaris", "matharena"]
 """Others' grading, which brings its own way to find the answer."""
 Extractor = Literal["auto", "boxed", "hash", "code", Mode]
-"""How a response is graded: where our own rule finds the answer (a box or a final line, a box only, after the last '#'), the last block of
-code run on its tests, or another's rule whole."""
+"""How a response is graded: where our own rule finds the answer (a box or a final line, a box only,
+after the last '#'), the last block of code run on its tests, or another's rule whole.
+"""
 
 
 class Frozen(BaseModel):
@@ -35,7 +37,9 @@ class Problem(Frozen):
     prompt: str
     """The text given to the policy, or to its chat template when it has one."""
     answer: str
-    """The gold answer, as the grader reads it; of a code problem, its unit tests: JSON of inputs, outputs and, for functions, fn_name."""
+    """The gold answer, as the grader reads it; of a code problem, its unit tests: JSON of
+    inputs, outputs and, for functions, fn_name.
+    """
 
 
 class PolicyRef(Frozen):
@@ -47,7 +51,9 @@ class PolicyRef(Frozen):
     id: str
     role: Role = "base"
     step: int = 0
-    """Steps of the training that kept it: optimizer steps, or the fresh batches of an online stage."""
+    """Steps of the training that kept it: optimizer steps, or the fresh batches of an online
+    stage.
+    """
 
 
 class Overlap(Frozen):
@@ -55,13 +61,17 @@ class Overlap(Frozen):
 
     action: Literal["report", "drop", "refuse"]
     checked: int
-    """Prompts that were compared: the whole pool where overlapping ones are dropped, else those drawn."""
+    """Prompts that were compared: the whole pool where overlapping ones are dropped, else those
+    drawn.
+    """
     exact: int
     """Of them, equal to such a problem but for spacing, case and dollar signs."""
     ngram: int
     """Of the others, those sharing enough word n-grams with one."""
     benchmarks: dict[str, int]
-    """Overlapping prompts by the name of what they overlap with; names without any are there with 0."""
+    """Overlapping prompts by the name of what they overlap with; names without any are there
+    with 0.
+    """
 
 
 class ProblemsRef(Frozen):
@@ -75,11 +85,15 @@ class ProblemsRef(Frozen):
     origin: str | None = None
     """The hub's `id@commit`, for what came from there."""
     overlap: Overlap | None = None
-    """What the check against validation and benchmarks found, for training prompts that were checked."""
+    """What the check against validation and benchmarks found, for training prompts that were
+    checked.
+    """
 
 
 class RolloutRef(Frozen):
-    """Graded samples of one policy on one problem list: tokens, text, verdicts, in durable shards."""
+    """Graded samples of one policy on one problem list: tokens, text, verdicts, in durable
+    shards.
+    """
 
     id: str
     policy: PolicyRef
@@ -93,12 +107,16 @@ class RolloutRef(Frozen):
 
 
 class JudgedRef(Frozen):
-    """What an LLM judge said of a rollout's responses that rules do not call correct. Verdicts of the rollout itself stay as they are."""
+    """What an LLM judge said of a rollout's responses that rules do not call correct. Verdicts
+    of the rollout itself stay as they are.
+    """
 
     id: str
     rollouts: str
     outcomes: dict[str, int]
-    """What the judge said (`tasks.judge.Outcome`) -> of how many responses; `same` is how many it turned to correct."""
+    """What the judge said (`tasks.evaluation.judge.Outcome`) -> of how many responses; `same` is
+    how many it turned to correct.
+    """
     calls: int
     """Requests made; replies found in the cache made none."""
     tokens: int
@@ -107,7 +125,9 @@ class JudgedRef(Frozen):
 
 
 class LogprobRef(Frozen):
-    """One float32 column over a rollout's response tokens: log pi(a_t | s_t) of `policy`, with its entropy beside it."""
+    """One float32 column over a rollout's response tokens: log pi(a_t | s_t) of `policy`, with
+    its entropy beside it.
+    """
 
     id: str
     policy: PolicyRef
@@ -116,7 +136,9 @@ class LogprobRef(Frozen):
 
 
 class ValuesRef(Frozen):
-    """One float32 column over a rollout's response tokens: a critic's value of the state each was chosen in. The critic is beside it."""
+    """One float32 column over a rollout's response tokens: a critic's value of the state each
+    was chosen in. The critic is beside it.
+    """
 
     id: str
     init: PolicyRef
@@ -124,11 +146,15 @@ class ValuesRef(Frozen):
     rollouts: str
     """Identity of the RolloutRef it was fitted to and belongs to."""
     explained_variance: float | None
-    """1 - Var(R - V) / Var(R) over the batch's response tokens; None where all outcomes are equal."""
+    """1 - Var(R - V) / Var(R) over the batch's response tokens; None where all outcomes are
+    equal.
+    """
 
 
 class TrainingRef(Frozen):
-    """A finished training run: its kept policies in order of steps, and (in the store) a record per step."""
+    """A finished training run: its kept policies in order of steps, and (in the store) a record
+    per step.
+    """
 
     id: str
     trail: tuple[PolicyRef, ...]
@@ -138,7 +164,9 @@ class TrainingRef(Frozen):
         for policy in self.trail:
             if policy.step == step:
                 return policy
-        raise LookupError(f"step {step} was not kept; kept steps are {[policy.step for policy in self.trail]}")
+        raise LookupError(
+            f"step {step} was not kept; kept steps are {[policy.step for policy in self.trail]}"
+        )
 
     @property
     def last(self) -> PolicyRef:
@@ -157,8 +185,9 @@ class Score(Frozen):
 class EvalReport(Frozen):
     """What is known of a policy: the contract's REPORT.
 
-    `kl_old` and `kl_base` are k1 estimates of KL(policy || ref) in nats per token on fresh samples of the policy itself, against the
-    iteration's start and the campaign's base. `entropy` is nats per token, `length` response tokens per sample.
+    `kl_old` and `kl_base` are k1 estimates of KL(policy || ref) in nats per token on fresh samples
+    of the policy itself, against the iteration's start and the campaign's base. `entropy` is nats
+    per token, `length` response tokens per sample.
     """
 
     policy: str

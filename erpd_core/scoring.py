@@ -1,6 +1,8 @@
-"""AVG@K, pass@K, majority@K, intervals clustered by problem, and the paired comparison of two policies.
+"""AVG@K, pass@K, majority@K, intervals clustered by problem, and the paired comparison of two
+policies.
 
-Samples of one problem are not independent, so the unit of uncertainty is the problem: a mean over problems of per-problem means.
+Samples of one problem are not independent, so the unit of uncertainty is the problem: a mean over
+problems of per-problem means.
 """
 
 from __future__ import annotations
@@ -17,16 +19,20 @@ Outcomes = Mapping[str, Sequence[float]]
 """Problem id -> its K outcomes, 0 or 1."""
 
 Votes = Mapping[str, Sequence[Hashable | None]]
-"""Problem id -> the answer each of its K samples gave, equal for equivalent answers; None where there is no answer."""
+"""Problem id -> the answer each of its K samples gave, equal for equivalent answers; None where
+there is no answer.
+"""
 
 _Z95 = NormalDist().inv_cdf(0.975)
 
 
 def avg_at_k(outcomes: Outcomes) -> Score:
-    """Mean accuracy over K samples a problem with a 95 % problem-clustered interval (normal, cut to [0, 1]).
+    """Mean accuracy over K samples a problem with a 95 % problem-clustered interval (normal, cut to
+    [0, 1]).
 
-    When every problem has the same mean the normal interval would have no width; Wilson's interval over problems is used instead.
-    Raises ValueError when there is no problem, or problems have different numbers of samples.
+    When every problem has the same mean the normal interval would have no width; Wilson's interval
+    over problems is used instead. Raises ValueError when there is no problem, or problems have
+    different numbers of samples.
     """
     k = _same_k(outcomes)
     avg, ci95 = clustered([sum(row) / k for row in outcomes.values()])
@@ -37,30 +43,42 @@ def clustered(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """The mean of one value in [0, 1] per problem, and its 95 % interval as `avg_at_k` makes it."""
     n = len(values)
     mean, error = _mean_and_error(values)
-    low, high = _wilson(mean, n) if max(values) == min(values) else (mean - _Z95 * error, mean + _Z95 * error)
+    low, high = (
+        _wilson(mean, n)
+        if max(values) == min(values)
+        else (mean - _Z95 * error, mean + _Z95 * error)
+    )
     return mean, (max(0.0, low), min(1.0, high))
 
 
 def pass_at_k(outcomes: Outcomes, k: int) -> float:
-    """Chance that at least one of k samples is right: the unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al. 2021)."""
+    """Chance that at least one of k samples is right: the unbiased estimator 1 - C(n - c, k) /
+    C(n, k) (Chen et al. 2021).
+    """
     n = _same_k(outcomes)
     if not 1 <= k <= n:
         raise ValueError(f"pass@{k} needs 1 <= k <= {n} samples a problem")
-    values = [1.0 - math.comb(n - round(sum(row)), k) / math.comb(n, k) for row in outcomes.values()]
+    values = [
+        1.0 - math.comb(n - round(sum(row)), k) / math.comb(n, k) for row in outcomes.values()
+    ]
     return math.fsum(values) / len(values)
 
 
 def pass_curve(outcomes: Outcomes) -> dict[int, float]:
     """pass@k at the powers of two below K and at K itself: what more tries would bring."""
     n = _same_k(outcomes)
-    return {k: pass_at_k(outcomes, k) for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n)}
+    return {
+        k: pass_at_k(outcomes, k) for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n)
+    }
 
 
 def majority_at_k(outcomes: Outcomes, votes: Votes) -> dict[str, float]:
-    """Problem -> how right the answer is that most of its K samples gave (self-consistency, Wang et al. 2023).
+    """Problem -> how right the answer is that most of its K samples gave (self-consistency, Wang et
+    al. 2023).
 
-    It is the mean outcome of the samples that gave the most frequent answer. Of answers equally frequent each counts alike, which is what
-    drawing one of them at random would come to: no tie is won by luck. Samples without an answer do not vote, and where none votes it is 0.
+    It is the mean outcome of the samples that gave the most frequent answer. Of answers equally
+    frequent each counts alike, which is what drawing one of them at random would come to: no tie is
+    won by luck. Samples without an answer do not vote, and where none votes it is 0.
 
     Raises ValueError when problems or numbers of samples of the two differ.
     """
@@ -73,7 +91,11 @@ def majority_at_k(outcomes: Outcomes, votes: Votes) -> dict[str, float]:
 def _majority(outcomes: Sequence[float], votes: Sequence[Hashable | None]) -> float:
     counts = Counter(vote for vote in votes if vote is not None)
     most = max(counts.values(), default=0)
-    won = [outcome for outcome, vote in zip(outcomes, votes, strict=True) if vote is not None and counts[vote] == most]
+    won = [
+        outcome
+        for outcome, vote in zip(outcomes, votes, strict=True)
+        if vote is not None and counts[vote] == most
+    ]
     return sum(won) / len(won) if won else 0.0
 
 
@@ -87,7 +109,9 @@ class Comparison:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """95 % interval, normal. Where all problems differ alike its half width is that of Wilson's interval at 0, not nothing."""
+        """95 % interval, normal. Where all problems differ alike its half width is that of
+        Wilson's interval at 0, not nothing.
+        """
         if self.problems < 2:
             return -1.0, 1.0
         half = _Z95 * self.standard_error or _wilson(0.0, self.problems)[1]
@@ -99,7 +123,9 @@ class Comparison:
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
-    """Paired by problem. Raises ValueError when the problems differ: the comparison would not be paired."""
+    """Paired by problem. Raises ValueError when the problems differ: the comparison would not be
+    paired.
+    """
     ka, kb = _paired(a, b)
     gains = [sum(a[problem]) / ka - sum(b[problem]) / kb for problem in a]
     mean, error = _mean_and_error(gains)
@@ -107,29 +133,37 @@ def compare(a: Outcomes, b: Outcomes) -> Comparison:
 
 
 def p_value(a: Outcomes, b: Outcomes) -> float:
-    """Two-sided chance of a paired difference at least this large if the policies were equally good on every problem.
+    """Two-sided chance of a paired difference at least this large if the policies were equally good
+    on every problem.
 
-    The exact sign-flip test: then each problem's difference is as likely the other way round, independently, and every choice of signs is
-    as likely as any other. All 2^n are counted, by the value of their sum; nothing is drawn and no distribution is assumed.
-    Raises ValueError as `compare`.
+    The exact sign-flip test: then each problem's difference is as likely the other way round,
+    independently, and every choice of signs is as likely as any other. All 2^n are counted, by the
+    value of their sum; nothing is drawn and no distribution is assumed. Raises ValueError as
+    `compare`.
     """
     ka, kb = _paired(a, b)
     steps = [abs(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka) for problem in a]
     unit = math.gcd(*steps)
     if unit == 0:
         return 1.0
-    observed = abs(sum(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka for problem in a)) // unit
+    observed = (
+        abs(sum(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka for problem in a)) // unit
+    )
     total = sum(steps) // unit
     chance = [1.0]  # of each number of units counted upwards, by problem after problem
     for step in (step // unit for step in steps if step):
         nothing = [0.0] * step
-        chance = [0.5 * (down + up) for down, up in zip(chance + nothing, nothing + chance, strict=True)]
+        chance = [
+            0.5 * (down + up) for down, up in zip(chance + nothing, nothing + chance, strict=True)
+        ]
     return min(1.0, math.fsum(p for up, p in enumerate(chance) if abs(2 * up - total) >= observed))
 
 
 def _paired(a: Outcomes, b: Outcomes) -> tuple[int, int]:
     if a.keys() != b.keys():
-        raise ValueError(f"policies were tried on different problems ({len(a.keys() ^ b.keys())} are not shared)")
+        raise ValueError(
+            f"policies were tried on different problems ({len(a.keys() ^ b.keys())} are not shared)"
+        )
     return _same_k(a), _same_k(b)
 
 
@@ -144,7 +178,10 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 def _same_k(outcomes: Outcomes) -> int:
     sizes = {len(row) for row in outcomes.values()}
     if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"AVG@K needs the same number of samples, at least one, for every problem; found {sorted(sizes) or 'no problem'}")
+        raise ValueError(
+            f"AVG@K needs the same number of samples, at least one, for every problem; found "
+            f"{sorted(sizes) or 'no problem'}"
+        )
     return sizes.pop()
 
 

@@ -1,9 +1,11 @@
-"""After a teacher: which signal next (Sec. 4.4, Fig. 3), decided from validation scores and their uncertainty.
+"""After a teacher: which signal next (Sec. 4.4, Fig. 3), decided from validation scores and their
+uncertainty.
 
-Strategy 1 while the teacher is better than its start beyond noise; else 3 when an earlier student is clearly behind the teacher; else 2;
-else an online stage (Fig. 8); else stop. A fallback is taken `at_most` so often until a teacher or an online stage helps again: in Table 2
-strategy 3 is taken once, though the student it moved away from is behind still, and strategy 2 follows.
-The evidence is returned with the decision, and so is why every other strategy was not taken.
+Strategy 1 while the teacher is better than its start beyond noise; else 3 when an earlier student
+is clearly behind the teacher; else 2; else an online stage (Fig. 8); else stop. A fallback is taken
+`at_most` so often until a teacher or an online stage helps again: in Table 2 strategy 3 is taken
+once, though the student it moved away from is behind still, and strategy 2 follows. The evidence is
+returned with the decision, and so is why every other strategy was not taken.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ def decide(
 ) -> Decision:
     """Choose the strategy of one iteration.
 
-    **Arguments:** validation outcomes of the iteration's start, of its strong teacher, and of the students of earlier iterations (keyed
-    by iteration; the last one is the start itself and never a candidate); `weak_available`, `online_available`: does the recipe have an
-    unlearned teacher, an online stage; `before`: strategies of the iterations before this one.
-    **Returns:** the decision; `evidence` holds every number it rests on. `strategy: stop` when nothing allowed applies.
+    **Arguments:** validation outcomes of the iteration's start, of its strong teacher, and of the
+    students of earlier iterations (keyed by iteration; the last one is the start itself and never a
+    candidate); `weak_available`, `online_available`: does the recipe have an unlearned teacher, an
+    online stage; `before`: strategies of the iterations before this one.
+    **Returns:** the decision; `evidence` holds every number it rests on. `strategy: stop` when
+    nothing allowed applies.
     """
     gain = compare(teacher, start)
     evidence: dict[str, object] = {
@@ -42,37 +46,65 @@ def decide(
         "min_gain": config.min_gain,
         "before": list(before),
     }
-    behind = {index: compare(teacher, outcomes) for index, outcomes in sorted(students.items()) if index < iteration - 1}
+    behind = {
+        index: compare(teacher, outcomes)
+        for index, outcomes in sorted(students.items())
+        if index < iteration - 1
+    }
     evidence["teacher_minus_student"] = {
-        str(index): {"difference": gap.difference, "standard_error": gap.standard_error} for index, gap in behind.items()
+        str(index): {"difference": gap.difference, "standard_error": gap.standard_error}
+        for index, gap in behind.items()
     }
 
     if (strategy := config.fixed_for(iteration)) is not None:
         if strategy == "S3" and behind:
             evidence["student"] = max(behind, key=lambda i: behind[i].difference)
-        others = {name: f"the recipe fixes {strategy}" for name in ("S1", "S2", "S3", "online") if name != strategy}
-        return Decision(strategy=strategy, reason="fixed by the recipe", evidence=evidence, alternatives=others)
+        others = {
+            name: f"the recipe fixes {strategy}"
+            for name in ("S1", "S2", "S3", "online")
+            if name != strategy
+        }
+        return Decision(
+            strategy=strategy, reason="fixed by the recipe", evidence=evidence, alternatives=others
+        )
 
-    says = f"teacher minus start is {gain.difference:+.3f} (standard error {gain.standard_error:.3f})"
+    says = (
+        f"teacher minus start is {gain.difference:+.3f} (standard error {gain.standard_error:.3f})"
+    )
     not_taken: dict[str, str] = {}
     if "S1" not in config.allowed:
         not_taken["S1"] = "not allowed by the recipe"
     elif gain.beyond_noise(config.z, config.min_gain):
         reason = f"the teacher is better than its start beyond noise: {says}"
-        return Decision(strategy="S1", reason=reason, evidence=evidence, alternatives=_rest("S1", not_taken))
+        return Decision(
+            strategy="S1", reason=reason, evidence=evidence, alternatives=_rest("S1", not_taken)
+        )
     else:
         not_taken["S1"] = f"the teacher is not better than its start beyond noise: {says}"
 
-    clear = [index for index, comparison in behind.items() if comparison.beyond_noise(config.z, config.min_gain)]
+    clear = [
+        index
+        for index, comparison in behind.items()
+        if comparison.beyond_noise(config.z, config.min_gain)
+    ]
     if refused := _refused(config, "S3", before):
         not_taken["S3"] = refused
     elif clear:
         student = max(clear, key=lambda i: behind[i].difference)
         evidence["student"] = student
-        reason = f"the strong teacher has run out, and the student of iteration {student} is clearly behind it"
-        return Decision(strategy="S3", reason=reason, evidence=evidence, alternatives=_rest("S3", not_taken))
+        reason = (
+            f"the strong teacher has run out, and the student of iteration {student} is "
+            f"clearly behind it"
+        )
+        return Decision(
+            strategy="S3", reason=reason, evidence=evidence, alternatives=_rest("S3", not_taken)
+        )
     else:
-        not_taken["S3"] = "no earlier student is clearly behind the teacher" if behind else "there is no student before the start"
+        not_taken["S3"] = (
+            "no earlier student is clearly behind the teacher"
+            if behind
+            else "there is no student before the start"
+        )
 
     fallbacks: tuple[tuple[Fallback, bool, str], ...] = (
         ("S2", weak_available, "weak_teacher"),
@@ -85,9 +117,14 @@ def decide(
             not_taken[name] = f"the recipe has no {section}"
         else:
             reason = "; ".join(
-                ["the strong teacher has run out", *(f"{other}: {why}" for other, why in not_taken.items() if other != "S1")]
+                [
+                    "the strong teacher has run out",
+                    *(f"{other}: {why}" for other, why in not_taken.items() if other != "S1"),
+                ]
             )
-            return Decision(strategy=name, reason=reason, evidence=evidence, alternatives=_rest(name, not_taken))
+            return Decision(
+                strategy=name, reason=reason, evidence=evidence, alternatives=_rest(name, not_taken)
+            )
     reason = "no strategy is left: " + "; ".join(not_taken.values())
     return Decision(strategy="stop", reason=reason, evidence=evidence, alternatives=not_taken)
 
@@ -96,13 +133,23 @@ def _refused(config: DecisionConfig, name: Fallback, before: Sequence[str]) -> s
     """Why the recipe does not want this fallback now, if so."""
     if name not in config.allowed:
         return "not allowed by the recipe"
-    helped = max((place for place, one in enumerate(before, 1) if one in ("S1", "online") and one != name), default=0)
+    helped = max(
+        (place for place, one in enumerate(before, 1) if one in ("S1", "online") and one != name),
+        default=0,
+    )
     taken = sum(one == name for one in before[helped:])
     if taken >= config.at_most.get(name, taken + 1):
-        return f"taken {taken} time{'s' if taken > 1 else ''} already since a teacher or an online stage last helped"
+        return (
+            f"taken {taken} time{'s' if taken > 1 else ''} already since a teacher or an "
+            f"online stage last helped"
+        )
     return None
 
 
 def _rest(taken: str, not_taken: Mapping[str, str]) -> dict[str, str]:
     """Why each strategy but the one taken was not."""
-    return {name: not_taken.get(name, f"{taken} applies") for name in ("S1", "S2", "S3", "online") if name != taken}
+    return {
+        name: not_taken.get(name, f"{taken} applies")
+        for name in ("S1", "S2", "S3", "online")
+        if name != taken
+    }

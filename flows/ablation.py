@@ -1,4 +1,5 @@
-"""A study as a flow: its arms, each a campaign, one after another or side by side where Ray has places for more than one stage.
+"""A study as a flow: its arms, each a campaign, one after another or side by side where Ray has
+places for more than one stage.
 
 What they share is worked out once, and shown as Cached after that.
 """
@@ -16,20 +17,20 @@ from prefect import flow
 
 from erpd_core.faults import Fault
 from erpd_core.refs import Frozen
-from flows.aside import open_tracker
-from flows.at_work import halt
 from flows.campaign import CampaignResult, campaign, campaign_id
-from flows.comparison import entries, study_markdown
-from flows.forms import StudyChoice, Written
-from flows.inputs import check_inputs
-from flows.live import name_run
-from flows.shown import Shown
-from flows.stages import reports_path
-from flows.studies import Arm, Study
-from flows.study_files import remember
-from flows.study_report import write_efficiency_page, write_study_report
+from flows.live.artifacts import Shown
+from flows.live.progress import name_run
+from flows.recipes.forms import StudyChoice, Written
+from flows.recipes.studies import Arm, Study
+from flows.recipes.study_files import remember
+from flows.reports.study import write_efficiency_page, write_study_report
+from flows.reports.study_table import entries, study_markdown
+from flows.steps.in_flight import halt
+from flows.steps.preflight import check_inputs
+from flows.steps.recorder import reports_path
+from flows.steps.tracking_queue import open_tracker
+from tasks.execution.ray_cluster import places
 from tasks.registry import open_registry
-from tasks.resources import places
 from tasks.store import Store, identity, open_store
 
 
@@ -51,9 +52,15 @@ def run_study(study: Study) -> StudyResult:
     return ablation(StudyChoice.of(study))
 
 
-@flow(name="ablation", description="A table or figure of the paper: several campaigns that share what they have in common.")
+@flow(
+    name="ablation",
+    description="A table or figure of the paper: several campaigns that share what they have in "
+    "common.",
+)
 def ablation(what: StudyChoice) -> StudyResult:
-    """Every arm of a study. An arm that fails does not keep the others from running; the study fails at its end, naming it."""
+    """Every arm of a study. An arm that fails does not keep the others from running; the study
+    fails at its end, naming it.
+    """
     study = what.resolve()
     for arm in study.arms:
         check_inputs(arm.config)
@@ -75,16 +82,24 @@ def ablation(what: StudyChoice) -> StudyResult:
 
 
 def failure_of(failed: dict[str, Exception]) -> Exception:
-    """What a study ends with whose other arms are done: where numbers are at fault, the first of them, in its own words."""
+    """What a study ends with whose other arms are done: where numbers are at fault, the first of
+    them, in its own words.
+    """
     faults = [(arm, error) for arm, error in failed.items() if isinstance(error, Fault)]
     if len(faults) < len(failed):
-        return RuntimeError(f"arms failed: {'; '.join(f'{arm}: {error}' for arm, error in failed.items())}")
+        return RuntimeError(
+            f"arms failed: {'; '.join(f'{arm}: {error}' for arm, error in failed.items())}"
+        )
     arm, fault = faults[0]
-    return fault.within(f"arm {arm}" if len(faults) == 1 else f"arm {arm}, the first of {len(faults)} that end so")
+    return fault.within(
+        f"arm {arm}" if len(faults) == 1 else f"arm {arm}, the first of {len(faults)} that end so"
+    )
 
 
 def _run_arms(study: Study) -> Iterator[tuple[Arm, Callable[[], CampaignResult]]]:
-    """Each arm with what gives its result or raises its error: as many at a time as stages have places, as they end."""
+    """Each arm with what gives its result or raises its error: as many at a time as stages have
+    places, as they end.
+    """
     at_once = min(places(study.arms[0].config.runtime), len(study.arms))
     if at_once == 1:
         for arm in study.arms:
@@ -97,7 +112,8 @@ def _run_arms(study: Study) -> Iterator[tuple[Arm, Callable[[], CampaignResult]]
         for future in as_completed(running):
             yield running[future], future.result
     except BaseException:
-        halt(True)  # an interrupt meets this thread alone; the others end before what they use is stopped
+        # an interrupt meets this thread alone; the others end before what they use is stopped
+        halt(True)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -111,7 +127,9 @@ def publish_study(name: str, study: Study) -> None:
     """Write the study's report, failed arms and all, and attach it to MLflow."""
     path = write_report_of(name, study, open_store())
     tracker = open_tracker()
-    run = tracker.campaign_run(name, name, {"scale": study.scale}, {"recipe": study.name, "kind": "study"})
+    run = tracker.campaign_run(
+        name, name, {"scale": study.scale}, {"recipe": study.name, "kind": "study"}
+    )
     tracker.log_artifact(run, path.parent, "report")
     tracker.finish(run)
 
@@ -119,7 +137,10 @@ def publish_study(name: str, study: Study) -> None:
 def show_table(study: Study, name: str) -> None:
     """The table as it stands, as an artifact of the Prefect run."""
     table = study_markdown(entries(open_registry(), known_arms(study), study))
-    report = f"{study.description}\n\n{table}\n\nThe whole report, at the end: `{reports_path(name) / 'report.html'}`"
+    report = (
+        f"{study.description}\n\n{table}\n\nThe whole report, at the end: "
+        f"`{reports_path(name) / 'report.html'}`"
+    )
     Shown("markdown", "study-report").show(report, f"{name}: every arm beside the paper's numbers")
 
 

@@ -1,4 +1,6 @@
-"""A campaign: iterations of batch, teacher, signal and student, each starting from the last student (Sec. 4.4)."""
+"""A campaign: iterations of batch, teacher, signal and student, each starting from the last
+student (Sec. 4.4).
+"""
 
 from __future__ import annotations
 
@@ -13,24 +15,24 @@ from prefect.states import State
 from erpd_core.config import CampaignConfig
 from erpd_core.faults import Fault
 from erpd_core.refs import EvalReport, Frozen
-from flows.aside import Aside
-from flows.asking import Question, ask_elsewhere, can_suspend
-from flows.ended import HOOKS
-from flows.forms import What, Written
-from flows.inputs import check_inputs
-from flows.iteration import IterationResult, iteration
-from flows.live import Live, log_line, name_run
-from flows.publish import publish
-from flows.stages import Desk
-from flows.steps import Known, seed_for
+from flows.live.progress import Live, log_line, name_run
+from flows.live.publish import publish
+from flows.recipes.forms import What, Written
+from flows.steps.context import Known, seed_for
+from flows.steps.hooks import HOOKS
+from flows.steps.human_decision import Question, ask_elsewhere, can_suspend
+from flows.steps.iteration import IterationResult, iteration
+from flows.steps.preflight import check_inputs
+from flows.steps.recorder import Desk
+from flows.steps.tracking_queue import Aside
 from tasks.datasets import draw_problems
-from tasks.evaluate import EvaluatePolicy
-from tasks.judge.rollouts import judge_question
-from tasks.policies import import_policy
+from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.evaluation.judge.rollouts import judge_question
+from tasks.execution.submit import StageRunner
+from tasks.host.shutdown import stop_in, why_stopped
+from tasks.models.import_policy import import_policy
 from tasks.registry import open_registry
-from tasks.resources import StageRunner
 from tasks.rollouts import SampleRollouts
-from tasks.stops import stop_in, why_stopped
 from tasks.store import identity
 
 
@@ -47,22 +49,38 @@ class CampaignResult(Frozen):
 
 
 def campaign_id(config: CampaignConfig) -> str:
-    """The same question is the same campaign, on every machine: that is how a killed one is found again.
+    """The same question is the same campaign, on every machine: that is how a killed one is found
+    again.
 
     The model and data files enter by their bytes, not by where they lie.
     """
-    sources = {"prompts": config.prompts, "validation": config.evaluation.validation, **config.evaluation.benchmarks}
+    sources = {
+        "prompts": config.prompts,
+        "validation": config.evaluation.validation,
+        **config.evaluation.benchmarks,
+    }
     question = config.question() | {"model": import_policy(config.model).identity()}
-    question |= {"sources": {name: draw_problems(name, source, 0).question() for name, source in sources.items()}}
+    question |= {
+        "sources": {
+            name: draw_problems(name, source, 0).question() for name, source in sources.items()
+        }
+    }
     question["prompts"] = None
     del question["iterations"]  # how far to go: more of them add to the same campaign
     judge = {"judge": judge_question(config.evaluation.judge)} if config.evaluation.judge else {}
-    kept = config.evaluation.model_dump(mode="json", include={"validation_sampling", "sampling", "samples", "signal"})
+    kept = config.evaluation.model_dump(
+        mode="json", include={"validation_sampling", "sampling", "samples", "signal"}
+    )
     question["evaluation"] = kept | judge
     return f"{config.name}-{identity('campaign', question, {}, 1)[-10:]}"
 
 
-@flow(name="campaign", task_runner=StageRunner(), description="Iterations of batch, teacher, signal and student, from a recipe.", **HOOKS)
+@flow(
+    name="campaign",
+    task_runner=StageRunner(),
+    description="Iterations of batch, teacher, signal and student, from a recipe.",
+    **HOOKS,
+)
 def campaign(what: What) -> CampaignResult:
     """Every stage that the store already answers is shown as Cached; the rest is worked out."""
     return carry_out(*what.resolve())
@@ -79,8 +97,11 @@ def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
     name = campaign_id(config)
     name_run(name)
     commit = _git_commit()
-    open_registry().campaign_started(name, config.name, recipe, config.model_dump(mode="json"), commit)
-    params = {key: value for key, value in config.question().items() if key != "iterations"}  # MLflow's never change, and this may grow
+    open_registry().campaign_started(
+        name, config.name, recipe, config.model_dump(mode="json"), commit
+    )
+    # MLflow's never change, and this may grow
+    params = {key: value for key, value in config.question().items() if key != "iterations"}
     desk = Desk.open(name, config, Aside(name, params))
     desk.aside.say(lambda tracker, run: tracker.tag(run, {**desk.tags, "fault": "none"}))
     status = "failed"
@@ -135,7 +156,10 @@ class Campaign:
                     "start_validation": result.student_validation,
                     "students": {**known.students, index: result.student_policy},
                     "strategies": (*known.strategies, result.strategy),
-                    "student_validations": {**known.student_validations, index: result.student_validation},
+                    "student_validations": {
+                        **known.student_validations,
+                        index: result.student_validation,
+                    },
                 }
             )
         self.desk.aside.settle()
@@ -154,7 +178,9 @@ class Campaign:
         """Its result, once a person has decided what a person is to decide."""
         waits = self.config.runtime
         asks = not can_suspend(waits.answer_seconds, waits.pause_seconds)
-        while isinstance(result := iteration(self.config, index, known, self.desk.campaign, asks), Question):
+        while isinstance(
+            result := iteration(self.config, index, known, self.desk.campaign, asks), Question
+        ):
             publish(self.desk)
             self.desk.aside.settle()
             self.desk.record_decision(index, ask_elsewhere(result))
@@ -162,15 +188,25 @@ class Campaign:
         return result
 
     def _begin(self) -> tuple[Known, EvalReport]:
-        """The base model and the problems, then the base's validation and its evaluation: side by side what can be."""
+        """The base model and the problems, then the base's validation and its evaluation: side
+        by side what can be.
+        """
         asked = self.config.evaluation
         sources: dict[str, Any] = {"validation": asked.validation, **asked.benchmarks}
-        draws = [(draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", name) for name, source in sources.items()]
-        importing = self.desk.start("import", [(import_policy(self.config.model), "import the base model", "base")], 0)
+        draws = [
+            (draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", name)
+            for name, source in sources.items()
+        ]
+        importing = self.desk.start(
+            "import", [(import_policy(self.config.model), "import the base model", "base")], 0
+        )
         drawing = self.desk.start("problems", draws, 0)
         (base,), (validation, *benchmarks) = importing(), drawing()
         sampling = SampleRollouts(
-            policy=base, problems=validation, sampling=asked.validation_sampling, seed=seed_for(self.config, 0, "validation")
+            policy=base,
+            problems=validation,
+            sampling=asked.validation_sampling,
+            seed=seed_for(self.config, 0, "validation"),
         )
         evaluation = EvaluatePolicy(
             policy=base,
@@ -182,11 +218,18 @@ class Campaign:
             judge=asked.judge,
             seed=seed_for(self.config, 0, "benchmarks"),
         )
-        validating = self.desk.start("rollouts", [(sampling, "validate base", "base validation")], 0)
-        evaluating = self.desk.start("evaluate", [(evaluation, "evaluate base", "base evaluation")], 0)
+        validating = self.desk.start(
+            "rollouts", [(sampling, "validate base", "base validation")], 0
+        )
+        evaluating = self.desk.start(
+            "evaluate", [(evaluation, "evaluate base", "base evaluation")], 0
+        )
         (rollouts,), (report,) = validating(), evaluating()
         self.desk.record_report(0, "base", report, evaluation)
-        for problems, context in ((validation, "validation"), *((one, "test") for one in benchmarks)):
+        for problems, context in (
+            (validation, "validation"),
+            *((one, "test") for one in benchmarks),
+        ):
             self.desk.record_problems(problems, context)
         known = Known(
             base=base,
@@ -204,7 +247,11 @@ def _git_commit() -> str | None:
     """The project's commit, when it runs from a checkout."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

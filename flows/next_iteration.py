@@ -9,13 +9,21 @@ from pydantic import Field
 
 from erpd_core.config import CampaignConfig
 from flows.campaign import CampaignResult, campaign_id, carry_out
-from flows.ended import HOOKS
-from flows.forms import What
-from flows.recipes import config_of
+from flows.recipes.forms import What
+from flows.recipes.load import config_of
+from flows.steps.hooks import HOOKS
+from tasks.execution.submit import StageRunner
 from tasks.registry import open_registry
-from tasks.resources import StageRunner
 
-More = Annotated[int, Field(ge=1, le=100, title="Iterations", description="How many more. One that was cut off is finished first.")]
+More = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=100,
+        title="Iterations",
+        description="How many more. One that was cut off is finished first.",
+    ),
+]
 
 
 @flow(
@@ -36,5 +44,7 @@ def next_iteration(what: What, more: More = 1) -> CampaignResult:
 
 def longer(config: CampaignConfig, more: int) -> CampaignConfig:
     """The campaign with `more` iterations than it has completed."""
-    completed = sum(one.status == "completed" for one in open_registry().iterations(campaign_id(config)))
+    completed = sum(
+        one.status == "completed" for one in open_registry().iterations(campaign_id(config))
+    )
     return config_of(config.model_dump(mode="json") | {"iterations": completed + more}, config.name)

@@ -1,10 +1,12 @@
-"""Train the tiny base of `tasks/tiny_world.py` from scratch and save it as an ordinary Hugging Face model directory.
+"""Train the tiny base of `tasks/datasets/tiny_world.py` from scratch and save it as an ordinary
+Hugging Face model directory.
 
-    python -m scripts.make_tiny_base                  # rewrites tasks/assets/tiny-base: a few minutes on two cores
-    python -m scripts.make_tiny_base --out base --steps 200
+    python -m scripts.make_tiny_base                  # rewrites tasks/models/assets/tiny-base: a
+    few minutes on two cores python -m scripts.make_tiny_base --out base --steps 200
 
-The architecture is Qwen3's, 0.2 M parameters, with a head size of 32, which vLLM's CPU kernels support. Seeded: the same machine, library
-versions and thread count give the same weights. Demonstrations come from the train split alone.
+The architecture is Qwen3's, 0.2 M parameters, with a head size of 32, which vLLM's CPU kernels
+support. Seeded: the same machine, library versions and thread count give the same weights.
+Demonstrations come from the train split alone.
 """
 
 from __future__ import annotations
@@ -18,12 +20,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from erpd_core.refs import Problem
-from tasks import tiny_world
+from tasks.datasets import tiny_world
 
-ASSET = Path(__file__).resolve().parents[1] / "tasks" / "assets" / "tiny-base"
+ASSET = Path(__file__).resolve().parents[1] / "tasks" / "models" / "assets" / "tiny-base"
 PAD, EOS = "<pad>", "<eos>"
 BATCH = 256
 PEAK_LR = 3e-3
@@ -31,7 +39,9 @@ WARMUP = 50
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character. There is no unknown token: text from outside the alphabet is an error, not a silent hole."""
+    """One token per character. There is no unknown token: text from outside the alphabet is an
+    error, not a silent hole.
+    """
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, *tiny_world.ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -49,15 +59,29 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """A Qwen3 of 3 layers with random weights."""
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=32, max_position_embeddings=256, tie_word_embeddings=False, initializer_range=0.05,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        initializer_range=0.05,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
     return Qwen3ForCausalLM(config).float()
 
 
-def batch_of_demonstrations(tokenizer: PreTrainedTokenizerFast, step: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens_BT, labels_BT): fresh train problems with one demonstration each; labels are -100 on the prompt and on padding."""
+def batch_of_demonstrations(
+    tokenizer: PreTrainedTokenizerFast, step: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens_BT, labels_BT): fresh train problems with one demonstration each; labels are -100
+    on the prompt and on padding.
+    """
     rng = random.Random(f"demonstrations/{seed}/{step}")
     asked = tiny_world.problems("train", BATCH, rng.getrandbits(32))
     texts = [p.prompt + tiny_world.demonstration(rng, p) + EOS for p in asked]
@@ -67,9 +91,15 @@ def batch_of_demonstrations(tokenizer: PreTrainedTokenizerFast, step: int, seed:
     return tokens_BT, labels_BT
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
-    """Cross-entropy on responses; AdamW, linear warm-up, cosine decay to zero. Changes `model` in place."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+def train(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int
+) -> None:
+    """Cross-entropy on responses; AdamW, linear warm-up, cosine decay to zero. Changes `model`
+    in place.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01
+    )
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - WARMUP))
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [WARMUP])
@@ -85,39 +115,64 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            print(f"step {step + 1:5d}/{steps}  loss {loss.item():.4f}  {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"step {step + 1:5d}/{steps}  loss {loss.item():.4f}  "
+                f"{time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
 
 
 @torch.no_grad()
 def sample(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: list[Problem], k: int, temperature: float
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    asked: list[Problem],
+    k: int,
+    temperature: float,
 ) -> list[list[str]]:
     """`k` responses to each problem, as text without special tokens."""
     model.eval()
     prompts = tokenizer([p.prompt for p in asked for _ in range(k)], return_tensors="pt")
-    out_BT = model.generate(**prompts, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=16)
+    out_BT = model.generate(
+        **prompts, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=16
+    )
     texts = tokenizer.decode(out_BT[:, prompts.input_ids.shape[1] :], skip_special_tokens=True)
     return [texts[i : i + k] for i in range(0, len(texts), k)]
 
 
-def report(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 300, k: int = 8) -> None:
-    """Print accuracy on validation problems at two temperatures, and each mode's share and accuracy."""
+def report(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 300, k: int = 8
+) -> None:
+    """Print accuracy on validation problems at two temperatures, and each mode's share and
+    accuracy.
+    """
     asked = tiny_world.problems("validation", count, seed=0)
     for temperature in (1.0, 0.6):
-        answers = [(p, r) for p, responses in zip(asked, sample(model, tokenizer, asked, k, temperature), strict=True) for r in responses]
+        answers = [
+            (p, r)
+            for p, responses in zip(
+                asked, sample(model, tokenizer, asked, k, temperature), strict=True
+            )
+            for r in responses
+        ]
         seen, right = Counter(), Counter()
         for problem, response in answers:
             mode = tiny_world.mode(problem, response)
             seen[mode] += 1
             right[mode] += tiny_world.extract(response) == problem.answer
-        print(f"T = {temperature}: accuracy {right.total() / len(answers):.3f} on {count} validation problems x {k}")
+        print(
+            f"T = {temperature}: accuracy {right.total() / len(answers):.3f} on {count} "
+            f"validation problems x {k}"
+        )
         for mode, n in seen.most_common():
             print(f"    {mode:7s} share {n / len(answers):.3f}  accuracy {right[mode] / n:.3f}")
 
 
 def main() -> None:
     """Train, save, and report on what was saved (not on what is in memory)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ASSET)
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
@@ -127,8 +182,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary of {len(tokenizer)}")
-    tokenizer.save_pretrained(args.out)  # before training, which leaves its padding settings in the tokenizer
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary of {len(tokenizer)}"
+    )
+    # before training, which leaves its padding settings in the tokenizer
+    tokenizer.save_pretrained(args.out)
     train(model, tokenizer, args.steps, args.seed)
     model.save_pretrained(args.out)
 

@@ -1,8 +1,10 @@
-"""Run a recipe over several seeds and write what came of it: raw results as JSON Lines and a table in Markdown.
+"""Run a recipe over several seeds and write what came of it: raw results as JSON Lines and a table
+in Markdown.
 
     python -m scripts.seeds tiny --seeds 5 --out docs/results
 
-Each seed is a campaign of its own in ERPD_HOME, so an interrupted study goes on with the same command.
+Each seed is a campaign of its own in ERPD_HOME, so an interrupted study goes on with the same
+command.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from typing import Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -25,9 +29,21 @@ def main() -> None:
     args = parser.parse_args()
     results = [run(args.recipe, seed, args.overrides) for seed in range(args.seeds)]
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.recipe}.jsonl").write_text("".join(json.dumps(portable(result)) + "\n" for result in results))
-    command = " ".join(["python -m scripts.seeds", args.recipe, f"--seeds {args.seeds}", *(f"--set {one}" for one in args.overrides)])
-    text = f"# `{args.recipe}` over {args.seeds} seeds\n\nMade by `{command}`.\n\n{table(results)}\n\n{conclusions(results)}\n"
+    (args.out / f"{args.recipe}.jsonl").write_text(
+        "".join(json.dumps(portable(result)) + "\n" for result in results)
+    )
+    command = " ".join(
+        [
+            "python -m scripts.seeds",
+            args.recipe,
+            f"--seeds {args.seeds}",
+            *(f"--set {one}" for one in args.overrides),
+        ]
+    )
+    text = (
+        f"# `{args.recipe}` over {args.seeds} seeds\n\nMade by "
+        f"`{command}`.\n\n{table(results)}\n\n{conclusions(results)}\n"
+    )
     (args.out / f"{args.recipe}.md").write_text(text)
     print(text)
 
@@ -35,7 +51,10 @@ def main() -> None:
 def run(recipe: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     settings = [part for one in [f"seed={seed}", *overrides] for part in ("--set", one)]
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.cli", "run", recipe, "--json", *settings], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", "deployments.cli", "run", recipe, "--json", *settings],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return {"seed": seed, **json.loads(done.stdout)}
 
@@ -46,19 +65,35 @@ def portable(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    rows = ["| seed | iteration | strategy | policy | score (95 %) | KL to old | KL to base | entropy | length |", "|" + "---|" * 9]
+    rows = [
+        "| seed | iteration | strategy | policy | score (95 %) | KL to old | KL to base | entropy "
+        "| length |",
+        "|" + "---|" * 9,
+    ]
     for result in results:
         rows.append(row(result["seed"], 0, "", "base", result["base"]))
         for one in result["iterations"]:
-            rows += [row(result["seed"], one["index"], one["strategy"], role, one[role]) for role in ("teacher", "student")]
+            rows += [
+                row(result["seed"], one["index"], one["strategy"], role, one[role])
+                for role in ("teacher", "student")
+            ]
     return "\n".join(rows)
 
 
 def row(seed: int, iteration: int, strategy: str, role: str, report: dict[str, Any]) -> str:
     score = first(report)
     low, high = score["ci95"]
-    cells = [seed, iteration, strategy, role, f"{100 * score['avg']:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
-    cells += [f"{report[key]:.4f}" for key in ("kl_old", "kl_base")] + [f"{report['entropy']:.3f}", f"{report['length']:.2f}"]
+    cells = [
+        seed,
+        iteration,
+        strategy,
+        role,
+        f"{100 * score['avg']:.1f} ({100 * low:.1f} to {100 * high:.1f})",
+    ]
+    cells += [f"{report[key]:.4f}" for key in ("kl_old", "kl_base")] + [
+        f"{report['entropy']:.3f}",
+        f"{report['length']:.2f}",
+    ]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
@@ -68,16 +103,31 @@ def first(report: dict[str, Any]) -> dict[str, Any]:
 
 def conclusions(results: list[dict[str, Any]]) -> str:
     """Gains of the last student, and how S1 students stand to their teachers, over seeds."""
-    gains = [100 * (first(result["iterations"][-1]["student"])["avg"] - first(result["base"])["avg"]) for result in results]
+    gains = [
+        100 * (first(result["iterations"][-1]["student"])["avg"] - first(result["base"])["avg"])
+        for result in results
+    ]
     lines = [f"- Last student minus base, points: {spread(gains)}."]
     for strategy in ("S1", "S2", "S3"):
-        chosen = [one for result in results for one in result["iterations"] if one["strategy"] == strategy]
+        chosen = [
+            one for result in results for one in result["iterations"] if one["strategy"] == strategy
+        ]
         if chosen:
-            difference = [100 * (first(one["student"])["avg"] - first(one["teacher"])["avg"]) for one in chosen]
+            difference = [
+                100 * (first(one["student"])["avg"] - first(one["teacher"])["avg"])
+                for one in chosen
+            ]
             ratio = [one["student"]["kl_old"] / one["teacher"]["kl_old"] for one in chosen]
-            lines.append(f"- {strategy} ({len(chosen)} iterations): student minus teacher, points: {spread(difference)}.")
-            lines.append(f"- {strategy}: student's KL to old over its teacher's: {spread(ratio, 2)}.")
-            kept = sum(far >= -5 and share <= 0.5 for far, share in zip(difference, ratio, strict=True))
+            lines.append(
+                f"- {strategy} ({len(chosen)} iterations): student minus teacher, points: "
+                f"{spread(difference)}."
+            )
+            lines.append(
+                f"- {strategy}: student's KL to old over its teacher's: {spread(ratio, 2)}."
+            )
+            kept = sum(
+                far >= -5 and share <= 0.5 for far, share in zip(difference, ratio, strict=True)
+            )
             within = "within 5 points of their teacher, or above it, at no more than half its KL"
             lines.append(f"- {strategy}: {kept} of {len(chosen)} students {within}.")
     return "\n".join(lines)
@@ -85,7 +135,10 @@ def conclusions(results: list[dict[str, Any]]) -> str:
 
 def spread(values: list[float], digits: int = 1) -> str:
     middle = statistics.fmean(values)
-    return f"mean {middle:.{digits}f}, smallest {min(values):.{digits}f}, largest {max(values):.{digits}f}"
+    return (
+        f"mean {middle:.{digits}f}, smallest {min(values):.{digits}f}, largest "
+        f"{max(values):.{digits}f}"
+    )
 
 
 if __name__ == "__main__":

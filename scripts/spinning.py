@@ -1,4 +1,5 @@
-"""What spinning threads cost: small training steps, alone and in two processes at once, with OpenMP's default and with passive waits.
+"""What spinning threads cost: small training steps, alone and in two processes at once, with
+OpenMP's default and with passive waits.
 
 `python -m scripts.spinning` prints a line for each, in seconds of a process.
 """
@@ -31,11 +32,18 @@ def work() -> None:
 def at_once(processes: int, policy: str | None) -> list[str]:
     environment = {**os.environ, **({"OMP_WAIT_POLICY": policy} if policy else {})}
     command = [sys.executable, "-c", "from scripts.spinning import work; work()"]
-    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
     return [one.communicate()[0].strip() for one in started]
 
 
 if __name__ == "__main__":
     for policy in (None, "PASSIVE"):
         for processes in (1, 2):
-            print(f"{policy or 'default':<8} {processes} at once: {' '.join(at_once(processes, policy))} s", flush=True)
+            print(
+                f"{policy or 'default':<8} {processes} at once: "
+                f"{' '.join(at_once(processes, policy))} s",
+                flush=True,
+            )

@@ -2,7 +2,8 @@
 
     python -m scripts.tables --scale tiny --out docs/results/tables.md [NAME ...]
 
-Studies share what is the same in ERPD_HOME, and an interrupted run goes on with the same command. Without names: all of them.
+Studies share what is the same in ERPD_HOME, and an interrupted run goes on with the same command.
+Without names: all of them.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ Made by `python -m scripts.tables --scale {scale}{names}`. One seed each. Scores
 base; KL and entropy in nats per token. The paper's numbers are for other models and problems: what can be compared are signs and orders,
 and no row here is tuned for it. With one seed each, no claim rests on a row.
 
-"""
+"""  # noqa: E501
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*")
     parser.add_argument("--scale", default="tiny")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("docs/results/tables.md"))
     args = parser.parse_args()
-    from flows.recipes import recipe_names
-    from flows.studies import is_study
+    from flows.recipes.load import recipe_names
+    from flows.recipes.studies import is_study
 
     names = args.names or [name for name in recipe_names() if is_study(name)]
     settings = [f"scale={args.scale}", *args.overrides]
@@ -57,18 +60,23 @@ def run(name: str, settings: list[str]) -> str:
 
 
 def section(name: str, settings: list[str], study_id: str, seconds: float) -> str:
-    from flows.comparison import entries, study_markdown
-    from flows.paper import load_paper
-    from flows.studies import load_study
-    from tasks.home import prepare
+    from flows.recipes.paper import load_paper
+    from flows.recipes.studies import load_study
+    from flows.reports.study_table import entries, study_markdown
+    from tasks.host.home import prepare
     from tasks.registry import open_registry
 
     prepare()
     study = load_study(name, settings)
     registry = open_registry()
     campaigns = {arm.name: registry.campaign(arm.config.name).id for arm in study.arms}
-    findings = "\n".join(f"- {one}" for one in load_paper(study.paper).findings) if study.paper else ""
-    made = f"`erpd run {name} --set {settings[0]}`; {seconds:.0f} s, without what earlier studies had in common"
+    findings = (
+        "\n".join(f"- {one}" for one in load_paper(study.paper).findings) if study.paper else ""
+    )
+    made = (
+        f"`erpd run {name} --set {settings[0]}`; {seconds:.0f} s, without what earlier "
+        f"studies had in common"
+    )
     table = study_markdown(entries(registry, campaigns, study))
     return f"## {study.description}\n\n{made}.\n\n{table}\n\nThe paper's findings:\n\n{findings}\n"
 

@@ -1,1 +1,3 @@
-"""Everything that touches the world: sampling, grading, scoring, training, storing, tracking. One file per verb."""
+"""Everything that touches the world: sampling, grading, scoring, training, storing, tracking.
+One file per verb.
+"""

@@ -1,4 +1,6 @@
-"""Families of malformed input, each a command with a hole in it: `recipe(...)` is `erpd show` of a file, `graded(...)` is `erpd grade`."""
+"""Families of malformed input, each a command with a hole in it: `recipe(...)` is `erpd show` of
+a file, `graded(...)` is `erpd grade`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Case:
             if callable(content):
                 content(folder / name)
             else:
-                (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+                (folder / name).write_bytes(
+                    content.encode() if isinstance(content, str) else content
+                )
         return [part.replace("{d}", str(folder)) for part in self.argv]
 
 
@@ -48,16 +52,30 @@ def setting(name: str, override: str, *says: str, command: str = "show") -> Case
 
 
 def recipe(name: str, text: File, *says: str, command: str = "show") -> Case:
-    return Case(f"recipe {name}", (command, "{d}/mine.yaml"), ("mine.yaml", *says), {"mine.yaml": text})
+    return Case(
+        f"recipe {name}", (command, "{d}/mine.yaml"), ("mine.yaml", *says), {"mine.yaml": text}
+    )
 
 
 def machine(name: str, text: File, *says: str) -> Case:
-    return Case(f"machine {name}", ("show", "tiny", "--machine", "{d}/m.yaml"), ("m.yaml", *says), {"m.yaml": text})
+    return Case(
+        f"machine {name}",
+        ("show", "tiny", "--machine", "{d}/m.yaml"),
+        ("m.yaml", *says),
+        {"m.yaml": text},
+    )
 
 
-def problems(name: str, file: str, content: File, *says: str, more: str = "", count: int = 1) -> Case:
+def problems(
+    name: str, file: str, content: File, *says: str, more: str = "", count: int = 1
+) -> Case:
     override = f"prompts={{kind: file, path: '{{d}}/{file}', count: {count}{more}}}"
-    return Case(f"problems {name}", ("run", "tiny", "--set", "runtime.ray=off", "--set", override), (file, *says), {file: content})
+    return Case(
+        f"problems {name}",
+        ("run", "tiny", "--set", "runtime.ray=off", "--set", override),
+        (file, *says),
+        {file: content},
+    )
 
 
 def benchmark(name: str, file: str, content: File, *says: str) -> Case:
@@ -66,18 +84,36 @@ def benchmark(name: str, file: str, content: File, *says: str) -> Case:
 
 
 def graded(name: str, content: File, *says: str, command: str = "grade") -> Case:
-    return Case(f"{command} {name}", (command, "{d}/in.jsonl", OUT), ("in.jsonl", *says), {"in.jsonl": content})
+    return Case(
+        f"{command} {name}",
+        (command, "{d}/in.jsonl", OUT),
+        ("in.jsonl", *says),
+        {"in.jsonl": content},
+    )
 
 
-def judged(name: str, content: File, *says: str, endpoint: str = "http://127.0.0.1:9/v1", more: tuple[str, ...] = ()) -> Case:
+def judged(
+    name: str,
+    content: File,
+    *says: str,
+    endpoint: str = "http://127.0.0.1:9/v1",
+    more: tuple[str, ...] = (),
+) -> Case:
     argv = ("judge", "{d}/in.jsonl", OUT, "--endpoint", endpoint, "--model", "m", *more)
     return Case(f"judge {name}", argv, says, {"in.jsonl": content})
 
 
-def target(command: str, name: str, path: str, *says: str, files: Mapping[str, File] | None = None) -> Case:
+def target(
+    command: str, name: str, path: str, *says: str, files: Mapping[str, File] | None = None
+) -> Case:
     content = {"grade": ROW, "grade-code": CODE, "judge": ASKED}[command]
     more = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m") if command == "judge" else ()
-    return Case(f"{command} into {name}", (command, "{d}/in.jsonl", path, *more), says, {"in.jsonl": content, **(files or {})})
+    return Case(
+        f"{command} into {name}",
+        (command, "{d}/in.jsonl", path, *more),
+        says,
+        {"in.jsonl": content, **(files or {})},
+    )
 
 
 def model(name: str, change: Callable[[Path], object], *says: str) -> Case:
@@ -87,7 +123,9 @@ def model(name: str, change: Callable[[Path], object], *says: str) -> Case:
 
 
 def evaluation(name: str, options: str, *says: str) -> Case:
-    return Case(f"eval {name}", ("eval", "--model", "tiny", "--benchmark", "tiny", *options.split()), says)
+    return Case(
+        f"eval {name}", ("eval", "--model", "tiny", "--benchmark", "tiny", *options.split()), says
+    )
 
 
 def schedule(name: str, options: str, *says: str) -> Case:

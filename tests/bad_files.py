@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from tasks.policies import ASSETS
+from tasks.models.import_policy import ASSETS
 
 
 def changed_model(change: Callable[[Path], object], folder: Path) -> None:
@@ -44,18 +44,30 @@ def without(name: str) -> Callable[[Path], object]:
 
 
 def written(name: str, content: str | bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return lambda folder: (folder / name).write_bytes(
+        content.encode() if isinstance(content, str) else content
+    )
 
 
 def configured(**changes: Any) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
-        path.write_text(json.dumps({key: value for key, value in {**json.loads(path.read_text()), **changes}.items() if value is not None}))
+        path.write_text(
+            json.dumps(
+                {
+                    key: value
+                    for key, value in {**json.loads(path.read_text()), **changes}.items()
+                    if value is not None
+                }
+            )
+        )
 
     return change
 
 
-def weighed(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Callable[[Path], object]:
+def weighed(
+    change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+) -> Callable[[Path], object]:
     def save(folder: Path) -> None:
         path = folder / "model.safetensors"
         save_file(change(load_file(path)), path, {"format": "pt"})

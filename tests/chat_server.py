@@ -1,6 +1,8 @@
-"""A small server of OpenAI's chat-completions format with scripted judges, as a process of its own: `python chat_server.py POLICY KEY`.
+"""A small server of OpenAI's chat-completions format with scripted judges, as a process of its own:
+`python chat_server.py POLICY KEY`.
 
-It prints its port, then serves until it is killed. `GET /log` gives what was asked of it, and at most how many at once.
+It prints its port, then serves until it is killed. `GET /log` gives what was asked of it, and at
+most how many at once.
 """
 
 from __future__ import annotations
@@ -19,9 +21,15 @@ from typing import Any
 
 
 def quoted(prompt: str) -> tuple[str, str]:
-    """The two answers as the prompt quotes them: the JSON strings after the second and the third fence."""
+    """The two answers as the prompt quotes them: the JSON strings after the second and the third
+    fence.
+    """
     lines = prompt.splitlines()
-    starts = [index for index, line in enumerate(lines) if line.endswith((" first answer", " second answer"))]
+    starts = [
+        index
+        for index, line in enumerate(lines)
+        if line.endswith((" first answer", " second answer"))
+    ]
     first, second = (json.loads(lines[index + 1]) for index in starts)
     return first, second
 
@@ -72,7 +80,9 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
         def _send(self, status: int, headers: dict[str, str], body: dict[str, Any]) -> None:
             data = json.dumps(body).encode()
             self.send_response(status)
-            for name, value in (headers | {"Content-Type": "application/json", "Content-Length": str(len(data))}).items():
+            for name, value in (
+                headers | {"Content-Type": "application/json", "Content-Length": str(len(data))}
+            ).items():
                 self.send_header(name, value)
             self.end_headers()
             if script.policy == "dripping":
@@ -104,7 +114,17 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
             message = {"role": "assistant", "content": content}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             usage = {"prompt_tokens": 300, "completion_tokens": 10, "total_tokens": 310}
-            self._send(200, {}, {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage})
+            self._send(
+                200,
+                {},
+                {
+                    "id": "x",
+                    "object": "chat.completion",
+                    "model": body["model"],
+                    "choices": [choice],
+                    "usage": usage,
+                },
+            )
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -131,7 +151,9 @@ class Server:
 @contextmanager
 def serving(policy: str, key: str = "") -> Iterator[Server]:
     """The server in a process of its own, on a free port of loopback, until the block ends."""
-    process = subprocess.Popen([sys.executable, str(Path(__file__)), policy, key], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__)), policy, key], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield Server(int(process.stdout.readline()))

@@ -1,4 +1,5 @@
-"""The services of docker/compose.yaml as plain processes: their own commands, environments and health checks, on loopback.
+"""The services of docker/compose.yaml as plain processes: their own commands, environments and
+health checks, on loopback.
 
 What containers add (images, networks, volumes, limits, restarts) is not here: that needs an engine.
 """
@@ -29,19 +30,30 @@ import sqlalchemy as sa
 from helpers import ROOT, environment
 from postgres import find_binaries, running
 
-from deployments.platform import free_port
+from deployments.servers.local_platform import free_port
 
 PATIENCE = 300.0
 STARTS = 3
-NODES = {"ray-head": "127.0.0.2", "ray-worker": "127.0.0.3", "ray-worker-2": "127.0.0.4", "prefect-worker": "127.0.0.5"}
-"""Loopback too: four machines, as far as Ray is concerned. `ray start` takes the machine's own address where it is given 127.0.0.1."""
+NODES = {
+    "ray-head": "127.0.0.2",
+    "ray-worker": "127.0.0.3",
+    "ray-worker-2": "127.0.0.4",
+    "prefect-worker": "127.0.0.5",
+}
+"""Loopback too: four machines, as far as Ray is concerned. `ray start` takes the machine's own
+address where it is given 127.0.0.1.
+"""
 SERVICES = ("prefect-server", "mlflow", "ray-head", "ray-worker", "ray-worker-2", "prefect-worker")
-"""Those that stay, in the order in which they are started. `NAME-2` is what `--scale NAME=2` adds."""
+"""Those that stay, in the order in which they are started. `NAME-2` is what `--scale NAME=2`
+adds.
+"""
 
 
 @dataclass
 class Cluster:
-    """The compose file on this machine: each service a process, each name and port one of loopback."""
+    """The compose file on this machine: each service a process, each name and port one of
+    loopback.
+    """
 
     folder: Path
     code: Path
@@ -59,10 +71,13 @@ class Cluster:
         return f"{NODES.get(name, '127.0.0.1')}:{self.ports.get(name, 0)}"
 
     def local(self, text: str, name: str) -> str:
-        """A word of a command or a value of a variable of a service, with what is a container's replaced by what is here."""
+        """A word of a command or a value of a variable of a service, with what is a container's
+        replaced by what is here.
+        """
+        prefect = f"127.0.0.1:{self.ports['prefect-server']}"
         here = {
             r"@postgres/": f"@127.0.0.1:{self.ports['postgres']}/",
-            r"^(http://)(prefect-server|127\.0\.0\.1):4200": rf"\g<1>127.0.0.1:{self.ports['prefect-server']}",
+            r"^(http://)(prefect-server|127\.0\.0\.1):4200": rf"\g<1>{prefect}",
             r"^(http://)(mlflow|127\.0\.0\.1):5000": rf"\g<1>127.0.0.1:{self.ports['mlflow']}",
             r"^(http://127\.0\.0\.1):8080": rf"\g<1>:{self.ports['health']}",
             r"^4200$": str(self.ports["prefect-server"]),
@@ -79,12 +94,20 @@ class Cluster:
         return text
 
     def service(self, name: str) -> dict[str, Any]:
-        service: dict[str, Any] = compose.interpolated(compose.written()["services"][name.removesuffix("-2")], self.given)
+        service: dict[str, Any] = compose.interpolated(
+            compose.written()["services"][name.removesuffix("-2")], self.given
+        )
         return service
 
     def environment(self, name: str) -> dict[str, str]:
-        """What a service's processes see: the image's variables, the file's own, and which ports are this machine's."""
-        own = {key: self.local(value, name) for key, value in self.service(name).get("environment", {}).items() if key != "PGHOST"}
+        """What a service's processes see: the image's variables, the file's own, and which ports
+        are this machine's.
+        """
+        own = {
+            key: self.local(value, name)
+            for key, value in self.service(name).get("environment", {}).items()
+            if key != "PGHOST"
+        }
         here = {
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
             "PYTHONPATH": str(self.code),
@@ -92,7 +115,8 @@ class Cluster:
             "ERPD_CODE": str(self.code),
             "RAY_TMPDIR": str(self.folder),
             "RAY_NODE_IP": self.address(name).partition(":")[0],
-            "RAY_worker_niceness": "0",  # here they share two cores with all the other services, and would starve
+            # here they share two cores with all the other services, and would starve
+            "RAY_worker_niceness": "0",
             "RAY_HEAD_PORT": str(self.ports["ray-head"]),
             "RAY_NODE_PORT": str(free_port() if name == "ray-head" else self.ports.get(name, 0)),
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports["health"]),
@@ -109,7 +133,13 @@ class Cluster:
         command = [sys.executable, str(self.code / "docker" / "start.py"), *words]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.started[name] = psutil.Popen(
-                command, cwd=self.code, env=self.environment(name), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.code,
+                env=self.environment(name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.began[name] = time.monotonic()
 
@@ -117,10 +147,17 @@ class Cluster:
         _, program, *arguments = self.service(name)["healthcheck"]["test"]
         assert program == "python"
         command = [sys.executable, *(self.local(word, name) for word in arguments)]
-        return subprocess.run(command, cwd=self.code, env=self.environment(name), capture_output=True, timeout=60).returncode == 0
+        return (
+            subprocess.run(
+                command, cwd=self.code, env=self.environment(name), capture_output=True, timeout=60
+            ).returncode
+            == 0
+        )
 
     def wait(self, *names: str) -> None:
-        """Until their health checks say yes. One that ends is started again, as an engine does: Ray may need it on a busy machine."""
+        """Until their health checks say yes. One that ends is started again, as an engine does:
+        Ray may need it on a busy machine.
+        """
         for name in names:
             starts = 1
             deadline = time.monotonic() + PATIENCE
@@ -134,16 +171,26 @@ class Cluster:
             self.seconds[name] = time.monotonic() - self.began[name]
 
     def at_work(self, name: str) -> set[str]:
-        """What Ray is doing on a node at this moment, by the name of the task, or of the actor's class and method."""
+        """What Ray is doing on a node at this moment, by the name of the task, or of the actor's
+        class and method.
+        """
         titles = []
         for process in self.started[name].children(recursive=True):
             with suppress(psutil.Error):  # it has ended meanwhile
                 titles += process.cmdline()[:1]
-        named = {title.removeprefix("ray::").split()[0] for title in titles if title.startswith("ray::")}
-        return {name for name in named if not name.startswith(("IDLE", "DashboardAgent", "RuntimeEnvAgent"))}
+        named = {
+            title.removeprefix("ray::").split()[0] for title in titles if title.startswith("ray::")
+        }
+        return {
+            name
+            for name in named
+            if not name.startswith(("IDLE", "DashboardAgent", "RuntimeEnvAgent"))
+        }
 
     def megabytes(self, name: str) -> int:
-        """Memory of its processes that no other process has; Ray's idle workers come and go meanwhile."""
+        """Memory of its processes that no other process has; Ray's idle workers come and go
+        meanwhile.
+        """
         total = 0
         for process in [self.started[name], *self.started[name].children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
@@ -151,7 +198,9 @@ class Cluster:
         return total >> 20
 
     def stop(self, name: str) -> list[str]:
-        """Stop it as an engine does, by SIGTERM to its first process; the processes for which that was not enough, which are killed."""
+        """Stop it as an engine does, by SIGTERM to its first process; the processes for which
+        that was not enough, which are killed.
+        """
         process = self.started.pop(name)
         if process.poll() is not None:
             return ["it had ended before"]
@@ -172,24 +221,37 @@ class Cluster:
     def run(self, name: str) -> None:
         """A service that ends."""
         (script,) = self.service(name)["command"]
-        subprocess.run([self.local(script, name)], env=self.environment(name), check=True, timeout=60)
+        subprocess.run(
+            [self.local(script, name)], env=self.environment(name), check=True, timeout=60
+        )
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def sql(self, role: str, password: str, database: str, statement: str) -> list[tuple[Any, ...]]:
-        url = sa.URL.create("postgresql+psycopg", role, password, "127.0.0.1", self.ports["postgres"], database)
+        url = sa.URL.create(
+            "postgresql+psycopg", role, password, "127.0.0.1", self.ports["postgres"], database
+        )
         return sql(url, statement)
 
     def prefect(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        status, answer = fetch(self.url("prefect-server") + "/api" + path, f"admin:{self.given['PREFECT_PASSWORD']}", body, method)
+        status, answer = fetch(
+            self.url("prefect-server") + "/api" + path,
+            f"admin:{self.given['PREFECT_PASSWORD']}",
+            body,
+            method,
+        )
         assert status < 300, (path, status, answer)
         return answer
 
 
-def fetch(url: str, user: str = "", body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
+def fetch(
+    url: str, user: str = "", body: Any = None, method: str | None = None, **headers: str
+) -> tuple[int, Any]:
     """Status, and the answer's JSON (its text, where it is none)."""
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), method=method, headers=headers)
+    request = urllib.request.Request(
+        url, None if body is None else json.dumps(body).encode(), method=method, headers=headers
+    )
     request.add_header("Content-Type", "application/json")
     if user:
         request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
@@ -206,7 +268,9 @@ def fetch(url: str, user: str = "", body: Any = None, method: str | None = None,
 
 @contextmanager
 def database_server(folder: Path, superuser: str) -> Iterator[int]:
-    """A PostgreSQL as its image makes it: `postgres` is the superuser, with the password it is given; its port."""
+    """A PostgreSQL as its image makes it: `postgres` is the superuser, with the password it is
+    given; its port.
+    """
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
@@ -214,7 +278,10 @@ def database_server(folder: Path, superuser: str) -> Iterator[int]:
     with running(binaries, folder) as url:
         server = sa.make_url(url)
         sql(server, f"CREATE ROLE postgres SUPERUSER LOGIN PASSWORD '{superuser}'")
-        sql(server.set(username="postgres", password=superuser), f"ALTER ROLE {server.username} RENAME TO installer")
+        sql(
+            server.set(username="postgres", password=superuser),
+            f"ALTER ROLE {server.username} RENAME TO installer",
+        )
         assert server.port is not None
         yield server.port
 
@@ -234,7 +301,11 @@ def copy_code(target: Path) -> None:
     lines = (ROOT / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     for name in [line[1:] for line in lines if line.startswith("!")]:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".env", "*.env"))
+            shutil.copytree(
+                ROOT / name,
+                target / name,
+                ignore=shutil.ignore_patterns("__pycache__", ".env", "*.env"),
+            )
         else:
             target.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, target / name)

@@ -1,4 +1,6 @@
-"""docker/compose.yaml as Compose understands it: anchors merged, variables of the environment put in."""
+"""docker/compose.yaml as Compose understands it: anchors merged, variables of the environment
+put in.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from helpers import ROOT
 
 FOLDER = ROOT / "docker"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[?-])(?P<text>[^}]*))?\}")
-"""`${NAME}`, `${NAME:?what is wrong without it}` or `${NAME:-what it is when absent}`: the three forms that the file uses."""
+"""`${NAME}`, `${NAME:?what is wrong without it}` or `${NAME:-what it is when absent}`: the three
+forms that the file uses.
+"""
 
 
 def written() -> dict[str, Any]:
@@ -34,11 +38,18 @@ def texts(node: Any) -> Iterator[str]:
 
 def variables(node: Any, kind: str | None) -> set[str]:
     """Names of the variables of a kind: `?` must be given, `-` may be."""
-    return {found["name"] for text in texts(node) for found in VARIABLE.finditer(text) if found["kind"] == kind}
+    return {
+        found["name"]
+        for text in texts(node)
+        for found in VARIABLE.finditer(text)
+        if found["kind"] == kind
+    }
 
 
 def interpolated(node: Any, environment: Mapping[str, str]) -> Any:
-    """A tree with its variables put in. Raises KeyError for one that must be given and is not, or is empty."""
+    """A tree with its variables put in. Raises KeyError for one that must be given and is not,
+    or is empty.
+    """
 
     def value(found: re.Match[str]) -> str:
         given = environment.get(found["name"], "")

@@ -1,4 +1,6 @@
-"""Tests write into a directory of their own: `ERPD_HOME` points there before any test module is imported."""
+"""Tests write into a directory of their own: `ERPD_HOME` points there before any test module is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,15 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); of 15 by default: beside other work they starve into time-outs
-    # Threads of OpenMP that wait spin by default: two trainings at once on two cores then take four times as long as they need.
+    # Threads of OpenMP that wait spin by default: two trainings at once on two cores then take four
+    # times as long as they need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ray reads both once in a process: the mode when it is imported, the token when it first connects.
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path(os.environ["ERPD_HOME"]) / "ray-token")}
+    # Ray reads both once in a process: the mode when it is imported, the token when it first
+    # connects.
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(Path(os.environ["ERPD_HOME"]) / "ray-token"),
+    }
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -40,7 +47,9 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database for a registry, of both kinds that it supports; SQLite's folder does not exist yet."""
+    """An empty database for a registry, of both kinds that it supports; SQLite's folder does not
+    exist yet.
+    """
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/100% new/registry.db"
         return
@@ -52,29 +61,35 @@ def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The embedded base, 64 of its training problems, 8 graded samples of each, their column. Tests add to the store, none damages it."""
+    """The embedded base, 64 of its training problems, 8 graded samples of each, their column.
+    Tests add to the store, none damages it.
+    """
     from helpers import World, context
 
     from erpd_core.config import EmbeddedModel, SamplingConfig, TinyProblems
     from tasks.datasets import draw_problems
-    from tasks.policies import import_policy
+    from tasks.execution.stage import fulfil
+    from tasks.models.import_policy import import_policy
     from tasks.rollouts import SampleRollouts
-    from tasks.score import ScoreRollouts
-    from tasks.stage import fulfil
+    from tasks.rollouts.score import ScoreRollouts
     from tasks.store import Store
 
     here = context(Store(tmp_path_factory.mktemp("world")))
     base = fulfil(import_policy(EmbeddedModel()), here)
     problems = fulfil(draw_problems("prompts", TinyProblems(count=64), 7), here)
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
-    rollouts = fulfil(SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=7), here)
+    rollouts = fulfil(
+        SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=7), here
+    )
     old = fulfil(ScoreRollouts(policy=base, rollouts=rollouts), here)
     return World(here.store, base, problems, rollouts, old)
 
 
 @pytest.fixture
 def short_home() -> Iterator[Path]:
-    """A home whose path is short enough for Ray's sockets, and that is not the working directory of anything."""
+    """A home whose path is short enough for Ray's sockets, and that is not the working directory
+    of anything.
+    """
     folder = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -103,7 +118,9 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def undisturbed() -> Iterator[Campaign]:
-    """The shrunk campaign, run once to its end by the real command in an empty directory, with a home of its own."""
+    """The shrunk campaign, run once to its end by the real command in an empty directory, with a
+    home of its own.
+    """
     from helpers import run_campaign
 
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:

@@ -1,4 +1,6 @@
-"""Small disks for tests: a tmpfs that can be filled to the last byte, emptied again, and made read-only."""
+"""Small disks for tests: a tmpfs that can be filled to the last byte, emptied again, and made
+read-only.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,21 @@ class Disk:
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Disk]:
-    """A tmpfs of this size (`8m`) at an empty folder; skips the test, naming what is missing, where none can be mounted."""
+    """A tmpfs of this size (`8m`) at an empty folder; skips the test, naming what is missing,
+    where none can be mounted.
+    """
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs needs root")
     path.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode != 0:
-        pytest.skip(f"a tmpfs cannot be mounted here (CAP_SYS_ADMIN is missing): {done.stderr.strip()}")
+        pytest.skip(
+            f"a tmpfs cannot be mounted here (CAP_SYS_ADMIN is missing): {done.stderr.strip()}"
+        )
     try:
         yield Disk(path)
     finally:

@@ -1,4 +1,6 @@
-"""What documents say: their prose, code spans, commands and tables; and whether the paths and Python names they give exist."""
+"""What documents say: their prose, code spans, commands and tables; and whether the paths and
+Python names they give exist.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,17 @@ def spans(path: Path) -> list[str]:
 
 def commands(path: Path, program: str) -> list[list[str]]:
     """Every command of `program` in code spans and shell blocks, as words without comments."""
-    shell = [line for language, block in fences(path) if language in ("bash", "sh") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in (*spans(path), *shell) if line.startswith(f"{program} ")]
+    shell = [
+        line
+        for language, block in fences(path)
+        if language in ("bash", "sh")
+        for line in block.splitlines()
+    ]
+    return [
+        shlex.split(line, comments=True)
+        for line in (*spans(path), *shell)
+        if line.startswith(f"{program} ")
+    ]
 
 
 def rows(path: Path, *columns: str) -> Iterator[list[str]]:
@@ -47,7 +58,9 @@ def rows(path: Path, *columns: str) -> Iterator[list[str]]:
         if not header:
             header = cells
         elif header == list(columns) and not set("".join(cells)) <= set("-: "):
-            assert len(cells) == len(columns), f"{path.name}: a row of {len(cells)} cells under {len(columns)} columns: {line}"
+            assert len(cells) == len(columns), (
+                f"{path.name}: a row of {len(cells)} cells under {len(columns)} columns: {line}"
+            )
             yield cells
 
 
@@ -72,11 +85,17 @@ def names_in(body: list[ast.stmt]) -> dict[str, ast.stmt]:
 
 
 def python_name_exists(name: str) -> bool:
-    """`package.module.symbol.attribute`, read from the source: nothing is imported, so heavy modules cost nothing."""
+    """`package.module.symbol.attribute`, read from the source: nothing is imported, so heavy
+    modules cost nothing.
+    """
     folder, parts = ROOT, name.split(".")
     while parts and (folder / parts[0]).is_dir():
         folder /= parts.pop(0)
-    path = folder / f"{parts[0]}.py" if parts and (folder / f"{parts[0]}.py").is_file() else folder / "__init__.py"
+    path = (
+        folder / f"{parts[0]}.py"
+        if parts and (folder / f"{parts[0]}.py").is_file()
+        else folder / "__init__.py"
+    )
     symbols = parts[1:] if path.name != "__init__.py" else parts
     if not path.is_file():
         return False
@@ -95,4 +114,6 @@ def path_exists(span: str) -> bool:
     """In the tree, or one that a user makes and git ignores (`docker/.env`)."""
     if "*" in span:
         return any(ROOT.glob(span))
-    return (ROOT / span).exists() or subprocess.run(["git", "check-ignore", "-q", span], cwd=ROOT).returncode == 0
+    return (ROOT / span).exists() or subprocess.run(
+        ["git", "check-ignore", "-q", span], cwd=ROOT
+    ).returncode == 0

@@ -1,4 +1,6 @@
-"""An actor for tests of gangs, in a file of its own, so that its process imports neither torch nor a test."""
+"""An actor for tests of gangs, in a file of its own, so that its process imports neither torch
+nor a test.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class Member:
         if self.number == 1 and self.does == "die":
             os._exit(9)
         if self.number == 1 and self.does == "die once" and not (self.folder / "died").exists():
-            while "0" not in (self.folder / "calls").read_text():  # the other has begun, so that both begin twice
+            # the other has begun, so that both begin twice
+            while "0" not in (self.folder / "calls").read_text():
                 time.sleep(0.02)
             (self.folder / "died").touch()
             os._exit(9)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.garbage import Claims, Plan, collect, plan
-from tasks.inventory import take_inventory
 from tasks.registry import Registry
-from tasks.store import MANIFEST, Store
+from tasks.store import Store
+from tasks.store.gc import Claims, Plan, collect, plan
+from tasks.store.inventory import take_inventory
+from tasks.store.manifest import MANIFEST
 
 DAY = 86400.0
 
@@ -24,9 +25,18 @@ class Lab:
         self.store = Store(home / "store")
         self.registry = Registry(self.url)
 
-    def make(self, name: str, *made_from: str, days: float = 30.0, trail: tuple[str, ...] = (), kind: str = "thing") -> str:
+    def make(
+        self,
+        name: str,
+        *made_from: str,
+        days: float = 30.0,
+        trail: tuple[str, ...] = (),
+        kind: str = "thing",
+    ) -> str:
         """An artifact of some bytes, made from others; its identity."""
-        with self.store.build(kind, {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1) as build:
+        with self.store.build(
+            kind, {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1
+        ) as build:
             assert build is not None
             build.put("bytes", lambda path: path.write_text(name * 100))
             build.commit({"ref": {"id": build.id, "trail": [{"id": one} for one in trail]}})
@@ -40,7 +50,12 @@ class Lab:
     def record(self, artifact: str, parents: list[str] | None = None) -> None:
         """In the registry as flows record it, or with some of its edges only."""
         every = list(self.store.manifest(artifact).inputs.values())
-        self.registry.record_artifact(artifact, "policy", {}, [("from", one) for one in (every if parents is None else parents)])
+        self.registry.record_artifact(
+            artifact,
+            "policy",
+            {},
+            [("from", one) for one in (every if parents is None else parents)],
+        )
 
     def campaign(self, name: str, *holds: str, status: Any = "completed") -> str:
         self.registry.campaign_started(name, name, "tiny", {})

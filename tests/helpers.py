@@ -1,4 +1,6 @@
-"""What several test files share: contexts, damage, the command line in a home of its own, and the processes that belong to a home."""
+"""What several test files share: contexts, damage, the command line in a home of its own, and
+the processes that belong to a home.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ import psutil
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.refs import LogprobRef, PolicyRef, ProblemsRef, RolloutRef
-from tasks.progress import Progress
-from tasks.stage import Context
+from tasks.execution.progress import Progress
+from tasks.execution.stage import Context
 from tasks.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -47,12 +49,16 @@ SHRUNK = (
     "evaluation.sampling.samples=4",
     "evaluation.sampling.shard=16",
 )
-"""`tiny`, small enough that a campaign is seconds of work. The losses are named so that tuning the recipe does not move these tests."""
+"""`tiny`, small enough that a campaign is seconds of work. The losses are named so that tuning
+the recipe does not move these tests.
+"""
 
 
 @dataclass(frozen=True)
 class World:
-    """The embedded base in a store of its own, with a graded batch of its samples and their column."""
+    """The embedded base in a store of its own, with a graded batch of its samples and their
+    column.
+    """
 
     store: Store
     base: PolicyRef
@@ -70,7 +76,9 @@ def context(store: Store, events: Path | None = None, **runtime: Any) -> Context
 
 
 def flip_a_bit(path: Path, at: float = 0.5) -> None:
-    """Change one bit in place; the file's inode is replaced, so that hard links elsewhere stay whole."""
+    """Change one bit in place; the file's inode is replaced, so that hard links elsewhere stay
+    whole.
+    """
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 1
     path.unlink()
@@ -78,8 +86,9 @@ def flip_a_bit(path: Path, at: float = 0.5) -> None:
 
 
 def dying(training: str) -> str:
-    """Part of a script: `training`, a generator of records by dotted name, says where it goes on from, and the process dies at step
-    `die_at`, once that is taken."""
+    """Part of a script: `training`, a generator of records by dotted name, says where it goes on
+    from, and the process dies at step `die_at`, once that is taken.
+    """
     return f"""
 original = {training}
 def dying(*args, start, **more):
@@ -92,19 +101,38 @@ def dying(*args, start, **more):
 """
 
 
-# ------------------------------------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------------------- processes
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """This process's environment, without what it has set for itself, for a child whose home is `home`."""
-    own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "HF_", "TMPDIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")
+    """This process's environment, without what it has set for itself, for a child whose home is
+    `home`.
+    """
+    own = (
+        "ERPD_",
+        "PREFECT_",
+        "RAY_",
+        "MLFLOW_",
+        "HF_",
+        "TMPDIR",
+        "MPLCONFIGDIR",
+        "TORCHINDUCTOR_CACHE_DIR",
+    )
     kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
-    return {**kept, "ERPD_HOME": str(home), "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0", **more}
+    return {
+        **kept,
+        "ERPD_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "RAY_worker_niceness": "0",
+        **more,
+    }
 
 
 @functools.cache
 def prefect_database() -> Path:
-    """An empty database of Prefect, migrated once for many homes: each would take ten seconds for it when first used."""
+    """An empty database of Prefect, migrated once for many homes: each would take ten seconds
+    for it when first used.
+    """
     folder = Path(tempfile.mkdtemp(prefix="erpd-prefect-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     own = environment(folder, PREFECT_HOME=str(folder))
@@ -120,16 +148,28 @@ def migrated(home: Path) -> Path:
     return home
 
 
-def python(script: str, *arguments: object, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def python(
+    script: str, *arguments: object, home: Path, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own; its exit code is the caller's to judge."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(home, **more))
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment(home, **more)
+    )
 
 
-def erpd(*arguments: object, home: Path, cwd: Path | None = None, timeout: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+def erpd(
+    *arguments: object, home: Path, cwd: Path | None = None, timeout: float = 300, **more: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deployments.cli", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, cwd=cwd or home, env=environment(home, **more), stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd or home,
+        env=environment(home, **more),
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -147,7 +187,9 @@ def processes_of(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            mine = process.environ().get("ERPD_HOME") == str(home) or any(str(home) in part for part in process.cmdline())
+            mine = process.environ().get("ERPD_HOME") == str(home) or any(
+                str(home) in part for part in process.cmdline()
+            )
             if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
@@ -162,8 +204,9 @@ def no_process_left(home: Path, patience: float = 20.0) -> list[str]:
 
 
 def wait_until(condition: Callable[[], object], patience: float, pause: float = 1.0) -> bool:
-    """Look again and again, more rarely the longer it takes, and at most `pause` seconds apart: looking takes time from what is waited
-    for."""
+    """Look again and again, more rarely the longer it takes, and at most `pause` seconds apart:
+    looking takes time from what is waited for.
+    """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < patience:
         if condition():
@@ -172,7 +215,7 @@ def wait_until(condition: Callable[[], object], patience: float, pause: float = 
     return False
 
 
-# ------------------------------------------------------------------------------------------------------------------- campaigns
+# ---------------------------------------------------------------------------------------- campaigns
 
 
 def events(home: Path, campaign: str = "*") -> list[dict[str, Any]]:
@@ -183,7 +226,13 @@ def events(home: Path, campaign: str = "*") -> list[dict[str, Any]]:
 def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a campaign came to, without what depends on when and where it ran."""
     kept = {key: value for key, value in result.items() if key not in ("mlflow_url", "report")}
-    return {**kept, "iterations": [{key: value for key, value in one.items() if key != "seconds"} for one in result["iterations"]]}
+    return {
+        **kept,
+        "iterations": [
+            {key: value for key, value in one.items() if key != "seconds"}
+            for one in result["iterations"]
+        ],
+    }
 
 
 def tracked(home: Path) -> dict[str, dict[tuple[str, int], list[float | None]]]:
@@ -192,15 +241,18 @@ def tracked(home: Path) -> dict[str, dict[tuple[str, int], list[float | None]]]:
 
 
 def points(url: str, campaign: str = "%") -> dict[str, dict[tuple[str, int], list[float | None]]]:
-    """Every point of a campaign (an id, or a pattern of LIKE) in a database of MLflow, past MLflow's own reading: phase (or "campaign") ->
-    (metric, step) -> values written."""
+    """Every point of a campaign (an id, or a pattern of LIKE) in a database of MLflow, past
+    MLflow's own reading: phase (or "campaign") -> (metric, step) -> values written.
+    """
     import sqlalchemy as sa
 
     engine = sa.create_engine(url)
     query = sa.text(
-        "SELECT COALESCE((SELECT value FROM tags t WHERE t.run_uuid = m.run_uuid AND t.key = 'erpd.phase'), 'campaign'), m.key, m.step,"
+        "SELECT COALESCE((SELECT value FROM tags t WHERE t.run_uuid = m.run_uuid AND t.key = "
+        "'erpd.phase'), 'campaign'), m.key, m.step,"
         " CASE WHEN m.is_nan THEN NULL ELSE m.value END FROM metrics m WHERE EXISTS"
-        " (SELECT 1 FROM tags c WHERE c.run_uuid = m.run_uuid AND c.key = 'erpd.campaign' AND c.value LIKE :campaign)"
+        " (SELECT 1 FROM tags c WHERE c.run_uuid = m.run_uuid AND c.key = 'erpd.campaign' AND "
+        "c.value LIKE :campaign)"
     )
     found: dict[str, dict[tuple[str, int], list[float | None]]] = {}
     with engine.connect() as connection:
@@ -232,12 +284,22 @@ class Campaign:
         return run_campaign(self.folder, arguments=self.arguments)
 
 
-def run_campaign(folder: Path, *overrides: str, arguments: list[str] | None = None, timeout: float = 300) -> Campaign:
-    """Run the shrunk campaign in `folder`: its home, an empty working directory and an empty HOME lie side by side there."""
+def run_campaign(
+    folder: Path, *overrides: str, arguments: list[str] | None = None, timeout: float = 300
+) -> Campaign:
+    """Run the shrunk campaign in `folder`: its home, an empty working directory and an empty
+    HOME lie side by side there.
+    """
     for name in ("cwd", "user"):
         (folder / name).mkdir(exist_ok=True)
     if not (folder / "home").exists():
         migrated(folder / "home")
     arguments = arguments or campaign_arguments(*overrides)
-    done = erpd(*arguments, home=folder / "home", cwd=folder / "cwd", timeout=timeout, HOME=str(folder / "user"))
+    done = erpd(
+        *arguments,
+        home=folder / "home",
+        cwd=folder / "cwd",
+        timeout=timeout,
+        HOME=str(folder / "user"),
+    )
     return Campaign(folder, arguments, done)

@@ -1,4 +1,6 @@
-"""A hub on loopback: as much of its HTTP API as huggingface_hub needs to resolve a revision and fetch files of a data set."""
+"""A hub on loopback: as much of its HTTP API as huggingface_hub needs to resolve a revision and
+fetch files of a data set.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from urllib.parse import unquote
 
 
 class Hub:
-    """Data sets by id; every change of one is a commit. What was asked for is remembered in `asked`."""
+    """Data sets by id; every change of one is a commit. What was asked for is remembered in
+    `asked`.
+    """
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
@@ -52,17 +56,25 @@ class _Handler(BaseHTTPRequestHandler):
             id, revision = f"{owner}/{name}", "/".join(rest[1:]) if rest else "main"
             found = self.hub.files(id, revision)
             if found is None:
-                return self._refuse("RevisionNotFound" if id in self.hub.commits else "RepoNotFound")
+                return self._refuse(
+                    "RevisionNotFound" if id in self.hub.commits else "RepoNotFound"
+                )
             siblings = [{"rfilename": file} for file in (".gitattributes", "README.md", *found[1])]
             return self._send(
-                json.dumps({"id": id, "sha": found[0], "siblings": siblings}).encode(), {"Content-Type": "application/json"}, body
+                json.dumps({"id": id, "sha": found[0], "siblings": siblings}).encode(),
+                {"Content-Type": "application/json"},
+                body,
             )
         owner, name, _, revision, *file = path.removeprefix("/datasets/").split("/")
         found = self.hub.files(f"{owner}/{name}", revision)
         content = found[1].get("/".join(file)) if found else None
         if found is None or content is None:
             return self._refuse("EntryNotFound" if found else "RevisionNotFound")
-        self._send(content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": found[0]}, body)
+        self._send(
+            content,
+            {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": found[0]},
+            body,
+        )
 
     def _send(self, content: bytes, headers: dict[str, str], body: bool) -> None:
         self.send_response(200)

@@ -1,4 +1,6 @@
-"""Which isolation levels this machine can give, asked of the system and not of what is tested: where it can, a level must work."""
+"""Which isolation levels this machine can give, asked of the system and not of what is tested:
+where it can, a level must work.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ NEEDS: dict[Level, list[str]] = {
     "namespaces": ["unshare", *USER, "--mount", "--pid", "--net", "--fork", "true"],
     "limits": ["/usr/bin/python3", "-c", ""] if os.geteuid() == 0 else ["true"],
 }
-"""A command that does with the system's own tools what the level rests on; under root, programs of "limits" run on the system's Python."""
+"""A command that does with the system's own tools what the level rests on; under root, programs
+of "limits" run on the system's Python.
+"""
 
 
 def require(level: Level) -> None:
@@ -25,4 +29,7 @@ def require(level: Level) -> None:
     except FileNotFoundError as missing:
         pytest.skip(f"isolation level {level} needs {missing.filename}, which is not installed")
     if done.returncode:
-        pytest.skip(f"this machine does not allow isolation level {level}: {' '.join(NEEDS[level])} said {done.stderr.strip()}")
+        pytest.skip(
+            f"this machine does not allow isolation level {level}: {' '.join(NEEDS[level])} said "
+            f"{done.stderr.strip()}"
+        )

@@ -1,4 +1,6 @@
-"""What tests of pages share: a page as a browser would read it, and text that would like to be markup."""
+"""What tests of pages share: a page as a browser would read it, and text that would like to be
+markup.
+"""
 
 from __future__ import annotations
 

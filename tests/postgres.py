@@ -1,6 +1,8 @@
-"""A PostgreSQL server for the tests: one in a temporary folder, or the one that ERPD_TEST_POSTGRES names.
+"""A PostgreSQL server for the tests: one in a temporary folder, or the one that ERPD_TEST_POSTGRES
+names.
 
-PostgreSQL refuses to run as root, so under root it runs as the user that Debian's package makes, or as nobody.
+PostgreSQL refuses to run as root, so under root it runs as the user that Debian's package makes, or
+as nobody.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from deployments.platform import free_port
+from deployments.servers.local_platform import free_port
 
 PASSWORD = secrets.token_hex(16)
 """Of every server that these tests start."""
@@ -33,8 +35,12 @@ PATIENCE = 60.0
 
 @contextmanager
 def server() -> Iterator[str]:
-    """URL of a server one may create databases on; skips the test, naming what is missing, where there can be none."""
-    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed: pip install 'psycopg[binary]'")
+    """URL of a server one may create databases on; skips the test, naming what is missing, where
+    there can be none.
+    """
+    pytest.importorskip(
+        "psycopg", reason="PostgreSQL's driver is not installed: pip install 'psycopg[binary]'"
+    )
     if named := os.environ.get("ERPD_TEST_POSTGRES"):
         url = sa.make_url(named)
         if url.password:
@@ -44,13 +50,22 @@ def server() -> Iterator[str]:
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    with tempfile.TemporaryDirectory(prefix="erpd-pg-", dir="/tmp") as folder, running(binaries, Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="erpd-pg-", dir="/tmp") as folder,
+        running(binaries, Path(folder)) as url,
+    ):
         yield url
 
 
 def find_binaries() -> Path | None:
-    """The folder of the newest `initdb` and `postgres`: where Debian puts them, else on the path."""
-    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb") if (path.parent / "postgres").exists()]
+    """The folder of the newest `initdb` and `postgres`: where Debian puts them, else on the
+    path.
+    """
+    versions = [
+        path.parent
+        for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")
+        if (path.parent / "postgres").exists()
+    ]
     if versions:
         return max(versions, key=lambda path: float(path.parent.name))
     found = shutil.which("initdb")
@@ -58,7 +73,9 @@ def find_binaries() -> Path | None:
 
 
 class Server:
-    """A server whose files are in `folder`, on a port of loopback, with a password. It may be killed, and started again as it was."""
+    """A server whose files are in `folder`, on a port of loopback, with a password. It may be
+    killed, and started again as it was.
+    """
 
     def __init__(self, binaries: Path, folder: Path) -> None:
         self.binaries, self.folder, self.port = binaries, folder, free_port()
@@ -68,23 +85,45 @@ class Server:
         if user:
             for path in (folder, folder / "password"):
                 os.chown(path, user.pw_uid, user.pw_gid)
-        self.who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+        self.who: dict[str, Any] = (
+            {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+        )
         self.url = f"postgresql+psycopg://erpd@127.0.0.1:{self.port}/postgres"
-        make = ["--auth=scram-sha-256", "--username=erpd", f"--pwfile={folder}/password", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        make = [
+            "--auth=scram-sha-256",
+            "--username=erpd",
+            f"--pwfile={folder}/password",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         command = [binaries / "initdb", "-D", folder / "data", *make]
         made = subprocess.run(command, capture_output=True, text=True, cwd=folder, **self.who)
         assert made.returncode == 0, made.stderr
 
     def start(self) -> None:
-        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+        }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("a") as log:
             command = [self.binaries / "postgres", "-D", self.folder / "data", *options]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, preexec_fn=die_with_parent, **self.who)
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=die_with_parent,
+                **self.who,
+            )
         wait_for(self.process, self.url, self.folder / "log")
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: connections are ended, nothing is waited for
+        # PostgreSQL's fast shutdown: connections are ended, nothing is waited for
+        self.process.send_signal(signal.SIGINT)
         self.process.wait(PATIENCE)
 
 
@@ -135,6 +174,8 @@ def wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
             engine.connect().close()
             break
         except sa.exc.OperationalError:
-            assert process.poll() is None and time.monotonic() < deadline, f"PostgreSQL does not answer: {log.read_text()}"
+            assert process.poll() is None and time.monotonic() < deadline, (
+                f"PostgreSQL does not answer: {log.read_text()}"
+            )
             time.sleep(0.1)
     engine.dispose()

@@ -13,20 +13,27 @@ import psutil
 from helpers import ROOT, no_process_left, processes_of
 
 from erpd_core.config import RuntimeConfig
-from tasks.home import prepare
+from tasks.host.home import prepare
 
 
 @contextmanager
 def own_ray(**environment: str) -> Iterator[Path]:
-    """A Ray of 2 CPUs under a home of its own, whose path is short enough for Ray's sockets; its actors may be classes of tests."""
-    from tasks.resources import ensure_ray, stop_ray
+    """A Ray of 2 CPUs under a home of its own, whose path is short enough for Ray's sockets; its
+    actors may be classes of tests.
+    """
+    from tasks.execution.ray_cluster import ensure_ray, stop_ray
 
     before = dict(os.environ)
     home = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
-    for name in [name for name in os.environ if name.startswith("RAY_") and not name.startswith("RAY_AUTH_")]:
+    for name in [
+        name for name in os.environ if name.startswith("RAY_") and not name.startswith("RAY_AUTH_")
+    ]:
         del os.environ[name]
     tests = ROOT / "tests"
-    own = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, tests, tests / "integration"))), "ERPD_HOME": str(home)}
+    own = {
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, tests, tests / "integration"))),
+        "ERPD_HOME": str(home),
+    }
     os.environ.update(own | environment)
     prepare()
     ensure_ray(RuntimeConfig(cpus=2))

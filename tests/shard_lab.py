@@ -1,4 +1,6 @@
-"""Workers that train models together as plain processes of this machine, without Ray: what they do is `tasks.sharding.worker` alone."""
+"""Workers that train models together as plain processes of this machine, without Ray: what they
+do is `tasks.training.fsdp_worker` alone.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,19 @@ from helpers import ROOT, context, dying, environment
 
 from erpd_core.refs import TrainingRef
 from tasks.store import Store
-from tasks.train import DistillStudent, TrainTeacher
+from tasks.training.student import DistillStudent
+from tasks.training.teacher import TrainTeacher
 
 MEMBER = (
     """
 import os, pickle, sys
 from pathlib import Path
-import tasks.train
-from tasks.sharding.worker import Worker
+import tasks.training.off_policy
+from tasks.training.fsdp_worker import Worker
 
 jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
 """
-    + dying("tasks.train.optimize")
+    + dying("tasks.training.off_policy.optimize")
     + """refs = []
 for stage, context, build, rank, meeting, die_at in jobs:
     refs.append(Worker(stage, context, build, rank, meeting, "127.0.0.1").train())
@@ -53,18 +56,31 @@ Ended = subprocess.CompletedProcess[str]
 
 
 def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[TrainingRef], list[Ended]]:
-    """Each job's answer by so many workers, one job after the other, and how the workers ended; no answers when one of them died.
+    """Each job's answer by so many workers, one job after the other, and how the workers ended; no
+    answers when one of them died.
 
     Many jobs cost little more than one: what takes time is a worker's start.
     """
     with ExitStack() as stack:
-        builds = [stack.enter_context(j.store.build(j.stage.KIND, j.stage.question(), j.stage.inputs(), j.stage.VERSION)) for j in jobs]
+        builds = [
+            stack.enter_context(
+                j.store.build(j.stage.KIND, j.stage.question(), j.stage.inputs(), j.stage.VERSION)
+            )
+            for j in jobs
+        ]
         assert all(builds), "nothing is in its store already"
         meetings = [folder / uuid.uuid4().hex for _ in jobs]
         files = [folder / f"{uuid.uuid4().hex}.pickle" for _ in range(workers)]
         for rank, file in enumerate(files):
             given = [
-                (job.stage, context(job.store, trainers=workers, cpus=1, **job.runtime), build, rank, meeting, job.dies.get(rank))
+                (
+                    job.stage,
+                    context(job.store, trainers=workers, cpus=1, **job.runtime),
+                    build,
+                    rank,
+                    meeting,
+                    job.dies.get(rank),
+                )
                 for job, build, meeting in zip(jobs, builds, meetings, strict=True)
             ]
             file.write_bytes(pickle.dumps(given))
@@ -81,7 +97,10 @@ def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[Trainin
 def _run(files: Sequence[Path], folder: Path) -> list[Ended]:
     own = environment(folder, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", OMP_NUM_THREADS="1")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", MEMBER, str(file)], env=own, **pipes) for file in files]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", MEMBER, str(file)], env=own, **pipes)
+        for file in files
+    ]
     ended = []
     for process in processes:
         out, err = process.communicate(timeout=500)
@@ -91,7 +110,11 @@ def _run(files: Sequence[Path], folder: Path) -> list[Ended]:
 
 def starts(process: Ended) -> list[int]:
     """The step that each of a worker's jobs began from."""
-    return [int(line.removeprefix("from ")) for line in process.stdout.splitlines() if line.startswith("from ")]
+    return [
+        int(line.removeprefix("from "))
+        for line in process.stdout.splitlines()
+        if line.startswith("from ")
+    ]
 
 
 def without(store: Store, folder: Path, *trainings: TrainingRef) -> Store:

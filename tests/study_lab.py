@@ -10,9 +10,9 @@ from typing import Any, get_args
 from pages import Page
 
 from erpd_core.refs import Decision, EvalReport, Score
-from flows.recipes import load_recipe
-from flows.studies import Arm, Picture, Study
-from flows.study_report import write_study_report
+from flows.recipes.load import load_recipe
+from flows.recipes.studies import Arm, Picture, Study
+from flows.reports.study import write_study_report
 from tasks.registry import Registry
 from tasks.store import Store
 
@@ -20,7 +20,9 @@ EVERY = get_args(Picture)
 
 
 class Lab:
-    """A registry and a store with the campaigns of a study in them, written the way flows write them."""
+    """A registry and a store with the campaigns of a study in them, written the way flows write
+    them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.registry = Registry(f"sqlite:///{folder}/registry.db")
@@ -29,67 +31,152 @@ class Lab:
         self.campaigns: dict[str, str] = {}
 
     def begin(self, arm: str) -> str:
-        """An arm's campaign, its base measured on two benchmarks, one of which the paper has as well."""
+        """An arm's campaign, its base measured on two benchmarks, one of which the paper has as
+        well.
+        """
         campaign = self.campaigns[arm] = f"study-{arm}-0123456789"
         self.registry.campaign_started(campaign, f"study-{arm}", "study", {}, "0123abc")
         self.measure(arm, 0, "base", "base", 0.0, 0.0, test=0.5, hmmt_feb_25=0.4)
         return campaign
 
-    def measure(self, arm: str, iteration: int, role: str, policy: str, kl_old: float, kl_base: float, **scores: float) -> None:
+    def measure(
+        self,
+        arm: str,
+        iteration: int,
+        role: str,
+        policy: str,
+        kl_old: float,
+        kl_base: float,
+        **scores: float,
+    ) -> None:
         """Every score has an interval of 3 points to each side."""
-        found = {name: Score(avg=avg, k=8, problems=200, ci95=(avg - 0.03, avg + 0.03)) for name, avg in scores.items()}
-        report = EvalReport(policy=f"policy-{policy}", scores=found, kl_old=kl_old, kl_base=kl_base, entropy=0.25, length=8.5)
-        self.registry.record_artifact(f"policy-{policy}", "policy", {}, meta={"ref": {"role": role, "step": 10}})
+        found = {
+            name: Score(avg=avg, k=8, problems=200, ci95=(avg - 0.03, avg + 0.03))
+            for name, avg in scores.items()
+        }
+        report = EvalReport(
+            policy=f"policy-{policy}",
+            scores=found,
+            kl_old=kl_old,
+            kl_base=kl_base,
+            entropy=0.25,
+            length=8.5,
+        )
+        self.registry.record_artifact(
+            f"policy-{policy}", "policy", {}, meta={"ref": {"role": role, "step": 10}}
+        )
         self.registry.attach(self.campaigns[arm], iteration, role, f"policy-{policy}")
         self.registry.record_report(self.campaigns[arm], iteration, role, report)
 
     def decide(self, arm: str, iteration: int, strategy: Any = "S1") -> None:
-        self.registry.record_decision(self.campaigns[arm], iteration, Decision(strategy=strategy, reason="so it is"))
+        self.registry.record_decision(
+            self.campaigns[arm], iteration, Decision(strategy=strategy, reason="so it is")
+        )
 
-    def file(self, kind: Any, arm: str, iteration: int, role: str, name: str, text: str, question: str, seconds: float = 40.0) -> None:
-        """An artifact with one file in it. The same question is the same artifact, in whichever arm."""
+    def file(
+        self,
+        kind: Any,
+        arm: str,
+        iteration: int,
+        role: str,
+        name: str,
+        text: str,
+        question: str,
+        seconds: float = 40.0,
+    ) -> None:
+        """An artifact with one file in it. The same question is the same artifact, in whichever
+        arm.
+        """
         with self.store.build(kind, {"q": question}, {}, 1) as build:
             if build is not None:
                 build.put(name, lambda path: path.write_text(text))
                 build.commit({"ref": {}})
-        identity = next(one for one in self.store.artifacts(kind) if self.store.manifest(one).question == {"q": question})
+        identity = next(
+            one
+            for one in self.store.artifacts(kind)
+            if self.store.manifest(one).question == {"q": question}
+        )
         self.registry.record_artifact(identity, kind, {}, meta={}, seconds=seconds)
         self.registry.attach(self.campaigns[arm], iteration, role, identity)
 
-    def train(self, arm: str, role: str, question: str, kept: dict[int, float], **more: float) -> None:
+    def train(
+        self, arm: str, role: str, question: str, kept: dict[int, float], **more: float
+    ) -> None:
         records = [{"step": step, "loss": 1 / step, "entropy": 0.2, **more} for step in range(1, 5)]
-        self.file("training", arm, 1, f"{role} training", "records.jsonl", "\n".join(json.dumps(one) for one in records), question)
+        self.file(
+            "training",
+            arm,
+            1,
+            f"{role} training",
+            "records.jsonl",
+            "\n".join(json.dumps(one) for one in records),
+            question,
+        )
         for step, accuracy in kept.items():
             ref = {"policy": {"id": "policy-t", "role": role, "step": step}, "accuracy": accuracy}
-            self.registry.record_artifact(f"rollouts-{question}-{step}", "rollouts", {}, meta={"ref": ref})
-            self.registry.attach(self.campaigns[arm], 1, f"{role} validation", f"rollouts-{question}-{step}")
+            self.registry.record_artifact(
+                f"rollouts-{question}-{step}", "rollouts", {}, meta={"ref": ref}
+            )
+            self.registry.attach(
+                self.campaigns[arm], 1, f"{role} validation", f"rollouts-{question}-{step}"
+            )
 
     def signal(self, arm: str) -> None:
-        histogram = {"counts": [0, 5, 900, 70], "edges": [-8.0, 8.0], "mean": 0.2, "quantiles": [0.0], "tokens": 975}
+        histogram = {
+            "counts": [0, 5, 900, 70],
+            "edges": [-8.0, 8.0],
+            "mean": 0.2,
+            "quantiles": [0.0],
+            "tokens": 975,
+        }
         found = {
-            "deviation": [{"teacher": 10.0**-n, "student": 10.0**-n / 2, "ratio": 0.5, "tokens": 9} for n in range(4)],
+            "deviation": [
+                {"teacher": 10.0**-n, "student": 10.0**-n / 2, "ratio": 0.5, "tokens": 9}
+                for n in range(4)
+            ],
             "teacher": {"positive": histogram, "negative": histogram},
             "student": {"positive": histogram},
         }
         self.file("signal", arm, 1, "signal", "signal.json", json.dumps(found), f"signal of {arm}")
 
     def run(self) -> Lab:
-        """Two arms that share base and teacher and differ in the student, one trained on policy, and one that was killed."""
+        """Two arms that share base and teacher and differ in the student, one trained on policy,
+        and one that was killed.
+        """
         for arm, student in (("ce", 0.65), ("ce.kl", 0.6)):
             self.begin(arm)
             self.train(arm, "teacher", "teacher", {2: 0.6, 4: 0.7})
             self.decide(arm, 1)
             self.measure(arm, 1, "teacher", "teacher", 0.2, 0.2, test=0.7, hmmt_feb_25=0.5)
-            self.measure(arm, 1, "student", f"student-{arm}", 0.05, 0.05, test=student, hmmt_feb_25=0.5)
-            seconds = {"rollouts": 10.0, "teacher": 40.0, "validation": 5.0, "score": 2.0, "distill": 8.0, "evaluate": 1000.0}
+            self.measure(
+                arm, 1, "student", f"student-{arm}", 0.05, 0.05, test=student, hmmt_feb_25=0.5
+            )
+            seconds = {
+                "rollouts": 10.0,
+                "teacher": 40.0,
+                "validation": 5.0,
+                "score": 2.0,
+                "distill": 8.0,
+                "evaluate": 1000.0,
+            }
             self.registry.iteration(self.campaigns[arm], 1, "completed", seconds)
             self.signal(arm)
             self.registry.campaign_finished(self.campaigns[arm])
         self.begin("online")
-        self.train("online", "online", "online", {2: 0.55, 4: 0.6}, seconds_rollout=8.0, seconds_update=2.0, reward_mean=0.5)
+        self.train(
+            "online",
+            "online",
+            "online",
+            {2: 0.55, 4: 0.6},
+            seconds_rollout=8.0,
+            seconds_update=2.0,
+            reward_mean=0.5,
+        )
         self.decide("online", 1, "online")
         self.measure("online", 1, "student", "online", 0.02, 0.02, test=0.55, hmmt_feb_25=0.45)
-        self.registry.iteration(self.campaigns["online"], 1, "completed", {"online": 40.0, "validation": 5.0})
+        self.registry.iteration(
+            self.campaigns["online"], 1, "completed", {"online": 40.0, "validation": 5.0}
+        )
         self.registry.campaign_finished(self.campaigns["online"])
         self.begin("late")
         self.registry.iteration(self.campaigns["late"], 1)
@@ -109,7 +196,9 @@ ROWS: dict[str, dict[str, str]] = {
 }
 
 
-def study_of(arms: Sequence[str] = (*ROWS, "never"), description: str = "What differs", **changes: Any) -> Study:
+def study_of(
+    arms: Sequence[str] = (*ROWS, "never"), description: str = "What differs", **changes: Any
+) -> Study:
     settings = {"ce.kl": ("distill.kl_stop=0.05",)}
     configs = {arm: load_recipe("tiny", ("iterations=1", *settings.get(arm, ()))) for arm in arms}
     values = {

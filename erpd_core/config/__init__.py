@@ -1,6 +1,8 @@
-"""One run is one frozen, printable value: `CampaignConfig`. Defaults are the paper's (the section or table is named at each).
+"""One run is one frozen, printable value: `CampaignConfig`. Defaults are the paper's (the section
+or table is named at each).
 
-Importing this package does not import torch. What the machine is like lives in `RuntimeConfig`, which never enters an identity.
+Importing this package does not import torch. What the machine is like lives in `RuntimeConfig`,
+which never enters an identity.
 """
 
 from erpd_core.config.campaign import CampaignConfig, DecisionConfig, Fallback
@@ -8,8 +10,30 @@ from erpd_core.config.common import Choice, Strategy
 from erpd_core.config.critic import CriticConfig
 from erpd_core.config.distillation import SIDE, Addend, DistillConfig, DistillPhase, SignalSpec
 from erpd_core.config.judge import JudgeConfig
-from erpd_core.config.losses import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Loss, Reinforce, TeacherLoss
-from erpd_core.config.models import ChatConfig, DirectoryModel, EmbeddedModel, HubModel, ModelConfig, PackagedModel, StoredModel
+from erpd_core.config.losses import (
+    CE,
+    CISPO,
+    DISPO,
+    GRPO,
+    MSE,
+    PPO,
+    SAPO,
+    SFT,
+    VESPO,
+    Distill,
+    Loss,
+    Reinforce,
+    TeacherLoss,
+)
+from erpd_core.config.models import (
+    ChatConfig,
+    DirectoryModel,
+    EmbeddedModel,
+    HubModel,
+    ModelConfig,
+    PackagedModel,
+    StoredModel,
+)
 from erpd_core.config.online import OnlineConfig
 from erpd_core.config.optimizer import OptimizerConfig
 from erpd_core.config.problems import (

@@ -23,22 +23,36 @@ def _at_most() -> dict[Fallback, int]:
 
 
 class DecisionConfig(Config):
-    """Which signal follows a teacher (Sec. 4.4): automatic from validation, fixed per iteration, or asked of a person."""
+    """Which signal follows a teacher (Sec. 4.4): automatic from validation, fixed per iteration,
+    or asked of a person.
+    """
 
     mode: Literal["auto", "fixed", "ask"] = "auto"
-    """`ask` waits for a person, with the evidence and the automatic decision; that is taken when `runtime.answer_seconds` have passed."""
+    """`ask` waits for a person, with the evidence and the automatic decision; that is taken when
+    `runtime.answer_seconds` have passed.
+    """
     fixed: Annotated[tuple[Choice, ...], Field(min_length=1)] = ("S1",)
-    """What iteration 1, 2, ... does; the last one repeats. `none` makes the teacher the student: the control arms of Table 2."""
+    """What iteration 1, 2, ... does; the last one repeats. `none` makes the teacher the student:
+    the control arms of Table 2.
+    """
     teacher: Literal["needed", "always"] = "needed"
-    """`always` trains and reports the strong teacher also where a fixed strategy does not look at it (Table 2, batches 5 and 6)."""
+    """`always` trains and reports the strong teacher also where a fixed strategy does not look
+    at it (Table 2, batches 5 and 6).
+    """
     allowed: tuple[Literal["S1", "S2", "S3", "online"], ...] = ("S1", "S2", "S3", "online")
-    """What the automatic decision may choose from; S2 also needs `weak_teacher`, online also `online`."""
+    """What the automatic decision may choose from; S2 also needs `weak_teacher`, online also
+    `online`.
+    """
     min_gain: float = 0.0
     """Points (of 1) the validation gain must exceed before it counts."""
     z: NonNegative = 1.64
-    """Standard errors of the paired difference that separate a gain from noise (1.64: one-sided 95 %)."""
+    """Standard errors of the paired difference that separate a gain from noise (1.64: one-sided
+    95 %).
+    """
     at_most: dict[Fallback, PositiveInt] = Field(default_factory=_at_most)
-    """How often the automatic decision takes a fallback since a teacher or an online stage last helped (Table 2: S3, then S2 twice)."""
+    """How often the automatic decision takes a fallback since a teacher or an online stage last
+    helped (Table 2: S3, then S2 twice).
+    """
 
     def fixed_for(self, iteration: int) -> Choice | None:
         """What the recipe fixes for iteration 1, 2, ...; None when it is decided."""
@@ -58,8 +72,12 @@ class CampaignConfig(Config):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     teacher: TrainConfig = Field(default_factory=TrainConfig)
     weak_teacher: WeakTeacherConfig | None = None
-    runs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], RunConfig] = Field(default_factory=dict)
-    """More training runs by name, for signals to name; each is trained when a signal first asks for it."""
+    runs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], RunConfig] = Field(
+        default_factory=dict
+    )
+    """More training runs by name, for signals to name; each is trained when a signal first asks
+    for it.
+    """
     online: OnlineConfig | None = None
     """The on-policy stage (Fig. 8), for iterations that are `online`."""
     distill: DistillConfig = Field(default_factory=DistillConfig)
@@ -71,24 +89,38 @@ class CampaignConfig(Config):
     def _schedule_is_possible(self) -> CampaignConfig:
         fixed = [self.decision.fixed_for(index) for index in range(1, self.iterations + 1)]
         if "S2" in fixed and self.weak_teacher is None and not self.runs:
-            raise ValueError("decision.fixed asks for S2, which needs weak_teacher; add that section")
+            raise ValueError(
+                "decision.fixed asks for S2, which needs weak_teacher; add that section"
+            )
         if "S3" in fixed[:2]:
-            raise ValueError("decision.fixed asks for S3 before iteration 3, where no student is earlier than the start; move it back")
+            raise ValueError(
+                "decision.fixed asks for S3 before iteration 3, where no student is earlier than "
+                "the start; move it back"
+            )
         if "online" in fixed and self.online is None:
-            raise ValueError("decision.fixed asks for an online stage, which needs online; add that section")
+            raise ValueError(
+                "decision.fixed asks for an online stage, which needs online; add that section"
+            )
         return self
 
     @model_validator(mode="after")
     def _sides_exist(self) -> CampaignConfig:
         if clash := {"teacher", "weak", "live", *PLAIN_SIDES} & self.runs.keys():
-            raise ValueError(f"runs: {', '.join(sorted(clash))} already means something in a signal; choose another name")
+            raise ValueError(
+                f"runs: {', '.join(sorted(clash))} already means something in a signal; choose "
+                f"another name"
+            )
         strategies: tuple[Strategy, ...] = ("S1", "S2", "S3")
         places = {f"distill.{strategy}": self.distill.sides(strategy) for strategy in strategies}
         places |= {f"runs.{name}.init": (run.init,) for name, run in self.runs.items()}
         for place, sides in places.items():
             for side in sides:
                 # the default S2 stands in every recipe, also in those without an unlearned teacher
-                if not (place == "distill.S2" and self.weak_teacher is None and side in ("weak", "unlearned")):
+                if not (
+                    place == "distill.S2"
+                    and self.weak_teacher is None
+                    and side in ("weak", "unlearned")
+                ):
                     self._check_side(place, side)
         self._check_inits()
         return self
@@ -107,9 +139,15 @@ class CampaignConfig(Config):
             trail = self.runs[run].trail
         else:
             known = ("teacher", "weak", *PLAIN_SIDES, "student:N", "live", *self.runs)
-            raise ValueError(f"{place}: there is no run {side!r}; use one of {', '.join(known)}, or add it to runs")
+            raise ValueError(
+                f"{place}: there is no run {side!r}; use one of {', '.join(known)}, or add it to "
+                f"runs"
+            )
         if step and (run == "unlearned" or int(step) not in trail):
-            raise ValueError(f"{place}: {side!r} is not kept; add step {step} to keep of that run (kept: {trail})")
+            raise ValueError(
+                f"{place}: {side!r} is not kept; add step {step} to keep of that run (kept: "
+                f"{trail})"
+            )
 
     def _check_inits(self) -> None:
         """Runs may start from runs, but not in a circle."""
@@ -117,10 +155,15 @@ class CampaignConfig(Config):
             seen, here = [name], self.runs[name].init.partition("@")[0]
             while here in self.runs:
                 if here in seen:
-                    raise ValueError(f"runs: {' from '.join([*seen, here])} is a circle; let one of them start from old")
+                    raise ValueError(
+                        f"runs: {' from '.join([*seen, here])} is a circle; let one of them start "
+                        f"from old"
+                    )
                 seen.append(here)
                 here = self.runs[here].init.partition("@")[0]
 
     def question(self) -> dict[str, object]:
-        """What was asked, without the machine it is asked on: the part of a config that identities are made of."""
+        """What was asked, without the machine it is asked on: the part of a config that
+        identities are made of.
+        """
         return self.model_dump(mode="json", exclude={"runtime", "description"})

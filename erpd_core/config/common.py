@@ -13,15 +13,21 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Strategy = Literal["S1", "S2", "S3"]
 Choice = Literal["S1", "S2", "S3", "online", "none"]
-"""What an iteration may do: distil by a strategy, train online, or take the teacher itself as its student (a control arm)."""
+"""What an iteration may do: distil by a strategy, train online, or take the teacher itself as
+its student (a control arm).
+"""
 
 
 LIMIT = 1 << 53
-"""Whole numbers stay below it: up to there a float, a database and JavaScript hold each of them exactly."""
+"""Whole numbers stay below it: up to there a float, a database and JavaScript hold each of them
+exactly.
+"""
 
 
 class Config(Frozen):
-    """Every number of a config is finite, and a whole one below `LIMIT`. A field's docstring is its text in the forms of Prefect's UI."""
+    """Every number of a config is finite, and a whole one below `LIMIT`. A field's docstring is
+    its text in the forms of Prefect's UI.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
 

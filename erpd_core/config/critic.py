@@ -9,10 +9,12 @@ from erpd_core.config.trail import TrailConfig
 
 
 class CriticConfig(TrailConfig):
-    """Value pretraining on the fixed batch (VC-PPO, arXiv 2503.01491): lambda 1, so the target of every token is the outcome.
+    """Value pretraining on the fixed batch (VC-PPO, arXiv 2503.01491): lambda 1, so the target of
+    every token is the outcome.
 
-    ERPD gives no numbers for it. The learning rate is the field's usual one of a critic, ten times a policy's; steps and minibatch are
-    ours. Whether they are enough is told by the explained variance in the records.
+    ERPD gives no numbers for it. The learning rate is the field's usual one of a critic, ten times
+    a policy's; steps and minibatch are ours. Whether they are enough is told by the explained
+    variance in the records.
     """
 
     optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=1e-5))

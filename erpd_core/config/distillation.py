@@ -17,28 +17,43 @@ PLAIN_SIDES = ("old", "base", "none", "unlearned")
 
 
 class SignalSpec(Config):
-    """A token signal A_hat = lp_numerator - lp_denominator (Sec. 3.3, 3.4, Fig. 3). A strategy is this data, not code.
+    """A token signal A_hat = lp_numerator - lp_denominator (Sec. 3.3, 3.4, Fig. 3). A strategy is
+    this data, not code.
 
-    A side is `teacher` (the step validation chose) or `teacher@40`, `weak` (last step of the unlearned run) or `weak@60`, `unlearned`
-    (its `unlearn_step`), a run of the recipe's `runs` (`recovered`, `recovered@40`), `student:1` (student of iteration 1), `old` ("Curr."
-    of Table 7), `base`, `none` ("None" of Table 7), or, as denominator, `live`: the student in training itself (Fig. 7).
+    A side is `teacher` (the step validation chose) or `teacher@40`, `weak` (last step of the
+    unlearned run) or `weak@60`, `unlearned` (its `unlearn_step`), a run of the recipe's `runs`
+    (`recovered`, `recovered@40`), `student:1` (student of iteration 1), `old` ("Curr." of Table 7),
+    `base`, `none` ("None" of Table 7), or, as denominator, `live`: the student in training itself
+    (Fig. 7).
     """
 
     numerator: Side = "teacher"
     denominator: Side = "old"
     positives: Literal["all", "max", "min"] = "all"
-    """On right responses keep all of the log-ratio, max(0, .) or min(0, .); done before whitening (Table 12)."""
+    """On right responses keep all of the log-ratio, max(0, .) or min(0, .); done before
+    whitening (Table 12).
+    """
     clip: PositiveFloat | None = None
-    """The whitened signal is cut to this many standard deviations (with `whiten: off`, nats) against outliers; not in the paper."""
+    """The whitened signal is cut to this many standard deviations (with `whiten: off`, nats)
+    against outliers; not in the paper.
+    """
     whiten: Literal["shift", "scale", "off"] = "shift"
-    """`shift`: mean 0 and variance 1 over response tokens (Sec. 3.3); `scale`: variance 1, signs kept; `off`: as is."""
+    """`shift`: mean 0 and variance 1 over response tokens (Sec. 3.3); `scale`: variance 1, signs
+    kept; `off`: as is.
+    """
 
     @model_validator(mode="after")
     def _something_to_distil(self) -> SignalSpec:
         if self.numerator == self.denominator:
-            raise ValueError(f"numerator and denominator are both {self.numerator!r}: the signal would be zero; change one of them")
+            raise ValueError(
+                f"numerator and denominator are both {self.numerator!r}: the signal would be "
+                f"zero; change one of them"
+            )
         if self.numerator == "live" or (self.denominator == "live" and self.numerator == "none"):
-            raise ValueError("the student in training can only be set against a policy: use live as denominator of one")
+            raise ValueError(
+                "the student in training can only be set against a policy: use live as "
+                "denominator of one"
+            )
         return self
 
 
@@ -50,18 +65,28 @@ class Addend(Config):
 
 
 class DistillPhase(Config):
-    """A stretch of distillation steps on one signal; several phases on one student are an ensemble (Table 8)."""
+    """A stretch of distillation steps on one signal; several phases on one student are an
+    ensemble (Table 8).
+    """
 
     signal: SignalSpec = Field(default_factory=SignalSpec)
     plus: tuple[Addend, ...] = ()
-    """Signals added to it, each whitened before it is weighted, and the sum whitened again (beyond the paper)."""
+    """Signals added to it, each whitened before it is weighted, and the sum whitened again
+    (beyond the paper).
+    """
     steps: PositiveInt | None = None
     """Optimizer steps; the distillation's own `steps` when absent."""
 
     @model_validator(mode="after")
     def _live_alone(self) -> DistillPhase:
-        if self.plus and "live" in (self.signal.denominator, *(one.signal.denominator for one in self.plus)):
-            raise ValueError("a live denominator changes at every step and cannot be added to other signals; make it a phase of its own")
+        if self.plus and "live" in (
+            self.signal.denominator,
+            *(one.signal.denominator for one in self.plus),
+        ):
+            raise ValueError(
+                "a live denominator changes at every step and cannot be added to other signals; "
+                "make it a phase of its own"
+            )
         return self
 
     @property
@@ -80,7 +105,9 @@ def _phases(**signal: str) -> tuple[DistillPhase, ...]:
 
 
 class DistillConfig(Config):
-    """Stage 2: distil token signals into the iteration's start under a trust region (Sec. 3.2, 3.3)."""
+    """Stage 2: distil token signals into the iteration's start under a trust region (Sec. 3.2,
+    3.3).
+    """
 
     loss: Distill = Field(default_factory=Distill)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -90,30 +117,50 @@ class DistillConfig(Config):
     keep: tuple[PositiveInt, ...] = ()
     """Steps whose policy is kept, besides the last one."""
     select: Literal["last", "validation"] = "last"
-    """The student is the last step, or the kept one with the highest validation score within the KL budget (the first if none is)."""
+    """The student is the last step, or the kept one with the highest validation score within the
+    KL budget (the first if none is).
+    """
     kl_budget: PositiveFloat | None = None
-    """The trust region's radius (Eq. 7): KL(student || old), nats per token on fresh validation samples; for `select: validation`."""
+    """The trust region's radius (Eq. 7): KL(student || old), nats per token on fresh validation
+    samples; for `select: validation`.
+    """
     kl_budget_of_teacher: PositiveFloat | None = None
     """The same as a share of the teacher's own KL to old; the smaller of the two budgets holds."""
     kl_stop: PositiveFloat | None = None
-    """Stop before `steps` once KL(old || student) on the old batch (k3, nats per token, of the step's minibatch) has reached this."""
-    S1: Phases | Alternatives = Field(default_factory=lambda: _phases(numerator="teacher", denominator="old"))
-    """Phases on one student; or named alternatives, each distilled, of which validation chooses one (Table 8, Sec. 4.5)."""
-    S2: Phases | Alternatives = Field(default_factory=lambda: _phases(numerator="weak", denominator="unlearned", positives="min"))
-    S3: Phases | Alternatives = Field(default_factory=lambda: _phases(numerator="teacher", denominator="student:1"))
+    """Stop before `steps` once KL(old || student) on the old batch (k3, nats per token, of the
+    step's minibatch) has reached this.
+    """
+    S1: Phases | Alternatives = Field(
+        default_factory=lambda: _phases(numerator="teacher", denominator="old")
+    )
+    """Phases on one student; or named alternatives, each distilled, of which validation chooses
+    one (Table 8, Sec. 4.5).
+    """
+    S2: Phases | Alternatives = Field(
+        default_factory=lambda: _phases(numerator="weak", denominator="unlearned", positives="min")
+    )
+    S3: Phases | Alternatives = Field(
+        default_factory=lambda: _phases(numerator="teacher", denominator="student:1")
+    )
     """For strategy 3 the decision replaces `student:1` by the earlier student it chose."""
 
     @model_validator(mode="after")
     def _keep_within_steps(self) -> DistillConfig:
         last = max(self.total_steps("S1"), self.total_steps("S2"), self.total_steps("S3"))
         if self.keep and max(self.keep) > last:
-            raise ValueError(f"keep: step {max(self.keep)} lies beyond the last step {last}; lower it or raise steps")
+            raise ValueError(
+                f"keep: step {max(self.keep)} lies beyond the last step {last}; lower it or raise "
+                f"steps"
+            )
         return self
 
     @model_validator(mode="after")
     def _budget_has_a_choice(self) -> DistillConfig:
         if (self.kl_budget or self.kl_budget_of_teacher) and self.select == "last":
-            raise ValueError("a KL budget chooses among kept steps, and select: last takes the last; set select: validation, or no budget")
+            raise ValueError(
+                "a KL budget chooses among kept steps, and select: last takes the last; set "
+                "select: validation, or no budget"
+            )
         return self
 
     def alternatives(self, strategy: Strategy) -> dict[str, tuple[DistillPhase, ...]]:
@@ -123,8 +170,16 @@ class DistillConfig(Config):
 
     def total_steps(self, strategy: Strategy) -> int:
         """Steps of the longest alternative."""
-        return max(sum(phase.steps or self.steps for phase in phases) for phases in self.alternatives(strategy).values())
+        return max(
+            sum(phase.steps or self.steps for phase in phases)
+            for phases in self.alternatives(strategy).values()
+        )
 
     def sides(self, strategy: Strategy) -> tuple[str, ...]:
         """Every side of every signal of a strategy, in order."""
-        return tuple(side for phases in self.alternatives(strategy).values() for phase in phases for side in phase.sides)
+        return tuple(
+            side
+            for phases in self.alternatives(strategy).values()
+            for phase in phases
+            for side in phase.sides
+        )

@@ -12,7 +12,9 @@ from erpd_core.config.critic import CriticConfig
 
 class _Loss(Config):
     kl_weight: NonNegative = 0.0
-    """Weight of the k2 penalty, whose on-policy gradient is that of KL(theta || old) (Sec. 4.2, Table 5)."""
+    """Weight of the k2 penalty, whose on-policy gradient is that of KL(theta || old) (Sec. 4.2,
+    Table 5).
+    """
     entropy_weight: float = 0.0
     """Weight of the entropy bonus, token mean (Table 6b: 0.5)."""
 
@@ -26,13 +28,17 @@ class GRPO(_Loss):
 
 
 class PPO(_Loss):
-    """Hard-clipped surrogate on advantages of a value network (Sec. 4.1). The paper gives PPO no clip; 0.2 is PPO's own."""
+    """Hard-clipped surrogate on advantages of a value network (Sec. 4.1). The paper gives PPO no
+    clip; 0.2 is PPO's own.
+    """
 
     kind: Literal["ppo"] = "ppo"
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.2
     alpha: PositiveFloat = 0.05
-    """The policy's GAE lambda is 1 - 1 / (alpha * length), VAPO's (arXiv 2504.05118); the paper prints it without the "1 -"."""
+    """The policy's GAE lambda is 1 - 1 / (alpha * length), VAPO's (arXiv 2504.05118); the paper
+    prints it without the "1 -".
+    """
     critic: CriticConfig = Field(default_factory=CriticConfig)
 
 
@@ -45,7 +51,9 @@ class SAPO(_Loss):
 
 
 class CE(_Loss):
-    """Cross-entropy of the implicit reward beta * log-ratio against the outcome (Eq. 1-3; beta 0.001 to 0.05, sum or mean over tokens)."""
+    """Cross-entropy of the implicit reward beta * log-ratio against the outcome (Eq. 1-3; beta
+    0.001 to 0.05, sum or mean over tokens).
+    """
 
     kind: Literal["ce"] = "ce"
     beta: PositiveFloat = 0.01
@@ -53,7 +61,9 @@ class CE(_Loss):
 
 
 class MSE(_Loss):
-    """Squared error of the token's own probability against the outcome (Eq. 10); unconstrained, unlearns first."""
+    """Squared error of the token's own probability against the outcome (Eq. 10); unconstrained,
+    unlearns first.
+    """
 
     kind: Literal["mse"] = "mse"
     negative_weight: NonNegative = 1.0
@@ -61,27 +71,37 @@ class MSE(_Loss):
 
 
 class SFT(_Loss):
-    """Negative log-likelihood of right responses only; recovers a teacher from an unlearned policy (Table 9)."""
+    """Negative log-likelihood of right responses only; recovers a teacher from an unlearned
+    policy (Table 9).
+    """
 
     kind: Literal["sft"] = "sft"
 
 
 class Reinforce(_Loss):
-    """Policy gradient without a ratio (Williams 1992): `-A lp`. Nothing holds it near old; `kl_weight` may."""
+    """Policy gradient without a ratio (Williams 1992): `-A lp`. Nothing holds it near old;
+    `kl_weight` may.
+    """
 
     kind: Literal["reinforce"] = "reinforce"
 
 
 class CISPO(_Loss):
-    """Importance weight cut from above, its gradient stopped: no token is dropped (MiniMax-M1, arXiv 2506.13585)."""
+    """Importance weight cut from above, its gradient stopped: no token is dropped (MiniMax-M1,
+    arXiv 2506.13585).
+    """
 
     kind: Literal["cispo"] = "cispo"
     max_weight: PositiveFloat = 5.0
-    """Largest weight. MiniMax-M1 tunes it without giving a number; 5 is ScaleRL's (arXiv 2510.13786), which TRL recommends."""
+    """Largest weight. MiniMax-M1 tunes it without giving a number; 5 is ScaleRL's (arXiv
+    2510.13786), which TRL recommends.
+    """
 
 
 class VESPO(_Loss):
-    """Gamma-shaped weight of the whole response's ratio, its gradient stopped (arXiv 2602.10693, whose values these are)."""
+    """Gamma-shaped weight of the whole response's ratio, its gradient stopped (arXiv 2602.10693,
+    whose values these are).
+    """
 
     kind: Literal["vespo"] = "vespo"
     k_pos: PositiveFloat = 2.0
@@ -91,10 +111,12 @@ class VESPO(_Loss):
 
 
 class DISPO(_Loss):
-    """Importance weight clipped apart for right and wrong responses, its gradient stopped (arXiv 2602.00983).
+    """Importance weight clipped apart for right and wrong responses, its gradient stopped (arXiv
+    2602.00983).
 
-    The numbers are ours: we could not read the paper's. They follow its abstract: weights of right responses do harm when excessive (so
-    DAPO's narrow range), those of wrong responses when restricted too much (so no floor, and CISPO's ceiling of 5).
+    The numbers are ours: we could not read the paper's. They follow its abstract: weights of right
+    responses do harm when excessive (so DAPO's narrow range), those of wrong responses when
+    restricted too much (so no floor, and CISPO's ceiling of 5).
     """
 
     kind: Literal["dispo"] = "dispo"
@@ -107,12 +129,20 @@ class DISPO(_Loss):
 
 
 class Distill(_Loss):
-    """Stage 2: clipped surrogate on a fixed, whitened token signal (Eq. 9). The paper leaves epsilon open; 0.2 is PPO's."""
+    """Stage 2: clipped surrogate on a fixed, whitened token signal (Eq. 9). The paper leaves
+    epsilon open; 0.2 is PPO's.
+    """
 
     kind: Literal["distill"] = "distill"
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.2
 
 
-TeacherLoss = Annotated[GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO, Field(discriminator="kind")]
-Loss = Annotated[GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO | Distill, Field(discriminator="kind")]
+TeacherLoss = Annotated[
+    GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO,
+    Field(discriminator="kind"),
+]
+Loss = Annotated[
+    GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO | Distill,
+    Field(discriminator="kind"),
+]

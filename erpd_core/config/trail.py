@@ -24,7 +24,10 @@ class TrailConfig(Config):
     @model_validator(mode="after")
     def _keep_within_steps(self) -> Self:
         if self.keep and self.keep[-1] > self.steps:
-            raise ValueError(f"keep: step {self.keep[-1]} lies beyond the last step {self.steps}; lower it or raise steps")
+            raise ValueError(
+                f"keep: step {self.keep[-1]} lies beyond the last step {self.steps}; lower it or "
+                f"raise steps"
+            )
         return self
 
     @property

@@ -12,7 +12,9 @@ from erpd_core.config.trail import TrailConfig
 
 
 class TrainConfig(TrailConfig):
-    """Stage 1: many off-policy steps on one fixed batch, keeping a trail of checkpoints (Sec. 3.1)."""
+    """Stage 1: many off-policy steps on one fixed batch, keeping a trail of checkpoints (Sec.
+    3.1).
+    """
 
     loss: TeacherLoss = Field(default_factory=SAPO)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -22,7 +24,9 @@ class TrainConfig(TrailConfig):
 
 
 class WeakTeacherConfig(TrainConfig):
-    """The unlearned run of strategy 2 (Sec. 3.4): MSE by default; `un` is an early checkpoint of it (usually steps 10 to 30)."""
+    """The unlearned run of strategy 2 (Sec. 3.4): MSE by default; `un` is an early checkpoint of
+    it (usually steps 10 to 30).
+    """
 
     loss: TeacherLoss = Field(default_factory=MSE)
     unlearn_step: PositiveInt = 10
@@ -30,7 +34,9 @@ class WeakTeacherConfig(TrainConfig):
     @model_validator(mode="after")
     def _unlearn_step_is_early(self) -> WeakTeacherConfig:
         if self.unlearn_step >= self.steps:
-            raise ValueError(f"unlearn_step {self.unlearn_step} must come before the last step {self.steps}")
+            raise ValueError(
+                f"unlearn_step {self.unlearn_step} must come before the last step {self.steps}"
+            )
         return self
 
     @property
@@ -39,7 +45,9 @@ class WeakTeacherConfig(TrainConfig):
 
 
 class RunConfig(TrainConfig):
-    """One more training run on the fixed batch, for signals to name: `un` at another rate, a recovered teacher (Table 9)."""
+    """One more training run on the fixed batch, for signals to name: `un` at another rate, a
+    recovered teacher (Table 9).
+    """
 
     init: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(@\d+)?$")] = "old"
     """Where it starts: `old`, or a side such as `unlearned`, `weak@10` or another run's name."""

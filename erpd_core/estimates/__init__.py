@@ -1,7 +1,9 @@
-"""What a campaign will cost, counted before it runs: FLOPs, bytes, memory and time. Arithmetic only; importing it does not import torch.
+"""What a campaign will cost, counted before it runs: FLOPs, bytes, memory and time. Arithmetic
+only; importing it does not import torch.
 
-shape.py (a model's dimensions), work.py (what is to be done: passes over so many tokens), campaign.py (a config as a list of such work),
-machine.py (what it is done on), memory.py (what a device must hold), cost.py (all of it put together).
+shape.py (a model's dimensions), work.py (what is to be done: passes over so many tokens),
+campaign.py (a config as a list of such work), machine.py (what it is done on), memory.py (what a
+device must hold), cost.py (all of it put together).
 """
 
 from erpd_core.estimates.campaign import Lengths, Task, campaign_tasks

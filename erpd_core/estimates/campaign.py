@@ -1,4 +1,6 @@
-"""A config as the list of what it will do, in the order of `flows`: what is sampled, scored and trained, and how much of it."""
+"""A config as the list of what it will do, in the order of `flows`: what is sampled, scored and
+trained, and how much of it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,33 @@ from erpd_core.config import PPO, CampaignConfig, RunConfig, SamplingConfig, Tra
 from erpd_core.estimates.work import Batch
 from erpd_core.refs import Frozen
 
-Phase = Literal["base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "online"]
-PHASES: tuple[Phase, ...] = ("base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "online")
-"""As a campaign books its seconds; `base` is what is measured of the base before the first iteration."""
+Phase = Literal[
+    "base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "online"
+]
+PHASES: tuple[Phase, ...] = (
+    "base",
+    "rollouts",
+    "score",
+    "teacher",
+    "distill",
+    "validation",
+    "evaluate",
+    "online",
+)
+"""As a campaign books its seconds; `base` is what is measured of the base before the first
+iteration.
+"""
 
 TWICE = frozenset({"ce", "vespo"})
-"""Losses of whole responses, which make the head's logits twice (`erpd_core.losses.SEQUENCE_LEVEL`; a test holds them equal)."""
+"""Losses of whole responses, which make the head's logits twice
+(`erpd_core.losses.SEQUENCE_LEVEL`; a test holds them equal).
+"""
 
 
 class Lengths(Frozen):
-    """Tokens to expect: nobody knows them before, so they are assumptions and are printed as such."""
+    """Tokens to expect: nobody knows them before, so they are assumptions and are printed as
+    such.
+    """
 
     prompt: float = 150.0
     response: float
@@ -63,20 +82,26 @@ class Task(Frozen):
     repeat: int = 1
     """How often it is done."""
     online: bool = False
-    """Part of an online stage: one process and engine do it, with the start policy beside the one in training, and nothing is stored."""
+    """Part of an online stage: one process and engine do it, with the start policy beside the
+    one in training, and nothing is stored.
+    """
 
 
-def campaign_tasks(config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths) -> list[Task]:
+def campaign_tasks(
+    config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths
+) -> list[Task]:
     """Everything a campaign does.
 
-    **Arguments:** `problems`: how many there are of `prompts`, `validation` and each benchmark. An automatic decision is taken to be S1.
-    Nothing is found in the store already.
+    **Arguments:** `problems`: how many there are of `prompts`, `validation` and each benchmark. An
+    automatic decision is taken to be S1. Nothing is found in the store already.
     """
     return list(_Walk(config, problems, lengths).tasks())
 
 
 class _Walk:
-    def __init__(self, config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths) -> None:
+    def __init__(
+        self, config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths
+    ) -> None:
         self.config, self.problems, self.lengths = config, problems, lengths
         self.index = 0
 
@@ -88,7 +113,7 @@ class _Walk:
             choice = self.config.decision.fixed_for(self.index) or "S1"
             yield from self._online() if choice == "online" else self._offline(choice)
 
-    # ------------------------------------------------------------------------------------------------------------ iterations
+    # ----------------------------------------------------------------------------------- iterations
 
     def _offline(self, choice: str) -> Iterator[Task]:
         config = self.config
@@ -97,20 +122,36 @@ class _Walk:
         yield self._score("score", "under old", batch, config.sampling)
         sides = config.distill.sides(choice) if choice in ("S1", "S2", "S3") else ()  # type: ignore[arg-type]
         runs = self._runs(sides)
-        looked_at = choice == "none" or "teacher" in runs or not runs or config.decision.teacher == "always"
+        looked_at = (
+            choice == "none" or "teacher" in runs or not runs or config.decision.teacher == "always"
+        )
         if looked_at and "teacher" not in runs:
             runs = ["teacher", *runs]
         for name in runs:
             yield from self._run(name, batch)
         candidates = len(config.teacher.trail) if looked_at else 1
-        yield self._sample("validation", "validation", config.evaluation.validation_sampling, candidates, "teacher: ")
+        yield self._sample(
+            "validation",
+            "validation",
+            config.evaluation.validation_sampling,
+            candidates,
+            "teacher: ",
+        )
         if choice != "none":
-            named = {side for side in sides if side not in ("none", "live", "old") and not (side == "base" and self.index == 1)}
+            named = {
+                side
+                for side in sides
+                if side not in ("none", "live", "old") and not (side == "base" and self.index == 1)
+            }
             if named:
-                yield self._score("score", "sides of the signals", batch, config.sampling, len(named))
+                yield self._score(
+                    "score", "sides of the signals", batch, config.sampling, len(named)
+                )
             yield from self._distil(choice, batch)
         if config.evaluation.signal:
-            yield self._score("score", "what the student made of its signal", batch, config.sampling)
+            yield self._score(
+                "score", "what the student made of its signal", batch, config.sampling
+            )
         policies = 1 if choice == "none" else 2
         yield from self._evaluate("evaluate", policies, columns=2 if self.index == 1 else 3)
 
@@ -122,35 +163,78 @@ class _Walk:
             steps = sum(phase.steps or config.steps for phase in phases)
             kept = len({*(step for step in config.keep if step < steps), steps})
             tried += kept
-            yield self._train("distill", f"student {name}".rstrip(), batch, steps, config.minibatch, "distill", kept)
+            yield self._train(
+                "distill",
+                f"student {name}".rstrip(),
+                batch,
+                steps,
+                config.minibatch,
+                "distill",
+                kept,
+            )
         if config.select == "validation" or len(alternatives) > 1:
-            yield self._sample("validation", "validation", evaluation.validation_sampling, tried, "students: ")
+            yield self._sample(
+                "validation", "validation", evaluation.validation_sampling, tried, "students: "
+            )
             sampling = evaluation.validation_sampling
             seen = self.lengths.batch(self.problems["validation"], sampling)
-            yield self._score("validation", "KL of teacher and students", seen, sampling, (tried + 1) * (2 if self.index == 1 else 3))
+            yield self._score(
+                "validation",
+                "KL of teacher and students",
+                seen,
+                sampling,
+                (tried + 1) * (2 if self.index == 1 else 3),
+            )
         else:
-            yield self._sample("validation", "validation", evaluation.validation_sampling, 1, "student: ")
+            yield self._sample(
+                "validation", "validation", evaluation.validation_sampling, 1, "student: "
+            )
 
     def _online(self) -> Iterator[Task]:
         online = self.config.online
         assert online is not None, "the config checks that online stages have their section"
         fresh = self.lengths.batch(online.prompts_per_step, online.sampling)
-        updates, shard = online.updates_per_batch, min(online.sampling.shard, online.prompts_per_step)
+        updates, shard = (
+            online.updates_per_batch,
+            min(online.sampling.shard, online.prompts_per_step),
+        )
         for task in (
-            Task(iteration=self.index, phase="online", what="sample", kind="sample", batch=fresh, shard=shard, repeat=online.steps),
+            Task(
+                iteration=self.index,
+                phase="online",
+                what="sample",
+                kind="sample",
+                batch=fresh,
+                shard=shard,
+                repeat=online.steps,
+            ),
             self._score("online", "policy and start", fresh, online.sampling, 2 * online.steps),
             self._train(
-                "online", online.loss.kind, fresh, online.steps * updates, fresh.sequences // updates, online.loss.kind, len(online.trail)
+                "online",
+                online.loss.kind,
+                fresh,
+                online.steps * updates,
+                fresh.sequences // updates,
+                online.loss.kind,
+                len(online.trail),
             ),
         ):
             yield task.model_copy(update={"online": True})
-        yield self._sample("validation", "validation", self.config.evaluation.validation_sampling, len(online.trail), "online: ")
+        yield self._sample(
+            "validation",
+            "validation",
+            self.config.evaluation.validation_sampling,
+            len(online.trail),
+            "online: ",
+        )
         yield from self._evaluate("evaluate", 1, columns=2 if self.index == 1 else 3)
 
-    # --------------------------------------------------------------------------------------------------------- training runs
+    # -------------------------------------------------------------------------------- training runs
 
     def _runs(self, sides: Sequence[str]) -> list[str]:
-        """Training runs that sides rest on, and those that these start from, each after what it starts from."""
+        """Training runs that sides rest on, and those that these start from, each after what it
+        starts from.
+        """
         found: list[str] = []
         for side in sides:
             name = {"unlearned": "weak"}.get(side.partition("@")[0], side.partition("@")[0])
@@ -162,35 +246,93 @@ class _Walk:
 
     def _run(self, name: str, batch: Batch) -> Iterator[Task]:
         config: TrainConfig | RunConfig | None = {
-            "teacher": self.config.teacher, "weak": self.config.weak_teacher, **self.config.runs
-        }[name]  # fmt: skip
+            "teacher": self.config.teacher,
+            "weak": self.config.weak_teacher,
+            **self.config.runs,
+        }[name]
         assert config is not None, "the config checks that every side has its run"
         if isinstance(config.loss, PPO):
             critic = config.loss.critic
-            yield self._train("teacher", f"{name}: critic", batch, critic.steps, critic.minibatch, "critic", len(critic.trail))
+            yield self._train(
+                "teacher",
+                f"{name}: critic",
+                batch,
+                critic.steps,
+                critic.minibatch,
+                "critic",
+                len(critic.trail),
+            )
             values = self._score("teacher", f"{name}: values", batch, self.config.sampling)
             yield values.model_copy(update={"shard": batch.prompts})  # by one process
         yield self._train(
-            "teacher", f"{name}: {config.loss.kind}", batch, config.steps, config.minibatch, config.loss.kind, len(config.trail)
+            "teacher",
+            f"{name}: {config.loss.kind}",
+            batch,
+            config.steps,
+            config.minibatch,
+            config.loss.kind,
+            len(config.trail),
         )
 
-    # ------------------------------------------------------------------------------------------------------------- one stage
+    # ------------------------------------------------------------------------------------ one stage
 
     def _sample(
-        self, phase: Phase, on: str, sampling: SamplingConfig, repeat: int = 1, about: str = "", samples: int | None = None
+        self,
+        phase: Phase,
+        on: str,
+        sampling: SamplingConfig,
+        repeat: int = 1,
+        about: str = "",
+        samples: int | None = None,
     ) -> Task:
         batch = self.lengths.batch(self.problems[on], sampling, samples)
         what = f"sample {about}{on if on in ('prompts', 'validation') else 'benchmarks'}"
         shard = min(sampling.shard, batch.prompts)
-        return Task(iteration=self.index, phase=phase, what=what, kind="sample", batch=batch, shard=shard, repeat=repeat)
+        return Task(
+            iteration=self.index,
+            phase=phase,
+            what=what,
+            kind="sample",
+            batch=batch,
+            shard=shard,
+            repeat=repeat,
+        )
 
-    def _score(self, phase: Phase, what: str, batch: Batch, sampling: SamplingConfig, repeat: int = 1) -> Task:
+    def _score(
+        self, phase: Phase, what: str, batch: Batch, sampling: SamplingConfig, repeat: int = 1
+    ) -> Task:
         shard = min(sampling.shard, batch.prompts)
-        return Task(iteration=self.index, phase=phase, what=f"score {what}", kind="score", batch=batch, shard=shard, repeat=repeat)
+        return Task(
+            iteration=self.index,
+            phase=phase,
+            what=f"score {what}",
+            kind="score",
+            batch=batch,
+            shard=shard,
+            repeat=repeat,
+        )
 
-    def _train(self, phase: Phase, what: str, batch: Batch, steps: int, minibatch: int, loss: str, kept: int) -> Task:
-        return Task(iteration=self.index, phase=phase, what=f"train {what}", kind="train", batch=batch, steps=steps,
-                    minibatch=min(minibatch, batch.sequences), twice=loss in TWICE, kept=kept)  # fmt: skip
+    def _train(
+        self,
+        phase: Phase,
+        what: str,
+        batch: Batch,
+        steps: int,
+        minibatch: int,
+        loss: str,
+        kept: int,
+    ) -> Task:
+        return Task(
+            iteration=self.index,
+            phase=phase,
+            what=f"train {what}",
+            kind="train",
+            batch=batch,
+            steps=steps,
+            minibatch=min(minibatch, batch.sequences),
+            twice=loss in TWICE,
+            kept=kept,
+        )
 
     def _evaluate(self, phase: Phase, policies: int, columns: int) -> Iterator[Task]:
         evaluation = self.config.evaluation

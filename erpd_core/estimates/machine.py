@@ -25,7 +25,8 @@ class Efficiency(Frozen):
 class Machine(Frozen):
     """One kind of device: a GPU, or a whole machine without one.
 
-    Example: an H100 has `matrix_flops={"bfloat16": 989e12, "float32": 495e12}` (float32 by TF32), `bandwidth=3.35e12`, `memory=80e9`.
+    Example: an H100 has `matrix_flops={"bfloat16": 989e12, "float32": 495e12}` (float32 by TF32),
+    `bandwidth=3.35e12`, `memory=80e9`.
     """
 
     name: str
@@ -44,7 +45,9 @@ class Machine(Frozen):
     network: PositiveFloat | None = None
     """The same between nodes."""
     call: Annotated[float, Field(ge=0.0)]
-    """Seconds that one layer's call takes however little it computes: launching its kernels, running its Python."""
+    """Seconds that one layer's call takes however little it computes: launching its kernels,
+    running its Python.
+    """
     step: Annotated[float, Field(ge=0.0)]
     """The same in sampling, where graphs of kernels are launched at once."""
     efficiency: Efficiency

@@ -11,7 +11,9 @@ from erpd_core.refs import Frozen
 
 
 class LinearAttention(Frozen):
-    """Gated DeltaNet layers (Qwen3.5): a state of fixed size instead of keys and values of every token."""
+    """Gated DeltaNet layers (Qwen3.5): a state of fixed size instead of keys and values of every
+    token.
+    """
 
     layers: PositiveInt
     key_heads: PositiveInt
@@ -29,10 +31,11 @@ class LinearAttention(Frozen):
 
 
 class ModelShape(Frozen):
-    """A decoder with gated MLPs (Llama, Qwen2, Qwen3, Qwen3.5). Norms and biases, under 1 % of the weights, are left out.
+    """A decoder with gated MLPs (Llama, Qwen2, Qwen3, Qwen3.5). Norms and biases, under 1 % of the
+    weights, are left out.
 
-    Example: `ModelShape(layers=36, hidden=2560, heads=32, kv_heads=8, head_dim=128, intermediate=9728, vocab=151936, tied=True)` is
-    Qwen3-4B: 4.02 billion weights.
+    Example: `ModelShape(layers=36, hidden=2560, heads=32, kv_heads=8, head_dim=128,
+    intermediate=9728, vocab=151936, tied=True)` is Qwen3-4B: 4.02 billion weights.
     """
 
     layers: PositiveInt
@@ -51,10 +54,17 @@ class ModelShape(Frozen):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
-        """From a transformers config.json. Raises ValueError for a model of another kind, naming what is missing or too much."""
+        """From a transformers config.json. Raises ValueError for a model of another kind, naming
+        what is missing or too much.
+        """
         text = config.get("text_config", config)
-        if experts := next((key for key in ("num_experts", "num_local_experts") if text.get(key)), None):
-            raise ValueError(f"a mixture of experts ({experts}: {text[experts]}) has a cost of another kind, which is not counted")
+        if experts := next(
+            (key for key in ("num_experts", "num_local_experts") if text.get(key)), None
+        ):
+            raise ValueError(
+                f"a mixture of experts ({experts}: {text[experts]}) has a cost of another kind, "
+                f"which is not counted"
+            )
         names = {
             "layers": "num_hidden_layers",
             "hidden": "hidden_size",
@@ -68,9 +78,20 @@ class ModelShape(Frozen):
         kinds = list(text.get("layer_types") or [])
         linear = None
         if count := kinds.count("linear_attention"):
-            theirs = ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim")
+            theirs = (
+                "linear_num_key_heads",
+                "linear_num_value_heads",
+                "linear_key_head_dim",
+                "linear_value_head_dim",
+            )
             key_heads, value_heads, key_dim, value_dim = (text[name] for name in theirs)
-            linear = LinearAttention(layers=count, key_heads=key_heads, value_heads=value_heads, key_dim=key_dim, value_dim=value_dim)
+            linear = LinearAttention(
+                layers=count,
+                key_heads=key_heads,
+                value_heads=value_heads,
+                key_dim=key_dim,
+                value_dim=value_dim,
+            )
         return cls(
             **found,
             kv_heads=text.get("num_key_value_heads") or found["heads"],
@@ -80,7 +101,7 @@ class ModelShape(Frozen):
             linear=linear,
         )
 
-    # -------------------------------------------------------------------------------------------------------------- weights
+    # -------------------------------------------------------------------------------------- weights
 
     @property
     def attention_layers(self) -> int:
@@ -101,7 +122,9 @@ class ModelShape(Frozen):
         mixing = self.attention_layers * attention
         if self.linear:
             one = self.linear
-            mixing += one.layers * self.hidden * (2 * one.keys + 3 * one.values + 2 * one.value_heads)
+            mixing += (
+                one.layers * self.hidden * (2 * one.keys + 3 * one.values + 2 * one.value_heads)
+            )
         return mixing + self.layers * 3 * self.hidden * self.intermediate
 
     @property
@@ -112,17 +135,29 @@ class ModelShape(Frozen):
     def parameters(self) -> int:
         return self.block_weights + self.head_weights * (1 if self.tied else 2)
 
-    # ----------------------------------------------------------------------------------------------------------- attention
+    # ------------------------------------------------------------------------------------ attention
 
     @property
     def products_per_pair(self) -> int:
-        """Multiplications for one query and one key: its score, and the value it weighs, of all layers and heads."""
+        """Multiplications for one query and one key: its score, and the value it weighs, of all
+        layers and heads.
+        """
         return 2 * self.attention_layers * self.queries
 
     @property
     def products_per_state(self) -> int:
-        """Multiplications of linear attention for one token: reading its state, correcting it, and reading it again."""
-        return 3 * self.linear.layers * self.linear.value_heads * self.linear.key_dim * self.linear.value_dim if self.linear else 0
+        """Multiplications of linear attention for one token: reading its state, correcting it,
+        and reading it again.
+        """
+        return (
+            3
+            * self.linear.layers
+            * self.linear.value_heads
+            * self.linear.key_dim
+            * self.linear.value_dim
+            if self.linear
+            else 0
+        )
 
     def cache_values(self) -> int:
         """Keys and values kept of every token while it is sampled from."""

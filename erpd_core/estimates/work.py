@@ -1,4 +1,6 @@
-"""Counted work: what a model must do at least, however it is laid out. Each prompt once, the head on response positions only."""
+"""Counted work: what a model must do at least, however it is laid out. Each prompt once, the
+head on response positions only.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
 class Counts(Frozen):
     """What a pass goes over.
 
-    Example: a prompt of 10 tokens and two responses of 5 (of which a pass reads 4, since nothing is predicted from the last):
-    `Counts(tokens=18, pairs=10 * 11 / 2 + 2 * (4 * 5 / 2 + 4 * 10), predicted=10)`.
+    Example: a prompt of 10 tokens and two responses of 5 (of which a pass reads 4, since nothing is
+    predicted from the last): `Counts(tokens=18, pairs=10 * 11 / 2 + 2 * (4 * 5 / 2 + 4 * 10),
+    predicted=10)`.
     """
 
     tokens: float
@@ -38,7 +41,11 @@ class Counts(Frozen):
         return cls(tokens=sum(prompts) + sum(own), pairs=pairs, predicted=batch.tokens)
 
     def times(self, factor: float) -> Counts:
-        return Counts(tokens=self.tokens * factor, pairs=self.pairs * factor, predicted=self.predicted * factor)
+        return Counts(
+            tokens=self.tokens * factor,
+            pairs=self.pairs * factor,
+            predicted=self.predicted * factor,
+        )
 
 
 class Batch(Frozen):
@@ -51,7 +58,9 @@ class Batch(Frozen):
     response: float
     """Tokens of a response, on average."""
     spread: float
-    """Standard deviation of response lengths over their mean: attention's quadratic part grows by 1 + its square."""
+    """Standard deviation of response lengths over their mean: attention's quadratic part grows
+    by 1 + its square.
+    """
     longest: float
     """Tokens of the longest response of a shard."""
 
@@ -69,18 +78,25 @@ class Batch(Frozen):
         return self.part(self.sequences)
 
     def part(self, sequences: int) -> Counts:
-        """Of a pass over some of it, drawn at random: a prompt is read once if any response to it is drawn."""
+        """Of a pass over some of it, drawn at random: a prompt is read once if any response to
+        it is drawn.
+        """
         prompts = self.prompts * (1 - (1 - sequences / self.sequences) ** self.samples)
         own = max(0.0, self.response - 1)
         square = own**2 + (self.spread * self.response) ** 2  # on average
-        pairs = prompts * self.prompt * (self.prompt + 1) / 2 + sequences * ((square + own) / 2 + own * self.prompt)
+        pairs = prompts * self.prompt * (self.prompt + 1) / 2 + sequences * (
+            (square + own) / 2 + own * self.prompt
+        )
         tokens = prompts * self.prompt + sequences * own
         return Counts(tokens=tokens, pairs=pairs, predicted=sequences * self.response)
 
 
 def body_flops(shape: ModelShape, counts: Counts) -> float:
     """FLOPs (a multiplication and an addition are two) of all layers, without the head."""
-    return 2.0 * ((shape.block_weights + shape.products_per_state) * counts.tokens + shape.products_per_pair * counts.pairs)
+    return 2.0 * (
+        (shape.block_weights + shape.products_per_state) * counts.tokens
+        + shape.products_per_pair * counts.pairs
+    )
 
 
 def head_flops(shape: ModelShape, counts: Counts) -> float:
@@ -92,9 +108,14 @@ def forward_flops(shape: ModelShape, counts: Counts) -> float:
     return body_flops(shape, counts) + head_flops(shape, counts)
 
 
-def training_flops(shape: ModelShape, counts: Counts, *, sequence_level: bool = False, recompute: bool = False) -> float:
+def training_flops(
+    shape: ModelShape, counts: Counts, *, sequence_level: bool = False, recompute: bool = False
+) -> float:
     """Forward and backward: three times the forward's.
 
-    A loss of whole responses makes the head's logits a second time (`erpd_core.logprobs`); activation checkpointing runs all layers again.
+    A loss of whole responses makes the head's logits a second time (`erpd_core.logprobs`);
+    activation checkpointing runs all layers again.
     """
-    return (4 if recompute else 3) * body_flops(shape, counts) + (4 if sequence_level else 3) * head_flops(shape, counts)
+    return (4 if recompute else 3) * body_flops(shape, counts) + (
+        4 if sequence_level else 3
+    ) * head_flops(shape, counts)

@@ -1,4 +1,6 @@
-"""One loss, one small file. Each takes its config and `LossInputs`, names its own aggregation, and returns (scalar, per-token metrics)."""
+"""One loss, one small file. Each takes its config and `LossInputs`, names its own aggregation,
+and returns (scalar, per-token metrics).
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,17 @@ LOSSES: dict[str, Callable[[Any, LossInputs], tuple[Tensor, Metrics]]] = {
 }
 
 SEQUENCE_LEVEL = frozenset({"ce", "vespo"})
-"""Losses of whole responses. Every other is a sum over tokens, which may be taken chunk by chunk (`erpd_core.logprobs.fused_loss`)."""
+"""Losses of whole responses. Every other is a sum over tokens, which may be taken chunk by chunk
+(`erpd_core.logprobs.fused_loss`).
+"""
 
 __all__ = ["LOSSES", "SEQUENCE_LEVEL", "LossInputs", "Metrics", "Totals", "policy_loss"]
 
 
 def policy_loss(config: Loss, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """The configured loss plus its KL penalty to old (k2, token mean) and minus its entropy bonus (token mean)."""
+    """The configured loss plus its KL penalty to old (k2, token mean) and minus its entropy
+    bonus (token mean).
+    """
     loss, metrics = LOSSES[config.kind](config, x)
     if config.kl_weight:
         loss = loss + config.kl_weight * x.token_mean(k2(x.lp_N, x.old_N))

@@ -1,6 +1,8 @@
-"""CE: fit the implicit reward beta * log-ratio to the outcome (Yuan et al. 2025; paper Eq. 1-3). Mean over sequences.
+"""CE: fit the implicit reward beta * log-ratio to the outcome (Yuan et al. 2025; paper Eq. 1-3).
+Mean over sequences.
 
-Eq. 2 is printed without the minus sign a loss needs; this is the usual binary cross-entropy, computed from logits since sums are long.
+Eq. 2 is printed without the minus sign a loss needs; this is the usual binary cross-entropy,
+computed from logits since sums are long.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def ce(config: CE, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """`BCE(sigma(beta * sum_t (lp - old)), R)`; with `aggregate: mean` the sum is a mean over the response's tokens."""
+    """`BCE(sigma(beta * sum_t (lp - old)), R)`; with `aggregate: mean` the sum is a mean over
+    the response's tokens.
+    """
     reward_S = config.beta * x.per_sequence(x.lp_N - x.old_N)
     if config.aggregate == "mean":
         reward_S = reward_S / x.length_S

@@ -9,9 +9,13 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def clipped_surrogate(x: LossInputs, clip_low: float, clip_high: float) -> tuple[Tensor, Metrics]:
-    """Per token, `-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)` with `r = exp(lp - old)`: [N], to be aggregated by the caller."""
+    """Per token, `-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)` with `r = exp(lp - old)`:
+    [N], to be aggregated by the caller.
+    """
     ratio_N = torch.exp(x.lp_N - x.old_N)
     clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
     surrogate_N = torch.minimum(ratio_N * x.signal_N, clipped_N * x.signal_N)
-    cut_N = ((ratio_N > 1 + clip_high) & (x.signal_N > 0)) | ((ratio_N < 1 - clip_low) & (x.signal_N < 0))
+    cut_N = ((ratio_N > 1 + clip_high) & (x.signal_N > 0)) | (
+        (ratio_N < 1 - clip_low) & (x.signal_N < 0)
+    )
     return -surrogate_N, {"clip_fraction": cut_N.float()}

@@ -1,6 +1,8 @@
-"""DISPO: REINFORCE whose stop-gradient importance weight is clipped apart for right and wrong responses (arXiv 2602.00983).
+"""DISPO: REINFORCE whose stop-gradient importance weight is clipped apart for right and wrong
+responses (arXiv 2602.00983).
 
-Token mean over the minibatch, as its objective is written. Right and wrong are the verified outcome R, not the sign of the signal.
+Token mean over the minibatch, as its objective is written. Right and wrong are the verified outcome
+R, not the sign of the signal.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def dispo(config: DISPO, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """Per token `-sg(clip(r, 1 - low, 1 + high)) A lp`, with the pair of its response's outcome; `r = exp(lp - old)`."""
+    """Per token `-sg(clip(r, 1 - low, 1 + high)) A lp`, with the pair of its response's outcome;
+    `r = exp(lp - old)`.
+    """
     ratio_N = torch.exp(x.lp_N - x.old_N).detach()
     right_N = ratio_N.clamp(1 - config.right_low, 1 + config.right_high)
     wrong_N = ratio_N.clamp(1 - config.wrong_low, 1 + config.wrong_high)
     weight_N = torch.where(x.reward_N > 0.5, right_N, wrong_N)
-    return x.token_mean(-weight_N * x.signal_N * x.lp_N), {"clip_fraction": (weight_N != ratio_N).float()}
+    return x.token_mean(-weight_N * x.signal_N * x.lp_N), {
+        "clip_fraction": (weight_N != ratio_N).float()
+    }

@@ -1,4 +1,6 @@
-"""Distillation of a fixed token signal under the trust region (paper Eq. 9). Token mean, as the expectation over (s, a) is written."""
+"""Distillation of a fixed token signal under the trust region (paper Eq. 9). Token mean, as the
+expectation over (s, a) is written.
+"""
 
 from __future__ import annotations
 

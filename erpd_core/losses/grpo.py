@@ -1,4 +1,6 @@
-"""GRPO: hard clipping (DeepSeekMath Eq. 3, with DAPO's asymmetric clip; paper Sec. 4.1). Sequence mean of token means."""
+"""GRPO: hard clipping (DeepSeekMath Eq. 3, with DAPO's asymmetric clip; paper Sec. 4.1).
+Sequence mean of token means.
+"""
 
 from __future__ import annotations
 

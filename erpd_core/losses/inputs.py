@@ -13,7 +13,9 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts of the whole minibatch, so that micro-batches add up to its loss whatever the layout."""
+    """Counts of the whole minibatch, so that micro-batches add up to its loss whatever the
+    layout.
+    """
 
     tokens: int
     sequences: int
@@ -22,11 +24,14 @@ class Totals:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Flat tensors of one micro-batch: whole responses, or, for a loss that is a sum over tokens, a stretch of their tokens.
+    """Flat tensors of one micro-batch: whole responses, or, for a loss that is a sum over tokens, a
+    stretch of their tokens.
 
-    What is per sequence (`reward_S`, `length_S`) is always of whole responses, so that a stretch adds exactly its share.
+    What is per sequence (`reward_S`, `length_S`) is always of whole responses, so that a stretch
+    adds exactly its share.
 
-    Example: two responses of 2 and 1 tokens: `seq_N = [0, 0, 1]`, `length_S = [2, 1]`, `reward_S = [1, 0]`.
+    Example: two responses of 2 and 1 tokens: `seq_N = [0, 0, 1]`, `length_S = [2, 1]`, `reward_S =
+    [1, 0]`.
     """
 
     lp_N: Tensor
@@ -34,7 +39,9 @@ class LossInputs:
     old_N: Tensor
     """log pi_old of the policy that sampled the batch."""
     signal_N: Tensor
-    """Token advantage: the trajectory's, repeated, in stage 1; the whitened log-ratio in stage 2."""
+    """Token advantage: the trajectory's, repeated, in stage 1; the whitened log-ratio in stage
+    2.
+    """
     entropy_N: Tensor
     """Entropy of theta's next-token distribution, with gradient."""
     reward_S: Tensor
@@ -55,7 +62,9 @@ class LossInputs:
         return value_S.sum() / self.totals.sequences
 
     def sequence_mean_of_token_means(self, value_N: Tensor) -> Tensor:
-        """Each response's token mean, averaged over sequences: a long response weighs as much as a short one."""
+        """Each response's token mean, averaged over sequences: a long response weighs as much as
+        a short one.
+        """
         return self.sequence_mean(self.per_sequence(value_N) / self.length_S)
 
     @property

@@ -1,6 +1,8 @@
-"""PPO: the clipped surrogate on advantages of a value network (Schulman et al. 2017; paper Eq. 5, Sec. 4.1).
+"""PPO: the clipped surrogate on advantages of a value network (Schulman et al. 2017; paper Eq. 5,
+Sec. 4.1).
 
-Token mean over the minibatch, as PPO's expectation over steps is written and VAPO, whose lambda we follow, has it.
+Token mean over the minibatch, as PPO's expectation over steps is written and VAPO, whose lambda we
+follow, has it.
 """
 
 from __future__ import annotations

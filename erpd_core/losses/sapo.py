@@ -1,4 +1,5 @@
-"""SAPO: soft clipping by a sigmoid of the ratio (Gao et al. 2025; paper Sec. 4.1). Sequence mean of token means.
+"""SAPO: soft clipping by a sigmoid of the ratio (Gao et al. 2025; paper Sec. 4.1). Sequence mean of
+token means.
 
 At ratio 1 the gradient is REINFORCE's: d/dlp [sigma(tau (r - 1)) 4 / tau] = 4 sigma' r = 1.
 """

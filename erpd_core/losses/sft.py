@@ -1,4 +1,6 @@
-"""SFT: negative log-likelihood of right responses (paper Table 9). Mean over the minibatch's positive tokens."""
+"""SFT: negative log-likelihood of right responses (paper Table 9). Mean over the minibatch's
+positive tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,5 +11,7 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def sft(config: SFT, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """`-lp` over tokens with R = 1. A minibatch without a right response has loss 0 and no gradient."""
+    """`-lp` over tokens with R = 1. A minibatch without a right response has loss 0 and no
+    gradient.
+    """
     return -(x.lp_N * x.reward_N).sum() / max(x.totals.positive_tokens, 1), {}

@@ -1,7 +1,9 @@
-"""VESPO: REINFORCE weighted by a smooth kernel of the whole response's ratio (arXiv 2602.10693). Token mean over the minibatch.
+"""VESPO: REINFORCE weighted by a smooth kernel of the whole response's ratio (arXiv 2602.10693).
+Token mean over the minibatch.
 
-`phi(w) = w^k exp(lambda (1 - w))` with w the product of the response's token ratios, not normalised by length: phi(1) = 1, and phi fades
-on both sides. The aggregation is that of the authors' code and of TRL, and so is the range the logarithm of w is held in.
+`phi(w) = w^k exp(lambda (1 - w))` with w the product of the response's token ratios, not normalised
+by length: phi(1) = 1, and phi fades on both sides. The aggregation is that of the authors' code and
+of TRL, and so is the range the logarithm of w is held in.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ LOG_WEIGHT = (math.log(1e-8), 20.0)
 
 
 def vespo(config: VESPO, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """Per token `-sg(phi(w)) A lp`; k_pos and lambda_pos where A >= 0, k_neg and lambda_neg elsewhere."""
+    """Per token `-sg(phi(w)) A lp`; k_pos and lambda_pos where A >= 0, k_neg and lambda_neg
+    elsewhere.
+    """
     log_ratio_N = (x.lp_N - x.old_N).detach()
     log_weight_N = x.per_sequence(log_ratio_N).clamp(*LOG_WEIGHT)[x.seq_N]
     positive_N = x.signal_N >= 0

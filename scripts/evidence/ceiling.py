@@ -2,8 +2,9 @@
 
     python -m scripts.evidence.ceiling --problems 256 --samples 16
 
-The responses to a problem share beginnings. A token that ends a beginning which right and wrong responses share has one probability and two
-outcomes: at best the probability is the share of right ones (Eq. 10's optimum), and what is left is the variance within such tokens.
+The responses to a problem share beginnings. A token that ends a beginning which right and wrong
+responses share has one probability and two outcomes: at best the probability is the share of right
+ones (Eq. 10's optimum), and what is left is the variance within such tokens.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from tempfile import TemporaryDirectory
 from erpd_core.batch import TokenBatch
 from erpd_core.config import EmbeddedModel, RuntimeConfig, SamplingConfig, TinyProblems
 from tasks.datasets import draw_problems
-from tasks.policies import import_policy
-from tasks.progress import Progress
+from tasks.execution.progress import Progress
+from tasks.execution.stage import Context, fulfil
+from tasks.models.import_policy import import_policy
 from tasks.rollouts import SampleRollouts, load_batch, shards
-from tasks.stage import Context, fulfil
 from tasks.store import Store
 
 SEED = 100
 
 
 def ceiling(batch: TokenBatch) -> dict[str, float]:
-    """`tokens`; `shared`, the share of them that end a beginning of both outcomes; `variance`, the most that can be explained (of 1).
+    """`tokens`; `shared`, the share of them that end a beginning of both outcomes; `variance`, the
+    most that can be explained (of 1).
 
     Raises ZeroDivisionError for a batch of one outcome, which leaves nothing to explain.
     """
@@ -43,11 +45,17 @@ def ceiling(batch: TokenBatch) -> dict[str, float]:
     share = right.total() / tokens
     within = sum(right[one] * (count - right[one]) / count for one, count in seen.items()) / tokens
     shared = sum(count for one, count in seen.items() if 0 < right[one] < count) / tokens
-    return {"tokens": tokens, "shared": round(shared, 3), "variance": round(1 - within / (share * (1 - share)), 3)}
+    return {
+        "tokens": tokens,
+        "shared": round(shared, 3),
+        "variance": round(1 - within / (share * (1 - share)), 3),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.evidence.ceiling", description="What MSE could explain of a batch.")
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.evidence.ceiling", description="What MSE could explain of a batch."
+    )
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--samples", type=int, default=16)
     args = parser.parse_args()
@@ -55,8 +63,12 @@ def main() -> None:
         here = Context(Store(Path(folder)), RuntimeConfig(ray="off"), Progress(None, "ceiling"))
         base = fulfil(import_policy(EmbeddedModel()), here)
         problems = fulfil(draw_problems("prompts", TinyProblems(count=args.problems), SEED), here)
-        sampling = SamplingConfig(samples=args.samples, temperature=1.0, max_new_tokens=24, shard=256)
-        rollouts = fulfil(SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=SEED), here)
+        sampling = SamplingConfig(
+            samples=args.samples, temperature=1.0, max_new_tokens=24, shard=256
+        )
+        rollouts = fulfil(
+            SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=SEED), here
+        )
         print(json.dumps(ceiling(load_batch(shards(here.store, rollouts)))))
 
 

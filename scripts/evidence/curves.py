@@ -1,4 +1,6 @@
-"""What a study is about beyond scores and distances, as one panel more: scores over batches, time or drift, entropy over steps, ..."""
+"""What a study is about beyond scores and distances, as one panel more: scores over batches,
+time or drift, entropy over steps, ...
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from flows.reports.figures.campaign import BASE
+from flows.reports.figures.style import arm_color
 from scripts.evidence.drift import BOUND, LATE, late_gains, side_by_side
 from scripts.evidence.record import RESPONSES, ArmRecord, Record, TrainingCurve
-from tasks.arm_style import arm_color
-from tasks.figures import BASE
 
 Points = Mapping[float, Sequence[float]]
 """Place -> a value a seed."""
@@ -33,43 +35,85 @@ def over_batches(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> 
 
 
 def cost_over_drift(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Points between a student and the first arm's of the same batch, over how many times as far from the base it is."""
+    """Points between a student and the first arm's of the same batch, over how many times as far
+    from the base it is.
+    """
     plain, *others = arms
     for arm in others:
         pairs = [pair for record in records for pair in side_by_side(record, arm, plain)]
         far = [ours.kl_base / theirs.kl_base for ours, theirs in pairs]
         points = [100 * (ours.score - theirs.score) for ours, theirs in pairs]
-        axes.scatter(far, points, s=[14 * ours.iteration for ours, _ in pairs], color=arm_color(arm, arms), alpha=0.5)
+        axes.scatter(
+            far,
+            points,
+            s=[14 * ours.iteration for ours, _ in pairs],
+            color=arm_color(arm, arms),
+            alpha=0.5,
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    _named(axes, "what it costs; later batches are larger", f"KL from the base over that of {plain}", f"score over {plain}, points")
+    _named(
+        axes,
+        "what it costs; later batches are larger",
+        f"KL from the base over that of {plain}",
+        f"score over {plain}, points",
+    )
 
 
 def gain_over_kl(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
     """Points that a later batch adds to its student, over the student's KL from the base."""
     for arm in arms:
         found = [late for record in records for late in late_gains(record, arm)]
-        axes.scatter([one.kl_base for one, _ in found], [gain for _, gain in found], s=24, color=arm_color(arm, arms), alpha=0.6)
+        axes.scatter(
+            [one.kl_base for one, _ in found],
+            [gain for _, gain in found],
+            s=24,
+            color=arm_color(arm, arms),
+            alpha=0.6,
+        )
     axes.axhline(0, color=BASE, linewidth=1)
     axes.axvline(BOUND, color=BASE, linewidth=1, linestyle=":")
-    _named(axes, f"students from batch {LATE} on", "KL(policy || base), nats per token", "score over the student before, points")
+    _named(
+        axes,
+        f"students from batch {LATE} on",
+        "KL(policy || base), nats per token",
+        "score over the student before, points",
+    )
 
 
 def over_time(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Validation scores over seconds of work: curves of what trains online, a cross a seed for the campaign's student."""
-    _against_online(axes, records, arms, lambda curve: curve.seconds_a_step, lambda _, one: one.work)
+    """Validation scores over seconds of work: curves of what trains online, a cross a seed for
+    the campaign's student.
+    """
+    _against_online(
+        axes, records, arms, lambda curve: curve.seconds_a_step, lambda _, one: one.work
+    )
     _named(
-        axes, "score over time; a cross is a campaign", "seconds of sampling, scoring and training", "score on the validation problems, %"
+        axes,
+        "score over time; a cross is a campaign",
+        "seconds of sampling, scoring and training",
+        "score on the validation problems, %",
     )
 
 
 def over_responses(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
     """The same over responses that were sampled; a campaign's arm is named after its problems."""
-    _against_online(axes, records, arms, lambda _: RESPONSES**2, lambda arm, _: RESPONSES * int(arm.partition("-")[2]))
+    _against_online(
+        axes,
+        records,
+        arms,
+        lambda _: RESPONSES**2,
+        lambda arm, _: RESPONSES * int(arm.partition("-")[2]),
+    )
     axes.set_xscale("log", base=2)
-    _named(axes, "score over responses; a cross is a campaign", "responses sampled", "score on the validation problems, %")
+    _named(
+        axes,
+        "score over responses; a cross is a campaign",
+        "responses sampled",
+        "score on the validation problems, %",
+    )
 
 
 def _against_online(
@@ -84,20 +128,33 @@ def _against_online(
         for one in (record.arms[arm] for record in records):
             if one.trainings[0].role != "online":
                 place = of_campaign(arm, one), 100 * one.validated
-                axes.plot(*place, marker="X", markersize=8, color=color, markeredgecolor="white", zorder=4)
+                axes.plot(
+                    *place, marker="X", markersize=8, color=color, markeredgecolor="white", zorder=4
+                )
                 continue
             curve = one.curve("online")
-            curves.append({step: (step * of_step(curve), 100 * score) for step, score in sorted(curve.validation.items())})
+            curves.append(
+                {
+                    step: (step * of_step(curve), 100 * score)
+                    for step, score in sorted(curve.validation.items())
+                }
+            )
         for curve in curves:
             axes.plot(*zip(*curve.values(), strict=True), color=color, alpha=0.3, linewidth=0.8)
         if curves:
-            means = [[statistics.fmean(one[step][axis] for one in curves) for step in curves[0]] for axis in (0, 1)]
+            means = [
+                [statistics.fmean(one[step][axis] for one in curves) for step in curves[0]]
+                for axis in (0, 1)
+            ]
             axes.plot(*means, color=color, linewidth=2)
 
 
 def entropy_over_steps(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
     """Of the longest training of each loss."""
-    longest = {arm.partition("-")[0]: arm for arm in sorted(arms, key=lambda arm: int(arm.partition("-")[2]))}
+    longest = {
+        arm.partition("-")[0]: arm
+        for arm in sorted(arms, key=lambda arm: int(arm.partition("-")[2]))
+    }
     for arm in longest.values():
         found = _gathered(
             (step, entropy)
@@ -111,18 +168,25 @@ def entropy_over_steps(axes: Axes, records: Sequence[Record], arms: Sequence[str
 
 
 def recovery(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Validation scores of the steps that a teacher kept, the base before them; steps by their logarithm."""
+    """Validation scores of the steps that a teacher kept, the base before them; steps by their
+    logarithm.
+    """
     found = _gathered(
         place
         for record in records
         for arm in (record.arms["recovery"],)
-        for place in [(0.5, 100 * arm.base.score), *((step, 100 * score) for step, score in arm.curve("teacher").validation.items())]
+        for place in [
+            (0.5, 100 * arm.base.score),
+            *((step, 100 * score) for step, score in arm.curve("teacher").validation.items()),
+        ]
     )
     _line(axes, found, arm_color("recovery", arms))
     axes.set_xscale("log", base=2)
     axes.set_xticks([0.5, 1, 2, 5, 10, 20, 40, 60], ["base", "1", "2", "5", "10", "20", "40", "60"])
     axes.minorticks_off()
-    _named(axes, "MSE unlearns, and recovers", "optimizer steps", "score on the validation problems, %")
+    _named(
+        axes, "MSE unlearns, and recovers", "optimizer steps", "score on the validation problems, %"
+    )
 
 
 PANELS: Mapping[str, Callable[[Axes, Sequence[Record], Sequence[str]], None]] = {
@@ -151,9 +215,16 @@ def _gathered(pairs: Iterable[tuple[float, float]]) -> Points:
 
 def _line(axes: Axes, found: Points, color: str) -> None:
     """A line through the means, a dot a seed."""
-    axes.plot(list(found), [statistics.fmean(values) for values in found.values()], color=color, linewidth=2)
+    axes.plot(
+        list(found),
+        [statistics.fmean(values) for values in found.values()],
+        color=color,
+        linewidth=2,
+    )
     dots = [(place, value) for place, values in found.items() for value in values]
-    axes.plot(*zip(*dots, strict=True), linestyle="", marker="o", markersize=3, color=color, alpha=0.4)
+    axes.plot(
+        *zip(*dots, strict=True), linestyle="", marker="o", markersize=3, color=color, alpha=0.4
+    )
 
 
 def _named(axes: Axes, title: str, x: str, y: str) -> None:

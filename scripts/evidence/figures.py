@@ -1,4 +1,6 @@
-"""A picture of each study over its seeds: score against KL of every policy, and the score of each, seed by seed."""
+"""A picture of each study over its seeds: score against KL of every policy, and the score of
+each, seed by seed.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flows.reports.figures.campaign import BASE, STYLE, kl_axis, new_figure, png
+from flows.reports.figures.style import arm_color, arm_handles, legend, look, role_handles
 from scripts.evidence.curves import PANELS
 from scripts.evidence.record import Policy, Record
-from tasks.arm_style import arm_color, arm_handles, legend, look, role_handles
-from tasks.figures import BASE, STYLE, kl_axis, new_figure, png
-from tasks.store import write_atomically
+from tasks.host.atomic_files import write_atomically
 
 Key = tuple[str, str, int]
 """Arm, role, iteration."""
@@ -34,7 +36,9 @@ def draw_all(found: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, s
 
 
 def study_figure(records: Sequence[Record]) -> Figure:
-    """Mean score against mean KL; each policy's score, a dot a seed and a bar at the mean; and what the study is about beyond these."""
+    """Mean score against mean KL; each policy's score, a dot a seed and a bar at the mean; and
+    what the study is about beyond these.
+    """
     arms = list(records[0].arms)
     policies = by_key(records)
     with rc_context(STYLE):
@@ -45,18 +49,27 @@ def study_figure(records: Sequence[Record]) -> Figure:
         _seeds(middle, policies, arms)
         if panel:
             panel(right[0], records, arms)
-        figure.suptitle(f"{records[0].study}: {len(records)} seed{'s' if len(records) > 1 else ''}", x=0.01, ha="left", fontweight="bold")
+        figure.suptitle(
+            f"{records[0].study}: {len(records)} seed{'s' if len(records) > 1 else ''}",
+            x=0.01,
+            ha="left",
+            fontweight="bold",
+        )
         legend(figure, [*arm_handles(arms), *role_handles(role for _, role, _ in policies)])
     return figure
 
 
 def by_key(records: Sequence[Record]) -> dict[Key, list[Policy]]:
-    """Every policy over the seeds; the base, which arms share, once; a teacher that became the student as the student."""
+    """Every policy over the seeds; the base, which arms share, once; a teacher that became the
+    student as the student.
+    """
     found: dict[Key, list[Policy]] = defaultdict(list)
     for record in records:
         for number, (arm, one) in enumerate(record.arms.items()):
             for policy in one.policies:
-                if (policy.role == "base" and number) or (policy.role == "teacher" and policy.strategy == "none"):
+                if (policy.role == "base" and number) or (
+                    policy.role == "teacher" and policy.strategy == "none"
+                ):
                     continue
                 found[arm, policy.role, policy.iteration].append(policy)
     return dict(found)
@@ -66,22 +79,51 @@ def _front(axes: Axes, policies: Mapping[Key, Sequence[Policy]], arms: Sequence[
     kl_axis(axes, [one.kl_base for found in policies.values() for one in found])
     for (arm, role, _), found in policies.items():
         color = BASE if role == "base" else arm_color(arm, arms)
-        axes.scatter([one.kl_base for one in found], [100 * one.score for one in found], s=7, color=color, alpha=0.35, zorder=1)
-        place = (statistics.fmean(one.kl_base for one in found), 100 * statistics.fmean(one.score for one in found))
+        axes.scatter(
+            [one.kl_base for one in found],
+            [100 * one.score for one in found],
+            s=7,
+            color=color,
+            alpha=0.35,
+            zorder=1,
+        )
+        place = (
+            statistics.fmean(one.kl_base for one in found),
+            100 * statistics.fmean(one.score for one in found),
+        )
         axes.plot(*place, linestyle="", zorder=3, **look(role, color))
     axes.set_ylabel("score on the test problems, %")
     axes.set_title("mean over seeds, and each seed")
 
 
 def _seeds(axes: Axes, policies: Mapping[Key, Sequence[Policy]], arms: Sequence[str]) -> None:
-    several = {arm for arm in arms if len({iteration for name, _, iteration in policies if name == arm}) > 2}
+    several = {
+        arm
+        for arm in arms
+        if len({iteration for name, _, iteration in policies if name == arm}) > 2
+    }
     ticks = []
     for place, ((arm, role, iteration), found) in enumerate(policies.items()):
         color = BASE if role == "base" else arm_color(arm, arms)
         scores = [100 * one.score for one in found]
-        axes.plot(scores, [place] * len(scores), linestyle="", alpha=0.6, **{**look(role, color), "markersize": 4})
-        axes.plot([statistics.fmean(scores)] * 2, [place - 0.35, place + 0.35], color=color, linewidth=2)
-        ticks.append((place, role if role == "base" else f"{arm}, {role}{f' {iteration}' if arm in several else ''}"))
+        axes.plot(
+            scores,
+            [place] * len(scores),
+            linestyle="",
+            alpha=0.6,
+            **{**look(role, color), "markersize": 4},
+        )
+        axes.plot(
+            [statistics.fmean(scores)] * 2, [place - 0.35, place + 0.35], color=color, linewidth=2
+        )
+        ticks.append(
+            (
+                place,
+                role
+                if role == "base"
+                else f"{arm}, {role}{f' {iteration}' if arm in several else ''}",
+            )
+        )
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8)
     axes.set_ylim(len(ticks) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)

@@ -1,13 +1,16 @@
-"""How a claim is judged: effects paired by seed, their 95 % interval over seeds, and one rule from intervals to a verdict.
+"""How a claim is judged: effects paired by seed, their 95 % interval over seeds, and one rule from
+intervals to a verdict.
 
 The rule was fixed before the final runs:
 
-- An effect is worked out within each seed (same base, same prompts, same batch), so what seeds differ in cancels.
+- An effect is worked out within each seed (same base, same prompts, same batch), so what seeds
+  differ in cancels.
 - Its interval is Student's t over seeds: mean +- t(0.975, n - 1) s / sqrt(n).
-- A part of a claim is *shown* when the whole interval lies on the claimed side of its bound, *against* when it lies on the other side,
-  *open* otherwise. A bound is 0 unless the part says so ("within 1 point").
-- A claim is reproduced when all its parts are shown; contradicted when its first part, the main one, is against; partly when some part is
-  shown; else not at this scale.
+- A part of a claim is *shown* when the whole interval lies on the claimed side of its bound,
+  *against* when it lies on the other side, *open* otherwise. A bound is 0 unless the part says so
+  ("within 1 point").
+- A claim is reproduced when all its parts are shown; contradicted when its first part, the main
+  one, is against; partly when some part is shown; else not at this scale.
 """
 
 from __future__ import annotations
@@ -79,12 +82,16 @@ class Claim:
     parts: tuple[Part, ...]
     figure: str = ""
     remark: str = ""
-    """What a reader has to know besides: a difference from the paper's setting, a cause that was looked for."""
+    """What a reader has to know besides: a difference from the paper's setting, a cause that was
+    looked for.
+    """
 
 
 @dataclass(frozen=True)
 class FollowUp:
-    """Why a claim does not show as the paper has it: an explanation, and what it predicts, tried on seeds that it was not made from."""
+    """Why a claim does not show as the paper has it: an explanation, and what it predicts, tried
+    on seeds that it was not made from.
+    """
 
     explanation: str
     study: str

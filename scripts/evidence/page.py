@@ -1,4 +1,6 @@
-"""docs/results/claims.md: what is claimed, what was found, how surely, and the figures; made from the records alone."""
+"""docs/results/claims.md: what is claimed, what was found, how surely, and the figures; made
+from the records alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from scripts.evidence.followups import FOLLOW_UPS
 from scripts.evidence.judging import Claim, Finding, FollowUp, Interval, Part, judge
 from scripts.evidence.record import Record, read_records
 from scripts.evidence.running import LOOKED_AT, study_names
-from tasks.store import write_atomically
+from tasks.host.atomic_files import write_atomically
 
 HEAD = """# What of the paper this implementation shows at small scale
 
@@ -39,7 +41,7 @@ it says otherwise it was made from seeds 0 to 2 and 100, when some main studies 
 Scores are the share of right answers, AVG@K in %, at temperature 1 unless a study says otherwise; differences are in points. KL is k1 in
 nats per token on fresh samples of the policy itself, from the base. A doubling is a factor of two, and −1 of them half; the factor
 stands behind it.
-"""
+"""  # noqa: E501
 
 
 SUMMARY = ("<!-- claims: made by `make evidence` -->", "<!-- end of claims -->")
@@ -53,23 +55,33 @@ Judged = Sequence[tuple[Claim, Finding]]
 
 
 def write_page(records: Path, page: Path, summary: Path) -> Path:
-    """Write the page and its figures from the records there are, and its table into `summary` between the lines of SUMMARY; the path of the
-    page. **Raises:** ValueError: those lines are not there."""
+    """Write the page and its figures from the records there are, and its table into `summary`
+    between the lines of SUMMARY; the path of the page. **Raises:** ValueError: those lines are not
+    there.
+    """
     found = {study: read_records(records, study) for study in study_names()}
     claims = judged(found)
     figures = draw_all(found, page.parent / "evidence")
     parts = [HEAD, summary_table(claims)]
     for claim, finding in claims:
         parts += [_section(claim, finding, len(found[claim.study]), figures)]
-        parts += [_follow_up(claim.title, one, found[one.study], figures) for one in FOLLOW_UPS.get(claim.number, ())]
+        parts += [
+            _follow_up(claim.title, one, found[one.study], figures)
+            for one in FOLLOW_UPS.get(claim.number, ())
+        ]
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, lambda path: path.write_text("\n".join([*parts, _cost(found)])))
     before, begins, rest = summary.read_text().partition(SUMMARY[0])
     _, ends, after = rest.partition(SUMMARY[1])
     if not (begins and ends):
-        raise ValueError(f"{summary}: the lines between which the table stands are not there: {' and '.join(SUMMARY)}")
+        raise ValueError(
+            f"{summary}: the lines between which the table stands are not there: "
+            f"{' and '.join(SUMMARY)}"
+        )
     here = summary_table(claims, page.relative_to(summary.parent).as_posix())
-    write_atomically(summary, lambda path: path.write_text(f"{before}{SUMMARY[0]}\n{here}{SUMMARY[1]}{after}"))
+    write_atomically(
+        summary, lambda path: path.write_text(f"{before}{SUMMARY[0]}\n{here}{SUMMARY[1]}{after}")
+    )
     return page
 
 
@@ -79,13 +91,18 @@ def judged(found: Mapping[str, Sequence[Record]]) -> Judged:
 
 
 def summary_table(claims: Judged, page: str = "") -> str:
-    """How many have which verdict, and a row for each claim. Its links lead to the claims on `page`, this one when empty."""
+    """How many have which verdict, and a row for each claim. Its links lead to the claims on
+    `page`, this one when empty.
+    """
     counts = Counter(_verdict(one) for _, one in claims)
     lines = ["; ".join(f"{count} {verdict}" for verdict, count in counts.most_common()) + ".", ""]
     lines += ["| | claim | verdict | seeds | main effect |", "|---|---|---|---|---|"]
     for claim, one in claims:
         effect = _words(one.parts[0], one.intervals[0]) if one.intervals else ""
-        lines.append(f"| {claim.number} | [{claim.title}]({page}#claim-{claim.number}) | {_verdict(one)} | {one.seeds} | {effect} |")
+        lines.append(
+            f"| {claim.number} | [{claim.title}]({page}#claim-{claim.number}) | {_verdict(one)} | "
+            f"{one.seeds} | {effect} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -103,7 +120,9 @@ def _section(claim: Claim, one: Finding, records: int, figures: Mapping[str, str
     )
 
 
-def _follow_up(title: str, one: FollowUp, records: Sequence[Record], figures: Mapping[str, str]) -> str:
+def _follow_up(
+    title: str, one: FollowUp, records: Sequence[Record], figures: Mapping[str, str]
+) -> str:
     finding = judge(one.parts, records)
     return "\n".join(
         [
@@ -115,14 +134,26 @@ def _follow_up(title: str, one: FollowUp, records: Sequence[Record], figures: Ma
 
 
 def _seeds(one: Finding, records: int) -> str:
-    return f"on {records} seeds" if one.intervals else f"on {records} so far; an interval takes two seeds"
+    return (
+        f"on {records} seeds"
+        if one.intervals
+        else f"on {records} so far; an interval takes two seeds"
+    )
 
 
 def _comparisons(one: Finding, expected: str) -> str:
     lines = [f"| comparison | {expected} | found | |", "|---|---|---|---|"]
     for number, part in enumerate(one.parts):
-        found = f"{_words(part, one.intervals[number])} | {one.standings[number]}" if one.intervals else "– | "
-        lines.append(f"| {part.what} | {part.side} {part.bound:g} {part.unit} | {found} |".replace(" -", " −"))
+        found = (
+            f"{_words(part, one.intervals[number])} | {one.standings[number]}"
+            if one.intervals
+            else "– | "
+        )
+        lines.append(
+            f"| {part.what} | {part.side} {part.bound:g} {part.unit} | {found} |".replace(
+                " -", " −"
+            )
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -145,11 +176,19 @@ def _words(part: Part, found: Interval) -> str:
 
 
 def _cost(found: dict[str, list[Record]]) -> str:
-    lines = ["## What it costs", "", "| study | seeds | minutes a seed | commits |", "|---|---|---|---|"]
+    lines = [
+        "## What it costs",
+        "",
+        "| study | seeds | minutes a seed | commits |",
+        "|---|---|---|---|",
+    ]
     for study, records in found.items():
         if records:
             minutes = sum(one.seconds for one in records) / len(records) / 60
             commits = ", ".join(sorted({(one.commit or "unknown")[:7] for one in records}))
             lines.append(f"| {study} | {len(records)} | {minutes:.1f} | {commits} |")
-    how = "Seconds of a study are those of its command, without what earlier studies of the seed had worked out; some ran beside others."
+    how = (
+        "Seconds of a study are those of its command, without what earlier studies of the "
+        "seed had worked out; some ran beside others."
+    )
     return "\n".join([*lines, "", how, ""])

@@ -1,7 +1,9 @@
-"""The peer of the wall-clock claim: TRL's GRPOTrainer on an online arm's base, problems, batch and learning rate, on the same machine.
+"""The peer of the wall-clock claim: TRL's GRPOTrainer on an online arm's base, problems, batch and
+learning rate, on the same machine.
 
-Sampling, rewards and updates are TRL's own, with its defaults but for a constant learning rate and no gradient checkpointing, as ours has
-it. Its clock stands still while weights are saved; what it saves is validated by our evaluation, like every policy of ours.
+Sampling, rewards and updates are TRL's own, with its defaults but for a constant learning rate and
+no gradient checkpointing, as ours has it. Its clock stands still while weights are saved; what it
+saves is validated by our evaluation, like every policy of ours.
 """
 
 from __future__ import annotations
@@ -18,30 +20,51 @@ from erpd_core.config import CampaignConfig, DirectoryModel
 from erpd_core.refs import PolicyRef, Problem, ProblemsRef
 from scripts.evidence.record import ArmRecord, TrainingCurve
 from tasks.datasets import load_problems
+from tasks.execution.progress import Progress
+from tasks.execution.stage import Context, fulfil
 from tasks.grading import AnyGrader, open_grader
-from tasks.policies import import_policy
-from tasks.progress import Progress
+from tasks.models.import_policy import import_policy
 from tasks.registry import Registry
 from tasks.rollouts import SampleRollouts
-from tasks.stage import Context, fulfil
 from tasks.store import Store
 
 
 def trl_arm(registry: Registry, store: Store, campaign: str) -> ArmRecord:
-    """TRL in place of the online stage of `campaign`, which has run: as many steps, the same ones validated."""
+    """TRL in place of the online stage of `campaign`, which has run: as many steps, the same
+    ones validated.
+    """
     found = registry.campaign(campaign)
     config = CampaignConfig.model_validate(found.config)
-    refs = {one.role: one.artifact.meta["ref"] for one in registry.artifacts(campaign) if one.role in ("base", "prompts", "validation")}
-    prompts, validation = (ProblemsRef.model_validate(refs[name]) for name in ("prompts", "validation"))
+    refs = {
+        one.role: one.artifact.meta["ref"]
+        for one in registry.artifacts(campaign)
+        if one.role in ("base", "prompts", "validation")
+    }
+    prompts, validation = (
+        ProblemsRef.model_validate(refs[name]) for name in ("prompts", "validation")
+    )
     context = Context(store, config.runtime, Progress(None, "trl"))
     with tempfile.TemporaryDirectory() as scratch, open_grader(prompts.extractor) as grader:
         base = store.path(PolicyRef.model_validate(refs["base"]).id)
         clock = _Clock(Path(scratch), config.online.trail)
-        _train(base, load_problems(store, prompts), prompts.extractor, grader, config, clock, Path(scratch))
+        _train(
+            base,
+            load_problems(store, prompts),
+            prompts.extractor,
+            grader,
+            config,
+            clock,
+            Path(scratch),
+        )
         scores = {}
         for step in clock.saved:
             policy = fulfil(import_policy(DirectoryModel(path=str(clock.folder(step)))), context)
-            asked = SampleRollouts(policy=policy, problems=validation, sampling=config.evaluation.validation_sampling, seed=config.seed)
+            asked = SampleRollouts(
+                policy=policy,
+                problems=validation,
+                sampling=config.evaluation.validation_sampling,
+                seed=config.seed,
+            )
             scores[step] = fulfil(asked, context).accuracy
     columns = {"reward": tuple(clock.rewards), "seconds_update": tuple(clock.seconds)}
     curve = TrainingCurve(
@@ -56,7 +79,9 @@ def trl_arm(registry: Registry, store: Store, campaign: str) -> ArmRecord:
 
 
 class _Clock:
-    """What a training tells: seconds and reward of each step, and the weights after some of them."""
+    """What a training tells: seconds and reward of each step, and the weights after some of
+    them.
+    """
 
     def __init__(self, scratch: Path, keep: Sequence[int]) -> None:
         self.scratch, self.keep = scratch, set(keep)
@@ -80,7 +105,13 @@ class _Clock:
 
 
 def _train(
-    base: Path, problems: Sequence[Problem], extractor: str, grader: AnyGrader, config: CampaignConfig, clock: _Clock, scratch: Path
+    base: Path,
+    problems: Sequence[Problem],
+    extractor: str,
+    grader: AnyGrader,
+    config: CampaignConfig,
+    clock: _Clock,
+    scratch: Path,
 ) -> None:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -104,11 +135,30 @@ def _train(
             clock.end(state.global_step, model, tokenizer)
 
     args = GRPOConfig(
-        output_dir=str(scratch / "trl"), per_device_train_batch_size=online.prompts_per_step * sampling.samples, max_steps=online.steps,
-        num_generations=sampling.samples, max_completion_length=sampling.max_new_tokens, temperature=sampling.temperature,
-        learning_rate=online.optimizer.lr, lr_scheduler_type="constant", gradient_checkpointing=False, seed=config.seed, use_cpu=True,
-        bf16=False, report_to=[], logging_strategy="no", save_strategy="no", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(scratch / "trl"),
+        per_device_train_batch_size=online.prompts_per_step * sampling.samples,
+        max_steps=online.steps,
+        num_generations=sampling.samples,
+        max_completion_length=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        learning_rate=online.optimizer.lr,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        seed=config.seed,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     rows = Dataset.from_list([{"prompt": one.prompt, "answer": one.answer} for one in problems])
-    trainer = GRPOTrainer(model, [reward], args=args, train_dataset=rows, processing_class=tokenizer, callbacks=[Told()])
+    trainer = GRPOTrainer(
+        model,
+        [reward],
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[Told()],
+    )
     trainer.train()

@@ -1,4 +1,6 @@
-"""What is kept of a study on one seed: every policy's scores and distances, and of every training what its claims look at."""
+"""What is kept of a study on one seed: every policy's scores and distances, and of every
+training what its claims look at.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from flows.report import training_records, validation_scores
-from flows.results import table_rows
+from flows.reports.campaign import training_records, validation_scores
+from flows.reports.results import table_rows
 from tasks.registry import Attached, Registry
 from tasks.store import Store
 
@@ -23,8 +25,9 @@ RESPONSES = 16
 WORK = ("rollouts", "score", "teacher", "distill")
 """Phases of an iteration that are work of the method; validating and testing are left out."""
 CURVE_COLUMNS = (
-    "loss", "entropy", "kl_old_theta_on_old_batch", "log_ratio_positive", "log_ratio_negative", "prob_positive", "prob_negative",
-    "explained_variance", "reward", "seconds_rollout", "seconds_update",
+    "loss", "entropy", "kl_old_theta_on_old_batch", "log_ratio_positive", "log_ratio_negative",
+    "prob_positive", "prob_negative", "explained_variance", "reward", "seconds_rollout",
+    "seconds_update",
 )  # fmt: skip
 
 
@@ -33,7 +36,9 @@ class _Kept(BaseModel):
 
 
 class Policy(_Kept):
-    """A measured policy. Example: `Policy(iteration=1, role="student", strategy="S1", step=32, score=0.81, kl_old=0.05, ...)`"""
+    """A measured policy. Example: `Policy(iteration=1, role="student", strategy="S1", step=32,
+    score=0.81, kl_old=0.05, ...)`
+    """
 
     iteration: int
     role: str
@@ -51,7 +56,9 @@ class Policy(_Kept):
 
 
 class TrainingCurve(_Kept):
-    """A training run: the validation score of the steps it kept, and its records at some of its steps."""
+    """A training run: the validation score of the steps it kept, and its records at some of its
+    steps.
+    """
 
     iteration: int
     role: str
@@ -66,7 +73,9 @@ class TrainingCurve(_Kept):
         return sum(self.mean(name) for name in self.columns if name.startswith("seconds_"))
 
     def mean(self, column: str) -> float:
-        """Over the records that are kept. **Raises:** statistics.StatisticsError: none of them has it."""
+        """Over the records that are kept. **Raises:** statistics.StatisticsError: none of them
+        has it.
+        """
         return statistics.fmean(value for value in self.columns[column] if value is not None)
 
 
@@ -74,7 +83,9 @@ class ArmRecord(_Kept):
     policies: tuple[Policy, ...]
     trainings: tuple[TrainingCurve, ...]
     seconds: tuple[dict[str, float], ...]
-    """For each iteration, seconds of each phase; what another arm worked out before counts with what it cost there."""
+    """For each iteration, seconds of each phase; what another arm worked out before counts with
+    what it cost there.
+    """
 
     def policy(self, role: str, iteration: int = 1) -> Policy:
         return next(one for one in self.policies if (one.role, one.iteration) == (role, iteration))
@@ -98,7 +109,9 @@ class ArmRecord(_Kept):
 
 
 class Record(_Kept):
-    """A study on one seed. Example: `Record(study="steps", seed=0, commit="9adfb98", arms={"sapo-4": ...})`"""
+    """A study on one seed. Example: `Record(study="steps", seed=0, commit="9adfb98",
+    arms={"sapo-4": ...})`
+    """
 
     study: str
     seed: int
@@ -123,8 +136,15 @@ def arm_record(registry: Registry, store: Store, campaign: str) -> ArmRecord:
         )
         for row in table_rows(registry, campaign)
     ]
-    seconds = tuple({name: round(spent, 2) for name, spent in one.seconds.items()} for one in registry.iterations(campaign))
-    return ArmRecord(policies=tuple(policies), trainings=tuple(_curves(registry.artifacts(campaign), store)), seconds=seconds)
+    seconds = tuple(
+        {name: round(spent, 2) for name, spent in one.seconds.items()}
+        for one in registry.iterations(campaign)
+    )
+    return ArmRecord(
+        policies=tuple(policies),
+        trainings=tuple(_curves(registry.artifacts(campaign), store)),
+        seconds=seconds,
+    )
 
 
 def _curves(attached: Sequence[Attached], store: Store) -> list[TrainingCurve]:
@@ -139,7 +159,11 @@ def _curve(one: Attached, attached: Sequence[Attached], store: Store) -> Trainin
         role=role,
         validation=validation_scores(attached, one.iteration, role),
         steps=tuple(int(record["step"]) for record in kept),
-        columns={name: tuple(_rounded(record.get(name)) for record in kept) for name in CURVE_COLUMNS if any(name in one for one in kept)},
+        columns={
+            name: tuple(_rounded(record.get(name)) for record in kept)
+            for name in CURVE_COLUMNS
+            if any(name in one for one in kept)
+        },
         seconds=one.artifact.seconds,
     )
 
@@ -162,5 +186,7 @@ def record_path(folder: Path, study: str, seed: int) -> Path:
 
 def read_records(folder: Path, study: str) -> list[Record]:
     """All seeds of a study, in order."""
-    found = [Record.model_validate_json(path.read_bytes()) for path in folder.glob(f"{study}-*.json")]
+    found = [
+        Record.model_validate_json(path.read_bytes()) for path in folder.glob(f"{study}-*.json")
+    ]
     return sorted(found, key=lambda one: one.seed)

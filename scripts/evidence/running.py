@@ -1,4 +1,6 @@
-"""Run the studies that have no record yet, seed by seed, each by the command a reader would type."""
+"""Run the studies that have no record yet, seed by seed, each by the command a reader would
+type.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,23 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from flows.ablation import known_arms
-from flows.studies import load_study
+from flows.recipes.studies import load_study
 from scripts.evidence.followups import STUDIES_AFTER
 from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
+from tasks.host.atomic_files import write_atomically
 from tasks.registry import open_registry
-from tasks.store import open_store, write_atomically
+from tasks.store import open_store
 
 STUDIES = Path(__file__).parent / "studies"
 PEERS = {"clock": ("trl", "online")}
@@ -35,26 +45,49 @@ def study_names() -> list[str]:
 
 
 def is_asked(study: str, seed: int) -> bool:
-    """Whether a study is to be run on a seed: those of follow-ups are not on the seeds that their explanations were made from."""
+    """Whether a study is to be run on a seed: those of follow-ups are not on the seeds that
+    their explanations were made from.
+    """
     return seed >= LOOKED_AT or study not in STUDIES_AFTER
 
 
 def command(study: str, seed: int) -> list[str]:
     """`erpd run` of a study on a seed."""
     place = STUDIES / f"{study}.yaml"
-    return [sys.executable, "-m", "deployments.cli", "run", str(place), "--set", f"seed={seed}", "--json"]
+    return [
+        sys.executable,
+        "-m",
+        "deployments.cli",
+        "run",
+        str(place),
+        "--set",
+        f"seed={seed}",
+        "--json",
+    ]
 
 
-def run_missing(studies: Sequence[str], seeds: Sequence[int], folder: Path, console: Console) -> list[str]:
-    """Everything asked for that `folder` has no record of; each record is written when its study is done, so a stop loses one at most.
+def run_missing(
+    studies: Sequence[str], seeds: Sequence[int], folder: Path, console: Console
+) -> list[str]:
+    """Everything asked for that `folder` has no record of; each record is written when its study is
+    done, so a stop loses one at most.
 
-    **Returns:** the studies and seeds that failed, in the order they were run; the others were run all the same.
+    **Returns:** the studies and seeds that failed, in the order they were run; the others were run
+    all the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
     asked = [(study, seed) for seed in seeds for study in studies if is_asked(study, seed)]
-    missing = [(study, seed) for study, seed in asked if not record_path(folder, study, seed).exists()]
+    missing = [
+        (study, seed) for study, seed in asked if not record_path(folder, study, seed).exists()
+    ]
     failed = []
-    bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bars = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*bars, console=console) as progress:
         bar = progress.add_task("studies", total=len(missing))
         for study, seed in missing:
@@ -65,13 +98,17 @@ def run_missing(studies: Sequence[str], seeds: Sequence[int], folder: Path, cons
                 failed.append(f"{study}, seed {seed}")
             else:
                 text = json.dumps(record.model_dump(mode="json"), separators=(",", ":"))
-                write_atomically(record_path(folder, study, seed), partial(Path.write_text, data=text + "\n"))
+                write_atomically(
+                    record_path(folder, study, seed), partial(Path.write_text, data=text + "\n")
+                )
             progress.advance(bar)
     return failed
 
 
 def run(study: str, seed: int) -> Record:
-    """Run a study on a seed; what is kept of it. **Raises:** subprocess.CalledProcessError: the command failed; it has said why."""
+    """Run a study on a seed; what is kept of it. **Raises:** subprocess.CalledProcessError: the
+    command failed; it has said why.
+    """
     started = time.monotonic()
     subprocess.run(command(study, seed), stdout=subprocess.DEVNULL, check=True)
     seconds = time.monotonic() - started
@@ -83,4 +120,10 @@ def run(study: str, seed: int) -> Record:
         found[peer] = trl_arm(registry, store, arms[place])
     commits = {registry.campaign(campaign).git_commit for campaign in arms.values()}
     registry.close()
-    return Record(study=study, seed=seed, commit=max(filter(None, commits), default=None), seconds=round(seconds, 1), arms=found)
+    return Record(
+        study=study,
+        seed=seed,
+        commit=max(filter(None, commits), default=None),
+        seconds=round(seconds, 1),
+        arms=found,
+    )

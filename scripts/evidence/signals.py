@@ -1,6 +1,8 @@
-"""What lies in the signals of claims 10 and 12: whether two teachers say the same, and what negative log-ratios of right responses hold.
+"""What lies in the signals of claims 10 and 12: whether two teachers say the same, and what
+negative log-ratios of right responses hold.
 
-python -m scripts.evidence.signals --seed 0      # two JSON lines; `ensemble` and `masking` have to have been run on the seed
+python -m scripts.evidence.signals --seed 0      # two JSON lines; `ensemble` and `masking` have to
+have been run on the seed
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from torch import Tensor
 from erpd_core.refs import LogprobRef, RolloutRef
 from erpd_core.signals import whiten
 from flows.ablation import known_arms
-from flows.studies import load_study
+from flows.recipes.studies import load_study
 from scripts.evidence.running import STUDIES
 from tasks.registry import Attached, Registry, open_registry
 from tasks.rollouts import load_batch, shards
-from tasks.score import load_column
+from tasks.rollouts.score import load_column
 from tasks.store import Store, open_store
 
 FAR = 0.1
@@ -29,16 +31,23 @@ STRONG = 0.5
 
 
 def agreement(ours_N: Tensor, theirs_N: Tensor) -> dict[str, float]:
-    """Of two log-ratios, whitened: their correlation, and the share of one sign where either is beyond STRONG. [N] nats each."""
+    """Of two log-ratios, whitened: their correlation, and the share of one sign where either is
+    beyond STRONG. [N] nats each.
+    """
     ours_N, theirs_N = whiten(ours_N, "shift"), whiten(theirs_N, "shift")
     strong_N = (ours_N.abs() > STRONG) | (theirs_N.abs() > STRONG)
     same = (ours_N * theirs_N)[strong_N] > 0
-    return _rounded(correlation=torch.corrcoef(torch.stack([ours_N, theirs_N]))[0, 1], same_sign=same.float().mean())
+    return _rounded(
+        correlation=torch.corrcoef(torch.stack([ours_N, theirs_N]))[0, 1],
+        same_sign=same.float().mean(),
+    )
 
 
 def outliers(ratio_N: Tensor, right_N: Tensor) -> dict[str, float]:
-    """Of all tokens: the share in right responses with a negative log-ratio, and with one below -FAR; of all |log-ratio|: what right
-    responses, and what these far ones hold. ratio_N: [N] nats. right_N: [N] bool, whether a token's response is right."""
+    """Of all tokens: the share in right responses with a negative log-ratio, and with one below
+    -FAR; of all |log-ratio|: what right responses, and what these far ones hold. ratio_N: [N] nats.
+    right_N: [N] bool, whether a token's response is right.
+    """
     far_N = right_N & (ratio_N < -FAR)
     everything = ratio_N.abs().sum()
     return _rounded(
@@ -50,7 +59,10 @@ def outliers(ratio_N: Tensor, right_N: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.evidence.signals", description="What lies in the signals of claims 10 and 12.")
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.evidence.signals",
+        description="What lies in the signals of claims 10 and 12.",
+    )
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed
     store = open_store()
@@ -61,20 +73,37 @@ def main() -> None:
     recovered = log_ratio(store, both, ("extra", -1), ("unlearned", 0))
     print(json.dumps({"study": "ensemble", "seed": seed} | agreement(strong, recovered)))
     weak = log_ratio(store, masked, ("unlearned", -1), ("unlearned", 0))
-    print(json.dumps({"study": "masking", "seed": seed} | outliers(weak, right_tokens(store, masked))))
+    print(
+        json.dumps({"study": "masking", "seed": seed} | outliers(weak, right_tokens(store, masked)))
+    )
 
 
 def attached_to(registry: Registry, study: str, arm: str, seed: int) -> list[Attached]:
     """What an arm of a study on a seed has left."""
-    return registry.artifacts(known_arms(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"]))[arm])
+    return registry.artifacts(
+        known_arms(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"]))[arm]
+    )
 
 
-def log_ratio(store: Store, attached: list[Attached], numerator: tuple[str, int], denominator: tuple[str, int]) -> Tensor:
-    """[N] nats on the batch, of policies named by their role and their place among those of the role, by step."""
-    columns = [LogprobRef.model_validate(one.artifact.meta["ref"]) for one in attached if one.artifact.kind == "column"]
+def log_ratio(
+    store: Store, attached: list[Attached], numerator: tuple[str, int], denominator: tuple[str, int]
+) -> Tensor:
+    """[N] nats on the batch, of policies named by their role and their place among those of the
+    role, by step.
+    """
+    columns = [
+        LogprobRef.model_validate(one.artifact.meta["ref"])
+        for one in attached
+        if one.artifact.kind == "column"
+    ]
 
     def column(role: str, place: int) -> Tensor:
-        return load_column(store, sorted((one for one in columns if one.policy.role == role), key=lambda one: one.policy.step)[place])
+        return load_column(
+            store,
+            sorted(
+                (one for one in columns if one.policy.role == role), key=lambda one: one.policy.step
+            )[place],
+        )
 
     return column(*numerator) - column(*denominator)
 

@@ -23,10 +23,16 @@ LOADS: dict[str, tuple[Callable[[Path, int, str], dict[str, Any]], int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=load.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=load.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("load", choices=LOADS)
     parser.add_argument("--count", type=int)
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), help="of runs and writers; SQLite when absent")
+    parser.add_argument(
+        "--database",
+        choices=("sqlite", "postgresql"),
+        help="of runs and writers; SQLite when absent",
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/results/load.jsonl"))
     args = parser.parse_args()
     measure, enough = LOADS[args.load]

@@ -1,7 +1,9 @@
-"""Campaigns at once, each a real `erpd run` in a home of its own, on one PostgreSQL registry and one MLflow server.
+"""Campaigns at once, each a real `erpd run` in a home of its own, on one PostgreSQL registry and
+one MLflow server.
 
-The base and the benchmark are the same artifacts for all of them, so they write the same rows; a seed of its own each would hide that. Each
-has to end in the numbers that the campaign ends in alone.
+The base and the benchmark are the same artifacts for all of them, so they write the same rows; a
+seed of its own each would hide that. Each has to end in the numbers that the campaign ends in
+alone.
 """
 
 from __future__ import annotations
@@ -20,29 +22,49 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from deployments.platform import free_port
+from deployments.servers.local_platform import free_port
 from scripts.load.databases import postgres
 from tasks.registry import Registry
-from tests.helpers import ROOT, campaign_arguments, environment, no_process_left, numbers, run_campaign, tracked, wait_until
+from tests.helpers import (
+    ROOT,
+    campaign_arguments,
+    environment,
+    no_process_left,
+    numbers,
+    run_campaign,
+    tracked,
+    wait_until,
+)
 from tests.postgres import empty_database
 
 PATIENCE = 3600.0
 
 
 def measure(folder: Path, count: int, kind: str = "postgresql") -> dict[str, Any]:
-    """Seconds of `count` campaigns at once and of one alone. The databases are PostgreSQL's, whatever `kind` says."""
+    """Seconds of `count` campaigns at once and of one alone. The databases are PostgreSQL's,
+    whatever `kind` says.
+    """
     started = time.monotonic()
     alone_folder = folder / "alone"
     alone_folder.mkdir()
     alone = run_campaign(alone_folder, "iterations=1")
     one = time.monotonic() - started
-    with postgres() as server, empty_database(server) as registry_url, empty_database(server) as mlflow_db:
+    with (
+        postgres() as server,
+        empty_database(server) as registry_url,
+        empty_database(server) as mlflow_db,
+    ):
         with mlflow(folder, mlflow_db) as mlflow_url:
             started = time.monotonic()
-            running = [_start(folder / str(number), number, registry_url, mlflow_url) for number in range(count)]
+            running = [
+                _start(folder / str(number), number, registry_url, mlflow_url)
+                for number in range(count)
+            ]
             said = [process.communicate(timeout=PATIENCE) for process in running]
             seconds = time.monotonic() - started
-        failed = [errors for process, (_, errors) in zip(running, said, strict=True) if process.returncode]
+        failed = [
+            errors for process, (_, errors) in zip(running, said, strict=True) if process.returncode
+        ]
         assert not failed, failed[0]
         logs = "".join(errors for _, errors in said)
         assert "database is locked" not in logs
@@ -64,8 +86,20 @@ def measure(folder: Path, count: int, kind: str = "postgresql") -> dict[str, Any
 def _start(home: Path, number: int, registry_url: str, mlflow_url: str) -> subprocess.Popen[str]:
     home.mkdir()
     services = {"ERPD_REGISTRY_URL": registry_url, "ERPD_MLFLOW_URL": mlflow_url}
-    command = [sys.executable, "-m", "deployments.cli", *campaign_arguments("iterations=1", f"name=load{number}")]
-    return subprocess.Popen(command, cwd=home, env=environment(home, **services), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.cli",
+        *campaign_arguments("iterations=1", f"name=load{number}"),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=home,
+        env=environment(home, **services),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _check_results(alone: Any, results: list[str]) -> None:
@@ -73,7 +107,9 @@ def _check_results(alone: Any, results: list[str]) -> None:
         return {key: value for key, value in numbers(result).items() if key != "campaign"}
 
     for result in results:
-        assert figures(json.loads(result)) == figures(alone.result), "not the numbers of the campaign alone"
+        assert figures(json.loads(result)) == figures(alone.result), (
+            "not the numbers of the campaign alone"
+        )
 
 
 def _check_registry(url: str, count: int) -> None:
@@ -81,11 +117,20 @@ def _check_registry(url: str, count: int) -> None:
         known = registry.campaigns()
         assert sorted(one.name for one in known) == [f"load{number}" for number in range(count)]
         assert {one.status for one in known} == {"completed"}
-        held = [{(place.iteration, place.role, place.artifact) for place in registry.held() if place.campaign == one.id} for one in known]
+        held = [
+            {
+                (place.iteration, place.role, place.artifact)
+                for place in registry.held()
+                if place.campaign == one.id
+            }
+            for one in known
+        ]
         assert all(some == held[0] for some in held), "a campaign's artifacts are not all there"
 
 
-def _check_points(url: str, alone: dict[str, dict[tuple[str, int], list[float | None]]], count: int) -> int:
+def _check_points(
+    url: str, alone: dict[str, dict[tuple[str, int], list[float | None]]], count: int
+) -> int:
     """Every campaign has every point of the one alone, once."""
     query = sa.text(
         "SELECT c.value, COALESCE(p.value, 'campaign'), m.key, m.step, COUNT(*) FROM metrics m"
@@ -100,7 +145,9 @@ def _check_points(url: str, alone: dict[str, dict[tuple[str, int], list[float | 
             found.setdefault(campaign, set()).add((phase, name, step))
     engine.dispose()
     expected = {(phase, name, step) for phase, points in alone.items() for name, step in points}
-    assert len(found) == count and all(points == expected for points in found.values()), "a point is missing"
+    assert len(found) == count and all(points == expected for points in found.values()), (
+        "a point is missing"
+    )
     return count * len(expected)
 
 
@@ -109,12 +156,33 @@ def mlflow(folder: Path, database: str) -> Iterator[str]:
     """The URL of an MLflow server on a database, stopped afterwards."""
     port = free_port()
     store = ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
-    command = [sys.executable, "-m", "mlflow", "server", *store, "--workers", "2", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *store,
+        "--workers",
+        "2",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (folder / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment(folder), stdout=log, stderr=log, start_new_session=True, cwd=ROOT)
+        server = subprocess.Popen(
+            command,
+            env=environment(folder),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=ROOT,
+        )
     url = f"http://127.0.0.1:{port}"
     try:
-        assert wait_until(lambda: server.poll() is not None or answers(f"{url}/health"), 300), (folder / "mlflow.log").read_text()
+        assert wait_until(lambda: server.poll() is not None or answers(f"{url}/health"), 300), (
+            folder / "mlflow.log"
+        ).read_text()
         yield url
     finally:
         os.killpg(server.pid, signal.SIGKILL)

@@ -29,6 +29,12 @@ def postgres() -> Iterator[str]:
         return
     binaries = find_binaries()
     if binaries is None:
-        raise SystemExit("PostgreSQL is not installed: apt-get install postgresql, or name a server in ERPD_TEST_POSTGRES")
-    with tempfile.TemporaryDirectory(prefix="erpd-pg-", dir="/tmp") as folder, running(binaries, Path(folder)) as url:
+        raise SystemExit(
+            "PostgreSQL is not installed: apt-get install postgresql, or name a server in "
+            "ERPD_TEST_POSTGRES"
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="erpd-pg-", dir="/tmp") as folder,
+        running(binaries, Path(folder)) as url,
+    ):
         yield url

@@ -1,4 +1,6 @@
-"""Many campaigns in the registry: how long the commands that ask it take, each in a process of its own as a person runs it."""
+"""Many campaigns in the registry: how long the commands that ask it take, each in a process of
+its own as a person runs it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.recipes import load_recipe
+from flows.recipes.load import load_recipe
 from scripts.load.book import fill
 from scripts.load.databases import database
 from tests.helpers import erpd
@@ -36,7 +38,15 @@ def measure(folder: Path, count: int, kind: str) -> dict[str, Any]:
             seconds[name] = round(time.monotonic() - started, 2)
             assert done.returncode == 0, f"erpd {name}: {done.stderr}"
             answers[name] = json.loads(done.stdout) if "--json" in arguments else {}
-    assert [len(answers[name]["campaigns"]) for name in ("campaigns --last 20", "campaigns")] == [min(20, count), count]
+    assert [len(answers[name]["campaigns"]) for name in ("campaigns --last 20", "campaigns")] == [
+        min(20, count),
+        count,
+    ]
     assert answers["lineage"]["lines"][0]["id"] == f"policy-{count - 1:06d}student"
     assert answers["compare"]["b"] == "load-000000"
-    return {"campaigns": count, "database": kind, "filled_seconds": round(filled, 1), "seconds": seconds}
+    return {
+        "campaigns": count,
+        "database": kind,
+        "filled_seconds": round(filled, 1),
+        "seconds": seconds,
+    }

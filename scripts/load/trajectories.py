@@ -1,4 +1,6 @@
-"""Many trajectories in the store: written shard by shard, checked, read back as the batch a training takes, counted."""
+"""Many trajectories in the store: written shard by shard, checked, read back as the batch a
+training takes, counted.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from typing import Any
 from tests.helpers import ROOT, environment
 
 LENGTH = 512
-"""Tokens of each: of 100,000 trajectories that is three times what is kept in memory (`tasks.columns.IN_MEMORY`)."""
+"""Tokens of each: of 100,000 trajectories that is three times what is kept in memory
+(`tasks.rollouts.columns.IN_MEMORY`).
+"""
 WORK = """
 import json, resource, sys, time
 from pathlib import Path
@@ -37,7 +41,8 @@ written = resident_peak()
 assert timed("check", lambda: Store(root).has(ref.id))
 batch = timed("read", lambda: load_batch(shards(Store(root), ref)))
 found = outcomes(Store(root), ref)
-assert len(batch.reward_S) == ref.sequences == sum(map(len, found.values())), "a trajectory is missing"
+responses = sum(map(len, found.values()))
+assert len(batch.reward_S) == ref.sequences == responses, "a trajectory is missing"
 assert len(batch.token_N) == ref.tokens, "a token is missing"
 size = sum(file.size for file in Store(root).manifest(ref.id).files.values())
 print(json.dumps({
@@ -48,8 +53,12 @@ print(json.dumps({
 
 
 def measure(folder: Path, count: int, kind: str = "sqlite", length: int = LENGTH) -> dict[str, Any]:
-    """Seconds, and the largest resident memory in bytes so far, after each step. It has no database."""
+    """Seconds, and the largest resident memory in bytes so far, after each step. It has no
+    database.
+    """
     command = [sys.executable, "-c", WORK, str(folder / "store"), str(count), str(length)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment(folder), cwd=ROOT)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=environment(folder), cwd=ROOT
+    )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -1,4 +1,6 @@
-"""Several processes that write campaigns into one registry at once: nothing lost, nobody turned away."""
+"""Several processes that write campaigns into one registry at once: nothing lost, nobody turned
+away.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ for number in range(count):
         write()
         slowest = max(slowest, time.monotonic() - began)
 print(json.dumps(slowest))
-"""
+"""  # noqa: E501
 
 
 def measure(folder: Path, count: int, kind: str, campaigns: int = CAMPAIGNS) -> dict[str, Any]:
@@ -68,13 +70,19 @@ def measure(folder: Path, count: int, kind: str, campaigns: int = CAMPAIGNS) -> 
             writer.stdin.flush()
         said = [writer.communicate() for writer in writers]
         seconds = time.monotonic() - started
-        failed = [errors for writer, (_, errors) in zip(writers, said, strict=True) if writer.returncode]
+        failed = [
+            errors for writer, (_, errors) in zip(writers, said, strict=True) if writer.returncode
+        ]
         assert not failed, failed[0]
         with closing(Registry(url)) as registry:
             known = registry.campaigns()
-            assert len(known) == count * campaigns and {one.status for one in known} == {"completed"}
+            assert len(known) == count * campaigns and {one.status for one in known} == {
+                "completed"
+            }
             assert len(registry.held()) == count * campaigns**2, "an artifact is missing"
-            assert len(registry.edges()) == count * campaigns * (campaigns - 1), "an edge is missing"
+            assert len(registry.edges()) == count * campaigns * (campaigns - 1), (
+                "an edge is missing"
+            )
             registry.check()
     writes = count * campaigns * (2 * campaigns + 2)
     slowest = max(float(json.loads(out)) for out, _ in said)

@@ -1,7 +1,15 @@
-"""Problems: drawn from the embedded world, files, the hub, the catalogue or a reasoning-gym family, as one ordered list in the store."""
+"""Problems: drawn from the embedded world, files, the hub, the catalogue or a reasoning-gym
+family, as one ordered list in the store.
+"""
 
 from tasks.datasets.catalogue import Entry, benchmark_from_text, catalogue, concrete, samples_of
-from tasks.datasets.stage import DrawProblems, check_problems, draw_problems, load_problems, read_problems
+from tasks.datasets.stage import (
+    DrawProblems,
+    check_problems,
+    draw_problems,
+    load_problems,
+    read_problems,
+)
 
 __all__ = [
     "DrawProblems",

@@ -10,7 +10,14 @@ from typing import Literal
 import yaml
 from pydantic import Field, PositiveInt, TypeAdapter
 
-from erpd_core.config import FileProblems, GymProblems, HubProblems, NamedProblems, ProblemsConfig, TinyProblems
+from erpd_core.config import (
+    FileProblems,
+    GymProblems,
+    HubProblems,
+    NamedProblems,
+    ProblemsConfig,
+    TinyProblems,
+)
 from erpd_core.refs import Frozen
 
 FILE = Path(__file__).with_name("catalogue.yaml")
@@ -35,11 +42,15 @@ class Entry(Frozen):
 @cache
 def catalogue() -> dict[str, Entry]:
     """Every named set, in the order of the file."""
-    return TypeAdapter(dict[str, Entry]).validate_python(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    return TypeAdapter(dict[str, Entry]).validate_python(
+        yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    )
 
 
 def entry(name: str) -> Entry:
-    """The set called `name`, whatever its case, spaces and dashes. Raises ValueError, naming those that are near."""
+    """The set called `name`, whatever its case, spaces and dashes. Raises ValueError, naming
+    those that are near.
+    """
     found = {_plain(known): one for known, one in catalogue().items()}.get(_plain(name))
     if found is None:
         near = difflib.get_close_matches(name, catalogue(), n=3, cutoff=0.4)
@@ -49,24 +60,35 @@ def entry(name: str) -> Entry:
 
 
 def concrete(source: ProblemsConfig) -> Concrete:
-    """The source a name stands for, what the recipe says laid over it; any other source as it is. Raises ValueError for an unknown name."""
+    """The source a name stands for, what the recipe says laid over it; any other source as it
+    is. Raises ValueError for an unknown name.
+    """
     if not isinstance(source, NamedProblems):
         return source
     base = entry(source.name).source
     said = source.model_dump(exclude_none=True, exclude={"kind", "name"})
     if isinstance(base, GymProblems):
         if unfit := sorted(said.keys() - GymProblems.model_fields.keys()):
-            raise ValueError(f"{source.name} is generated, so {', '.join(unfit)} means nothing to it; remove it")
+            raise ValueError(
+                f"{source.name} is generated, so {', '.join(unfit)} means nothing to it; remove it"
+            )
         return GymProblems.model_validate({**base.model_dump(), **said})
     if source.path is not None:
         if unfit := sorted(said.keys() & {"revision", "split"}):
-            raise ValueError(f"{source.name} is read from {source.path}, where {', '.join(unfit)} means nothing; remove one of the two")
-        return FileProblems.model_validate({**base.model_dump(exclude={"kind", "id", "revision", "split", "files"}), **said})
+            raise ValueError(
+                f"{source.name} is read from {source.path}, where {', '.join(unfit)} means "
+                f"nothing; remove one of the two"
+            )
+        return FileProblems.model_validate(
+            {**base.model_dump(exclude={"kind", "id", "revision", "split", "files"}), **said}
+        )
     return HubProblems.model_validate({**base.model_dump(), **said})
 
 
 def benchmark_from_text(text: str, count: int | None) -> ProblemsConfig:
-    """What `erpd eval --benchmark` takes: `tiny`, a file, a name of the catalogue, or `gym:FAMILY`. Raises ValueError for anything else."""
+    """What `erpd eval --benchmark` takes: `tiny`, a file, a name of the catalogue, or
+    `gym:FAMILY`. Raises ValueError for anything else.
+    """
     if text == "tiny":
         return TinyProblems(split="test", count=count or 200)
     if Path(text).suffix in (".jsonl", ".json", ".csv", ".parquet"):
@@ -76,7 +98,10 @@ def benchmark_from_text(text: str, count: int | None) -> ProblemsConfig:
     try:
         entry(text)
     except ValueError as error:
-        raise ValueError(f"benchmark: {error}; or give `tiny`, `gym:FAMILY`, or a .jsonl, .json, .csv or .parquet file") from error
+        raise ValueError(
+            f"benchmark: {error}; or give `tiny`, `gym:FAMILY`, or a .jsonl, .json, .csv or "
+            f".parquet file"
+        ) from error
     return NamedProblems(name=text, count=count)
 
 

@@ -1,4 +1,6 @@
-"""Rows of local files: JSON Lines, JSON, CSV, Parquet. Row after row, since sets of code problems are larger than memory."""
+"""Rows of local files: JSON Lines, JSON, CSV, Parquet. Row after row, since sets of code
+problems are larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +10,40 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.input_files import expanded, parse_json, readable, short, text_lines
-from tasks.manifest import sha256
+from tasks.store.manifest import sha256
+from tasks.untrusted.input_files import expanded, parse_json, readable, short, text_lines
 
 Row = dict[str, Any]
 
 UNPACKED, UNPACKED_TIMES = 256 << 20, 64
-"""Bytes that a Parquet file may unpack to, and how many times its own size where that is more: a few hundred bytes can hold gigabytes."""
+"""Bytes that a Parquet file may unpack to, and how many times its own size where that is more: a
+few hundred bytes can hold gigabytes.
+"""
 
 
 def local_files(path: str) -> dict[str, Path]:
-    """Name, as the user would write it -> file: one, or those of a directory by name. Raises ValueError when there are none."""
+    """Name, as the user would write it -> file: one, or those of a directory by name. Raises
+    ValueError when there are none.
+    """
     place = expanded(path, "problems file")
     if not place.is_dir():
         return {path: readable(place, "problems file")}
-    found = {f"{path}/{one.name}": one for one in sorted(place.iterdir()) if one.is_file() and one.suffix in FORMATS}
+    found = {
+        f"{path}/{one.name}": one
+        for one in sorted(place.iterdir())
+        if one.is_file() and one.suffix in FORMATS
+    }
     if not found:
-        raise ValueError(f"problems directory {path} holds no {', '.join(FORMATS)} file; check path")
+        raise ValueError(
+            f"problems directory {path} holds no {', '.join(FORMATS)} file; check path"
+        )
     return found
 
 
 def digest_of(sums: Mapping[str, str]) -> str:
-    """One sha256 for files of these sha256 sums, in order: a single file's own sum, whatever its name."""
+    """One sha256 for files of these sha256 sums, in order: a single file's own sum, whatever its
+    name.
+    """
     if len(sums) == 1:
         return next(iter(sums.values()))
     return hashlib.sha256("\n".join(sums.values()).encode()).hexdigest()
@@ -40,7 +54,9 @@ def digest_files(files: Mapping[str, Path]) -> str:
 
 
 def rows_of(files: Mapping[str, Path]) -> Iterator[tuple[str, Row]]:
-    """("file, row 3", row) of every row of every file, in order. Raises ValueError, naming file and place, for what cannot be read."""
+    """("file, row 3", row) of every row of every file, in order. Raises ValueError, naming file
+    and place, for what cannot be read.
+    """
     for name, path in files.items():
         read = FORMATS.get(path.suffix, _json_lines)
         try:
@@ -55,7 +71,10 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     left = max(UNPACKED, UNPACKED_TIMES * path.stat().st_size)
-    too_much = f"{name}: unpacked it is more than {UNPACKED_TIMES} times its size; write its rows as JSON Lines"
+    too_much = (
+        f"{name}: unpacked it is more than {UNPACKED_TIMES} times its size; write its rows as "
+        f"JSON Lines"
+    )
     try:
         with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=16):
@@ -67,7 +86,9 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
                         raise ValueError(too_much)
                     yield row
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name} is not a readable Parquet file ({short(error, 160)}); write it again") from error
+        raise ValueError(
+            f"{name} is not a readable Parquet file ({short(error, 160)}); write it again"
+        ) from error
 
 
 def _letters(cell: Any) -> int:
@@ -84,15 +105,22 @@ def _csv(path: Path, name: str) -> Iterator[Row]:
         try:
             for number, row in enumerate(csv.DictReader(file), 1):
                 if None in row:
-                    raise ValueError(f"{name}, row {number}: more fields than the header has; quote fields that hold commas")
+                    raise ValueError(
+                        f"{name}, row {number}: more fields than the header has; quote fields "
+                        f"that hold commas"
+                    )
                 yield row
         except csv.Error as error:
-            raise ValueError(f"{name}, row {number + 1}: not readable as CSV ({error}); mend that row") from error
+            raise ValueError(
+                f"{name}, row {number + 1}: not readable as CSV ({error}); mend that row"
+            ) from error
 
 
 def _json_lines(path: Path, name: str) -> Iterator[Row]:
     for where, line in text_lines(path, name):
-        yield _object(parse_json(line, where, "a problems file has one JSON object per line"), where)
+        yield _object(
+            parse_json(line, where, "a problems file has one JSON object per line"), where
+        )
 
 
 def _json(path: Path, name: str) -> Iterator[Row]:
@@ -102,16 +130,26 @@ def _json(path: Path, name: str) -> Iterator[Row]:
             yield from _json_lines(path, name)
             return
         file.seek(0)
-        rows = parse_json(file.read().removeprefix("\ufeff"), name, "it begins as a list of objects, complete it")
+        rows = parse_json(
+            file.read().removeprefix("\ufeff"), name, "it begins as a list of objects, complete it"
+        )
     for number, row in enumerate(rows, 1):
         yield _object(row, f"{name}, entry {number}")
 
 
 def _object(row: Any, place: str) -> Row:
     if not isinstance(row, dict):
-        raise ValueError(f'{place}: a JSON object is needed, found {type(row).__name__}; write {{"problem": "...", "answer": "..."}}')
+        raise ValueError(
+            f'{place}: a JSON object is needed, found {type(row).__name__}; write {{"problem": '
+            f'"...", "answer": "..."}}'
+        )
     return row
 
 
-FORMATS: dict[str, Callable[[Path, str], Iterator[Row]]] = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json, ".csv": _csv}
+FORMATS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".parquet": _parquet,
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".csv": _csv,
+}
 """How to read a file, by its suffix; the earlier of two is preferred where a data set has both."""

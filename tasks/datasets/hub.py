@@ -1,8 +1,9 @@
 """Data sets of the Hugging Face hub as plain files of one commit.
 
-The first time a data set is asked for, the commit its revision means is written into `data/hub.lock.json` under ERPD_HOME, with the files
-there and, once fetched, their checksums. Every later load asks for exactly that commit, and needs no network while its files are in the
-cache. Copy the lock file to give another machine the same data; remove an entry to take the newest.
+The first time a data set is asked for, the commit its revision means is written into
+`data/hub.lock.json` under ERPD_HOME, with the files there and, once fetched, their checksums. Every
+later load asks for exactly that commit, and needs no network while its files are in the cache. Copy
+the lock file to give another machine the same data; remove an entry to take the newest.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from erpd_core.config import HubProblems
 from tasks.datasets.files import FORMATS, digest_of
-from tasks.home import home
-from tasks.input_files import expanded
-from tasks.inside import checked_name, inside
-from tasks.manifest import sha256
-from tasks.services import without_login
-from tasks.store import write_atomically
+from tasks.host.atomic_files import write_atomically
+from tasks.host.home import home
+from tasks.host.services import without_login
+from tasks.store.manifest import sha256
+from tasks.untrusted.input_files import expanded
+from tasks.untrusted.paths import checked_name, inside
 
 
 class Locked(BaseModel):
@@ -61,8 +62,9 @@ def lock_path() -> Path:
 def snapshot(source: HubProblems) -> Snapshot:
     """The files of `source`, from the cache or the hub.
 
-    **Raises:** ValueError naming the data set, and what to do: it is not there, is private or gated, has no such revision or file, or the
-    hub cannot be reached and the cache does not have it.
+    **Raises:** ValueError naming the data set, and what to do: it is not there, is private or
+    gated, has no such revision or file, or the hub cannot be reached and the cache does not have
+    it.
     """
     key = f"{source.id}@{source.revision or 'main'}"
     found = _read_lock().get(key) or _resolve(source)
@@ -73,34 +75,59 @@ def snapshot(source: HubProblems) -> Snapshot:
         locked = lock.get(key) or found  # of two at once, the first one's commit
         names = choose_files(locked.listing, source)
         files = {name: _fetch(source, locked.commit, name) for name in names}
-        sums = {**locked.sums, **{name: sha256(path) for name, path in files.items() if name not in locked.sums}}
+        sums = {
+            **locked.sums,
+            **{name: sha256(path) for name, path in files.items() if name not in locked.sums},
+        }
         if lock.get(key) is None or sums != locked.sums:
             lock[key] = locked.model_copy(update={"sums": sums})
-            text = json.dumps({name: one.model_dump() for name, one in sorted(lock.items())}, indent=1)
-            write_atomically(lock_path(), lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    return Snapshot(locked.commit, {f"{source.id}/{name}": path for name, path in files.items()}, digest_of({n: sums[n] for n in names}))
+            text = json.dumps(
+                {name: one.model_dump() for name, one in sorted(lock.items())}, indent=1
+            )
+            write_atomically(
+                lock_path(), lambda path: path.write_text(text + "\n", encoding="utf-8")
+            )
+    return Snapshot(
+        locked.commit,
+        {f"{source.id}/{name}": path for name, path in files.items()},
+        digest_of({n: sums[n] for n in names}),
+    )
 
 
 def choose_files(listing: Sequence[str], source: HubProblems) -> list[str]:
-    """Of a data set's files, those that `source` means: its patterns in order, or what carries the split in its name.
+    """Of a data set's files, those that `source` means: its patterns in order, or what carries the
+    split in its name.
 
     **Raises:** ValueError listing the files there are.
     """
-    there = f"it has {', '.join(sorted(listing)[:12]) or 'no data files'}{' and more' if len(listing) > 12 else ''}"
+    names = ", ".join(sorted(listing)[:12]) or "no data files"
+    there = f"it has {names}{' and more' if len(listing) > 12 else ''}"
     if source.files:
         found: list[str] = []
         for pattern in (one.replace("{split}", source.split) for one in source.files):
             matching = sorted(fnmatch.filter(listing, pattern))
             if not matching:
-                raise ValueError(f"data set {source.id} has no file {pattern}; {there}; correct files or revision")
+                raise ValueError(
+                    f"data set {source.id} has no file {pattern}; {there}; correct files or "
+                    f"revision"
+                )
             found += [name for name in matching if name not in found]
         return found
     named = [name for name in listing if _carries(name, source.split)]
-    if not named and source.split == "train" and not any(_carries(name, split) for name in listing for split in ("test", "validation")):
+    if (
+        not named
+        and source.split == "train"
+        and not any(_carries(name, split) for name in listing for split in ("test", "validation"))
+    ):
         named = list(listing)  # one file, named after the data set
-    best = next((suffix for suffix in FORMATS if any(name.endswith(suffix) for name in named)), None)
+    best = next(
+        (suffix for suffix in FORMATS if any(name.endswith(suffix) for name in named)), None
+    )
     if best is None:
-        raise ValueError(f"data set {source.id} has no file for split {source.split}; {there}; name them in files")
+        raise ValueError(
+            f"data set {source.id} has no file for split {source.split}; {there}; name them in "
+            f"files"
+        )
     return sorted(name for name in named if name.endswith(best))
 
 
@@ -108,7 +135,7 @@ def _carries(name: str, split: str) -> bool:
     return re.search(rf"(^|[/_.-]){re.escape(split)}([/_.-]|$)", name) is not None
 
 
-# ------------------------------------------------------------------------------------------------------------------------ the hub
+# ------------------------------------------------------------------------------------------ the hub
 
 
 def _cache() -> Path:
@@ -126,11 +153,15 @@ def _shown() -> str:
 
 
 def _resolve(source: HubProblems) -> Locked:
-    """The commit a revision means now, and its data files: asked of the hub, else read off a cache that was filled by other means."""
+    """The commit a revision means now, and its data files: asked of the hub, else read off a
+    cache that was filled by other means.
+    """
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi(endpoint=_endpoint()).dataset_info(source.id, revision=source.revision, timeout=30)
+        info = HfApi(endpoint=_endpoint()).dataset_info(
+            source.id, revision=source.revision, timeout=30
+        )
     except Exception as error:
         plain = _refusal(source, error)
         if plain is not None:
@@ -141,18 +172,31 @@ def _resolve(source: HubProblems) -> Locked:
         return cached
     assert info.sha is not None, "the hub says the commit of what it describes"
     try:
-        return Locked(commit=info.sha, listing=sorted(one.rfilename for one in info.siblings or () if _is_data(one.rfilename)))
+        return Locked(
+            commit=info.sha,
+            listing=sorted(one.rfilename for one in info.siblings or () if _is_data(one.rfilename)),
+        )
     except ValidationError as error:
         raise ValueError(
-            f"data set {source.id}: what {_shown()} says of it cannot be trusted ({error.errors()[0]['msg']}); ask another"
+            f"data set {source.id}: what {_shown()} says of it cannot be trusted "
+            f"({error.errors()[0]['msg']}); ask another"
         ) from error
 
 
 def _cached(source: HubProblems) -> Locked | None:
-    """What the cache holds of a revision, by the hub library's documented layout: refs/<revision> names a folder of snapshots/."""
-    repo, revision = _cache() / f"datasets--{source.id.replace('/', '--')}", source.revision or "main"
+    """What the cache holds of a revision, by the hub library's documented layout:
+    refs/<revision> names a folder of snapshots/.
+    """
+    repo, revision = (
+        _cache() / f"datasets--{source.id.replace('/', '--')}",
+        source.revision or "main",
+    )
     ref = inside(repo / "refs", revision, f"data set {source.id}: revision")
-    folder = inside(repo / "snapshots", ref.read_text().strip() if ref.is_file() else revision, f"data set {source.id}: revision")
+    folder = inside(
+        repo / "snapshots",
+        ref.read_text().strip() if ref.is_file() else revision,
+        f"data set {source.id}: revision",
+    )
     if not folder.is_dir():
         return None
     found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -163,7 +207,11 @@ def _fetch(source: HubProblems, commit: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     def get(**more: Any) -> Path:
-        return Path(hf_hub_download(source.id, name, repo_type="dataset", revision=commit, cache_dir=_cache(), **more))
+        return Path(
+            hf_hub_download(
+                source.id, name, repo_type="dataset", revision=commit, cache_dir=_cache(), **more
+            )
+        )
 
     try:
         return get(local_files_only=True)
@@ -171,7 +219,9 @@ def _fetch(source: HubProblems, commit: str, name: str) -> Path:
         try:
             return get(endpoint=_endpoint())
         except Exception as error:
-            raise ValueError(_refusal(source, error, name) or _unreachable(source, f"/{name}", error)) from error
+            raise ValueError(
+                _refusal(source, error, name) or _unreachable(source, f"/{name}", error)
+            ) from error
 
 
 def _is_data(name: str) -> bool:
@@ -179,24 +229,39 @@ def _is_data(name: str) -> bool:
 
 
 def _refusal(source: HubProblems, error: Exception, name: str = "a file") -> str | None:
-    """What the hub itself says against it, in plain words, not the library's, which hold addresses; None when it was not reached."""
+    """What the hub itself says against it, in plain words, not the library's, which hold
+    addresses; None when it was not reached.
+    """
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return f"data set {source.id} asks you to accept its terms: do so at {_shown()}/datasets/{source.id}, then set HF_TOKEN"
+        return (
+            f"data set {source.id} asks you to accept its terms: do so at "
+            f"{_shown()}/datasets/{source.id}, then set HF_TOKEN"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no data set {source.id} (or it is private: set HF_TOKEN); check the id"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"data set {source.id} has no revision {source.revision}; correct it, or leave it out for the newest"
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-        return f"data set {source.id} lacks {name}, which its commit lists; remove its entry from {lock_path()}"
+        return (
+            f"data set {source.id} has no revision {source.revision}; correct it, or leave it "
+            f"out for the newest"
+        )
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(
+        error, errors.LocalEntryNotFoundError
+    ):
+        return (
+            f"data set {source.id} lacks {name}, which its commit lists; remove its entry "
+            f"from {lock_path()}"
+        )
     return None
 
 
 def _unreachable(source: HubProblems, name: str, error: Exception) -> str:
     return (
-        f"data set {source.id}{name}: {_shown()} could not be reached ({type(error).__name__}) and {_cache()} does not have it; "
-        "connect once, set HF_ENDPOINT to a mirror, copy a filled cache there, or read a local copy (kind file, or path of a named set)"
+        f"data set {source.id}{name}: {_shown()} could not be reached ({type(error).__name__}) "
+        f"and {_cache()} does not have it; "
+        "connect once, set HF_ENDPOINT to a mirror, copy a filled cache there, or read a local "
+        "copy (kind file, or path of a named set)"
     )
 
 
@@ -208,4 +273,7 @@ def _read_lock() -> dict[str, Locked]:
     try:
         return {key: Locked.model_validate(value) for key, value in json.loads(text).items()}
     except (ValueError, AttributeError, ValidationError) as error:
-        raise ValueError(f"{lock_path()} is not readable; mend or remove it (the commits in it are then looked up anew)") from error
+        raise ValueError(
+            f"{lock_path()} is not readable; mend or remove it (the commits in it are then looked "
+            f"up anew)"
+        ) from error

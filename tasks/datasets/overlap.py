@@ -1,4 +1,6 @@
-"""Do training prompts share their text with problems that are measured on? Exactly, or by word n-grams (13, as is usual since GPT-3)."""
+"""Do training prompts share their text with problems that are measured on? Exactly, or by word
+n-grams (13, as is usual since GPT-3).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from erpd_core.refs import Overlap
 _WORD = re.compile(r"\w+|[-+*/=<>^]")
 _NO_TEXT = re.compile(r"\s|\$|\\[()\[\],;:! ]|\\(?:left|right|displaystyle)(?![a-z])")
 WORDING = 0.25
-"""An n-gram in more than this part of a list's problems (and in more than three) is the list's wording, not a problem's text."""
+"""An n-gram in more than this part of a list's problems (and in more than three) is the list's
+wording, not a problem's text.
+"""
 
 Gram = tuple[str, ...]
 
@@ -48,26 +52,36 @@ def plain_problem(prompt: str, template: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """Text without what does not change a problem: case, spacing, dollar signs and other layout of LaTeX."""
+    """Text without what does not change a problem: case, spacing, dollar signs and other layout
+    of LaTeX.
+    """
     return _NO_TEXT.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def ngrams(text: str, n: int) -> set[Gram]:
-    """Runs of `n` words; numbers and operators are words. A shorter text has none, so that only an equal text overlaps with it."""
+    """Runs of `n` words; numbers and operators are words. A shorter text has none, so that only
+    an equal text overlaps with it.
+    """
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return {tuple(words[start : start + n]) for start in range(len(words) - n + 1)}
 
 
-def find_shared(prompts: Sequence[str], against: Mapping[str, Mapping[str, str]], config: OverlapConfig) -> list[Shared]:
-    """Prompts that overlap with a problem of `against` (list name -> problem id -> text), each with what it overlaps with most.
+def find_shared(
+    prompts: Sequence[str], against: Mapping[str, Mapping[str, str]], config: OverlapConfig
+) -> list[Shared]:
+    """Prompts that overlap with a problem of `against` (list name -> problem id -> text), each with
+    what it overlaps with most.
 
-    Two texts overlap when they are equal after `normalised`, or when `config.share` of the shorter one's n-grams stand in the other.
+    Two texts overlap when they are equal after `normalised`, or when `config.share` of the shorter
+    one's n-grams stand in the other.
     """
     exact: dict[str, tuple[str, str]] = {}
     sizes: dict[tuple[str, str], int] = {}
     index: dict[Gram, list[tuple[str, str]]] = {}
     for name, problems in against.items():
-        grams = _without_wording({problem: ngrams(text, config.ngram) for problem, text in problems.items()})
+        grams = _without_wording(
+            {problem: ngrams(text, config.ngram) for problem, text in problems.items()}
+        )
         for problem, text in problems.items():
             exact.setdefault(normalised(text), (name, problem))
             sizes[name, problem] = len(grams[problem])
@@ -87,7 +101,9 @@ def find_shared(prompts: Sequence[str], against: Mapping[str, Mapping[str, str]]
     return found
 
 
-def summary(config: OverlapConfig, checked: int, against: Mapping[str, Any], found: Sequence[Shared]) -> Overlap:
+def summary(
+    config: OverlapConfig, checked: int, against: Mapping[str, Any], found: Sequence[Shared]
+) -> Overlap:
     kinds, names = Counter(one.kind for one in found), Counter(one.benchmark for one in found)
     return Overlap(
         action=config.action,
@@ -99,7 +115,9 @@ def summary(config: OverlapConfig, checked: int, against: Mapping[str, Any], fou
 
 
 def _without_wording(grams: Mapping[str, set[Gram]]) -> dict[str, set[Gram]]:
-    """Without what many problems of a list have in common: instructions that are part of every one."""
+    """Without what many problems of a list have in common: instructions that are part of every
+    one.
+    """
     counts = Counter(gram for of_problem in grams.values() for gram in of_problem)
     wording = {gram for gram, count in counts.items() if count > max(3, WORDING * len(grams))}
     return {problem: of_problem - wording for problem, of_problem in grams.items()}

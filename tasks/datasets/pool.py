@@ -1,4 +1,5 @@
-"""A pool of problems, file or hub: read once for what a draw needs to know, and once more for the answers of those drawn.
+"""A pool of problems, file or hub: read once for what a draw needs to know, and once more for the
+answers of those drawn.
 
 Two passes, because the unit tests of a code set are gigabytes and a draw needs a thousand of them.
 """
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from erpd_core.refs import Problem
-from tasks.datasets.drawing import draw, weight_of
 from tasks.datasets.files import rows_of
 from tasks.datasets.readers import READERS, Pooled, Row
-from tasks.input_files import short
+from tasks.datasets.subset import draw, weight_of
+from tasks.untrusted.input_files import short
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,43 @@ class Pool:
     weights: Sequence[float]
     """How likely each is drawn relative to others; 0 for never."""
 
-    def drawn(self, seed: int, earlier: Sequence[int] = (), without: Collection[int] = ()) -> list[int]:
-        """Places of the problems drawn by `seed`, those in `without` left out. Raises ValueError when too few are left."""
-        open_places = [place for place, weight in enumerate(self.weights) if weight > 0 and place not in without]
+    def drawn(
+        self, seed: int, earlier: Sequence[int] = (), without: Collection[int] = ()
+    ) -> list[int]:
+        """Places of the problems drawn by `seed`, those in `without` left out. Raises ValueError
+        when too few are left.
+        """
+        open_places = [
+            place
+            for place, weight in enumerate(self.weights)
+            if weight > 0 and place not in without
+        ]
         count = len(open_places) if self.source.count is None else self.source.count
         if count > len(open_places) or not open_places:
-            left = f", {len(open_places)} of them left by difficulty and overlap" if len(open_places) < len(self.ids) else ""
+            left = (
+                f", {len(open_places)} of them left by difficulty and overlap"
+                if len(open_places) < len(self.ids)
+                else ""
+            )
             raise ValueError(
-                f"{self.where}: {count or 'all'} problems asked for, it has {len(self.ids)}{left}; lower count or widen difficulty"
+                f"{self.where}: {count or 'all'} problems asked for, it has "
+                f"{len(self.ids)}{left}; lower count or widen difficulty"
             )
         if self.source.count is None:
             return open_places
-        weights = [self.weights[place] for place in open_places] if any(weight not in (0, 1) for weight in self.weights) else None
-        return sorted(open_places[place] for place in draw(len(open_places), count, seed, earlier, weights))
+        weights = (
+            [self.weights[place] for place in open_places]
+            if any(weight not in (0, 1) for weight in self.weights)
+            else None
+        )
+        return sorted(
+            open_places[place] for place in draw(len(open_places), count, seed, earlier, weights)
+        )
 
     def problems(self, places: Sequence[int]) -> Iterator[Problem]:
-        """The problems at these places, in order of the pool, worded. Raises ValueError, naming file and row, for a gold that is none."""
+        """The problems at these places, in order of the pool, worded. Raises ValueError, naming
+        file and row, for a gold that is none.
+        """
         wanted = set(places)
         reader = READERS[self.source.reader]
         for place, (where, row) in enumerate(rows_of(self.files)):
@@ -54,21 +76,39 @@ class Pool:
                 answer = reader.answer(self.source, row)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; mend that row or leave it out") from error
-            yield Problem(id=self.ids[place], prompt=self.source.template.replace("{problem}", self.texts[place]), answer=answer)
+            yield Problem(
+                id=self.ids[place],
+                prompt=self.source.template.replace("{problem}", self.texts[place]),
+                answer=answer,
+            )
 
 
 def read_pool(where: str, source: Pooled, files: Mapping[str, Path]) -> Pool:
-    """Every row of `files`. Raises ValueError, naming file and row, for one that is malformed or lacks a column, and for an empty pool."""
+    """Every row of `files`. Raises ValueError, naming file and row, for one that is malformed or
+    lacks a column, and for an empty pool.
+    """
     reader = READERS[source.reader]
     ids, texts, weights = [], [], []
     for number, (place, row) in enumerate(rows_of(files), 1):
-        needed = (*reader.columns(source), *((source.difficulty.column,) if source.difficulty else ()))
-        if missing := [column for column in needed if row.get(column) is None or not str(row[column]).strip()]:
-            raise ValueError(f"{place}: no {' and no '.join(missing)}; columns are {short(sorted(map(str, row)), 200)}")
+        needed = (
+            *reader.columns(source),
+            *((source.difficulty.column,) if source.difficulty else ()),
+        )
+        if missing := [
+            column for column in needed if row.get(column) is None or not str(row[column]).strip()
+        ]:
+            raise ValueError(
+                f"{place}: no {' and no '.join(missing)}; columns are "
+                f"{short(sorted(map(str, row)), 200)}"
+            )
         ids.append(_id(reader.ids, row, number))
         try:
             texts.append(reader.text(source, row))
-            weights.append(weight_of(row[source.difficulty.column], source.difficulty) if source.difficulty else 1.0)
+            weights.append(
+                weight_of(row[source.difficulty.column], source.difficulty)
+                if source.difficulty
+                else 1.0
+            )
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     if not ids:

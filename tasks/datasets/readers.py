@@ -1,4 +1,6 @@
-"""What a row of a data set holds: the columns it must have, its problem as text, and its gold answer."""
+"""What a row of a data set holds: the columns it must have, its problem as text, and its gold
+answer.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 from erpd_core.config import FileProblems, HubProblems
 from tasks.datasets.code import livecodebench_prompt, livecodebench_tests, unit_tests
-from tasks.input_files import short
+from tasks.untrusted.input_files import short
 
 Pooled = FileProblems | HubProblems
 Row = dict[str, Any]
@@ -27,15 +29,20 @@ class RowReader:
 
 
 def _text(row: Row, column: str) -> str:
-    """What stands in a column. Raises ValueError for what has no one way to be written: a list, an object, bytes, a number that is none."""
+    """What stands in a column. Raises ValueError for what has no one way to be written: a list,
+    an object, bytes, a number that is none.
+    """
     value = row[column]
-    if isinstance(value, list | dict | tuple | bytes) or (isinstance(value, float) and not math.isfinite(value)):
+    if isinstance(value, list | dict | tuple | bytes) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
         raise ValueError(f"{column} is {short(repr(value), 40)}, neither text nor a finite number")
     return str(value)
 
 
 def _answer(source: Pooled, row: Row) -> str:
-    answer = _text(row, source.answer_column).rpartition("####")[2].strip()  # GSM8K keeps its reasoning before ####
+    # GSM8K keeps its reasoning before ####
+    answer = _text(row, source.answer_column).rpartition("####")[2].strip()
     if not answer:
         raise ValueError(f"nothing stands after #### in {source.answer_column}")
     return answer
@@ -55,7 +62,9 @@ READERS = {
     ),
     "livecodebench": RowReader(
         columns=lambda source: ("question_content", "public_test_cases", "private_test_cases"),
-        text=lambda source, row: livecodebench_prompt(str(row["question_content"]), str(row.get("starter_code") or "")),
+        text=lambda source, row: livecodebench_prompt(
+            str(row["question_content"]), str(row.get("starter_code") or "")
+        ),
         answer=lambda source, row: livecodebench_tests(row),
         ids=("question_id", "id"),
     ),

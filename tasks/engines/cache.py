@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tasks.hf import DynamicCache, DynamicLayer
+from tasks.models.hf import DynamicCache, DynamicLayer
 
 ROOM = 64
 """Tokens of room at least when a layer is made or grows; it grows by half."""
@@ -22,7 +22,9 @@ def spread(cache: DynamicCache, owner_B: Tensor) -> None:
 
 
 class GrowingLayer(DynamicLayer):
-    """A layer of full attention. `keys` and `values`, [B, heads, tokens, size], are the written part of buffers with room behind it."""
+    """A layer of full attention. `keys` and `values`, [B, heads, tokens, size], are the written
+    part of buffers with room behind it.
+    """
 
     def __init__(self, prefilled: DynamicLayer, owner_B: Tensor) -> None:
         super().__init__()
@@ -31,7 +33,9 @@ class GrowingLayer(DynamicLayer):
         self._buffers = [_roomy(one, owner_B) for one in (prefilled.keys, prefilled.values)]
         self._show()
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         start, self._tokens = self._tokens, self._tokens + key_states.shape[2]
         if self._tokens > self._buffers[0].shape[2]:
             self._buffers = [_roomy(buffer[:, :, :start]) for buffer in self._buffers]
@@ -51,6 +55,8 @@ class GrowingLayer(DynamicLayer):
 def _roomy(written: Tensor, rows_B: Tensor | None = None) -> Tensor:
     """A buffer that begins with what is written (its `rows_B`), and has room behind it."""
     batch, heads, tokens, size = written.shape
-    buffer = written.new_empty(len(rows_B) if rows_B is not None else batch, heads, tokens + max(ROOM, tokens // 2), size)
+    buffer = written.new_empty(
+        len(rows_B) if rows_B is not None else batch, heads, tokens + max(ROOM, tokens // 2), size
+    )
     buffer[:, :, :tokens] = written if rows_B is None else written[rows_B]
     return buffer

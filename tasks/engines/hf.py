@@ -1,6 +1,8 @@
-"""The transformers engine: a plain decoding loop. Each prompt is prefilled once and shared by its samples; finished rows leave the batch.
+"""The transformers engine: a plain decoding loop. Each prompt is prefilled once and shared by its
+samples; finished rows leave the batch.
 
-Every response has a random stream of its own (its seed), one uniform number per token, so that samples belong to prompts, not to workers.
+Every response has a random stream of its own (its seed), one uniform number per token, so that
+samples belong to prompts, not to workers.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from torch import Tensor
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines.base import Finished, Sample
 from tasks.engines.cache import spread
-from tasks.engines.drawing import draw
 from tasks.engines.text import Tokenized
-from tasks.hf import DynamicCache
-from tasks.models import HFPolicy, load_model
+from tasks.engines.token_sampling import draw
+from tasks.models.hf import DynamicCache
+from tasks.models.policy import HFPolicy, load_model
 
 BLOCK = 128
 """Uniform numbers drawn at once for each response."""
@@ -28,7 +30,9 @@ BLOCK = 128
 class TransformersEngine(Tokenized):
     name = "transformers"
 
-    def __init__(self, folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None) -> None:
+    def __init__(
+        self, folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None
+    ) -> None:
         super().__init__(folder)
         self.model = trained.model if trained else load_model(folder, runtime)
         self._ready = trained.sampling if trained else nullcontext
@@ -38,7 +42,8 @@ class TransformersEngine(Tokenized):
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         own = dict(self.model.named_parameters())
         for name, weight in weights:
-            if weight is not own[name]:  # the trainer's, when the model is shared: nothing to take over
+            # the trainer's, when the model is shared: nothing to take over
+            if weight is not own[name]:
                 own[name].copy_(weight)
 
     def close(self) -> None:
@@ -47,26 +52,39 @@ class TransformersEngine(Tokenized):
             torch.cuda.empty_cache()
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: SamplingConfig,
+        finished: Finished,
     ) -> list[Sample]:
         self.check_prompts(prompts)
         with self._ready(), torch.inference_mode():
             return self._sample(prompts, seeds, sampling, finished)
 
     def _sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: SamplingConfig, finished: Finished
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: SamplingConfig,
+        finished: Finished,
     ) -> list[Sample]:
         device = self.model.device
-        streams = [np.random.Generator(np.random.Philox(seed)) for of_prompt in seeds for seed in of_prompt]
+        streams = [
+            np.random.Generator(np.random.Philox(seed)) for of_prompt in seeds for seed in of_prompt
+        ]
         logits, cache, mask, length = self._prefill(prompts)
-        owner = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor([len(one) for one in seeds], device=device))
+        owner = torch.arange(len(prompts), device=device).repeat_interleave(
+            torch.tensor([len(one) for one in seeds], device=device)
+        )
         logits, mask, length = logits[owner], mask[owner], length[owner]
         spread(cache, owner)
         alive = torch.arange(len(streams), device=device)
         tokens: list[list[int]] = [[] for _ in streams]
         samples: dict[int, Sample] = {}
         uniform = torch.empty(0)
-        said = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None  # which tokens a response holds already
+        # which tokens a response holds already
+        said = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None
         for position in range(sampling.max_new_tokens):
             if position % BLOCK == 0:
                 rows = [streams[row].random(BLOCK) for row in alive.tolist()]
@@ -78,20 +96,29 @@ class TransformersEngine(Tokenized):
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 tokens[row].append(token)
             stopped = torch.isin(chosen, self.stops)
-            going = ~stopped & (length + 1 < self.context)  # `length` is without the token just chosen
+            # `length` is without the token just chosen
+            going = ~stopped & (length + 1 < self.context)
             if not bool(going.all()):
-                for row, whole in zip(alive[~going].tolist(), stopped[~going].tolist(), strict=True):
+                for row, whole in zip(
+                    alive[~going].tolist(), stopped[~going].tolist(), strict=True
+                ):
                     samples[row] = Sample(tokens[row], truncated=not whole)
                     finished(row, samples[row])
                 keep = going.nonzero().squeeze(1)
-                alive, chosen, mask, length, uniform = (x[keep] for x in (alive, chosen, mask, length, uniform))
+                alive, chosen, mask, length, uniform = (
+                    x[keep] for x in (alive, chosen, mask, length, uniform)
+                )
                 said = None if said is None else said[keep]
                 cache.batch_select_indices(keep)
             if len(alive) == 0 or position + 1 == sampling.max_new_tokens:
                 break
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
             out = self.model(
-                input_ids=chosen[:, None], attention_mask=mask, position_ids=length[:, None], past_key_values=cache, use_cache=True
+                input_ids=chosen[:, None],
+                attention_mask=mask,
+                position_ids=length[:, None],
+                past_key_values=cache,
+                use_cache=True,
             )
             logits, length = out.logits[:, -1], length + 1
         for row in alive.tolist():
@@ -99,7 +126,9 @@ class TransformersEngine(Tokenized):
             finished(row, samples[row])
         return [samples[row] for row in range(len(streams))]
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         device = self.model.device
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)

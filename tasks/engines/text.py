@@ -1,16 +1,20 @@
-"""What every engine does alike between text and tokens: chat template, stop tokens, and how long a text may become."""
+"""What every engine does alike between text and tokens: chat template, stop tokens, and how long
+a text may become.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.chat import encode, read_chat
-from tasks.models import context_length, load_tokenizer, stop_tokens
+from tasks.models.chat import encode, read_chat
+from tasks.models.policy import context_length, load_tokenizer, stop_tokens
 
 
 class Tokenized:
-    """The tokenizer of the model in `folder`, the tokens that end a response, and the tokens of a prompt and its response together."""
+    """The tokenizer of the model in `folder`, the tokens that end a response, and the tokens of
+    a prompt and its response together.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer, self.chat = load_tokenizer(folder), read_chat(folder)
@@ -24,10 +28,13 @@ class Tokenized:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Raises ValueError for a prompt that leaves no room for a response: it is the same one for every engine."""
+        """Raises ValueError for a prompt that leaves no room for a response: it is the same one
+        for every engine.
+        """
         longest = max(len(prompt) for prompt in prompts)
         if longest >= self.context:
             raise ValueError(
-                f"a prompt of {longest} tokens leaves no room in the model's context of {self.context}; leave such prompts out, or"
+                f"a prompt of {longest} tokens leaves no room in the model's context of "
+                f"{self.context}; leave such prompts out, or"
                 " use a model with a longer one"
             )

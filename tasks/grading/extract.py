@@ -1,7 +1,9 @@
-r"""Find the final answer inside a response: boxed, `#### 42`, "the final answer is ...", or the whole of a bare answer.
+r"""Find the final answer inside a response: boxed, `#### 42`, "the final answer is ...", or the
+whole of a bare answer.
 
-Everything here is a linear scan over text and imports nothing heavy, because it runs in the parent process on whatever a policy wrote:
-an unbalanced brace repeated a million times must not cost more than reading it.
+Everything here is a linear scan over text and imports nothing heavy, because it runs in the parent
+process on whatever a policy wrote: an unbalanced brace repeated a million times must not cost more
+than reading it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from typing import Literal
 
 Kind = Literal["box", "marker", "hash", "whole"]
 TAIL = 3000
-"""Characters kept of an unboxed response: its end holds the answer, and Math-Verify's regular expressions are slow on long texts."""
+"""Characters kept of an unboxed response: its end holds the answer, and Math-Verify's regular
+expressions are slow on long texts.
+"""
 
 _TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+framebox\s*\{|\\\\|\\[{}]|[{}]")
 _BARE_BOX = re.compile(r"\\+(?:boxed|fbox)\s+(-?[\w./\\]+)")
@@ -28,9 +32,17 @@ _ANCHOR = re.compile(
     r"|答案(?:是|为|：|:))[*_:：\s]*",
     re.MULTILINE,
 )
-_CUT = re.compile(r"\n|(?<=[\w})\]$%*])\.?\s*I hope\b|<\||</|(?<=[\w})\]$%*])[.!](?=\s+[A-Z\\\"'*]|\s*$)|。")
-_LEAD = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]{0,80}(?:\b(?:is|are|equals)|:)\s*:?\s*)\}((?!\s*\\text).{1,200})", re.DOTALL)
-_NEGATED = re.compile(r"\b(?:not?|none|never|neither|cannot|except|more|less|fewer|greater|least|most)\b", re.IGNORECASE)
+_CUT = re.compile(
+    r"\n|(?<=[\w})\]$%*])\.?\s*I hope\b|<\||</|(?<=[\w})\]$%*])[.!](?=\s+[A-Z\\\"'*]|\s*$)|。"
+)
+_LEAD = re.compile(
+    r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]{0,80}(?:\b(?:is|are|equals)|:)\s*:?\s*)\}((?!\s*\\text).{1,200})",
+    re.DOTALL,
+)
+_NEGATED = re.compile(
+    r"\b(?:not?|none|never|neither|cannot|except|more|less|fewer|greater|least|most)\b",
+    re.IGNORECASE,
+)
 _THINK_END = "</think>"
 
 
@@ -44,7 +56,9 @@ class Answer:
     text: str
     kind: Kind
     context: str = ""
-    """For `marker` and `whole`: the end of the response, which Math-Verify searches when `text` is not plain."""
+    """For `marker` and `whole`: the end of the response, which Math-Verify searches when `text`
+    is not plain.
+    """
 
 
 def after_thinking(response: str) -> str:
@@ -53,8 +67,11 @@ def after_thinking(response: str) -> str:
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
-    r"""Outermost balanced `\boxed{...}` and `\fbox{...}`: (start, end, content), in order. One pass with a stack."""
-    stack: list[tuple[int, int] | None] = []  # (start, content start) of a box, None for a plain brace
+    r"""Outermost balanced `\boxed{...}` and `\fbox{...}`: (start, end, content), in order. One
+    pass with a stack.
+    """
+    # (start, content start) of a box, None for a plain brace
+    stack: list[tuple[int, int] | None] = []
     found: list[tuple[int, int, str]] = []
     for token in _TOKEN.finditer(text):
         mark = token.group()
@@ -72,7 +89,9 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last box. Adjacent boxes ("\boxed{1} and \boxed{2}") are one answer, a list; an empty box counts only if alone."""
+    r"""Content of the last box. Adjacent boxes ("\boxed{1} and \boxed{2}") are one answer, a
+    list; an empty box counts only if alone.
+    """
     found = boxes(text)
     if not found:
         bare = _BARE_BOX.findall(text)
@@ -96,7 +115,9 @@ def last_hash(text: str) -> str | None:
 
 
 def last_marked(text: str) -> tuple[str, int] | None:
-    """Text after the last "final answer is", "answer:" or "A:", up to the end of the sentence, and where its marker starts."""
+    """Text after the last "final answer is", "answer:" or "A:", up to the end of the sentence,
+    and where its marker starts.
+    """
     found = list(_ANCHOR.finditer(text))
     if not found:
         return None
@@ -110,7 +131,9 @@ def last_marked(text: str) -> tuple[str, int] | None:
 
 
 def drop_lead(text: str) -> str:
-    r"""Take off words that only announce the value: `\text{The radius is } 5`, `\text{Answer: } 5`."""
+    r"""Take off words that only announce the value: `\text{The radius is } 5`, `\text{Answer: }
+    5`.
+    """
     found = _LEAD.fullmatch(text.strip())
     return found.group(2) if found and not _NEGATED.search(found.group(1)) else text
 
@@ -146,8 +169,14 @@ def _hash(response: str) -> Answer | None:
     return Answer(tail.strip(), "hash") if mark and tail.strip() else None
 
 
-EXTRACTORS: dict[str, Callable[[str], Answer | None]] = {"auto": _auto, "boxed": _boxed, "hash": _hash}
-"""How an answer is marked, by name. `boxed` is the strict rule of RL rewards; `hash` is the embedded tiny world's."""
+EXTRACTORS: dict[str, Callable[[str], Answer | None]] = {
+    "auto": _auto,
+    "boxed": _boxed,
+    "hash": _hash,
+}
+"""How an answer is marked, by name. `boxed` is the strict rule of RL rewards; `hash` is the
+embedded tiny world's.
+"""
 
 
 def extract(response: str, extractor: str = "auto") -> Answer | None:

@@ -1,4 +1,6 @@
-"""Verdicts that need no computer algebra. They run in the caller's process, so that worker processes start only when needed."""
+"""Verdicts that need no computer algebra. They run in the caller's process, so that worker
+processes start only when needed.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,14 @@ _LETTER_MARKED = re.compile(r"(?<![A-Za-z])\(?([A-HJ-Z])\)?(?![A-Za-z'])")
 def gold_text(gold: str) -> str:
     r"""The answer inside a gold entry, which may be a bare answer or a whole worked solution.
 
-    **Returns:** the stripped text. An empty gold is an error of the data, so it raises rather than grading everything wrong.
+    **Returns:** the stripped text. An empty gold is an error of the data, so it raises rather than
+    grading everything wrong.
     """
     if not gold.strip():
-        raise ValueError("the gold answer is empty: a row without a gold answer cannot be graded; remove it or fill it in")
+        raise ValueError(
+            "the gold answer is empty: a row without a gold answer cannot be graded; remove it or "
+            "fill it in"
+        )
     boxed = last_boxed(gold) if boxes(gold) else None
     if boxed:
         return boxed
@@ -42,7 +48,9 @@ def gold_text(gold: str) -> str:
 
 
 def choice_letter(answer: Answer) -> str | None:
-    """The option named by an answer to a multiple-choice question, as "C" in "the answer is (C), since ..."."""
+    """The option named by an answer to a multiple-choice question, as "C" in "the answer is (C),
+    since ...".
+    """
     text = key(answer.text)
     whole = _LETTER.fullmatch(text)
     if whole:
@@ -59,7 +67,11 @@ def choice_letter(answer: Answer) -> str | None:
 
 def _same_time(gold: re.Match[str], said: re.Match[str]) -> bool:
     half, other = (gold[3] or "").lower(), (said[3] or "").lower()
-    return int(gold[1]) == int(said[1]) and gold[2] == said[2] and (half == other or not half or not other)
+    return (
+        int(gold[1]) == int(said[1])
+        and gold[2] == said[2]
+        and (half == other or not half or not other)
+    )
 
 
 def compare_plain(gold: str, answer: Answer) -> Verdict | None:
@@ -70,7 +82,11 @@ def compare_plain(gold: str, answer: Answer) -> Verdict | None:
     time, said = _CLOCK.fullmatch(key(gold)), _CLOCK.fullmatch(key(answer.text))
     if time and (said or number):  # half past is no quotient: 3:15 is not 1/5
         return "correct" if said and _same_time(time, said) else "wrong"
-    if gold_number and number and (gold_number.name is None or number.name is None or gold_number.name == number.name):
+    if (
+        gold_number
+        and number
+        and (gold_number.name is None or number.name is None or gold_number.name == number.name)
+    ):
         if same_number(gold_number, number):
             return "correct"
         if gold_number.definite and number.definite:
@@ -89,7 +105,9 @@ def compare_plain(gold: str, answer: Answer) -> Verdict | None:
 
 
 def quick_verdict(gold: str, prediction: str, extractor: str = "auto") -> Verdict | None:
-    """The verdict if it can be told without computer algebra, else None. `hash` answers are always told here: they are exact strings."""
+    """The verdict if it can be told without computer algebra, else None. `hash` answers are
+    always told here: they are exact strings.
+    """
     wanted = gold_text(gold)
     if extractor in get_args(Mode):
         return None  # others' rules, which need sympy

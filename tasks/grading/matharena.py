@@ -1,7 +1,9 @@
-r"""MathArena's rule (eth-sri/matharena, `parser.py`): the last box as a number, formula or unordered nested list.
+r"""MathArena's rule (eth-sri/matharena, `parser.py`): the last box as a number, formula or
+unordered nested list.
 
-Written from the rule, not from its code. What differs: formulas are read by `plain.py` and Math-Verify's LaTeX parser, where upstream calls
-`sympify`, which runs its text as Python; its table of single answers corrected by hand is not here; list members without a digit count.
+Written from the rule, not from its code. What differs: formulas are read by `plain.py` and
+Math-Verify's LaTeX parser, where upstream calls `sympify`, which runs its text as Python; its table
+of single answers corrected by hand is not here; list members without a digit count.
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from tasks.grading.plain import parse_plain
 
 CLOSE = 1e-10
 _INTEGER = re.compile(r"\b\d{1,1000}\b")
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|large|Large|displaystyle)(?![a-zA-Z])|\\[;:,!]|\\[hv]line|\$")
+_SIZES = re.compile(
+    r"\\(?:left|right|[bB]igg?[lr]?|large|Large|displaystyle)(?![a-zA-Z])|\\[;:,!]|\\[hv]line|\$"
+)
 _JOINED = re.compile(r"(?:\\text\s*\{\s*)?\b(?:and|or)\b(?:\s*\})?", re.IGNORECASE)
 
 
 def boxed(response: str, listed: bool) -> str | None:
-    """The last box, or for a list of answers all boxes of the last line that has one; without a box, the last integer."""
+    """The last box, or for a list of answers all boxes of the last line that has one; without a
+    box, the last integer.
+    """
     text = after_thinking(response)
     found = boxes(text)
     if not found:
@@ -34,9 +40,18 @@ def boxed(response: str, listed: bool) -> str | None:
 
 
 def spell(text: str, listed: bool) -> str:
-    """One spelling: every bracket is round, units and text are gone, only what follows the last "=" is left."""
+    """One spelling: every bracket is round, units and text are gone, only what follows the last
+    "=" is left.
+    """
     text = re.sub(r"\\(?:boxed|fbox)\s*(?=\{)", "", unify(text))
-    text = _SIZES.sub("", text).replace("\\{", "(").replace("\\}", ")").replace("[", "(").replace("]", ")").replace("\\quad", " ")
+    text = (
+        _SIZES.sub("", text)
+        .replace("\\{", "(")
+        .replace("\\}", ")")
+        .replace("[", "(")
+        .replace("]", ")")
+        .replace("\\quad", " ")
+    )
     text = re.sub(r"\\(?:sqrt)\((\d+)\)\{", r"\\sqrt[\1]{", text)  # a root's index is no bracket
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", " ", text).strip().removesuffix(".")
     if listed:
@@ -88,7 +103,7 @@ def read(text: str, depth: int = 0) -> Any | None:
 def _formula(text: str) -> Any | None:
     from sympy import Basic
 
-    from tasks.grading.math import parse_formula
+    from tasks.grading.math_verify import parse_formula
 
     for _ in range(20):
         before = text
@@ -99,7 +114,12 @@ def _formula(text: str) -> Any | None:
         text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
         if text == before:
             break
-    plain = text.replace("\\cdot", "*").replace("\\times", "*").replace("\\pi", " pi ").replace("\\", " \\ ")
+    plain = (
+        text.replace("\\cdot", "*")
+        .replace("\\times", "*")
+        .replace("\\pi", " pi ")
+        .replace("\\", " \\ ")
+    )
     value = parse_plain(plain)
     if value is not None:
         return value

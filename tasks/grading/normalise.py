@@ -1,23 +1,30 @@
-r"""One spelling for answers that differ only in typesetting: unicode, LaTeX spacing, fractions, delimiters. Strings in, strings out."""
+r"""One spelling for answers that differ only in typesetting: unicode, LaTeX spacing, fractions,
+delimiters. Strings in, strings out.
+"""
 
 from __future__ import annotations
 
 import re
 
 _UNICODE = {
-    "−": "-", "–": "-", "‐": "-", "‑": "-", "﹣": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
-    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
-    "∈": r"\in ", "±": r"\pm ", "°": r"^\circ ", "º": r"^\circ ", "∅": r"\emptyset ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}",
-    "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "ℤ": r"\mathbb{Z}", "ℝ": r"\mathbb{R}", "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "θ": r"\theta ", "α": r"\alpha ",
-    "β": r"\beta ", "λ": r"\lambda ", "，": ",", "。": ".", "；": ";", "：": ":", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "",
-    "（": "(", "）": ")", "“": '"', "”": '"', "’": "'", "＝": "=", "＋": "+", "％": "%",
+    "−": "-", "–": "-", "‐": "-", "‑": "-", "﹣": "-", "×": r"\times ", "⋅": r"\cdot ",
+    "·": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "≈": r"\approx ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+    "±": r"\pm ", "°": r"^\circ ", "º": r"^\circ ", "∅": r"\emptyset ", "½": r"\frac{1}{2}",
+    "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
+    "ℤ": r"\mathbb{Z}", "ℝ": r"\mathbb{R}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
+    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "θ": r"\theta ",
+    "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "，": ",", "。": ".", "；": ";", "：": ":",
+    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "（": "(", "）": ")", "“": '"',
+    "”": '"', "’": "'", "＝": "=", "＋": "+", "％": "%",
 }  # fmt: skip
 _TABLE = str.maketrans(_UNICODE | {chr(0xFF10 + digit): str(digit) for digit in range(10)})
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _SUPER_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\w+))")
-_DROP = re.compile(r"\\(?:left|right|displaystyle|textstyle|bigl?|bigr|Bigl?|Bigr|limits)(?![a-zA-Z])|\\!")
+_DROP = re.compile(
+    r"\\(?:left|right|displaystyle|textstyle|bigl?|bigr|Bigl?|Bigr|limits)(?![a-zA-Z])|\\!"
+)
 _SPACE = re.compile(r"(?:\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s)+")
 _DOUBLED = re.compile(
     r"\\\\(?=(?:boxed|fbox|text|[dt]?frac|sqrt|left|right|pi|l[et]|g[et]|n?eq|leq|geq|cdot|times|in|pm|infty|cup)(?![a-zA-Z]))"
@@ -29,11 +36,23 @@ _FRAC = re.compile(r"\\[dtc]frac(?![a-z])")
 _FRAC_SHORT = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
 _SQRT_SHORT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
-_WRAP = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|bm|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}")
+_WRAP = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|bm|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}"
+)
 _SPACED_DIGITS = re.compile(r"(?<=\d)\s+(?=\d{1,2}(?!\d)|\d{4})")
 """A space between digits that groups no thousands: "1 2" is not 12."""
-_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ('"', '"'), ("`", "`"))
-_APPROX = re.compile(r"\\text\s*\{\s*\(?\s*(?:approx|about)[^{}]*\}(?:[^{}]*\\text\s*\{[^{}]*\})?\s*$")
+_DELIMITERS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ('"', '"'),
+    ("`", "`"),
+)
+_APPROX = re.compile(
+    r"\\text\s*\{\s*\(?\s*(?:approx|about)[^{}]*\}(?:[^{}]*\\text\s*\{[^{}]*\})?\s*$"
+)
 
 
 def unify(text: str) -> str:
@@ -50,11 +69,15 @@ def unify(text: str) -> str:
 
 def _synonym(found: re.Match[str]) -> str:
     mark = found.group()
-    return r"\emptyset " if "var" in mark else r"\infty " if "inf" in mark else found.group(1) or "e"
+    return (
+        r"\emptyset " if "var" in mark else r"\infty " if "inf" in mark else found.group(1) or "e"
+    )
 
 
 def strip_delimiters(text: str) -> str:
-    r"""Take off `$...$`, `\(...\)`, `**...**`, quotes and closing punctuation, as often as they are there."""
+    r"""Take off `$...$`, `\(...\)`, `**...**`, quotes and closing punctuation, as often as they
+    are there.
+    """
     for _ in range(20):
         before = text
         text = text.strip().rstrip(".,;:").strip()
@@ -63,7 +86,12 @@ def strip_delimiters(text: str) -> str:
             text = text[:-1]
         for start, end in _DELIMITERS:
             inner = text[len(start) : len(text) - len(end)]
-            if len(text) > len(start) + len(end) and text.startswith(start) and text.endswith(end) and start not in inner:
+            if (
+                len(text) > len(start) + len(end)
+                and text.startswith(start)
+                and text.endswith(end)
+                and start not in inner
+            ):
                 text = inner
                 break
         if text == before:
@@ -72,7 +100,9 @@ def strip_delimiters(text: str) -> str:
 
 
 def balance_braces(text: str) -> str:
-    """Drop closing braces that close nothing, and close what is left open at the end: answers are often cut one brace off."""
+    """Drop closing braces that close nothing, and close what is left open at the end: answers
+    are often cut one brace off.
+    """
     depth, kept = 0, []
     for position, mark in enumerate(text):
         escaped = position > 0 and text[position - 1] == "\\"
@@ -87,23 +117,33 @@ def balance_braces(text: str) -> str:
 
 
 def drop_approximation(text: str) -> str:
-    r"""Take off a closing remark such as `\text{(about }18.9\text{ cards)}`: what it remarks on is the answer."""
+    r"""Take off a closing remark such as `\text{(about }18.9\text{ cards)}`: what it remarks on
+    is the answer.
+    """
     return _APPROX.sub("", text) if "\\text" in text else text
 
 
 def tidy(text: str) -> str:
-    r"""LaTeX typesetting gone, meaning kept: `\left(\tfrac12\right)` becomes `(\frac{1}{2})`. Spaces stay single."""
+    r"""LaTeX typesetting gone, meaning kept: `\left(\tfrac12\right)` becomes `(\frac{1}{2})`.
+    Spaces stay single.
+    """
     text = strip_delimiters(unify(text))
     text = _DROP.sub("", text).replace(r"\{,\}", ",").replace("{,}", ",").replace(r"\%", "%")
     text = drop_approximation(_SPACE.sub(" ", text))
     text = _FRAC.sub(r"\\frac", text)
-    text = _FRAC_SHORT.sub(lambda m: r"\frac{" + (m[1] or m[2] or "").strip() + "}{" + (m[3] or m[4] or "").strip() + "}", text)
+    text = _FRAC_SHORT.sub(
+        lambda m: (
+            r"\frac{" + (m[1] or m[2] or "").strip() + "}{" + (m[3] or m[4] or "").strip() + "}"
+        ),
+        text,
+    )
     text = _SQRT_SHORT.sub(r"\\sqrt{\1}", text)
     return strip_delimiters(_DEGREE.sub("°", text))
 
 
 def key(text: str) -> str:
-    r"""What two spellings of one answer share: tidy, unwrapped from `\text{}` and without spaces; words are compared without case.
+    r"""What two spellings of one answer share: tidy, unwrapped from `\text{}` and without spaces;
+    words are compared without case.
 
     Example: `key(r"\\text{Even}") == key("even")`, but `key("E") != key("e")`.
     """

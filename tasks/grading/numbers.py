@@ -1,4 +1,6 @@
-r"""Exact reading of plain numbers with their unit: integers, decimals, fractions, percentages, money, degrees. No sympy."""
+r"""Exact reading of plain numbers with their unit: integers, decimals, fractions, percentages,
+money, degrees. No sympy.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from tasks.grading.normalise import tidy
 
 MAX_CHARS = 1000
 DOUBLE = Fraction(1, 10**12)
-"""A decimal stands for an exact value only if it agrees to double precision: 0.0833333333333333 is 1/12, but 0.3333333333 is not 1/3."""
+"""A decimal stands for an exact value only if it agrees to double precision: 0.0833333333333333
+is 1/12, but 0.3333333333 is not 1/3.
+"""
 
 _DECIMAL = r"(?:\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
 _POWER = r"(?:[eE][+-]?\d{1,2})?"
@@ -23,12 +27,20 @@ _NUMBER = re.compile(
     r"(?P<gap>\s*)(?P<percent>%|\\text\s*\{\s*%\s*\}|(?:per\s?cent|percent)\b)?(?P<degree>°|\s*\bdegrees?\b)?(?P<rest>.*)",
     re.DOTALL,
 )
-_MIXED = re.compile(r"([+-]?)\s*(\d{1,9})(?:\s+(\d{1,9})\s*/\s*(\d{1,9})|\s*\\frac\{\s*(\d{1,9})\s*\}\{\s*(\d{1,9})\s*\})")
-_REPEATING = re.compile(r"([+-]?)(\d{0,20})\.(\d{0,40})(?:\\overline\s*\{\s*(\d{1,40})\s*\}|\\dot\s*\{?(\d)\}?)")
+_MIXED = re.compile(
+    r"([+-]?)\s*(\d{1,9})(?:\s+(\d{1,9})\s*/\s*(\d{1,9})|\s*\\frac\{\s*(\d{1,9})\s*\}\{\s*(\d{1,9})\s*\})"
+)
+_REPEATING = re.compile(
+    r"([+-]?)(\d{0,20})\.(\d{0,40})(?:\\overline\s*\{\s*(\d{1,40})\s*\}|\\dot\s*\{?(\d)\}?)"
+)
 _MANY = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _COMMA_DECIMAL = re.compile(r"([+-]?\d+),(\d{1,2}|\d{4,})")
-_UNIT_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mbox|rm|operatorname)\s*\{\s*([^{}\d]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?")
-_UNIT_WORDS = re.compile(r"\s*([A-Za-z][A-Za-z]*(?:[ /.-][A-Za-z]+)*)\.?\s*(?:\^\s*\{?\s*([23])\s*\}?)?")
+_UNIT_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm)?|mathrm|mbox|rm|operatorname)\s*\{\s*([^{}\d]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?"
+)
+_UNIT_WORDS = re.compile(
+    r"\s*([A-Za-z][A-Za-z]*(?:[ /.-][A-Za-z]+)*)\.?\s*(?:\^\s*\{?\s*([23])\s*\}?)?"
+)
 _UPRIGHT = re.compile(r"^\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?(?:\\text\{)?(\d{1,2})\}{0,2}")
 _NAME = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?)?|\\[a-z]+)\s*=\s*(?=[^=])")
@@ -66,12 +78,16 @@ _NOT_UNITS = frozenset(
     ]
 )
 _UNITS = {
-    "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre", "m": "m meter metre",
-    "in": "inch inches", "ft": "ft foot feet", "mi": "mile", "yd": "yd yard", "g": "g gram", "kg": "kg kilogram", "s": "s sec second",
-    "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "year": "year yr", "l": "l liter litre", "ml": "ml milliliter",
-    "$": "dollar usd buck", "cent": "cent", "mi/h": "mph", "km/h": "kmh kph", "°": "degree deg",
+    "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre",
+    "km": "km kilometer kilometre", "m": "m meter metre", "in": "inch inches", "ft": "ft foot feet",
+    "mi": "mile", "yd": "yd yard", "g": "g gram", "kg": "kg kilogram", "s": "s sec second",
+    "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "year": "year yr",
+    "l": "l liter litre", "ml": "ml milliliter", "$": "dollar usd buck", "cent": "cent",
+    "mi/h": "mph", "km/h": "kmh kph", "°": "degree deg",
 }  # fmt: skip
-_CANONICAL = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
+_CANONICAL = {
+    spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,9 @@ def _plain(text: str) -> Fraction:
 
 
 def _unit(rest: str, spaced: bool) -> tuple[bool, str | None]:
-    """(whether `rest` is nothing but a unit, its canonical name if known). One glued letter, as in "5m", may be a variable."""
+    """(whether `rest` is nothing but a unit, its canonical name if known). One glued letter, as
+    in "5m", may be a variable.
+    """
     if not rest.strip():
         return True, None
     marked = _UNIT_TEXT.fullmatch(rest.strip())
@@ -108,22 +126,34 @@ def _unit(rest: str, spaced: bool) -> tuple[bool, str | None]:
         known = found.group(1).lower() in _CANONICAL and (spaced or bool(found.group(2)))
         if not known:
             return False, None
-    power = found.group(2) or ("2" if {"square", "sq"} & set(words) else "3" if {"cubic", "cubed"} & set(words) else "")
+    power = found.group(2) or (
+        "2" if {"square", "sq"} & set(words) else "3" if {"cubic", "cubed"} & set(words) else ""
+    )
     if "squared" in words:
         power = "2"
     nouns = [word for word in words if word not in {"square", "squared", "sq", "cubic", "cubed"}]
-    known_units = [_CANONICAL.get(noun) or _CANONICAL.get(noun.rstrip("s")) for noun in nouns if noun != "per"]
-    return True, "/".join(unit for unit in known_units if unit) + power if known_units and all(known_units) else None
+    known_units = [
+        _CANONICAL.get(noun) or _CANONICAL.get(noun.rstrip("s")) for noun in nouns if noun != "per"
+    ]
+    return True, "/".join(unit for unit in known_units if unit) + power if known_units and all(
+        known_units
+    ) else None
 
 
 def _mixed(text: str) -> Fraction | None:
-    r"""`2 3/4` and `2\frac{3}{4}` are eleven quarters: a whole number before a proper fraction, as people write them."""
+    r"""`2 3/4` and `2\frac{3}{4}` are eleven quarters: a whole number before a proper fraction,
+    as people write them.
+    """
     found = _MIXED.fullmatch(text)
     if found is None:
         return None
     sign, whole, *parts = found.groups()
     top, bottom = (int(part) for part in parts if part)
-    return (int(whole) + Fraction(top, bottom)) * (-1 if sign == "-" else 1) if 0 < top < bottom else None
+    return (
+        (int(whole) + Fraction(top, bottom)) * (-1 if sign == "-" else 1)
+        if 0 < top < bottom
+        else None
+    )
 
 
 def _repeating(text: str) -> Fraction | None:
@@ -133,12 +163,16 @@ def _repeating(text: str) -> Fraction | None:
         return None
     sign, whole, fixed, *periods = found.groups()
     period = next(part for part in periods if part)
-    value = Fraction(int(whole + fixed or "0") + Fraction(int(period), 10 ** len(period) - 1), 10 ** len(fixed))
+    value = Fraction(
+        int(whole + fixed or "0") + Fraction(int(period), 10 ** len(period) - 1), 10 ** len(fixed)
+    )
     return -value if sign == "-" else value
 
 
 def read_number(text: str) -> Number | None:
-    r"""`text` as one plain number, or None. Example: `read_number(r"\\$1{,}000.99")` has value 100099/100."""
+    r"""`text` as one plain number, or None. Example: `read_number(r"\\$1{,}000.99")` has value
+    100099/100.
+    """
     if len(text) > MAX_CHARS:
         return None
     text = tidy(text)
@@ -150,7 +184,9 @@ def read_number(text: str) -> Number | None:
         name, text = assigned.group(1), text[assigned.end() :]
     comma = _COMMA_DECIMAL.fullmatch(text)
     if comma:
-        return Number(Fraction(f"{comma.group(1)}.{comma.group(2)}"), decimal=True, name=name, definite=False)
+        return Number(
+            Fraction(f"{comma.group(1)}.{comma.group(2)}"), decimal=True, name=name, definite=False
+        )
     if text.startswith("(") and text.endswith(")") and text.count("(") == 1 and "," not in text:
         text = text[1:-1].strip()
     compound = _mixed(text) or _repeating(text)
@@ -175,7 +211,9 @@ def read_number(text: str) -> Number | None:
 
 
 def same_number(gold: Number, prediction: Number) -> bool:
-    """Equal in value; N % stands for N and for N/100 (Math-Verify's convention); two different known units are never equal."""
+    """Equal in value; N % stands for N and for N/100 (Math-Verify's convention); two different
+    known units are never equal.
+    """
     if gold.unit and prediction.unit and gold.unit != prediction.unit:
         return False
     if (gold.percent and prediction.unit) or (prediction.percent and gold.unit):
@@ -189,7 +227,9 @@ def same_number(gold: Number, prediction: Number) -> bool:
 
 
 def read_based(text: str) -> Fraction | None:
-    """An integer with its base, as in "1112112_3"; None when it is not one (a digit not below the base, say)."""
+    """An integer with its base, as in "1112112_3"; None when it is not one (a digit not below
+    the base, say).
+    """
     match = _BASED.fullmatch(_UPRIGHT.sub(r"\1", tidy(text)).replace(" ", ""))
     if match is None or not 2 <= int(match.group(2)) <= 36 or len(match.group(1)) > MAX_CHARS:
         return None

@@ -1,6 +1,8 @@
-"""Plain-text formulas ("3*sqrt(2)/4", "x^2+1") into sympy. A parser of our own: sympy's `parse_expr` and `sympify` run their text.
+"""Plain-text formulas ("3*sqrt(2)/4", "x^2+1") into sympy. A parser of our own: sympy's
+`parse_expr` and `sympify` run their text.
 
-Grammar: sums of products of powers, implied multiplication ("2x", "3(x+1)"), factorials, a few functions by name. Anything else is None.
+Grammar: sums of products of powers, implied multiplication ("2x", "3(x+1)"), factorials, a few
+functions by name. Anything else is None.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ _FUNCTIONS = ("sqrt", "sin", "cos", "tan", "log", "ln", "exp", "binomial")
 _NAMES = {"pi": "pi", "e": "E", "i": "I", "inf": "oo", "infty": "oo"}
 MAX_TOKENS = 300
 MAX_DIGITS = 400
-"""Bits of a power of plain numbers are limited to about this many digits: 9^9^9 is nobody's answer and never worked out."""
+"""Bits of a power of plain numbers are limited to about this many digits: 9^9^9 is nobody's
+answer and never worked out.
+"""
 
 
 class _Unreadable(Exception):
@@ -101,13 +105,19 @@ def _factorial(base: Any) -> Any:
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    if base.is_Rational and exponent.is_Rational and abs(exponent) * max(1, abs(base.p).bit_length(), base.q.bit_length()) > 4 * MAX_DIGITS:
+    if (
+        base.is_Rational
+        and exponent.is_Rational
+        and abs(exponent) * max(1, abs(base.p).bit_length(), base.q.bit_length()) > 4 * MAX_DIGITS
+    ):
         raise _Unreadable
     return base**exponent
 
 
 def parse_plain(text: str) -> Any | None:
-    """`text` as a sympy expression, or None when it is no formula of the grammar. Nothing in it is ever run."""
+    """`text` as a sympy expression, or None when it is no formula of the grammar. Nothing in it
+    is ever run.
+    """
     tokens: list[str] = []
     at = 0
     text = text.strip()

@@ -1,7 +1,9 @@
-r"""POLARIS's rule (ChenxinAn-fdu/POLARIS on verl; the same as DeepScaleR's): the last box, equal as a normalised string or under sympy.
+r"""POLARIS's rule (ChenxinAn-fdu/POLARIS on verl; the same as DeepScaleR's): the last box, equal as
+a normalised string or under sympy.
 
-Written from the rule, not from its code. What differs: the difference of two formulas is parsed by `plain.py`, since upstream's parser runs
-its text as Python, and compound numerators keep their brackets, which upstream loses (x+1/2 for \frac{x+1}{2}).
+Written from the rule, not from its code. What differs: the difference of two formulas is parsed by
+`plain.py`, since upstream's parser runs its text as Python, and compound numerators keep their
+brackets, which upstream loses (x+1/2 for \frac{x+1}{2}).
 """
 
 from __future__ import annotations
@@ -16,10 +18,21 @@ _TEXT = re.compile(r"\\text\{(.+?)\}")
 _FRAC_BARE = re.compile(r"\\frac(?:\{([^{}]*)\}|(\w))(?:\{([^{}]*)\}|(\w))")
 _SQRT_BARE = re.compile(r"\\sqrt([^{\[])")
 _UNIT = re.compile(
-    r"(?:degree|cm|centimeter|meter|mile|second|minute|hour|day|week|month|year|foot|feet|inch|yard)(?:es)?s? *(?:\^[0-9]+)?"
+    r"(?:degree|cm|centimeter|meter|mile|second|minute|hour|day|week|month|year|foot|feet|inch|yard)"
+    r"(?:es)?s? *(?:\^[0-9]+)?"
 )
 _MANY = {"trillion": "*10^12", "billion": "*10^9", "million": "*10^6"}
-_SYMBOLS = {r"\pi": " pi ", r"\infty": " inf ", r"\cdot": "*", r"\times": "*", r"\cup": "U", "π": "pi", "∞": "inf", "·": "*", "×": "*"}
+_SYMBOLS = {
+    r"\pi": " pi ",
+    r"\infty": " inf ",
+    r"\cdot": "*",
+    r"\times": "*",
+    r"\cup": "U",
+    "π": "pi",
+    "∞": "inf",
+    "·": "*",
+    "×": "*",
+}
 _FRACTION = re.compile(r"-?[0-9]+.?/0*[1-9][0-9]*.?")
 _COMMAS = re.compile(r"(\d),(\d{3})(?=$|\D)")
 _RUNAWAY = re.compile(r"\^[({]|\^[0-9]+\^|\^[0-9][0-9]+")
@@ -27,17 +40,27 @@ _BRACKETS = "()[]"
 
 
 def last_box(response: str) -> str | None:
-    r"""Content of the last box after the thinking part; unlike our own rule, no list of adjacent boxes, and no box without braces."""
+    r"""Content of the last box after the thinking part; unlike our own rule, no list of adjacent
+    boxes, and no box without braces.
+    """
     found = boxes(after_thinking(response))
     return found[-1][2] if found else None
 
 
 def mathd(text: str) -> str:
-    """Hendrycks' spelling of MATH answers: fractions, roots, units, percent and degrees in one form, no spaces."""
+    """Hendrycks' spelling of MATH answers: fractions, roots, units, percent and degrees in one
+    form, no spaces.
+    """
     text = text.strip()
     whole = _TEXT.fullmatch(text)
     text = whole.group(1).strip() if whole else text
-    text = text.replace("\n", "").replace("\\!", "").replace("\\\\", "\\").replace("tfrac", "frac").replace("dfrac", "frac")
+    text = (
+        text.replace("\n", "")
+        .replace("\\!", "")
+        .replace("\\\\", "\\")
+        .replace("tfrac", "frac")
+        .replace("dfrac", "frac")
+    )
     text = re.sub(r"\\left|\\right|\^\{\\circ\}|\^\\circ|\\\$|\\?%", "", text)
     text = text.split("\\text{ ")[0].replace(" .", " 0.").replace("{.", "{0.")
     text = "0" + text if text.startswith(".") else text
@@ -46,14 +69,27 @@ def mathd(text: str) -> str:
     text = _SQRT_BARE.sub(r"\\sqrt{\1}", text).replace(" ", "")
     text = _FRAC_BARE.sub(lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
     text = r"\frac{1}{2}" if text == "0.5" else text
-    return re.sub(r"(-?\d+)/(-?\d+)", r"\\frac{\1}{\2}", text) if re.fullmatch(r"-?\d+/-?\d+", text) else text
+    return (
+        re.sub(r"(-?\d+)/(-?\d+)", r"\\frac{\1}{\2}", text)
+        if re.fullmatch(r"-?\d+/-?\d+", text)
+        else text
+    )
 
 
 def normal(text: str) -> str:
-    """The spelling that is handed to sympy: no units, money or percent, LaTeX as plain text, integers as integers, lower case."""
+    """The spelling that is handed to sympy: no units, money or percent, LaTeX as plain text,
+    integers as integers, lower case.
+    """
     whole = _TEXT.fullmatch(text.strip())
     text = whole.group(1) if whole else text
-    text = text.replace("\\%", "").replace("\\$", "").replace("$", "").replace("%", "").replace(" or ", " , ").replace(" and ", " , ")
+    text = (
+        text.replace("\\%", "")
+        .replace("\\$", "")
+        .replace("$", "")
+        .replace("%", "")
+        .replace(" or ", " , ")
+        .replace(" and ", " , ")
+    )
     for word, power in _MANY.items():
         text = text.replace(word, power)
     text = re.sub(r"\^ *\\circ", "", _UNIT.sub("", text))
@@ -71,7 +107,9 @@ def _plain_latex(text: str) -> str:
     text = re.sub(r"\\[dt]frac", r"\\frac", text).replace("\\frac", " \\frac")
     for _ in range(20):
         before = text
-        text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", lambda m: f"{_part(m[1])}/{_part(m[2])}", text)
+        text = re.sub(
+            r"\\frac\{([^{}]*)\}\{([^{}]*)\}", lambda m: f"{_part(m[1])}/{_part(m[2])}", text
+        )
         text = re.sub(r"(?:\\sqrt|√)\{([^{}]*)\}", r"sqrt(\1)", text)
         text = re.sub(r"\\(?:text|mathrm|mathbf|left|right|,|;|!| )(?![a-z])", "", text)
         if text == before:
@@ -99,7 +137,12 @@ def _elements(text: str) -> list[str]:
     while (shorter := _COMMAS.sub(r"\1\2", text)) != text:
         text = shorter
     inner = text[1:-1]
-    if len(text) > 2 and text[0] in _BRACKETS and text[-1] in _BRACKETS and not any(mark in inner for mark in _BRACKETS):
+    if (
+        len(text) > 2
+        and text[0] in _BRACKETS
+        and text[-1] in _BRACKETS
+        and not any(mark in inner for mark in _BRACKETS)
+    ):
         return [element.strip() for element in inner.split(",")]
     return [text]
 
@@ -114,7 +157,9 @@ def _same_element(gold: str, said: str) -> bool:
 
 def _same_formula(gold: str, said: str) -> bool:
     both = gold + said
-    if len({mark for mark in both.replace("sqrt", "").replace("frac", "") if mark.isalpha()}) > 2 or _RUNAWAY.search(both):
+    if len(
+        {mark for mark in both.replace("sqrt", "").replace("frac", "") if mark.isalpha()}
+    ) > 2 or _RUNAWAY.search(both):
         return False
     left, right = parse_plain(gold), parse_plain(said)
     if left is None or right is None:
@@ -135,6 +180,10 @@ def grade_polaris(gold: str, response: str) -> Verdict:
     if wanted == given:
         return "correct"
     left, right = _elements(wanted), _elements(given)
-    if not given or len(left) != len(right) or (len(left) > 1 and (wanted[0], wanted[-1]) != (given[0], given[-1])):
+    if (
+        not given
+        or len(left) != len(right)
+        or (len(left) > 1 and (wanted[0], wanted[-1]) != (given[0], given[-1]))
+    ):
         return "wrong"
     return "correct" if all(map(_same_element, left, right)) else "wrong"

@@ -1,7 +1,9 @@
-"""Grade many answers in worker processes that can be killed: one bad formula costs its own deadline and nothing else.
+"""Grade many answers in worker processes that can be killed: one bad formula costs its own deadline
+and nothing else.
 
-Deadlines are kept by the parent with SIGKILL. No SIGALRM (main thread only, cannot interrupt C code) and no threads (cannot be killed),
-so it works alike in the main program, in a Ray worker and in a Prefect thread.
+Deadlines are kept by the parent with SIGKILL. No SIGALRM (main thread only, cannot interrupt C
+code) and no threads (cannot be killed), so it works alike in the main program, in a Ray worker and
+in a Prefect thread.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import get_args
 from erpd_core.refs import Mode, Verdict
 from tasks.grading.extract import EXTRACTORS
 from tasks.grading.fast import quick_verdict
-from tasks.machine import cores
+from tasks.host.machine import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0
@@ -33,7 +35,9 @@ MAX_FAILED_STARTS = 3
 
 
 class GraderError(RuntimeError):
-    """Workers cannot be started at all (a broken installation, say), so nothing can be said of the answers."""
+    """Workers cannot be started at all (a broken installation, say), so nothing can be said of
+    the answers.
+    """
 
 
 @dataclass
@@ -64,16 +68,21 @@ class _Worker:
 
 
 class Grader:
-    r"""A pool of grading workers. They start when the first item needs them, and are kept until `close`.
+    r"""A pool of grading workers. They start when the first item needs them, and are kept until
+    `close`.
 
     Example:
         with Grader(workers=2) as grader:
-            grader.grade_many([("1/2", r"\\boxed{0.5}"), ("x+1", r"\\boxed{1+x}")])  # ["correct", "correct"]
+            grader.grade_many([("1/2", r"\\boxed{0.5}"), ("x+1", r"\\boxed{1+x}")])  # ["correct",
+            "correct"]
 
-    **Arguments:** `workers`, processes at most; `deadline`, seconds of wall-clock per item; `memory`, bytes of address space per worker.
+    **Arguments:** `workers`, processes at most; `deadline`, seconds of wall-clock per item;
+    `memory`, bytes of address space per worker.
     """
 
-    def __init__(self, workers: int | None = None, deadline: float = 5.0, memory: int = 4 << 30) -> None:
+    def __init__(
+        self, workers: int | None = None, deadline: float = 5.0, memory: int = 4 << 30
+    ) -> None:
         if deadline <= 0 or (workers is not None and workers < 1):
             raise ValueError(f"deadline and workers must be positive, got {deadline} and {workers}")
         self.size = workers or min(8, cores())
@@ -87,7 +96,12 @@ class Grader:
     def __enter__(self) -> Grader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @property
@@ -106,18 +120,26 @@ class Grader:
         """One item."""
         return self.grade_many([(gold, prediction)], extractor)[0]
 
-    def grade_many(self, pairs: Iterable[tuple[str, str]], extractor: str = "auto") -> list[Verdict]:
-        """Verdicts of (gold, prediction) pairs, in their order. `timeout` is an item that ran out of time or brought its worker down.
+    def grade_many(
+        self, pairs: Iterable[tuple[str, str]], extractor: str = "auto"
+    ) -> list[Verdict]:
+        """Verdicts of (gold, prediction) pairs, in their order. `timeout` is an item that ran out
+        of time or brought its worker down.
 
-        Raises ValueError for an empty gold or an unknown extractor, before anything else is graded by workers.
+        Raises ValueError for an empty gold or an unknown extractor, before anything else is graded
+        by workers.
         """
         if self._closed:
             raise RuntimeError("this Grader is closed; make a new one")
         known = (*EXTRACTORS, *get_args(Mode))
         if extractor not in known:
-            raise ValueError(f"extractor (--mode) {extractor!r} is unknown; choose one of {', '.join(known)}")
+            raise ValueError(
+                f"extractor (--mode) {extractor!r} is unknown; choose one of {', '.join(known)}"
+            )
         pairs = list(pairs)
-        verdicts: list[Verdict | None] = [quick_verdict(gold, prediction, extractor) for gold, prediction in pairs]
+        verdicts: list[Verdict | None] = [
+            quick_verdict(gold, prediction, extractor) for gold, prediction in pairs
+        ]
         open_items = deque(index for index, verdict in enumerate(verdicts) if verdict is None)
         if open_items:
             with self._lock:
@@ -125,16 +147,25 @@ class Grader:
                     self._run(pairs, extractor, open_items, verdicts)
                 except BaseException:
                     for worker in self._workers:
-                        worker.end()  # its item is unknown to the next batch, so it must not answer it
+                        # its item is unknown to the next batch, so it must not answer it
+                        worker.end()
                     self._workers.clear()
                     raise
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def _run(self, pairs: list[tuple[str, str]], extractor: str, todo: deque[int], verdicts: list[Verdict | None]) -> None:
+    def _run(
+        self,
+        pairs: list[tuple[str, str]],
+        extractor: str,
+        todo: deque[int],
+        verdicts: list[Verdict | None],
+    ) -> None:
         """Hand out items and collect answers until none is left."""
         self._drop_dead()
         while todo or any(worker.item is not None for worker in self._workers):
-            while len(self._workers) < min(self.size, len(todo) + sum(worker.item is not None for worker in self._workers)):
+            while len(self._workers) < min(
+                self.size, len(todo) + sum(worker.item is not None for worker in self._workers)
+            ):
                 self._workers.append(self._start())
             for worker in list(self._workers):
                 if todo and worker.ready and worker.item is None:
@@ -145,8 +176,14 @@ class Grader:
 
     def _start(self) -> _Worker:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # One BLAS thread: the workers are the parallelism, and each thread's stack would count against the memory limit.
-        settings = {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # One BLAS thread: the workers are the parallelism, and each thread's stack would count
+        # against the memory limit.
+        settings = {
+            "PYTHONPATH": path,
+            "PYTHONIOENCODING": "utf-8",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tasks.grading.worker_main", str(self.memory)],
             stdin=subprocess.PIPE,
@@ -157,10 +194,19 @@ class Grader:
         )
         return _Worker(process, until=time.monotonic() + START_SECONDS)
 
-    def _send(self, worker: _Worker, todo: deque[int], pairs: list[tuple[str, str]], extractor: str) -> None:
+    def _send(
+        self, worker: _Worker, todo: deque[int], pairs: list[tuple[str, str]], extractor: str
+    ) -> None:
         index = todo.popleft()
         gold, prediction = pairs[index]
-        line = json.dumps({"gold": gold, "prediction": prediction, "extractor": extractor, "deadline": self.deadline})
+        line = json.dumps(
+            {
+                "gold": gold,
+                "prediction": prediction,
+                "extractor": extractor,
+                "deadline": self.deadline,
+            }
+        )
         worker.item, worker.until = index, time.monotonic() + self.deadline
         assert worker.process.stdin is not None
         try:
@@ -193,7 +239,10 @@ class Grader:
         message = json.loads(bytes(worker.buffer))
         worker.buffer.clear()
         if "failed" in message:
-            raise GraderError(f"a grading worker cannot start: {message['failed']}. Is math-verify installed in {sys.executable}?")
+            raise GraderError(
+                f"a grading worker cannot start: {message['failed']}. Is math-verify installed in "
+                f"{sys.executable}?"
+            )
         if "ready" in message:
             worker.ready, self._failed_starts = True, 0
         elif worker.item is not None:
@@ -201,7 +250,9 @@ class Grader:
             worker.item = None
 
     def _lost(self, worker: _Worker, verdicts: list[Verdict | None]) -> None:
-        """A worker is gone or must go: its item is a timeout, and the next round of `_run` starts another."""
+        """A worker is gone or must go: its item is a timeout, and the next round of `_run`
+        starts another.
+        """
         worker.end()
         self._workers.remove(worker)
         if worker.item is not None:
@@ -210,7 +261,8 @@ class Grader:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise GraderError(
-                    f"{self._failed_starts} grading workers ended before they were ready (memory limit {self.memory >> 20} MiB); "
+                    f"{self._failed_starts} grading workers ended before they were ready (memory "
+                    f"limit {self.memory >> 20} MiB); "
                     f"try: {sys.executable} -c 'import math_verify'"
                 )
 

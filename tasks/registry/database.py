@@ -1,4 +1,6 @@
-"""The registry's connection: an engine for SQLite or PostgreSQL, its schema brought up to date, and a portable upsert."""
+"""The registry's connection: an engine for SQLite or PostgreSQL, its schema brought up to date,
+and a portable upsert.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from alembic.util.exc import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from tasks.registry.models import Base
-from tasks.sqlite_files import damage, is_damage
+from tasks.host.sqlite import damage, is_damage
+from tasks.registry.tables import Base
 
 BUSY_SECONDS = 30
 """How long a SQLite connection waits for another writer before it gives up."""
@@ -30,12 +32,17 @@ AT_ONCE = 1000
 _MIGRATION_LOCK = 0x45525044  # "ERPD": key of PostgreSQL's advisory lock
 _in_process = threading.Lock()  # alembic's environment is a global of the process
 
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
-_INSERT: dict[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+MIGRATIONS = Path(__file__).parent / "migrations"
+_INSERT: dict[str, Callable[[Any], Any]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON has no word for become "NaN", "Infinity", "-Infinity", which pydantic reads back as floats."""
+    """Numbers that JSON has no word for become "NaN", "Infinity", "-Infinity", which pydantic
+    reads back as floats.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
@@ -51,19 +58,27 @@ def _loads(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"the registry is damaged: it holds what is no JSON ({error}); put a backup in its place") from error
+        raise ValueError(
+            f"the registry is damaged: it holds what is no JSON ({error}); put a backup in its "
+            f"place"
+        ) from error
 
 
 def connect(url: str) -> sa.Engine:
-    """An engine for `url`; a SQLite file's folder is made, and its connections wait for each other instead of failing.
+    """An engine for `url`; a SQLite file's folder is made, and its connections wait for each other
+    instead of failing.
 
-    **Raises:** ValueError: the URL is of another database than SQLite or PostgreSQL, or its driver is not installed.
+    **Raises:** ValueError: the URL is of another database than SQLite or PostgreSQL, or its driver
+    is not installed.
     """
     try:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
         if backend not in _INSERT:
-            raise ValueError(f"registry URL: {backend!r} is not supported; use sqlite:///PATH or postgresql+psycopg://...")
+            raise ValueError(
+                f"registry URL: {backend!r} is not supported; use sqlite:///PATH or "
+                f"postgresql+psycopg://..."
+            )
         if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, json_serializer=_dumps, json_deserializer=_loads)
@@ -75,7 +90,8 @@ def connect(url: str) -> sa.Engine:
 
 
 def _tame_sqlite(engine: sa.Engine) -> None:
-    """Transactions that begin where SQLAlchemy says (pysqlite would start them late), write-ahead log, foreign keys checked.
+    """Transactions that begin where SQLAlchemy says (pysqlite would start them late), write-ahead
+    log, foreign keys checked.
 
     Of a file that is damaged every connection raises ValueError, which says so.
     """
@@ -89,7 +105,8 @@ def _tame_sqlite(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: sa.Connection) -> None:
-        # A writer takes the lock at once: a reader that turns writer midway would fail instead of waiting.
+        # A writer takes the lock at once: a reader that turns writer midway would fail instead of
+        # waiting.
         writing = connection.get_execution_options().get("erpd_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
@@ -100,7 +117,9 @@ def _tame_sqlite(engine: sa.Engine) -> None:
 
 
 def check(engine: sa.Engine) -> None:
-    """Look at every page of a SQLite database; PostgreSQL does that by itself. Raises ValueError when it is damaged."""
+    """Look at every page of a SQLite database; PostgreSQL does that by itself. Raises ValueError
+    when it is damaged.
+    """
     if engine.dialect.name == "sqlite" and (why := damage(Path(str(engine.url.database)))):
         raise _damaged(engine, why)
 
@@ -115,7 +134,9 @@ def _damaged(engine: sa.Engine, why: str) -> ValueError:
 
 
 def _write_ahead(connection: Any) -> None:
-    """Readers and a writer side by side. The mode stays in the file; SQLite does not wait when two connections set it at once, so we do."""
+    """Readers and a writer side by side. The mode stays in the file; SQLite does not wait when
+    two connections set it at once, so we do.
+    """
     for _ in range(BUSY_SECONDS * 20):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -139,7 +160,8 @@ def _config(connection: sa.Connection | None = None) -> Config:
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """Bring the schema to the newest revision, in one transaction; safe when several threads or processes do it at once.
+    """Bring the schema to the newest revision, in one transaction; safe when several threads or
+    processes do it at once.
 
     **Raises:** RuntimeError: the database was written by a newer version of this program.
     """
@@ -150,27 +172,42 @@ def upgrade(engine: sa.Engine) -> None:
     try:
         _move(engine, command.upgrade, "head")
     except CommandError as error:
-        raise RuntimeError(f"the registry {engine.url!r} was written by a newer version of erpd; upgrade erpd ({error})") from error
+        raise RuntimeError(
+            f"the registry {engine.url!r} was written by a newer version of erpd; upgrade erpd "
+            f"({error})"
+        ) from error
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
-    """Take the schema back to an earlier revision (`base`: no tables). What later revisions added is lost: make a copy first."""
+    """Take the schema back to an earlier revision (`base`: no tables). What later revisions
+    added is lost: make a copy first.
+    """
     _move(engine, command.downgrade, revision)
 
 
 def _move(engine: sa.Engine, move: Callable[[Config, str], None], revision: str) -> None:
     with _in_process, writing(engine).begin() as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.execute(
+                sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK}
+            )
         move(_config(connection), revision)
 
 
-def upsert(session: Session, model: type[Base], row: dict[str, Any], update: Iterable[str] = ()) -> None:
-    """Insert `row`; where its primary key is there already, set the columns named in `update` and leave the others as they are."""
+def upsert(
+    session: Session, model: type[Base], row: dict[str, Any], update: Iterable[str] = ()
+) -> None:
+    """Insert `row`; where its primary key is there already, set the columns named in `update`
+    and leave the others as they are.
+    """
     keys = [column.name for column in sa.inspect(model).primary_key]
     statement = _INSERT[session.get_bind().dialect.name](model).values(**row)
     changes = {name: statement.excluded[name] for name in update}
-    session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes) if changes else statement.on_conflict_do_nothing())
+    session.execute(
+        statement.on_conflict_do_update(index_elements=keys, set_=changes)
+        if changes
+        else statement.on_conflict_do_nothing()
+    )
 
 
 def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

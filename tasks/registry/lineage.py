@@ -1,4 +1,6 @@
-"""Where an artifact came from and what came of it: the edges between artifacts, walked by the database, shown as a tree."""
+"""Where an artifact came from and what came of it: the edges between artifacts, walked by the
+database, shown as a tree.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,16 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from erpd_core.refs import Frozen
-from tasks.registry.models import ArtifactRow, EdgeRow
+from tasks.registry.tables import ArtifactRow, EdgeRow
 from tasks.registry.values import Artifact
 
 Direction = Literal["ancestors", "descendants"]
 
 
 class Line(Frozen):
-    """One line of the tree: an artifact, how deep it stands, and what the parent on this edge was to the child (None at the root)."""
+    """One line of the tree: an artifact, how deep it stands, and what the parent on this edge
+    was to the child (None at the root).
+    """
 
     depth: int
     role: str | None
@@ -26,10 +30,12 @@ class Line(Frozen):
 
 
 class Lineage(Frozen):
-    """What an artifact was made from (or what was made from it), as a tree written top down: a line's children follow it, one level deeper.
+    """What an artifact was made from (or what was made from it), as a tree written top down: a
+    line's children follow it, one level deeper.
 
-    The lineage is a graph; each artifact is opened once, so there are as many lines as edges, however many iterations share ancestors.
-    It is a flat list because a long online stage is a chain deeper than Python recurses.
+    The lineage is a graph; each artifact is opened once, so there are as many lines as edges,
+    however many iterations share ancestors. It is a flat list because a long online stage is a
+    chain deeper than Python recurses.
 
     Example: `student` / `  init: old` / `  signal: signal` / `    numerator: column` ...
     """
@@ -47,14 +53,26 @@ def tree(session: Session, artifact_id: str, direction: Direction) -> Lineage:
 
     **Raises:** LookupError: there is no such artifact.
     """
-    here, there = (EdgeRow.child, EdgeRow.parent) if direction == "ancestors" else (EdgeRow.parent, EdgeRow.child)
-    reached = sa.select(here.label("here"), there.label("there"), EdgeRow.role).where(here == artifact_id).cte("reached", recursive=True)
+    here, there = (
+        (EdgeRow.child, EdgeRow.parent)
+        if direction == "ancestors"
+        else (EdgeRow.parent, EdgeRow.child)
+    )
+    reached = (
+        sa.select(here.label("here"), there.label("there"), EdgeRow.role)
+        .where(here == artifact_id)
+        .cte("reached", recursive=True)
+    )
     reached = reached.union(sa.select(here, there, EdgeRow.role).where(here == reached.c.there))
 
     edges: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for source, target, role in session.execute(sa.select(reached).order_by(reached.c.role, reached.c.there)):
+    for source, target, role in session.execute(
+        sa.select(reached).order_by(reached.c.role, reached.c.there)
+    ):
         edges[source].append((role, target))
-    wanted = sa.select(ArtifactRow).where(ArtifactRow.id.in_(sa.select(reached.c.there)) | (ArtifactRow.id == artifact_id))
+    wanted = sa.select(ArtifactRow).where(
+        ArtifactRow.id.in_(sa.select(reached.c.there)) | (ArtifactRow.id == artifact_id)
+    )
     artifacts = {row.id: artifact(row) for row in session.scalars(wanted)}
     if artifact_id not in artifacts:
         raise LookupError(f"no artifact {artifact_id!r} in the registry")
@@ -65,7 +83,14 @@ def tree(session: Session, artifact_id: str, direction: Direction) -> Lineage:
     while waiting:
         depth, via, identity = waiting.pop()
         branches = [] if identity in opened else edges[identity]
-        lines.append(Line(depth=depth, role=via, artifact=artifacts[identity], repeated=identity in opened and bool(edges[identity])))
+        lines.append(
+            Line(
+                depth=depth,
+                role=via,
+                artifact=artifacts[identity],
+                repeated=identity in opened and bool(edges[identity]),
+            )
+        )
         opened.add(identity)
         waiting += [(depth + 1, role, target) for role, target in reversed(branches)]
     return Lineage(lines=tuple(lines))

@@ -1,4 +1,6 @@
-"""Which artifacts play a role in which campaigns, and which of them a campaign holds on to: what the garbage collector asks."""
+"""Which artifacts play a role in which campaigns, and which of them a campaign holds on to: what
+the garbage collector asks.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from tasks.registry import database
-from tasks.registry.models import CampaignArtifactRow, CampaignRow, EdgeRow
+from tasks.registry.tables import CampaignArtifactRow, CampaignRow, EdgeRow
 from tasks.registry.values import Place
 
 Link = CampaignArtifactRow
@@ -16,7 +18,9 @@ Link = CampaignArtifactRow
 _LINKS = (
     sa.select(Link.campaign_id, Link.iteration, Link.role, Link.artifact_id)
     .join(CampaignRow, CampaignRow.id == Link.campaign_id)
-    .order_by(CampaignRow.created_at.desc(), Link.campaign_id, Link.iteration, Link.role, Link.artifact_id)
+    .order_by(
+        CampaignRow.created_at.desc(), Link.campaign_id, Link.iteration, Link.role, Link.artifact_id
+    )
 )
 
 
@@ -27,12 +31,19 @@ def held(session: Session) -> list[Place]:
 
 def places(session: Session, artifacts: Sequence[str]) -> list[Place]:
     """Every place of these artifacts, in forgotten campaigns too."""
-    return [place for part in database.parts(artifacts) for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))]
+    return [
+        place
+        for part in database.parts(artifacts)
+        for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))
+    ]
 
 
 def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[Place]:
     rows = session.execute(query)
-    return [Place(campaign=campaign, iteration=iteration, role=role, artifact=artifact) for campaign, iteration, role, artifact in rows]
+    return [
+        Place(campaign=campaign, iteration=iteration, role=role, artifact=artifact)
+        for campaign, iteration, role, artifact in rows
+    ]
 
 
 def is_held(session: Session, artifact: str) -> bool:
@@ -40,9 +51,17 @@ def is_held(session: Session, artifact: str) -> bool:
     made = sa.select(EdgeRow.child).where(EdgeRow.parent == artifact).cte("made", recursive=True)
     made = made.union(sa.select(EdgeRow.child).where(EdgeRow.parent == made.c.child))
     it_or_made = (Link.artifact_id == artifact) | Link.artifact_id.in_(sa.select(made.c.child))
-    return session.execute(_LINKS.where(CampaignRow.forgotten_at.is_(None), it_or_made).limit(1)).first() is not None
+    return (
+        session.execute(
+            _LINKS.where(CampaignRow.forgotten_at.is_(None), it_or_made).limit(1)
+        ).first()
+        is not None
+    )
 
 
 def edges(session: Session) -> list[tuple[str, str]]:
     """Every (child, parent), each once."""
-    return [(child, parent) for child, parent in session.execute(sa.select(EdgeRow.child, EdgeRow.parent).distinct())]
+    return [
+        (child, parent)
+        for child, parent in session.execute(sa.select(EdgeRow.child, EdgeRow.parent).distinct())
+    ]

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from erpd_core.refs import Decision, EvalReport, Frozen
 
 Status = Literal["running", "completed", "failed", "killed"]
-Kind = Literal["policy", "rollouts", "column", "signal", "problems", "training", "critic", "evaluation"]
+Kind = Literal[
+    "policy", "rollouts", "column", "signal", "problems", "training", "critic", "evaluation"
+]
 
 
 class Campaign(Frozen):
@@ -53,7 +55,8 @@ class Artifact(Frozen):
 class Place(Frozen):
     """Where an artifact plays a role.
 
-    Example: `Place(campaign="tiny-0123456789", iteration=2, role="student", artifact="policy-5f1c...")`
+    Example: `Place(campaign="tiny-0123456789", iteration=2, role="student",
+    artifact="policy-5f1c...")`
     """
 
     campaign: str

@@ -1,7 +1,9 @@
-"""The finished samples of a shard in hand, written down one by one, so that a killed shard goes on with its unfinished ones.
+"""The finished samples of a shard in hand, written down one by one, so that a killed shard goes on
+with its unfinished ones.
 
-A line is `crc32 [problem, sample, truncated, seconds, tokens]`, in one write to the end of the file: it survives the process at once, and
-a loss of power from the second after it on. A torn or damaged line ends what can be believed. It costs about 0.1 microseconds a token.
+A line is `crc32 [problem, sample, truncated, seconds, tokens]`, in one write to the end of the
+file: it survives the process at once, and a loss of power from the second after it on. A torn or
+damaged line ends what can be believed. It costs about 0.1 microseconds a token.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ SYNC_SECONDS = 1.0
 class Journal:
     """Context manager: takes over what an earlier attempt finished (`found`), and adds to it.
 
-    An attempt that lasted less than `redo` seconds is forgotten: the shard is cheap, and sampled as one batch again it ends in the same
-    bytes, where the rest of a batch may differ in one draw of some thousand (another shape moves logits by 1e-6).
+    An attempt that lasted less than `redo` seconds is forgotten: the shard is cheap, and sampled as
+    one batch again it ends in the same bytes, where the rest of a batch may differ in one draw of
+    some thousand (another shape moves logits by 1e-6).
     """
 
     def __init__(self, path: Path, redo: float) -> None:
@@ -32,7 +35,11 @@ class Journal:
         self.found: dict[Place, Sample] = {}
         self._before, believed = 0.0, 0
         for end, (row, number, truncated, seconds, tokens) in lines(path, 0):
-            self.found[row, number], self._before, believed = Sample(tokens, truncated), seconds, end
+            self.found[row, number], self._before, believed = (
+                Sample(tokens, truncated),
+                seconds,
+                end,
+            )
         if self._before < redo:
             self._before, believed = 0.0, 0
             self.found.clear()
@@ -49,7 +56,9 @@ class Journal:
     def write(self, place: Place, sample: Sample) -> None:
         now = time.monotonic()
         seconds = round(self._before + now - self._since, 3)
-        text = json.dumps([*place, sample.truncated, seconds, sample.tokens], separators=(",", ":")).encode()
+        text = json.dumps(
+            [*place, sample.truncated, seconds, sample.tokens], separators=(",", ":")
+        ).encode()
         os.write(self._fd, b"%08x %b\n" % (zlib.crc32(text), text))
         if now - self._synced >= SYNC_SECONDS:
             os.fsync(self._fd)
@@ -68,12 +77,18 @@ class Tail:
         if self.path.exists() and self.path.stat().st_size < self._end:
             self.responses = self.tokens = self._end = 0
         for end, line in lines(self.path, self._end):
-            self.responses, self.tokens, self._end = self.responses + 1, self.tokens + len(line[-1]), end
+            self.responses, self.tokens, self._end = (
+                self.responses + 1,
+                self.tokens + len(line[-1]),
+                end,
+            )
         return self
 
 
 def lines(path: Path, start: int) -> Iterator[tuple[int, list[Any]]]:
-    """(byte where it ends, what it says) of each whole line after byte `start`, up to the first that is torn or damaged."""
+    """(byte where it ends, what it says) of each whole line after byte `start`, up to the first
+    that is torn or damaged.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from tasks.progress import Progress
+from tasks.execution.progress import Progress
 from tasks.rollouts.journal import Tail
 from tasks.rollouts.shard import Shard
 
@@ -13,7 +13,8 @@ from tasks.rollouts.shard import Shard
 class Meter:
     """Responses done of all, and tokens a second of this session.
 
-    **Arguments:** `shards`, those not stored yet; `ready`, responses that need not be sampled; `total`, all of them.
+    **Arguments:** `shards`, those not stored yet; `ready`, responses that need not be sampled;
+    `total`, all of them.
     """
 
     def __init__(self, progress: Progress, shards: Sequence[Shard], ready: int, total: int) -> None:
@@ -21,7 +22,9 @@ class Meter:
         self._tails = {shard.path: Tail(shard.journal).read() for shard in shards}
         self._tokens = -sum(tail.tokens for tail in self._tails.values())  # an earlier session's
         self._since = time.monotonic()
-        progress.event(done=ready + sum(tail.responses for tail in self._tails.values()), total=total, info={})
+        progress.event(
+            done=ready + sum(tail.responses for tail in self._tails.values()), total=total, info={}
+        )
 
     def show(self) -> None:
         """Tell, if it is time to."""
@@ -30,7 +33,11 @@ class Meter:
         tails = [tail.read() for tail in self._tails.values()]
         tokens = self._tokens + sum(tail.tokens for tail in tails)
         speed = {"tokens/s": round(max(0, tokens) / (time.monotonic() - self._since))}
-        self.progress(min(self.ready + sum(tail.responses for tail in tails), self.total - 1), self.total, **speed)
+        self.progress(
+            min(self.ready + sum(tail.responses for tail in tails), self.total - 1),
+            self.total,
+            **speed,
+        )
 
     def sign(self, shard: Shard) -> int:
         """How many responses of a shard in hand are finished."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erpd_core.batch import TokenBatch
 from erpd_core.refs import RolloutRef
-from tasks.columns import gathered_column
+from tasks.rollouts.columns import gathered_column
 from tasks.store import Store
 
 COLUMNS = ["problem", "prompt_tokens", "response_tokens", "reward"]
@@ -26,9 +26,11 @@ def shards(store: Store, ref: RolloutRef) -> Iterator[Path]:
 
 
 def load_batch(paths: Iterator[Path]) -> TokenBatch:
-    """Shards as one TokenBatch, read one by one; of more tokens than `tasks.columns.IN_MEMORY`, these go to a scratch file on the way.
+    """Shards as one TokenBatch, read one by one; of more tokens than
+    `tasks.rollouts.columns.IN_MEMORY`, these go to a scratch file on the way.
 
-    Responses without a token are left out: there is nothing in them to score or to learn, and axis N is the same without them.
+    Responses without a token are left out: there is nothing in them to score or to learn, and axis
+    N is the same without them.
     """
     return _batch(pq.read_table(path, columns=COLUMNS) for path in paths)
 
@@ -76,6 +78,8 @@ def outcomes(store: Store, ref: RolloutRef) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for path in shards(store, ref):
         table = pq.read_table(path, columns=["problem", "reward"])
-        for problem, reward in zip(table["problem"].to_pylist(), table["reward"].to_pylist(), strict=True):
+        for problem, reward in zip(
+            table["problem"].to_pylist(), table["reward"].to_pylist(), strict=True
+        ):
             found.setdefault(problem, []).append(reward)
     return found

@@ -25,9 +25,18 @@ SAMPLED = pa.schema(
 )
 """One row a response, problem after problem, sample after sample: what a sampler hands over.
 
-Golds stay with the problems: those of a program are its unit tests, megabytes that no row should repeat."""
+Golds stay with the problems: those of a program are its unit tests, megabytes that no row should
+repeat.
+"""
 
-SCHEMA = pa.schema([*list(SAMPLED)[:-1], ("verdict", pa.string()), ("reward", pa.float32()), SAMPLED.field("truncated")])
+SCHEMA = pa.schema(
+    [
+        *list(SAMPLED)[:-1],
+        ("verdict", pa.string()),
+        ("reward", pa.float32()),
+        SAMPLED.field("truncated"),
+    ]
+)
 """Such rows with their verdicts: what a shard holds."""
 
 Place = tuple[int, int]
@@ -45,19 +54,28 @@ def sample_and_grade(
     extractor: str,
     tick: Callable[[int], None],
 ) -> pa.Table:
-    """`sampling.samples` verified responses to each problem: rows of `SCHEMA`. `tick(finished)` reports responses."""
+    """`sampling.samples` verified responses to each problem: rows of `SCHEMA`. `tick(finished)`
+    reports responses.
+    """
     ready = count(1)
-    rows = sample_rows(problems, engine, sampling, seed, {}, lambda place, sample: tick(next(ready)))
+    rows = sample_rows(
+        problems, engine, sampling, seed, {}, lambda place, sample: tick(next(ready))
+    )
     return grade_rows(rows, problems, grader, extractor)
 
 
 def sample_rows(
-    problems: Sequence[Problem], engine: Engine, sampling: SamplingConfig, seed: int, known: Mapping[Place, Sample], tell: Tell
+    problems: Sequence[Problem],
+    engine: Engine,
+    sampling: SamplingConfig,
+    seed: int,
+    known: Mapping[Place, Sample],
+    tell: Tell,
 ) -> pa.Table:
     """`sampling.samples` responses to each problem: rows of `SAMPLED`.
 
-    Those in `known` are taken over; only the rest is sampled, and each of these told as soon as it is whole. The schema's metadata says
-    which engine it was.
+    Those in `known` are taken over; only the rest is sampled, and each of these told as soon as it
+    is whole. The schema's metadata says which engine it was.
     """
     prompts = [engine.encode(problem.prompt) for problem in problems]
     places = [(row, number) for row in range(len(problems)) for number in range(sampling.samples)]
@@ -68,7 +86,12 @@ def sample_rows(
         for row, number in missing:
             seeds.setdefault(row, []).append(seed_of(seed, problems[row].id, number))
         asked = [prompts[row] for row in seeds]
-        found = engine.sample(asked, list(seeds.values()), sampling, lambda index, sample: tell(missing[index], sample))
+        found = engine.sample(
+            asked,
+            list(seeds.values()),
+            sampling,
+            lambda index, sample: tell(missing[index], sample),
+        )
         samples.update(zip(missing, found, strict=True))
     return pa.table(
         {
@@ -83,15 +106,25 @@ def sample_rows(
     )
 
 
-def grade_rows(rows: pa.Table, problems: Sequence[Problem], grader: AnyGrader, extractor: str) -> pa.Table:
+def grade_rows(
+    rows: pa.Table, problems: Sequence[Problem], grader: AnyGrader, extractor: str
+) -> pa.Table:
     """Rows of `SAMPLED` about `problems`, with verdicts and rewards: rows of `SCHEMA`."""
     golds = {problem.id: problem.answer for problem in problems}
-    pairs = [(golds[problem], text) for problem, text in zip(rows["problem"].to_pylist(), rows["text"].to_pylist(), strict=True)]
+    pairs = [
+        (golds[problem], text)
+        for problem, text in zip(rows["problem"].to_pylist(), rows["text"].to_pylist(), strict=True)
+    ]
     verdicts = grader.grade_many(pairs, extractor=extractor)
     columns = {name: rows[name] for name in rows.column_names}
     columns["verdict"] = pa.array(verdicts, pa.string())
-    columns["reward"] = pa.array([float(verdict == "correct") for verdict in verdicts], pa.float32())
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA.with_metadata(rows.schema.metadata))
+    columns["reward"] = pa.array(
+        [float(verdict == "correct") for verdict in verdicts], pa.float32()
+    )
+    return pa.table(
+        {name: columns[name] for name in SCHEMA.names},
+        schema=SCHEMA.with_metadata(rows.schema.metadata),
+    )
 
 
 def seed_of(seed: int, problem: str, sample: int) -> int:

@@ -1,4 +1,6 @@
-"""Who samples the shards: the stage's own process, or actors beside it, any of which may die and be replaced."""
+"""Who samples the shards: the stage's own process, or actors beside it, any of which may die and
+be replaced.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,29 @@ import pyarrow as pa
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines import Engine, Sample, open_engine
+from tasks.execution.actors import over_actors
+from tasks.execution.ray_cluster import ensure_ray
+from tasks.execution.requests import sampler_share
+from tasks.execution.stage import compute_on
 from tasks.rollouts.journal import Journal
 from tasks.rollouts.meter import Meter
 from tasks.rollouts.rows import Place, sample_rows
 from tasks.rollouts.shard import Shard
-from tasks.stage import compute_on
 
 
 class Sampler:
     """One engine, opened at the first shard and warm from then on."""
 
-    def __init__(self, policy: Path, runtime: RuntimeConfig, sampling: SamplingConfig, seed: int) -> None:
+    def __init__(
+        self, policy: Path, runtime: RuntimeConfig, sampling: SamplingConfig, seed: int
+    ) -> None:
         self.policy, self.runtime, self.sampling, self.seed = policy, runtime, sampling, seed
         self._engine: Engine | None = None
 
     def sample(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
-        """Rows of `SAMPLED`. Finished responses are in the shard's journal at once, and then `tick` is called."""
+        """Rows of `SAMPLED`. Finished responses are in the shard's journal at once, and then
+        `tick` is called.
+        """
         if self._engine is None:
             compute_on(self.runtime.cpus)
             self._engine = open_engine(self.policy, self.runtime)
@@ -34,7 +43,14 @@ class Sampler:
                 journal.write(place, sample)
                 tick()
 
-            return sample_rows(shard.problems, self._engine, self.sampling, self.seed, shard.stored() | journal.found, tell)
+            return sample_rows(
+                shard.problems,
+                self._engine,
+                self.sampling,
+                self.seed,
+                shard.stored() | journal.found,
+                tell,
+            )
 
     def close(self) -> None:
         if self._engine is not None:
@@ -42,11 +58,18 @@ class Sampler:
 
 
 def sampled(
-    shards: Sequence[Shard], policy: Path, runtime: RuntimeConfig, sampling: SamplingConfig, seed: int, meter: Meter
+    shards: Sequence[Shard],
+    policy: Path,
+    runtime: RuntimeConfig,
+    sampling: SamplingConfig,
+    seed: int,
+    meter: Meter,
 ) -> Generator[tuple[Shard, pa.Table]]:
-    """Each shard with its rows of `SAMPLED`, as they are finished. Close it, and no engine and no actor stays.
+    """Each shard with its rows of `SAMPLED`, as they are finished. Close it, and no engine and no
+    actor stays.
 
-    Raises RuntimeError when the actors that are given one shard die again and again (see `tasks.resources.over_actors`).
+    Raises RuntimeError when the actors that are given one shard die again and again (see
+    `tasks.execution.actors.over_actors`).
     """
     if not runtime.samples_apart:
         sampler = Sampler(policy, runtime, sampling, seed)
@@ -56,7 +79,6 @@ def sampled(
         finally:
             sampler.close()
         return
-    from tasks.resources import ensure_ray, over_actors, sampler_share  # here, so that sampling in this process imports no Prefect
 
     ensure_ray(runtime)
     share = sampler_share(runtime)

@@ -23,7 +23,9 @@ class Shard:
     path: Path
     problems: tuple[Problem, ...]
     fewer: Path | None = None
-    """The same problems, stored with fewer samples each of the same policy: the first samples are these."""
+    """The same problems, stored with fewer samples each of the same policy: the first samples
+    are these.
+    """
 
     def __str__(self) -> str:
         return self.path.stem
@@ -41,6 +43,11 @@ class Shard:
         """What `fewer` holds."""
         if self.fewer is None:
             return {}
-        table = pq.read_table(self.fewer, columns=["problem", "sample", "response_tokens", "truncated"])
+        table = pq.read_table(
+            self.fewer, columns=["problem", "sample", "response_tokens", "truncated"]
+        )
         row = {problem.id: number for number, problem in enumerate(self.problems)}
-        return {(row[one["problem"]], one["sample"]): Sample(one["response_tokens"], one["truncated"]) for one in table.to_pylist()}
+        return {
+            (row[one["problem"]], one["sample"]): Sample(one["response_tokens"], one["truncated"])
+            for one in table.to_pylist()
+        }

@@ -14,17 +14,19 @@ from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.faults import Fault
 from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
 from tasks.datasets import load_problems
+from tasks.execution.stage import Context, Stage
 from tasks.grading import open_grader
 from tasks.rollouts.meter import Meter
 from tasks.rollouts.rows import grade_rows
 from tasks.rollouts.samplers import sampled
 from tasks.rollouts.shard import Shard, shard_name
-from tasks.stage import Context, Stage
 from tasks.store import Build
 
 
 class SampleRollouts(Stage[RolloutRef]):
-    """Sample a policy on problems and verify every response (Sec. 3.1: sampled once, verified once, then reused)."""
+    """Sample a policy on problems and verify every response (Sec. 3.1: sampled once, verified
+    once, then reused).
+    """
 
     KIND: ClassVar[str] = "rollouts"
     VERSION: ClassVar[int] = 2
@@ -50,7 +52,8 @@ class SampleRollouts(Stage[RolloutRef]):
         todo = []
         for shard in shards:
             if build.done(shard.path.name):
-                shard.journal.unlink(missing_ok=True)  # left by a kill right after the shard was put
+                # left by a kill right after the shard was put
+                shard.journal.unlink(missing_ok=True)
             else:
                 todo.append(shard)
         if todo:
@@ -63,7 +66,11 @@ class SampleRollouts(Stage[RolloutRef]):
         names = {start: shard_name(start // size) for start in range(0, len(problems), size)}
         fewer = self._fewer(context)
         return [
-            Shard(build.folder / name, tuple(problems[start : start + size]), fewer / name if fewer else None)
+            Shard(
+                build.folder / name,
+                tuple(problems[start : start + size]),
+                fewer / name if fewer else None,
+            )
             for start, name in names.items()
         ]
 
@@ -74,7 +81,9 @@ class SampleRollouts(Stage[RolloutRef]):
         policy = context.store.path(self.policy.id)
         with (
             open_grader(self.problems.extractor) as grader,
-            closing(sampled(todo, policy, context.runtime, self.sampling, self.seed, meter)) as tables,
+            closing(
+                sampled(todo, policy, context.runtime, self.sampling, self.seed, meter)
+            ) as tables,
         ):
             for shard, rows in tables:
                 table = grade_rows(rows, shard.problems, grader, self.problems.extractor)
@@ -82,12 +91,16 @@ class SampleRollouts(Stage[RolloutRef]):
                 meter.stored(shard)
 
     def _fewer(self, context: Context) -> Path | None:
-        """Where the same question with fewer samples a problem is answered; of several, the most. None when it was cheap or never asked.
+        """Where the same question with fewer samples a problem is answered; of several, the most.
+        None when it was cheap or never asked.
 
-        Its samples are those this question's first ones would be, for seeds belong to (problem, sample).
+        Its samples are those this question's first ones would be, for seeds belong to (problem,
+        sample).
         """
         for samples in range(self.sampling.samples - 1, 0, -1):
-            smaller = self.model_copy(update={"sampling": self.sampling.model_copy(update={"samples": samples})}).identity()
+            smaller = self.model_copy(
+                update={"sampling": self.sampling.model_copy(update={"samples": samples})}
+            ).identity()
             if context.store.path(smaller).exists() and context.store.has(smaller):
                 cost = context.store.manifest(smaller).seconds
                 return context.store.path(smaller) if cost >= context.runtime.redo_seconds else None
@@ -102,7 +115,11 @@ class SampleRollouts(Stage[RolloutRef]):
             tokens += pa.compute.sum(pa.compute.list_value_length(table["response_tokens"])).as_py()
             reward += pa.compute.sum(table["reward"]).as_py()
         if not tokens:
-            raise Fault(f"none of {sequences} responses has a token", "look at the model's stop tokens and its context length", build.id)
+            raise Fault(
+                f"none of {sequences} responses has a token",
+                "look at the model's stop tokens and its context length",
+                build.id,
+            )
         return RolloutRef(
             id=build.id,
             policy=self.policy,

@@ -1,4 +1,6 @@
-"""A browser before the real platform: `erpd up` in a home of its own, Chromium, campaigns submitted by the form, and where pictures go."""
+"""A browser before the real platform: `erpd up` in a home of its own, Chromium, campaigns
+submitted by the form, and where pictures go.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def prefect(page: Page, links: dict[str, str]) -> Prefect:
 
 @pytest.fixture(scope="module")
 def photograph(tmp_path_factory: pytest.TempPathFactory) -> Photograph:
-    """Saves what a page shows: in the folder that `ERPD_PICTURES` names, else in a temporary one."""
+    """Saves what a page shows: in the folder that `ERPD_PICTURES` names, else in a temporary
+    one.
+    """
     folder = Path(os.environ.get("ERPD_PICTURES") or tmp_path_factory.mktemp("pictures"))
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -116,7 +120,9 @@ def submitted(new_page: NewPage, links: dict[str, str], photograph: Photograph) 
 
 @pytest.fixture(scope="module")
 def asked(new_page: NewPage, links: dict[str, str], submitted: str) -> str:
-    """The flow run of another campaign, whose decision a person takes. It waits until the first one is through."""
+    """The flow run of another campaign, whose decision a person takes. It waits until the first
+    one is through.
+    """
     with custom_run(new_page(), links) as prefect:
         prefect.fill("Iterations", 1)
         prefect.choose("Decision", "ask")
@@ -137,7 +143,9 @@ def custom_run(page: Page, links: dict[str, str]) -> Iterator[Prefect]:
 
 @pytest.fixture(scope="module")
 def campaigns(new_page: NewPage, links: dict[str, str], submitted: str, asked: str) -> list[str]:
-    """Names of the two campaigns, finished: the second one's decision is taken by the test before."""
+    """Names of the two campaigns, finished: the second one's decision is taken by the test
+    before.
+    """
     from prefect_pages import Prefect
 
     prefect = Prefect(new_page(), links["prefect_ui"])

@@ -1,4 +1,6 @@
-"""Prefect's UI as a person uses it: its deployments' forms, its runs, and the dialog that asks for a decision."""
+"""Prefect's UI as a person uses it: its deployments' forms, its runs, and the dialog that asks
+for a decision.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ class Prefect:
     def open(self, path: str) -> None:
         self.page.goto(self.url + path)
 
-    # ---------------------------------------------------------------------------------------------------------------- forms
+    # ---------------------------------------------------------------------------------------- forms
 
     def open_deployment(self, name: str) -> None:
         """Its page, come to by the list of deployments."""
@@ -45,7 +47,9 @@ class Prefect:
         return self.page.locator(".schema-form-property", has=label).last
 
     def open_list(self, title: str) -> Locator:
-        """The options of a field, shown; by the keyboard, since a click opens them and closes them again."""
+        """The options of a field, shown; by the keyboard, since a click opens them and closes
+        them again.
+        """
         control = self.field(title).locator(".p-select-button__control")
         control.scroll_into_view_if_needed()
         control.press("ArrowDown")
@@ -80,7 +84,9 @@ class Prefect:
         self.page.get_by_role("button", name="Submit").click()
 
     def submit_until(self, done: Callable[[], bool]) -> None:
-        """Submit; once more when the server says that something went wrong: its SQLite may be busy."""
+        """Submit; once more when the server says that something went wrong: its SQLite may be
+        busy.
+        """
         for _ in range(5):
             self.submit()
             for _ in range(300):
@@ -90,13 +96,15 @@ class Prefect:
         raise AssertionError(self.page.locator("body").aria_snapshot())
 
     def submitted(self) -> str:
-        """Submit and go to the run's page, by the button of the message that appears; the run's id."""
+        """Submit and go to the run's page, by the button of the message that appears; the run's
+        id.
+        """
         self.submit_until(lambda: "tab=Runs" in self.page.url)
         self.page.get_by_role("button", name="View run").first.dispatch_event("click")
         self.page.wait_for_url("**/runs/flow-run/**")
         return re.sub(r".*/flow-run/([0-9a-f-]+).*", r"\1", self.page.url)
 
-    # ----------------------------------------------------------------------------------------------------------------- runs
+    # ----------------------------------------------------------------------------------------- runs
 
     def open_run(self, id: str, tab: str = "Logs") -> None:
         self.open(f"/runs/flow-run/{id}")
@@ -110,15 +118,22 @@ class Prefect:
         self.page.locator(f"a[href$='{latest['id']}']").first.click()
 
     def wait_for(self, id: str, *states: str, patience: float = 150) -> str:
-        """Until the run is in one of these states; asked over REST, since a test waits here and proves nothing."""
+        """Until the run is in one of these states; asked over REST, since a test waits here and
+        proves nothing.
+        """
         deadline = time.monotonic() + patience
-        while (state := self.api(f"/flow_runs/{id}")["state"])["name"] not in (*states, *ENDED) and time.monotonic() < deadline:
+        while (state := self.api(f"/flow_runs/{id}")["state"])["name"] not in (
+            *states,
+            *ENDED,
+        ) and time.monotonic() < deadline:
             time.sleep(1)
         assert state["name"] in states, (state["name"], state["message"])
         return str(state["name"])
 
     def api(self, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/api{path}", data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{self.url}/api{path}", data, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=120) as response:
             return json.load(response)

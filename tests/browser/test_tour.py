@@ -1,6 +1,8 @@
-"""The tour of docs/ui.md, walked through in a browser: form, run, decision, schedule, MLflow, report. Its pictures are these tests'.
+"""The tour of docs/ui.md, walked through in a browser: form, run, decision, schedule, MLflow,
+report. Its pictures are these tests'.
 
-`ERPD_PICTURES=docs/pictures/ui` makes them anew. The tests share one platform and two campaigns, in the order they stand here.
+`ERPD_PICTURES=docs/pictures/ui` makes them anew. The tests share one platform and two campaigns, in
+the order they stand here.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ Photograph = Any
 def test_the_deployments_are_there(prefect: Prefect, photograph: Photograph):
     prefect.open("/deployments")
     for name in ("ablation", "campaign", "evaluation", "iteration", "online", "report"):
-        expect(prefect.page.get_by_role("row").get_by_role("link", name=name, exact=True).first).to_be_visible()
+        expect(
+            prefect.page.get_by_role("row").get_by_role("link", name=name, exact=True).first
+        ).to_be_visible()
     photograph(prefect.page, "deployments")
 
 
@@ -32,7 +36,9 @@ def test_a_form_has_fields_with_titles_descriptions_and_choices(prefect: Prefect
     prefect.custom_run("campaign")
     assert "tiny" in prefect.options("Recipe") and "table1" not in prefect.options("Recipe")
     assert prefect.options("Decision") == ["auto", "ask", "fixed"]
-    expect(prefect.field("KL budget")).to_contain_text("Nats per token that the student may be from its start.")
+    expect(prefect.field("KL budget")).to_contain_text(
+        "Nats per token that the student may be from its start."
+    )
     for name in ("A recipe", "A file", "All settings"):
         expect(prefect.page.get_by_role("button", name=name)).to_be_visible()
     prefect.page.get_by_role("button", name="A file").click()
@@ -40,34 +46,47 @@ def test_a_form_has_fields_with_titles_descriptions_and_choices(prefect: Prefect
     expect(prefect.field("Kind").locator("textarea")).to_have_value("file")
 
 
-def test_a_wrong_value_is_refused_in_words_and_no_run_is_made(prefect: Prefect, photograph: Photograph):
+def test_a_wrong_value_is_refused_in_words_and_no_run_is_made(
+    prefect: Prefect, photograph: Photograph
+):
     before = prefect.api("/flow_runs/count", {})
     prefect.custom_run("campaign")
     prefect.fill("Iterations", 0)
     prefect.submit()
-    said = prefect.page.get_by_text("Validation failed for field 'what.iterations'. Failure reason: 0 is less than the minimum of 1")
+    said = prefect.page.get_by_text(
+        "Validation failed for field 'what.iterations'. Failure reason: 0 is less than the "
+        "minimum of 1"
+    )
     expect(said.first).to_be_visible()
     photograph(prefect.page, "refused")
     assert prefect.api("/flow_runs/count", {}) == before
 
 
-def test_a_campaign_is_submitted_and_watched(prefect: Prefect, submitted: str, asked: str, photograph: Photograph):
+def test_a_campaign_is_submitted_and_watched(
+    prefect: Prefect, submitted: str, asked: str, photograph: Photograph
+):
     page = prefect.page
     prefect.wait_for(submitted, "Running", "Completed")
     prefect.open_run(submitted)
-    expect(page.get_by_text("train teacher (ce, 60 steps): started").first).to_be_visible(timeout=90_000)
+    expect(page.get_by_text("train teacher (ce, 60 steps): started").first).to_be_visible(
+        timeout=90_000
+    )
     photograph(page, "running")
     prefect.wait_for(submitted, "Completed")
     page.reload()
     expect(page.locator(".p-tag, .state-badge").get_by_text("Completed").first).to_be_visible()
-    expect(page.get_by_text(re.compile("^1: decided S1: the teacher is better")).first).to_be_visible()
+    expect(
+        page.get_by_text(re.compile("^1: decided S1: the teacher is better")).first
+    ).to_be_visible()
     photograph(page, "completed")
     prefect.open_run(submitted, "Subflow Runs")
     for name in ("iteration-1", "iteration-2"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
 
 
-def test_a_campaign_has_a_table_a_bar_a_picture_and_links(prefect: Prefect, links: dict[str, str], submitted: str, photograph: Photograph):
+def test_a_campaign_has_a_table_a_bar_a_picture_and_links(
+    prefect: Prefect, links: dict[str, str], submitted: str, photograph: Photograph
+):
     page = prefect.page
     prefect.wait_for(submitted, "Completed")
     prefect.open_artifact(submitted, "campaign-progress")
@@ -75,12 +94,21 @@ def test_a_campaign_has_a_table_a_bar_a_picture_and_links(prefect: Prefect, link
     expect(page.get_by_text("Progress: 100%")).to_be_visible()
 
     prefect.open_artifact(submitted, "stages")
-    expect(page.get_by_role("row").filter(has_text="train teacher (ce, 60 steps)").first).to_contain_text("finished")
+    expect(
+        page.get_by_role("row").filter(has_text="train teacher (ce, 60 steps)").first
+    ).to_contain_text("finished")
     photograph(page, "stages")
 
     prefect.open_artifact(submitted, "score-vs-kl")
-    assert page.get_by_role("img", name="Score against KL to the base").evaluate("one => one.naturalWidth") > 600
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing runs out of the page"
+    assert (
+        page.get_by_role("img", name="Score against KL to the base").evaluate(
+            "one => one.naturalWidth"
+        )
+        > 600
+    )
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "nothing runs out of the page"
+    )
     photograph(page, "picture")
 
     prefect.open_artifact(submitted, "campaign-report")
@@ -92,7 +120,9 @@ def test_a_campaign_has_a_table_a_bar_a_picture_and_links(prefect: Prefect, link
     assert here and here.startswith(f"{links['mlflow_url']}/#/experiments/")
 
 
-def test_a_person_decides_in_the_dialog(prefect: Prefect, home: Path, asked: str, photograph: Photograph):
+def test_a_person_decides_in_the_dialog(
+    prefect: Prefect, home: Path, asked: str, photograph: Photograph
+):
     page = prefect.page
     prefect.wait_for(asked, "Suspended")
     prefect.open_run(asked)
@@ -101,10 +131,18 @@ def test_a_person_decides_in_the_dialog(prefect: Prefect, home: Path, asked: str
     dialog = page.get_by_role("dialog")
     evidence = prefect.field("Strategy").get_by_role("article")
     expect(evidence).to_contain_text("Automatic decision: S1")
-    expect(evidence.get_by_role("listitem").filter(has_text="Teacher minus start, paired by problem: +")).to_be_visible()
+    expect(
+        evidence.get_by_role("listitem").filter(
+            has_text="Teacher minus start, paired by problem: +"
+        )
+    ).to_be_visible()
     box = evidence.bounding_box()
     assert box and box["height"] > 300, "it is not cut off"
-    assert "S2" in prefect.options("Strategy") and "stop" in prefect.options("Strategy") and "S3" not in prefect.options("Strategy")
+    assert (
+        "S2" in prefect.options("Strategy")
+        and "stop" in prefect.options("Strategy")
+        and "S3" not in prefect.options("Strategy")
+    )
     evidence.evaluate("one => one.scrollIntoView({block: 'center'})")
     photograph(page, "decision")
     prefect.choose("Strategy", "S2")
@@ -116,17 +154,34 @@ def test_a_person_decides_in_the_dialog(prefect: Prefect, home: Path, asked: str
     prefect.wait_for(asked, "Running", "Completed")
     prefect.wait_for(asked, "Completed")
     page.reload()
-    expect(page.get_by_text(re.compile("chosen by Ada: to see what unlearning gives")).first).to_be_visible()
+    expect(
+        page.get_by_text(re.compile("chosen by Ada: to see what unlearning gives")).first
+    ).to_be_visible()
     with closing(Registry(f"sqlite:///{home / 'registry.db'}")) as registry:
         (iteration,) = registry.iterations(prefect.api(f"/flow_runs/{asked}")["name"])
     decision = iteration.decision
     assert decision is not None and decision.strategy == "S2"
     told = decision.evidence["asked"]
-    assert (told["by"], told["why"], told["steps"], told["automatic"]) == ("Ada", "to see what unlearning gives", 3, "S1")
+    assert (told["by"], told["why"], told["steps"], told["automatic"]) == (
+        "Ada",
+        "to see what unlearning gives",
+        3,
+        "S1",
+    )
 
 
 def test_a_schedule_is_seen_at_its_deployment(prefect: Prefect, home: Path, photograph: Photograph):
-    made = erpd("schedule", "tiny", "--set", "seed=1", "--cron", "0 2 * * *", "--timezone", "Europe/Vienna", home=home)
+    made = erpd(
+        "schedule",
+        "tiny",
+        "--set",
+        "seed=1",
+        "--cron",
+        "0 2 * * *",
+        "--timezone",
+        "Europe/Vienna",
+        home=home,
+    )
     assert made.returncode == 0, made.stderr
     prefect.open_deployment("iteration")
     expect(prefect.page.get_by_text("iteration-tiny", exact=True)).to_be_visible()
@@ -135,12 +190,14 @@ def test_a_schedule_is_seen_at_its_deployment(prefect: Prefect, home: Path, phot
     expect(prefect.field("more")).to_contain_text("How many more iterations.")
 
 
-# ----------------------------------------------------------------------------------------------------------------------- MLflow
+# ------------------------------------------------------------------------------------------- MLflow
 
 
 @pytest.fixture
 def mlflow(page: Page, links: dict[str, str]) -> Page:
-    """MLflow, as it opens for who has never been there: its assistant closed, its view for training chosen."""
+    """MLflow, as it opens for who has never been there: its assistant closed, its view for
+    training chosen.
+    """
     page.goto(links["mlflow_url"])
     page.get_by_role("button", name="Model training").click()
     if (close := page.get_by_role("button", name="Close", exact=True)).is_visible():
@@ -150,24 +207,34 @@ def mlflow(page: Page, links: dict[str, str]) -> Page:
     return page
 
 
-def test_mlflow_has_the_runs_and_compares_two(mlflow: Page, campaigns: list[str], photograph: Photograph):
+def test_mlflow_has_the_runs_and_compares_two(
+    mlflow: Page, campaigns: list[str], photograph: Photograph
+):
     for name in campaigns:
         expect(mlflow.get_by_role("link", name=name)).to_be_visible()
     photograph(mlflow, "mlflow-runs")
     for name in campaigns:
-        mlflow.get_by_role("row").filter(has=mlflow.get_by_role("link", name=name)).get_by_role("checkbox").first.check()
+        mlflow.get_by_role("row").filter(has=mlflow.get_by_role("link", name=name)).get_by_role(
+            "checkbox"
+        ).first.check()
     mlflow.get_by_role("button", name="Compare").click()
     for metric in ("score/test", "kl/base", "kl/old"):
         expect(mlflow.get_by_role("link", name=metric, exact=True)).to_be_visible()
-    mlflow.get_by_role("link", name="kl/base", exact=True).evaluate("one => one.scrollIntoView({block: 'center'})")
+    mlflow.get_by_role("link", name="kl/base", exact=True).evaluate(
+        "one => one.scrollIntoView({block: 'center'})"
+    )
     photograph(mlflow, "mlflow-compare")
 
 
-def test_mlflow_draws_the_campaigns_side_by_side(prefect: Prefect, campaigns: list[str], submitted: str, photograph: Photograph):
+def test_mlflow_draws_the_campaigns_side_by_side(
+    prefect: Prefect, campaigns: list[str], submitted: str, photograph: Photograph
+):
     """By the link alone: whoever follows it need not know which of MLflow's views to choose."""
     page = prefect.page
     prefect.open_artifact(submitted, "mlflow")
-    page.goto(page.get_by_role("link", name="All campaigns side by side").get_attribute("href") or "")
+    page.goto(
+        page.get_by_role("link", name="All campaigns side by side").get_attribute("href") or ""
+    )
     page.get_by_placeholder("Search metric charts").fill("score|kl")
     for metric in ("score/test", "kl/base"):
         expect(page.get_by_text(metric, exact=True).first).to_be_visible()
@@ -176,12 +243,16 @@ def test_mlflow_draws_the_campaigns_side_by_side(prefect: Prefect, campaigns: li
     photograph(page, "mlflow-charts")
 
 
-# ----------------------------------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------------------- report
 
 
-def test_the_report_opens_with_its_table_and_figures(page: Page, home: Path, campaigns: list[str], photograph: Photograph):
+def test_the_report_opens_with_its_table_and_figures(
+    page: Page, home: Path, campaigns: list[str], photograph: Photograph
+):
     errors: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto((home / "reports" / campaigns[0] / "report.html").as_uri())
     for name in ("base", "teacher 1", "student 2"):
@@ -189,11 +260,15 @@ def test_the_report_opens_with_its_table_and_figures(page: Page, home: Path, cam
     widths = page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")
     assert len(widths) >= 4 and min(widths) > 300
     assert errors == []
-    page.get_by_role("rowheader", name="teacher 1", exact=True).first.evaluate("one => one.scrollIntoView({block: 'center'})")
+    page.get_by_role("rowheader", name="teacher 1", exact=True).first.evaluate(
+        "one => one.scrollIntoView({block: 'center'})"
+    )
     photograph(page, "report")
 
 
-def test_mlflow_shows_the_report_too(mlflow: Page, prefect: Prefect, submitted: str, campaigns: list[str], photograph: Photograph):
+def test_mlflow_shows_the_report_too(
+    mlflow: Page, prefect: Prefect, submitted: str, campaigns: list[str], photograph: Photograph
+):
     mlflow.get_by_role("link", name=campaigns[0]).click()
     mlflow.get_by_role("tab", name="Artifacts").click()
     mlflow.get_by_text("report", exact=True).first.click()

@@ -1,4 +1,6 @@
-"""A campaign that is asked for: by the command, or by a form of the platform. Asked again, it is the same campaign."""
+"""A campaign that is asked for: by the command, or by a form of the platform. Asked again, it is
+the same campaign.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from helpers import SHRUNK, sets
 from services import House
 
 CHANGES = (*SHRUNK, "iterations=1", "runtime.cpus=1", "runtime.checkpoint_every=3")
-"""The shrunk campaign, its stages as Ray tasks. How it is spread over a cluster is no part of what is asked: a trial may change that."""
+"""The shrunk campaign, its stages as Ray tasks. How it is spread over a cluster is no part of
+what is asked: a trial may change that.
+"""
 
 
 class Asked:
@@ -57,10 +61,23 @@ class Command(Asked):
 
     def begin(self) -> None:
         folder = self.house.folder
-        command = [sys.executable, "-m", "deployments.cli", "run", "tiny", "--json", *sets(self.changes)]
+        command = [
+            sys.executable,
+            "-m",
+            "deployments.cli",
+            "run",
+            "tiny",
+            "--json",
+            *sets(self.changes),
+        ]
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("ab") as err:
             self._process = psutil.Popen(
-                command, cwd=folder / "cwd", env=self.house.variables(), stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                command,
+                cwd=folder / "cwd",
+                env=self.house.variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
             )
 
     @property
@@ -74,7 +91,10 @@ class Command(Asked):
         return self._process.returncode == 0
 
     def said(self) -> str:
-        return f"exit code {self._process.returncode}: {(self.house.folder / 'stderr').read_text(errors='replace')[-1500:]}"
+        return (
+            f"exit code {self._process.returncode}: "
+            f"{(self.house.folder / 'stderr').read_text(errors='replace')[-1500:]}"
+        )
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.house.folder / "stdout").read_text())
@@ -98,7 +118,9 @@ class FlowRun(Asked):
     def begin(self) -> None:
         deployment = self.house.prefect("/deployments/name/campaign/campaign")["id"]
         what = {"kind": "recipe", "recipe": "tiny", "changes": self.changes}
-        self.id: str = self.house.prefect(f"/deployments/{deployment}/create_flow_run", {"parameters": {"what": what}})["id"]
+        self.id: str = self.house.prefect(
+            f"/deployments/{deployment}/create_flow_run", {"parameters": {"what": what}}
+        )["id"]
 
     def _state(self) -> dict[str, Any]:
         try:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from helpers import numbers, points, wait_until
 from services import House
 
-from deployments.dead_runs import SILENCE
+from deployments.servers.dead_runs import SILENCE
 from tasks.registry import Registry
 from tasks.store import Store
 
@@ -38,13 +38,20 @@ def snapshot(house: House, result: dict[str, Any]) -> Snapshot:
     store = Store(house.home / "store")
     registry = Registry(house.database("erpd"))
     try:
-        attached = {(one.iteration, one.role, one.artifact.id) for one in registry.artifacts(result["campaign"])}
+        attached = {
+            (one.iteration, one.role, one.artifact.id)
+            for one in registry.artifacts(result["campaign"])
+        }
         reports = {f"{one}" for one in registry.reports(result["campaign"])}
     finally:
         registry.close()
     return Snapshot(
         result={key: value for key, value in numbers(result).items() if key != "campaign"},
-        files={artifact: store.manifest(artifact).files for kind in KINDS for artifact in store.artifacts(kind)},
+        files={
+            artifact: store.manifest(artifact).files
+            for kind in KINDS
+            for artifact in store.artifacts(kind)
+        },
         points=points(house.database("mlflow"), result["campaign"]),
         attached=attached,
         reports=reports,
@@ -52,9 +59,15 @@ def snapshot(house: House, result: dict[str, Any]) -> Snapshot:
 
 
 def differences(house: House, result: dict[str, Any], undisturbed: Snapshot) -> list[str]:
-    """In a line each; none where the disturbed run is as the undisturbed one, and nothing is lost, doubled or left open."""
+    """In a line each; none where the disturbed run is as the undisturbed one, and nothing is
+    lost, doubled or left open.
+    """
     ours = snapshot(house, result)
-    wrong = [f"{name} differ" for name in ("result", "files", "attached", "reports") if getattr(ours, name) != getattr(undisturbed, name)]
+    wrong = [
+        f"{name} differ"
+        for name in ("result", "files", "attached", "reports")
+        if getattr(ours, name) != getattr(undisturbed, name)
+    ]
     wrong += _points(ours, undisturbed)
     wrong += _store(house)
     wrong += _left_open(house, result["campaign"])
@@ -88,11 +101,22 @@ def _store(house: House) -> Iterator[str]:
             if damage := store.damage(artifact):
                 yield damage
     for artifact in store.artifacts("rollouts"):
-        tables = [pq.read_table(path, columns=["problem", "sample"]) for path in store.path(artifact).glob("shard-*.parquet")]
-        sampled = Counter(pair for table in tables for pair in zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+        tables = [
+            pq.read_table(path, columns=["problem", "sample"])
+            for path in store.path(artifact).glob("shard-*.parquet")
+        ]
+        sampled = Counter(
+            pair
+            for table in tables
+            for pair in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+        )
         if twice := [pair for pair, count in sampled.items() if count > 1]:
             yield f"{artifact}: {len(twice)} responses twice, {twice[0]} among them"
-    if remains := [path.name for path in store.root.rglob("*") if path.name.endswith((".tmp", ".sum", ".journal", ".scratch"))]:
+    if remains := [
+        path.name
+        for path in store.root.rglob("*")
+        if path.name.endswith((".tmp", ".sum", ".journal", ".scratch"))
+    ]:
         yield f"the store keeps {remains}"
     if partial := [path.name for path in (store.root / "partial").iterdir()]:
         yield f"the store keeps builds under way: {partial}"
@@ -107,11 +131,16 @@ def _left_open(house: House, campaign: str) -> Iterator[str]:
         found = registry.campaign(campaign)
         if found.status != "completed" or found.finished_at is None:
             yield f"the registry says {found.status}"
-        if open_ := [one.index for one in registry.iterations(campaign) if one.status != "completed"]:
+        if open_ := [
+            one.index for one in registry.iterations(campaign) if one.status != "completed"
+        ]:
             yield f"the registry has iterations {open_} open"
     finally:
         registry.close()
-    query = "SELECT r.name, r.status FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = 'erpd.campaign' AND t.value = :campaign"
+    query = (
+        "SELECT r.name, r.status FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key "
+        "= 'erpd.campaign' AND t.value = :campaign"
+    )
     engine = sa.create_engine(house.database("mlflow"))
     with engine.connect() as connection:
         for name, status in connection.execute(sa.text(query), {"campaign": campaign}):
@@ -121,11 +150,17 @@ def _left_open(house: House, campaign: str) -> Iterator[str]:
 
 
 def _still_running(house: House) -> list[str]:
-    """Prefect's flow runs that have not ended. Who was killed cannot say that it ends: the server marks it once its heartbeat is silent."""
+    """Prefect's flow runs that have not ended. Who was killed cannot say that it ends: the
+    server marks it once its heartbeat is silent.
+    """
 
     def running() -> list[str]:
         runs = house.prefect("/flow_runs/filter", {"limit": 200, "sort": "START_TIME_DESC"})
-        return [f"{one['name']} is {one['state']['name']}" for one in runs if one["state"]["type"] not in ENDS]
+        return [
+            f"{one['name']} is {one['state']['name']}"
+            for one in runs
+            if one["state"]["type"] not in ENDS
+        ]
 
     wait_until(lambda: not running(), SILENCE.total_seconds() + 60)
     return running()

@@ -1,5 +1,7 @@
-"""The services a campaign leans on, as real processes on loopback that may be killed and started again: PostgreSQL for the registry and
-both servers, Prefect's server, MLflow's, a Ray head and a Ray worker; and what serves the deployments, when a trial asks for it."""
+"""The services a campaign leans on, as real processes on loopback that may be killed and started
+again: PostgreSQL for the registry and both servers, Prefect's server, MLflow's, a Ray head and a
+Ray worker; and what serves the deployments, when a trial asks for it.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,14 @@ import sqlalchemy as sa
 from helpers import ROOT, environment, no_process_left, processes_of, wait_until
 from postgres import Server, find_binaries
 
-from deployments.platform import SERVING, free_port
+from deployments.servers.local_platform import SERVING, free_port
 
 PATIENCE = 240.0
 """Seconds a service may take until it answers, on a busy machine."""
 STARTS = 3
-"""Of Ray's nodes about one in ten does not come up on a busy machine; an operator starts it again."""
+"""Of Ray's nodes about one in ten does not come up on a busy machine; an operator starts it
+again.
+"""
 NODES = {"ray-head": "127.0.0.2", "ray-worker": "127.0.0.3"}
 """Two machines, as far as Ray is concerned."""
 
@@ -67,8 +71,13 @@ class Service:
         with self.log.open("ab") as log:
             self.process = psutil.Popen(
                 [sys.executable, str(ROOT / "docker" / "start.py"), *self.command],
-                cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def wait(self) -> None:
         """Until it answers."""
@@ -140,9 +149,13 @@ class House:
         )
 
     def _ray(self) -> dict[str, str]:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_TMPDIR": str(self.folder)}
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_TMPDIR": str(self.folder),
+        }
 
-    # ------------------------------------------------------------------------------------------------------------ start and end
+    # -------------------------------------------------------------------------------- start and end
 
     def start(self) -> None:
         """All but what serves the deployments."""
@@ -153,13 +166,27 @@ class House:
                 connection.execute(sa.text(f"CREATE DATABASE {name}"))
         engine.dispose()
         database = self.database("prefect", "asyncpg")
-        prefect = [sys.executable, "-m", "prefect", "server", "start", *self._at("prefect"), "--no-ui"]
-        self._add("prefect", prefect, {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}, "/api/health")
+        prefect = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            *self._at("prefect"),
+            "--no-ui",
+        ]
+        self._add(
+            "prefect", prefect, {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}, "/api/health"
+        )
         files = ["--workers", "1", "--artifacts-destination", str(self.folder / "files")]
         mlflow = [sys.executable, "-m", "mlflow", "server", *self._at("mlflow"), *files]
-        self._add("mlflow", mlflow, {"MLFLOW_BACKEND_STORE_URI": self.database("mlflow")}, "/health")
-        serve = [sys.executable, "-m", "deployments.serve"]
-        self.services["deployments"] = Service("deployments", serve, self.variables(), self.folder / "deployments.log", self._serving)
+        self._add(
+            "mlflow", mlflow, {"MLFLOW_BACKEND_STORE_URI": self.database("mlflow")}, "/health"
+        )
+        serve = [sys.executable, "-m", "deployments.servers.serve"]
+        self.services["deployments"] = Service(
+            "deployments", serve, self.variables(), self.folder / "deployments.log", self._serving
+        )
         for name in NODES:
             self._add_node(name)
         for name in ("prefect", "mlflow"):
@@ -169,9 +196,11 @@ class House:
             self.services[name].wait()
 
     def start_ray(self) -> None:
-        """The head, and then its worker: of nodes that start at one time on one machine, some do not come up.
+        """The head, and then its worker: of nodes that start at one time on one machine, some do
+        not come up.
 
-        What is left of the cluster before goes first: while a worker of it lives, Ray says that its head does.
+        What is left of the cluster before goes first: while a worker of it lives, Ray says that its
+        head does.
         """
         for name in NODES:
             self.services[name].stop()
@@ -195,7 +224,13 @@ class House:
     def _add(self, name: str, command: list[str], more: Mapping[str, str], health: str) -> None:
         own = {"PREFECT_API_URL": f"{self.url(name)}/api"} if name == "prefect" else {}
         variables = environment(self.folder / name, **own, **more)
-        self.services[name] = Service(name, command, variables, self.folder / f"{name}.log", lambda: answers(self.url(name) + health))
+        self.services[name] = Service(
+            name,
+            command,
+            variables,
+            self.folder / f"{name}.log",
+            lambda: answers(self.url(name) + health),
+        )
 
     def _add_node(self, name: str) -> None:
         role = name.removeprefix("ray-")
@@ -211,38 +246,59 @@ class House:
         health = [sys.executable, str(ROOT / "docker" / "health.py"), f"{NODES[name]}:{port}"]
 
         def healthy() -> bool:
-            return subprocess.run(health, env=variables, capture_output=True, timeout=60).returncode == 0
+            return (
+                subprocess.run(health, env=variables, capture_output=True, timeout=60).returncode
+                == 0
+            )
 
-        self.services[name] = Service(name, [str(ROOT / "docker" / "ray-node.sh"), role], variables, self.folder / f"{name}.log", healthy)
+        self.services[name] = Service(
+            name,
+            [str(ROOT / "docker" / "ray-node.sh"), role],
+            variables,
+            self.folder / f"{name}.log",
+            healthy,
+        )
 
-    # ------------------------------------------------------------------------------------------------------------ what is asked
+    # -------------------------------------------------------------------------------- what is asked
 
     def prefect(self, path: str, body: Any = None) -> Any:
         """What Prefect's API answers: to a POST, where there is a body."""
         url = f"{self.url('prefect')}/api{path}"
-        answer = httpx.get(url, timeout=60) if body is None else httpx.post(url, json=body, timeout=60)
+        answer = (
+            httpx.get(url, timeout=60) if body is None else httpx.post(url, json=body, timeout=60)
+        )
         return answer.raise_for_status().json()
 
     def at_work(self) -> dict[psutil.Process, str]:
-        """What Ray is doing at this moment: worker process -> name of the task, or of the actor's class and method."""
+        """What Ray is doing at this moment: worker process -> name of the task, or of the
+        actor's class and method.
+        """
         found = {}
         for name in NODES:
             for process in self.services[name].family():
                 with suppress(psutil.Error, IndexError):  # it has ended meanwhile
                     title = process.cmdline()[0]
-                    if title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")):
+                    if title.startswith("ray::") and not title.startswith(
+                        ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+                    ):
                         found[process] = title.removeprefix("ray::").split()[0]
         return found
 
     def strangers(self) -> list[psutil.Process]:
-        """Processes of the home that belong to none of the services: who runs a campaign, and what that started."""
+        """Processes of the home that belong to none of the services: who runs a campaign, and
+        what that started.
+        """
         known = {process for service in self.services.values() for process in service.family()}
         return [process for process in processes_of(self.home) if process not in known]
 
     def left(self, patience: float) -> list[str]:
-        """Who is still there `patience` seconds after a campaign's end: strangers, and whatever Ray is doing."""
+        """Who is still there `patience` seconds after a campaign's end: strangers, and whatever
+        Ray is doing.
+        """
         wait_until(lambda: not (self.strangers() or self.at_work()), patience)
-        return [" ".join(process.cmdline())[:200] for process in alive(self.strangers())] + sorted(self.at_work().values())
+        return [" ".join(process.cmdline())[:200] for process in alive(self.strangers())] + sorted(
+            self.at_work().values()
+        )
 
 
 def answers(url: str) -> bool:
@@ -264,7 +320,9 @@ def house() -> Iterator[House]:
         folder.chmod(0o755)  # PostgreSQL's own user goes through it
         for name in ("postgres", "home", "user", "cwd", "files"):
             (folder / name).mkdir()
-        one = House(folder, Server(binaries, folder / "postgres"), {name: free_port() for name in names})
+        one = House(
+            folder, Server(binaries, folder / "postgres"), {name: free_port() for name in names}
+        )
         try:
             one.start()
             yield one

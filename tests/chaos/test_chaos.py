@@ -1,4 +1,6 @@
-"""Kill anything, at any time: the campaign still ends as if nothing had been. `make chaos` is the long form."""
+"""Kill anything, at any time: the campaign still ends as if nothing had been. `make chaos` is
+the long form.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.ray, pytest.mark.t
 
 
 def test_a_campaign_survives(
-    house: House, reference: Reference, number: int, write: Callable[[Trial], None], request: pytest.FixtureRequest
+    house: House,
+    reference: Reference,
+    number: int,
+    write: Callable[[Trial], None],
+    request: pytest.FixtureRequest,
 ):
     trial = run(house, number, request.config.getoption("seed", 0), reference)
     write(trial)

@@ -1,5 +1,7 @@
-"""One trial: a campaign begins, at a random instant a victim is killed with -9, an operator brings back what was killed and gives the same
-command again if it did not end well; then everything is compared with an undisturbed run."""
+"""One trial: a campaign begins, at a random instant a victim is killed with -9, an operator brings
+back what was killed and gives the same command again if it did not end well; then everything is
+compared with an undisturbed run.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ AGAIN = 3
 """How often the same command is given again at most."""
 ATTEMPTS = 3
 SHARE = 0.7
-"""Instants are drawn from this part of the time in which the reference had the victim, for a later run is quicker than the first; from less
-when that was too late."""
+"""Instants are drawn from this part of the time in which the reference had the victim, for a later
+run is quicker than the first; from less when that was too late.
+"""
 ENDED, EQUAL = "ended", "equal"
 
 
@@ -36,7 +39,9 @@ class Reference:
     state: Snapshot
     seconds: float
     seen: dict[str, tuple[float, float]]
-    """Victim -> when it was there first and last, in seconds since the command; not those that only a trial's own changes bring about."""
+    """Victim -> when it was there first and last, in seconds since the command; not those that
+    only a trial's own changes bring about.
+    """
 
 
 @dataclass
@@ -85,9 +90,11 @@ def run_undisturbed(house: House) -> Reference:
 
 
 def run(house: House, number: int, seed: int, reference: Reference) -> Trial:
-    """Trial `number` (1, 2, ...): its victim is the next in turn, its instant follows from seed and number.
+    """Trial `number` (1, 2, ...): its victim is the next in turn, its instant follows from seed and
+    number.
 
-    A campaign that is over before its victim was there again is no trial: another begins, with an earlier instant.
+    A campaign that is over before its victim was there again is no trial: another begins, with an
+    earlier instant.
     """
     victim = VICTIMS[(number - 1) % len(VICTIMS)]
     chance = random.Random(f"{seed}/{number}")
@@ -101,7 +108,9 @@ def run(house: House, number: int, seed: int, reference: Reference) -> Trial:
     return trial
 
 
-def _attempt(house: House, victim: Victim, trial: Trial, noticed: float, name: str, reference: Reference) -> None:
+def _attempt(
+    house: House, victim: Victim, trial: Trial, noticed: float, name: str, reference: Reference
+) -> None:
     """What happens is written into `trial`. Somebody notices `noticed` seconds after the kill."""
     clear(house)
     asked = victim.by(house, name, *victim.changes)

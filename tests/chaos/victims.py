@@ -1,4 +1,6 @@
-"""What is killed: each victim's processes at this moment, found by what belongs to this home and never by a name alone."""
+"""What is killed: each victim's processes at this moment, found by what belongs to this home and
+never by a name alone.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,25 @@ def driver(house: House, asked: Asked) -> list[psutil.Process]:
 
 
 def flow_run(house: House, asked: Asked) -> list[psutil.Process]:
-    """The process that Prefect's runner started for this flow run; what that started in turn has to end by itself."""
+    """The process that Prefect's runner started for this flow run; what that started in turn has
+    to end by itself.
+    """
     assert isinstance(asked, FlowRun)
     ours = {}
     for process in house.strangers() + house.services["deployments"].family():
         with suppress(psutil.Error):
-            if process.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == asked.id.replace("-", ""):
+            if process.environ().get("PREFECT__FLOW_RUN_ID", "").replace(
+                "-", ""
+            ) == asked.id.replace("-", ""):
                 ours[process.pid] = process
     return [process for process in ours.values() if process.ppid() not in ours]
 
 
 def worker(house: House, asked: Asked) -> list[psutil.Process]:
     """One Ray worker at work on a stage."""
-    return [process for process, what in house.at_work().items() if not what.startswith("Sampler")][:1]
+    return [process for process, what in house.at_work().items() if not what.startswith("Sampler")][
+        :1
+    ]
 
 
 def rollout_actor(house: House, asked: Asked) -> list[psutil.Process]:
@@ -54,7 +62,11 @@ def rollout_actor(house: House, asked: Asked) -> list[psutil.Process]:
 
 def ray_head(house: House, asked: Asked) -> list[psutil.Process]:
     """The cluster's memory of itself, and the head's own node."""
-    return [process for process in house.services["ray-head"].family() if process.name() in ("gcs_server", "raylet")]
+    return [
+        process
+        for process in house.services["ray-head"].family()
+        if process.name() in ("gcs_server", "raylet")
+    ]
 
 
 def postmaster(house: House, asked: Asked) -> list[psutil.Process]:
@@ -84,6 +96,8 @@ VICTIMS = (
     Victim("postgresql", postmaster, restart_postgres),
     Victim("ray head", ray_head, House.start_ray),
     Victim("ray worker", worker),
-    Victim("rollout actor", rollout_actor, changes=("runtime.samplers=2", "runtime.sampler_cpus=1")),
+    Victim(
+        "rollout actor", rollout_actor, changes=("runtime.samplers=2", "runtime.sampler_cpus=1")
+    ),
 )
 """In turn."""

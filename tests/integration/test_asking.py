@@ -1,4 +1,6 @@
-"""`decision.mode: ask` with a real Prefect server: the campaign waits, `erpd decide` answers, a kill forgets nothing, and time runs out."""
+"""`decision.mode: ask` with a real Prefect server: the campaign waits, `erpd decide` answers, a
+kill forgets nothing, and time runs out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Campaign, campaign_arguments, environment, erpd, migrated, run_campaign, wait_until
+from helpers import (
+    Campaign,
+    campaign_arguments,
+    environment,
+    erpd,
+    migrated,
+    run_campaign,
+    wait_until,
+)
 
 from tasks.registry import Registry
 
@@ -23,7 +33,9 @@ ASK = ("decision.mode=ask", "iterations=1")
 
 @pytest.fixture
 def folder(undisturbed: Campaign, tmp_path: Path) -> Path:
-    """Its home has what the undisturbed campaign made: until the decision nothing is left to be worked out."""
+    """Its home has what the undisturbed campaign made: until the decision nothing is left to be
+    worked out.
+    """
     shutil.copytree(undisturbed.home / "store", migrated(tmp_path / "home") / "store")
     return tmp_path
 
@@ -36,11 +48,17 @@ def waiting(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[byt
     home = folder / "home"
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", *arguments], env=environment(home, HOME=str(folder / "user")), cwd=folder / "cwd",
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "deployments.cli", *arguments],
+            env=environment(home, HOME=str(folder / "user")),
+            cwd=folder / "cwd",
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
-        assert wait_until(lambda: list((home / "waiting").glob("*.json")) or process.poll() is not None, 240)
+        assert wait_until(
+            lambda: list((home / "waiting").glob("*.json")) or process.poll() is not None, 240
+        )
         assert process.poll() is None, (folder / "log.txt").read_text()
         yield process
     finally:
@@ -62,10 +80,29 @@ def test_a_person_decides_at_the_command_line_and_is_not_asked_again(folder: Pat
     with waiting(folder, arguments) as process:
         shown = erpd("decide", home=home)
         name = next((home / "waiting").glob("*.json")).name.removesuffix("-1.json")
-        assert "Automatic decision: S1" in shown.stdout and f"erpd decide {name} --strategy S1|" in shown.stdout
+        assert (
+            "Automatic decision: S1" in shown.stdout
+            and f"erpd decide {name} --strategy S1|" in shown.stdout
+        )
         wrong = erpd("decide", name, "--strategy", "S3", home=home)
-        assert wrong.returncode == 2 and "possible are S1, " in wrong.stderr and "Traceback" not in wrong.stderr
-        done = erpd("decide", name, "--strategy", "S1", "--steps", 3, "--by", "Ada", "--why", "it is late", home=home)
+        assert (
+            wrong.returncode == 2
+            and "possible are S1, " in wrong.stderr
+            and "Traceback" not in wrong.stderr
+        )
+        done = erpd(
+            "decide",
+            name,
+            "--strategy",
+            "S1",
+            "--steps",
+            3,
+            "--by",
+            "Ada",
+            "--why",
+            "it is late",
+            home=home,
+        )
         assert done.returncode == 0, done.stderr
         assert wait_until(lambda: not list((home / "waiting").glob("*.json")), 60)
         assert wait_until(lambda: decision(folder) is not None, 60)
@@ -76,7 +113,11 @@ def test_a_person_decides_at_the_command_line_and_is_not_asked_again(folder: Pat
     assert (asked["by"], asked["why"], asked["steps"]) == ("Ada", "it is late", 3)
     assert result["iterations"][0]["decision"]["reason"] == "chosen by Ada: it is late"
     registry = Registry(f"sqlite:///{home / 'registry.db'}")
-    students = [one.artifact.meta["ref"]["step"] for one in registry.artifacts(result["campaign"]) if one.role == "student"]
+    students = [
+        one.artifact.meta["ref"]["step"]
+        for one in registry.artifacts(result["campaign"])
+        if one.role == "student"
+    ]
     registry.close()
     assert students == [3], "the steps that were asked for"
     nothing = erpd("decide", result["campaign"], "--strategy", "S1", home=home)

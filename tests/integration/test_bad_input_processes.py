@@ -10,9 +10,16 @@ from helpers import erpd
 
 pytestmark = pytest.mark.slow
 SOME = (
-    "unknown command", "recipe key twice", "set nan", "recipe pipe", "problems not UTF-8", "grade into no folder", "grade-code broken line",
-    "model weights cut", "lineage unknown",
-)  # fmt: skip
+    "unknown command",
+    "recipe key twice",
+    "set nan",
+    "recipe pipe",
+    "problems not UTF-8",
+    "grade into no folder",
+    "grade-code broken line",
+    "model weights cut",
+    "lineage unknown",
+)
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -1,4 +1,6 @@
-"""A whole campaign by the real command: the contract's JSON, what MLflow and the registry hold, and nothing done or said twice."""
+"""A whole campaign by the real command: the contract's JSON, what MLflow and the registry hold,
+and nothing done or said twice.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import Campaign, events, no_process_left, numbers, processes_of, run_campaign, tracked, wait_until
+from helpers import (
+    Campaign,
+    events,
+    no_process_left,
+    numbers,
+    processes_of,
+    run_campaign,
+    tracked,
+    wait_until,
+)
 
 from tasks.registry import Registry
 from tasks.store import Store
@@ -23,7 +34,9 @@ def first(undisturbed: Campaign) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def second(undisturbed: Campaign, first: dict[str, Any]) -> tuple[Campaign, list[dict[str, Any]], dict[str, Any]]:
+def second(
+    undisturbed: Campaign, first: dict[str, Any]
+) -> tuple[Campaign, list[dict[str, Any]], dict[str, Any]]:
     """The same command again: its run, the events it added, and MLflow's points from before it."""
     before, points = len(events(undisturbed.home)), tracked(undisturbed.home)
     again = undisturbed.again()
@@ -34,7 +47,7 @@ def registry(campaign: Campaign) -> Registry:
     return Registry(f"sqlite:///{campaign.home / 'registry.db'}")
 
 
-# ------------------------------------------------------------------------------------------------------------------- the contract
+# ------------------------------------------------------------------------------------- the contract
 
 
 def check_report(report: dict[str, Any]) -> None:
@@ -46,12 +59,23 @@ def check_report(report: dict[str, Any]) -> None:
     assert (score["k"], score["problems"]) == (4, 32)
     low, high = score["ci95"]
     assert 0 <= low <= score["avg"] <= high <= 1
-    assert all(isinstance(report[name], float) and math.isfinite(report[name]) for name in ("kl_old", "kl_base", "entropy", "length"))
+    assert all(
+        isinstance(report[name], float) and math.isfinite(report[name])
+        for name in ("kl_old", "kl_base", "entropy", "length")
+    )
 
 
 def test_stdout_is_exactly_the_contracts_object(undisturbed: Campaign, first: dict[str, Any]):
     assert undisturbed.done.stdout.count("\n") == 1
-    assert set(first) == {"campaign", "status", "recipe", "base", "iterations", "mlflow_url", "report"}
+    assert set(first) == {
+        "campaign",
+        "status",
+        "recipe",
+        "base",
+        "iterations",
+        "mlflow_url",
+        "report",
+    }
     assert (first["status"], first["recipe"]) == ("completed", "tiny")
     assert first["campaign"].startswith("tiny-")
     check_report(first["base"])
@@ -62,10 +86,16 @@ def test_stdout_is_exactly_the_contracts_object(undisturbed: Campaign, first: di
         assert one["strategy"] in ("S1", "S2", "S3", "online")
         check_report(one["teacher"])
         check_report(one["student"])
-        assert one["decision"]["strategy"] == one["strategy"] and one["decision"]["reason"] and one["decision"]["evidence"]
+        assert (
+            one["decision"]["strategy"] == one["strategy"]
+            and one["decision"]["reason"]
+            and one["decision"]["evidence"]
+        )
         assert {"rollouts", "teacher", "distill", "score", "evaluate"} <= set(one["seconds"])
         assert all(isinstance(value, float) and value >= 0 for value in one["seconds"].values())
-    assert Path(first["report"]).is_file() and Path(first["report"]).is_relative_to(undisturbed.home)
+    assert Path(first["report"]).is_file() and Path(first["report"]).is_relative_to(
+        undisturbed.home
+    )
     assert isinstance(first["mlflow_url"], str) and first["mlflow_url"]
 
 
@@ -78,7 +108,9 @@ def test_the_first_iteration_starts_from_the_base(first: dict[str, Any]):
         report = first["iterations"][0][role]
         assert report["kl_old"] == pytest.approx(report["kl_base"]) and report["kl_old"] > 0
     later = first["iterations"][1]["student"]
-    assert later["kl_old"] != pytest.approx(later["kl_base"]), "the second starts from the first one's student"
+    assert later["kl_old"] != pytest.approx(later["kl_base"]), (
+        "the second starts from the first one's student"
+    )
 
 
 def test_the_students_learned(first: dict[str, Any]):
@@ -97,21 +129,23 @@ def test_no_process_outlives_the_command(undisturbed: Campaign, second: Any):
     assert no_process_left(undisturbed.home) == []
 
 
-# ------------------------------------------------------------------------------------------------------------------- the second run
+# ----------------------------------------------------------------------------------- the second run
 
 
 def test_the_second_run_gives_the_same_numbers(first: dict[str, Any], second: Any):
     again = second[0].result
     assert numbers(again) == numbers(first)
-    assert [one["seconds"] for one in again["iterations"]] == [one["seconds"] for one in first["iterations"]], (
-        "what it cost when it was done"
-    )
+    assert [one["seconds"] for one in again["iterations"]] == [
+        one["seconds"] for one in first["iterations"]
+    ], "what it cost when it was done"
 
 
 def test_the_second_run_finds_every_stage_in_the_store(undisturbed: Campaign, second: Any):
     statuses = {event.get("status") for event in second[1]}
     assert statuses == {"cached", "said"}
-    worked = [event["label"] for event in events(undisturbed.home) if event.get("status") == "finished"]
+    worked = [
+        event["label"] for event in events(undisturbed.home) if event.get("status") == "finished"
+    ]
     cached = [event["label"] for event in second[1] if event["status"] == "cached"]
     assert set(worked) <= set(cached)
     assert len(worked) == len(set(worked)), "no stage is worked out twice"
@@ -121,7 +155,7 @@ def test_the_second_run_says_nothing_twice(undisturbed: Campaign, second: Any):
     assert tracked(undisturbed.home) == second[2]
 
 
-# --------------------------------------------------------------------------------------------------------------------------- MLflow
+# ------------------------------------------------------------------------------------------- MLflow
 
 
 @pytest.fixture(scope="module")
@@ -129,18 +163,32 @@ def runs(undisturbed: Campaign, second: Any) -> dict[str, Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{undisturbed.home / 'mlflow' / 'mlflow.db'}")
-    found = client.search_runs([client.get_experiment_by_name("erpd").experiment_id], max_results=500)
+    found = client.search_runs(
+        [client.get_experiment_by_name("erpd").experiment_id], max_results=500
+    )
     return {run.data.tags.get("erpd.phase", "campaign"): run for run in found}
 
 
-def test_a_campaign_is_a_parent_run_with_its_phases_as_children(runs: dict[str, Any], first: dict[str, Any]):
-    expected = {"campaign", "0/base", *(f"{index}/{role}" for index in (1, 2) for role in ("teacher", "student"))}
+def test_a_campaign_is_a_parent_run_with_its_phases_as_children(
+    runs: dict[str, Any], first: dict[str, Any]
+):
+    expected = {
+        "campaign",
+        "0/base",
+        *(f"{index}/{role}" for index in (1, 2) for role in ("teacher", "student")),
+    }
     assert expected <= set(runs)
     parent = runs["campaign"]
     assert parent.data.tags["erpd.campaign"] == first["campaign"]
-    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for name, run in runs.items() if name != "campaign")
+    assert all(
+        run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        for name, run in runs.items()
+        if name != "campaign"
+    )
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert parent.data.params["teacher.steps"] == "60" and parent.data.params["prompts.count"] == "48"
+    assert (
+        parent.data.params["teacher.steps"] == "60" and parent.data.params["prompts.count"] == "48"
+    )
 
 
 def test_every_step_is_tracked_once(undisturbed: Campaign, second: Any):
@@ -148,42 +196,77 @@ def test_every_step_is_tracked_once(undisturbed: Campaign, second: Any):
     for index in (1, 2):
         for role, steps in (("teacher", 60), ("student", 6)):
             points = found[f"{index}/{role}"]
-            assert [points.get(("train/loss", step), []).__len__() for step in range(1, steps + 1)] == [1] * steps
+            assert [
+                points.get(("train/loss", step), []).__len__() for step in range(1, steps + 1)
+            ] == [1] * steps
             assert ("train/loss", steps + 1) not in points
-            assert len(points["kl/old", steps if role == "student" else max(s for n, s in points if n == "kl/old")]) == 1
+            assert (
+                len(
+                    points[
+                        "kl/old",
+                        steps if role == "student" else max(s for n, s in points if n == "kl/old"),
+                    ]
+                )
+                == 1
+            )
     assert all(len(values) == 1 for points in found.values() for values in points.values())
 
 
-def test_scores_and_kl_in_mlflow_are_those_of_the_contract(undisturbed: Campaign, first: dict[str, Any]):
+def test_scores_and_kl_in_mlflow_are_those_of_the_contract(
+    undisturbed: Campaign, first: dict[str, Any]
+):
     points = tracked(undisturbed.home)["campaign"]
-    for step, report in enumerate([first["base"], *(one["student"] for one in first["iterations"])]):
+    for step, report in enumerate(
+        [first["base"], *(one["student"] for one in first["iterations"])]
+    ):
         assert points["score/test", step] == [pytest.approx(report["scores"]["test"]["avg"])]
         assert points["kl/base", step] == [pytest.approx(report["kl_base"])]
-        assert points["eval/test/length", step] == [pytest.approx(report["length"])], "there is one benchmark"
+        assert points["eval/test/length", step] == [pytest.approx(report["length"])], (
+            "there is one benchmark"
+        )
         for name in ("pass_at_k", "majority"):
             assert 0 < points[f"eval/test/{name}", step][0] <= 1
         assert points["eval/test/pass_at_k", step][0] >= report["scores"]["test"]["avg"]
-    assert points["teacher/kl/old", 1] == [pytest.approx(first["iterations"][0]["teacher"]["kl_old"])]
+    assert points["teacher/kl/old", 1] == [
+        pytest.approx(first["iterations"][0]["teacher"]["kl_old"])
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------------------- registry
+# ----------------------------------------------------------------------------------------- registry
 
 
-def test_the_registry_holds_reports_decisions_and_times(undisturbed: Campaign, first: dict[str, Any]):
+def test_the_registry_holds_reports_decisions_and_times(
+    undisturbed: Campaign, first: dict[str, Any]
+):
     book = registry(undisturbed)
     campaign = book.campaign(first["campaign"])
-    assert (campaign.status, campaign.recipe, campaign.config["teacher"]["steps"]) == ("completed", "tiny", 60)
-    reports = {(one.iteration, one.role): one.report.model_dump(mode="json") for one in book.reports(campaign.id)}
+    assert (campaign.status, campaign.recipe, campaign.config["teacher"]["steps"]) == (
+        "completed",
+        "tiny",
+        60,
+    )
+    reports = {
+        (one.iteration, one.role): one.report.model_dump(mode="json")
+        for one in book.reports(campaign.id)
+    }
     assert reports[0, "base"] == first["base"]
     for one, kept in zip(first["iterations"], book.iterations(campaign.id), strict=True):
-        assert reports[one["index"], "teacher"] == one["teacher"] and reports[one["index"], "student"] == one["student"]
+        assert (
+            reports[one["index"], "teacher"] == one["teacher"]
+            and reports[one["index"], "student"] == one["student"]
+        )
         assert kept.status == "completed" and kept.seconds == pytest.approx(one["seconds"])
-        assert kept.decision is not None and json.loads(kept.decision.model_dump_json()) == one["decision"]
+        assert (
+            kept.decision is not None
+            and json.loads(kept.decision.model_dump_json()) == one["decision"]
+        )
         assert {"start", "teacher"} & set(kept.decision.evidence) or kept.decision.evidence
     book.close()
 
 
-def test_the_lineage_of_the_last_student_reaches_base_batches_teachers_and_students(undisturbed: Campaign, first: dict[str, Any]):
+def test_the_lineage_of_the_last_student_reaches_base_batches_teachers_and_students(
+    undisturbed: Campaign, first: dict[str, Any]
+):
     book, store = registry(undisturbed), Store(undisturbed.home / "store")
     last = first["iterations"][1]["student"]["policy"]
     tree = book.lineage(last)
@@ -201,24 +284,39 @@ def test_the_lineage_of_the_last_student_reaches_base_batches_teachers_and_stude
 def test_every_artifact_is_whole_and_nothing_half_made_is_left(undisturbed: Campaign, second: Any):
     store = Store(undisturbed.home / "store")
     kinds = [path.name for path in store.root.iterdir() if path.name not in ("locks", "partial")]
-    assert {"policy", "problems", "rollouts", "column", "training", "evaluation"} <= set(kinds) and "damaged" not in kinds
-    assert [store.damage(artifact) for kind in kinds for artifact in store.artifacts(kind) if store.damage(artifact)] == []
+    assert {"policy", "problems", "rollouts", "column", "training", "evaluation"} <= set(
+        kinds
+    ) and "damaged" not in kinds
+    assert [
+        store.damage(artifact)
+        for kind in kinds
+        for artifact in store.artifacts(kind)
+        if store.damage(artifact)
+    ] == []
     assert list((store.root / "partial").iterdir()) == []
-    assert [path for path in store.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"] == []
+    assert [
+        path
+        for path in store.root.rglob("*")
+        if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"
+    ] == []
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(first: dict[str, Any]):
     page = Path(first["report"]).read_text()
-    assert first["campaign"] in page and f"{100 * first['base']['scores']['test']['avg']:.1f}" in page
+    assert (
+        first["campaign"] in page and f"{100 * first['base']['scores']['test']['avg']:.1f}" in page
+    )
     assert "<script src" not in page and 'href="http' not in page.replace("https://arxiv", "")
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ Ray
+# ---------------------------------------------------------------------------------------------- Ray
 
 
 @pytest.mark.long
 @pytest.mark.ray
-def test_on_ray_the_numbers_are_the_same_and_no_process_stays(undisturbed: Campaign, first: dict[str, Any], short_home: Path):
+def test_on_ray_the_numbers_are_the_same_and_no_process_stays(
+    undisturbed: Campaign, first: dict[str, Any], short_home: Path
+):
     strangers = {process.pid for process in psutil.process_iter()}
     on_ray = run_campaign(short_home, "iterations=1", "runtime.ray=on")
     found, expected = numbers(on_ray.result), numbers(first)
@@ -228,7 +326,11 @@ def test_on_ray_the_numbers_are_the_same_and_no_process_stays(undisturbed: Campa
     assert list((short_home / "cwd").iterdir()) == list((short_home / "user").iterdir()) == []
     assert no_process_left(on_ray.home) == []
     names = ("raylet", "gcs_server", "ray::")
-    left = [one for one in psutil.process_iter(["name", "cmdline"]) if one.pid not in strangers and any(n in str(one.info) for n in names)]
+    left = [
+        one
+        for one in psutil.process_iter(["name", "cmdline"])
+        if one.pid not in strangers and any(n in str(one.info) for n in names)
+    ]
     assert [one.info for one in left if str(on_ray.home) in str(one.info)] == []
 
 
@@ -239,8 +341,15 @@ def test_processes_of_a_home_are_found(undisturbed: Campaign):
 
     from helpers import environment
 
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=environment(undisturbed.home)) as sleeper:
-        try:  # its environment can be read a moment after Popen returns: the kernel closes the start-up pipe before it fills that in
-            assert wait_until(lambda: sleeper.pid in [process.pid for process in processes_of(undisturbed.home)], 20)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env=environment(undisturbed.home)
+    ) as sleeper:
+        # its environment can be read a moment after Popen returns: the kernel closes the start-up
+        # pipe before it fills that in
+        try:
+            assert wait_until(
+                lambda: sleeper.pid in [process.pid for process in processes_of(undisturbed.home)],
+                20,
+            )
         finally:
             sleeper.kill()

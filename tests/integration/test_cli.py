@@ -1,4 +1,6 @@
-"""The `erpd` command: what it prints where, its exit codes, and one helpful line for everything that is wrong with the input."""
+"""The `erpd` command: what it prints where, its exit codes, and one helpful line for everything
+that is wrong with the input.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,18 @@ import yaml
 from helpers import erpd, no_process_left, sets
 
 from erpd_core.config import CampaignConfig
-from flows.recipes import load_recipe, recipe_names
-from flows.studies import is_study, load_study
-from tasks.policies import ASSETS
+from flows.recipes.load import load_recipe, recipe_names
+from flows.recipes.studies import is_study, load_study
+from tasks.models.import_policy import ASSETS
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """One home for the module: no command here needs an empty one, and its path is short enough for Ray."""
+    """One home for the module: no command here needs an empty one, and its path is short enough
+    for Ray.
+    """
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -40,11 +44,13 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
-# --------------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 def test_a_wrong_recipe(home: Path):
@@ -67,28 +73,58 @@ def test_an_unknown_key_and_a_wrong_value(home: Path, tmp_path: Path):
     assert "teacher.stepz" in line and "seed" in line
 
 
-@pytest.mark.parametrize(("override", "word"), [("seed", "key.path=value"), ("colour=1", "colour"), ("teacher.steps=-1", "teacher.steps")])
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [("seed", "key.path=value"), ("colour=1", "colour"), ("teacher.steps=-1", "teacher.steps")],
+)
 def test_a_bad_override(home: Path, override: str, word: str):
     assert word in said(erpd("run", "tiny", "--set", override, home=home))
 
 
 def test_a_model_directory_that_is_not_there(home: Path, tmp_path: Path):
-    line = said(erpd("run", "tiny", "--set", f"model={{kind: directory, path: {tmp_path / 'nope'}}}", "--json", home=home))
+    line = said(
+        erpd(
+            "run",
+            "tiny",
+            "--set",
+            f"model={{kind: directory, path: {tmp_path / 'nope'}}}",
+            "--json",
+            home=home,
+        )
+    )
     assert "nope" in line
 
 
 def test_a_model_with_pickled_weights_only(home: Path, tmp_path: Path):
     model = shutil.copytree(ASSETS / "tiny-base", tmp_path / "model")
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    line = said(erpd("run", "tiny", "--set", f"model={{kind: directory, path: {model}}}", home=home))
+    line = said(
+        erpd("run", "tiny", "--set", f"model={{kind: directory, path: {model}}}", home=home)
+    )
     assert "safetensors" in line and "model" in line
     assert "safetensors" in said(erpd("eval", "--model", model, "--benchmark", "tiny", home=home))
 
 
 def test_a_data_file_that_is_not_there(home: Path, tmp_path: Path):
-    line = said(erpd("run", "tiny", "--set", f"prompts={{kind: file, path: {tmp_path / 'nope.jsonl'}}}", home=home))
+    line = said(
+        erpd(
+            "run",
+            "tiny",
+            "--set",
+            f"prompts={{kind: file, path: {tmp_path / 'nope.jsonl'}}}",
+            home=home,
+        )
+    )
     assert "nope.jsonl" in line
-    line = said(erpd("run", "tiny", "--set", f"evaluation.benchmarks.more={{kind: file, path: {tmp_path / 'nope.csv'}}}", home=home))
+    line = said(
+        erpd(
+            "run",
+            "tiny",
+            "--set",
+            f"evaluation.benchmarks.more={{kind: file, path: {tmp_path / 'nope.csv'}}}",
+            home=home,
+        )
+    )
     assert "nope.csv" in line
 
 
@@ -113,9 +149,14 @@ def test_vllm_that_cannot_be_had_here(home: Path):
 
 @pytest.mark.parametrize(
     ("row", "word"),
-    [("{", "line 2"), ("[1]", "line 2"), ({"gold": "1"}, "prediction"), ({"prediction": "1"}, "gold")],
+    [
+        ("{", "line 2"),
+        ("[1]", "line 2"),
+        ({"gold": "1"}, "prediction"),
+        ({"prediction": "1"}, "gold"),
+    ],
     ids=["json", "list", "no prediction", "no gold"],
-)  # fmt: skip
+)
 def test_grading_malformed_rows(home: Path, tmp_path: Path, row: Any, word: str):
     source = lines(tmp_path / "in.jsonl", [{"gold": "1", "prediction": "1"}, row])
     line = said(erpd("grade", source, tmp_path / "out.jsonl", home=home))
@@ -124,7 +165,9 @@ def test_grading_malformed_rows(home: Path, tmp_path: Path, row: Any, word: str)
 
 
 def test_grading_a_file_that_is_not_there(home: Path, tmp_path: Path):
-    assert "nope.jsonl" in said(erpd("grade", tmp_path / "nope.jsonl", tmp_path / "out.jsonl", home=home))
+    assert "nope.jsonl" in said(
+        erpd("grade", tmp_path / "nope.jsonl", tmp_path / "out.jsonl", home=home)
+    )
 
 
 def test_a_report_of_no_campaign(home: Path):
@@ -132,18 +175,29 @@ def test_a_report_of_no_campaign(home: Path):
 
 
 def test_evaluating_what_is_not_there(home: Path, tmp_path: Path):
-    assert "/nope" in said(erpd("eval", "--model", "/nope", "--benchmark", "tiny", "--json", home=home))
-    assert "nope.jsonl" in said(erpd("eval", "--model", "tiny", "--benchmark", tmp_path / "nope.jsonl", home=home))
-    assert "nope" in said(erpd("eval", "--model", "tiny", "--benchmark", "nope", "--json", home=home))
+    assert "/nope" in said(
+        erpd("eval", "--model", "/nope", "--benchmark", "tiny", "--json", home=home)
+    )
+    assert "nope.jsonl" in said(
+        erpd("eval", "--model", "tiny", "--benchmark", tmp_path / "nope.jsonl", home=home)
+    )
+    assert "nope" in said(
+        erpd("eval", "--model", "tiny", "--benchmark", "nope", "--json", home=home)
+    )
 
 
 def test_wrong_usage_is_exit_2_without_a_traceback(home: Path):
-    for arguments in (["run"], ["nosuch"], ["run", "tiny", "--nosuch"], ["eval", "--model", "tiny"]):
+    for arguments in (
+        ["run"],
+        ["nosuch"],
+        ["run", "tiny", "--nosuch"],
+        ["eval", "--model", "tiny"],
+    ):
         done = erpd(*arguments, home=home)
         assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.strip()
 
 
-# -------------------------------------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------- what it says
 
 
 def test_recipes_lists_each_with_its_description(home: Path):
@@ -169,7 +223,11 @@ def test_show_prints_a_recipe_that_reads_back(home: Path, tmp_path: Path):
 
 
 def test_show_says_what_a_recipe_will_cost(home: Path):
-    for arguments, device in ((["tiny"], "this machine"), (["paper"], "8 H100"), (["paper", "--machine", "A100"], "8 A100")):
+    for arguments, device in (
+        (["tiny"], "this machine"),
+        (["paper"], "8 H100"),
+        (["paper", "--machine", "A100"], "8 A100"),
+    ):
         done = erpd("show", *arguments, home=home)
         assert done.returncode == 0, done.stderr
         told = [line for line in done.stdout.splitlines() if line.startswith("#")]
@@ -182,7 +240,19 @@ def test_help_names_every_command(home: Path):
     done = erpd("--help", home=home)
     assert done.returncode == 0
     assert all(
-        f" {name} " in done.stdout for name in ("run", "recipes", "show", "eval", "grade", "report", "up", "down", "status", "doctor")
+        f" {name} " in done.stdout
+        for name in (
+            "run",
+            "recipes",
+            "show",
+            "eval",
+            "grade",
+            "report",
+            "up",
+            "down",
+            "status",
+            "doctor",
+        )
     )
 
 
@@ -211,7 +281,9 @@ def test_grade_keeps_rows_and_order_and_adds_verdicts(home: Path, tmp_path: Path
     done = erpd("grade", source, target, home=home)
     assert done.returncode == 0, done.stderr
     graded = [json.loads(line) for line in target.read_text().splitlines()]
-    assert [{key: value for key, value in row.items() if key != "verdict"} for row in graded] == rows
+    assert [
+        {key: value for key, value in row.items() if key != "verdict"} for row in graded
+    ] == rows
     assert [row["verdict"] for row in graded] == ["correct", "wrong", "unparsable", "correct"]
 
 

@@ -1,4 +1,6 @@
-"""`erpd eval`: its numbers are the store's, two models are compared problem by problem, a killed evaluation goes on, and errors help."""
+"""`erpd eval`: its numbers are the store's, two models are compared problem by problem, a killed
+evaluation goes on, and errors help.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from erpd_core.refs import RolloutRef
 from erpd_core.scoring import avg_at_k, compare, p_value, pass_at_k
-from tasks.policies import ASSETS
+from tasks.datasets.tiny_world import problems
+from tasks.models.import_policy import ASSETS
 from tasks.rollouts import outcomes
 from tasks.store import Store
-from tasks.tiny_world import problems
 
 pytestmark = pytest.mark.slow
 SHORT = ("--max-new-tokens", "24")
@@ -37,7 +39,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"problem": one.prompt, "answer": one.answer, "id": one.id} for one in problems("test", 12, 3)]
+    rows = [
+        {"problem": one.prompt, "answer": one.answer, "id": one.id}
+        for one in problems("test", 12, 3)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -51,7 +56,10 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = load_file(folder / "model.safetensors")
     generator = torch.Generator().manual_seed(0)
     noisy = {
-        name: one + 0.4 * one.std() * torch.randn(one.shape, generator=generator) if one.ndim == 2 else one for name, one in weights.items()
+        name: one + 0.4 * one.std() * torch.randn(one.shape, generator=generator)
+        if one.ndim == 2
+        else one
+        for name, one in weights.items()
     }
     save_file(noisy, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -67,18 +75,28 @@ def evaluated(home: Path, *arguments: object) -> dict[str, Any]:
 def tried(home: Path, policy: str, count: int) -> list[dict[str, list[float]]]:
     """Outcomes of every rollout of a policy in the store that has so many problems."""
     store = Store(home / "store")
-    refs = [RolloutRef.model_validate(store.manifest(one).meta["ref"]) for one in store.artifacts("rollouts")]
-    return [found for ref in refs if ref.policy.id == policy and len(found := outcomes(store, ref)) == count]
+    refs = [
+        RolloutRef.model_validate(store.manifest(one).meta["ref"])
+        for one in store.artifacts("rollouts")
+    ]
+    return [
+        found
+        for ref in refs
+        if ref.policy.id == policy and len(found := outcomes(store, ref)) == count
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------------ what it says
+# ------------------------------------------------------------------------------------- what it says
 
 
 def test_the_report_is_the_contracts_and_its_numbers_are_the_stores(home: Path, sums: Path):
     found = evaluated(home, "--model", "tiny", "--benchmark", sums, "--k", "4", *HASH)
     assert {"policy", "scores", "kl_old", "kl_base", "entropy", "length"} <= set(found)
     score, details = found["scores"]["sums"], found["details"]["sums"]
-    assert set(score) == {"avg", "k", "problems", "ci95"} and (score["k"], score["problems"]) == (4, 12)
+    assert set(score) == {"avg", "k", "problems", "ci95"} and (score["k"], score["problems"]) == (
+        4,
+        12,
+    )
     assert found["kl_old"] == found["kl_base"] == 0.0
     (own,) = tried(home, found["policy"], 12)
     assert score["avg"] == avg_at_k(own).avg
@@ -86,7 +104,9 @@ def test_the_report_is_the_contracts_and_its_numbers_are_the_stores(home: Path, 
     assert 0 < details["majority"] <= details["pass_at_k"]["4"] and 0 <= details["truncated"] <= 1
     assert (details["length"], details["entropy"]) == (found["length"], found["entropy"])
     rows = [json.loads(line) for line in Path(found["per_problem"]).read_text().splitlines()]
-    assert {row["problem"]: row["solved"] for row in rows} == {problem: sum(row) for problem, row in own.items()}
+    assert {row["problem"]: row["solved"] for row in rows} == {
+        problem: sum(row) for problem, row in own.items()
+    }
     assert Path(found["per_problem"]).is_relative_to(home)
     assert evaluated(home, "--model", "tiny", "--benchmark", sums, "--k", "4", *HASH) == found
 
@@ -94,22 +114,51 @@ def test_the_report_is_the_contracts_and_its_numbers_are_the_stores(home: Path, 
 def test_a_table_for_people(home: Path, sums: Path):
     done = erpd("eval", "--model", "tiny", "--benchmark", sums, "--k", "4", *HASH, home=home)
     assert done.returncode == 0, done.stderr
-    for word in ("sums", "AVG@K", "12 x 4", "pass@K", "maj@K", "temperature 0.6, top-p 0.95", "problems solved never", "every problem:"):
+    for word in (
+        "sums",
+        "AVG@K",
+        "12 x 4",
+        "pass@K",
+        "maj@K",
+        "temperature 0.6, top-p 0.95",
+        "problems solved never",
+        "every problem:",
+    ):
         assert word in done.stdout, done.stdout
 
 
 def test_a_directory_is_its_bytes(home: Path, sums: Path):
     common = ["--benchmark", sums, "--k", "2", *HASH, "--count", "6"]
-    one, two = (evaluated(home, "--model", model, *common) for model in ("tiny", ASSETS / "tiny-base"))
+    one, two = (
+        evaluated(home, "--model", model, *common) for model in ("tiny", ASSETS / "tiny-base")
+    )
     assert one == two and one["scores"]["sums"]["problems"] == 6
 
 
 def test_the_tiny_models_answers_are_read_and_several_benchmarks_are_taken(home: Path, sums: Path):
-    """The base is right about half the time on its own world; 0 would mean its answers were not read."""
+    """The base is right about half the time on its own world; 0 would mean its answers were not
+    read.
+    """
     found = evaluated(
-        home, "--model", "tiny", "--benchmark", "tiny", "--benchmark", sums, "--count", "12", "--temperature", "1", "--top-p", "1",
-        "--top-k", "5", *HASH, "--per-problem", home / "rows.parquet",
-    )  # fmt: skip
+        home,
+        "--model",
+        "tiny",
+        "--benchmark",
+        "tiny",
+        "--benchmark",
+        sums,
+        "--count",
+        "12",
+        "--temperature",
+        "1",
+        "--top-p",
+        "1",
+        "--top-k",
+        "5",
+        *HASH,
+        "--per-problem",
+        home / "rows.parquet",
+    )
     assert list(found["scores"]) == list(found["details"]) == ["tiny", "sums"]
     assert {score["k"] for score in found["scores"].values()} == {8}, "neither says a K of its own"
     assert all(0.2 < score["avg"] < 0.8 for score in found["scores"].values())
@@ -119,41 +168,93 @@ def test_the_tiny_models_answers_are_read_and_several_benchmarks_are_taken(home:
     assert found["length"] == pytest.approx(sum(row["length"] for row in rows) / 24)
 
 
-# ------------------------------------------------------------------------------------------------------------------- comparison
+# --------------------------------------------------------------------------------------- comparison
 
 
 def test_two_models_are_compared_on_the_same_problems(home: Path, other: Path):
-    found = evaluated(home, "--model", "tiny", "--against", other, "--benchmark", "tiny", "--count", "40", "--k", "4", *SHORT)
+    found = evaluated(
+        home,
+        "--model",
+        "tiny",
+        "--against",
+        other,
+        "--benchmark",
+        "tiny",
+        "--count",
+        "40",
+        "--k",
+        "4",
+        *SHORT,
+    )
     a, b = (tried(home, report["policy"], 40)[0] for report in (found, found["against"]))
     assert list(a) == list(b)
     compared, said = compare(a, b), found["comparison"]["tiny"]
-    assert said["difference"] == pytest.approx(found["scores"]["tiny"]["avg"] - found["against"]["scores"]["tiny"]["avg"])
-    assert said["ci95"] == pytest.approx(list(compared.ci95)) and said["p_value"] == pytest.approx(p_value(a, b))
+    assert said["difference"] == pytest.approx(
+        found["scores"]["tiny"]["avg"] - found["against"]["scores"]["tiny"]["avg"]
+    )
+    assert said["ci95"] == pytest.approx(list(compared.ci95)) and said["p_value"] == pytest.approx(
+        p_value(a, b)
+    )
     assert said["difference"] > 0.2 and said["beyond_noise"] and said["problems"] == 40
-    assert found["kl_base"] > 0.01 and found["against"]["kl_base"] > 0.01, "each is measured from the other, on its own samples"
+    assert found["kl_base"] > 0.01 and found["against"]["kl_base"] > 0.01, (
+        "each is measured from the other, on its own samples"
+    )
     rows = [json.loads(line) for line in Path(found["per_problem"]).read_text().splitlines()]
     assert all(row["difference"] == (row["solved"] - row["against_solved"]) / 4 for row in rows)
 
 
 def test_a_model_is_no_better_than_itself(home: Path, sums: Path):
     """The same seeds: not one sample differs."""
-    done = erpd("eval", "--model", "tiny", "--against", ASSETS / "tiny-base", "--benchmark", sums, "--k", "4", *HASH, home=home)
+    done = erpd(
+        "eval",
+        "--model",
+        "tiny",
+        "--against",
+        ASSETS / "tiny-base",
+        "--benchmark",
+        sums,
+        "--k",
+        "4",
+        *HASH,
+        home=home,
+    )
     assert done.returncode == 0, done.stderr
-    assert "+0.0 points" in done.stdout and "p = 1: within noise" in done.stdout and "the models differ on none" in done.stdout
+    assert (
+        "+0.0 points" in done.stdout
+        and "p = 1: within noise" in done.stdout
+        and "the models differ on none" in done.stdout
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------------------- resume
+# ------------------------------------------------------------------------------------------- resume
 
 
 @pytest.mark.long
 def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path: Path):
-    arguments = ["eval", "--model", "tiny", "--benchmark", "tiny", "--count", "160", "--k", "8", *SHORT, "--json"]
+    arguments = [
+        "eval",
+        "--model",
+        "tiny",
+        "--benchmark",
+        "tiny",
+        "--count",
+        "160",
+        "--k",
+        "8",
+        *SHORT,
+        "--json",
+    ]
     home, calm = tmp_path / "home", tmp_path / "calm"
     home.mkdir(), calm.mkdir()
     command, nowhere = [sys.executable, "-m", "deployments.cli", *arguments], subprocess.DEVNULL
-    started = subprocess.Popen(command, env=environment(home), cwd=home, stdout=nowhere, stderr=nowhere)
+    started = subprocess.Popen(
+        command, env=environment(home), cwd=home, stdout=nowhere, stderr=nowhere
+    )
     try:
-        assert wait_until(lambda: list((home / "store" / "partial").glob("rollouts-*/shard-00000.parquet.sum")), 300)
+        assert wait_until(
+            lambda: list((home / "store" / "partial").glob("rollouts-*/shard-00000.parquet.sum")),
+            300,
+        )
     finally:
         started.send_signal(signal.SIGKILL)
         started.wait()
@@ -167,7 +268,7 @@ def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path: Path
     assert {**one, "per_problem": None} == {**two, "per_problem": None}
 
 
-# ----------------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_what_is_wrong_is_said_in_one_line(home: Path):

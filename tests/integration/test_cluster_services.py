@@ -1,4 +1,6 @@
-"""The services of docker/compose.yaml work together: databases, servers, nodes and a campaign on them (see cluster_lab)."""
+"""The services of docker/compose.yaml work together: databases, servers, nodes and a campaign on
+them (see cluster_lab).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ import sqlalchemy as sa
 from cluster_lab import NODES, SERVICES, Cluster, copy_code, database_server, fetch
 from helpers import SHRUNK, no_process_left, processes_of, python, sets, wait_until
 
-from deployments.platform import free_port
+from deployments.servers.local_platform import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -34,7 +36,12 @@ def cluster() -> Iterator[Cluster]:
     copy_code(folder / "code")
     try:
         with database_server(folder / "postgres", given["POSTGRES_PASSWORD"]) as port:
-            one = Cluster(folder, folder / "code", given, {name: free_port() for name in (*SERVICES, "health")} | {"postgres": port})
+            one = Cluster(
+                folder,
+                folder / "code",
+                given,
+                {name: free_port() for name in (*SERVICES, "health")} | {"postgres": port},
+            )
             one.run("databases")
             one.start("prefect-server")
             one.start("mlflow")
@@ -43,7 +50,9 @@ def cluster() -> Iterator[Cluster]:
             for name in reversed(list(one.started)):
                 one.stop(name)
     finally:
-        left = {name: no_process_left(folder / name, 5.0) for name in (*SERVICES, "databases", "erpd")}
+        left = {
+            name: no_process_left(folder / name, 5.0) for name in (*SERVICES, "databases", "erpd")
+        }
         for process in [process for name in left for process in processes_of(folder / name)]:
             process.kill()
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,11 +64,12 @@ def nodes(cluster: Cluster) -> Cluster:
     """The rest: a Ray head, two Ray workers, and what runs flows, which is a node without CPUs."""
     for name in NODES:
         cluster.start(name)
-        cluster.wait(name)  # of Ray nodes that start at one time on one machine, some do not come up
+        # of Ray nodes that start at one time on one machine, some do not come up
+        cluster.wait(name)
     return cluster
 
 
-# --------------------------------------------------------------------------------------------------------------- databases
+# ---------------------------------------------------------------------------------------- databases
 
 
 @pytest.mark.parametrize(
@@ -70,10 +80,14 @@ def nodes(cluster: Cluster) -> Cluster:
         ("mlflow", "MLFLOW_DB_PASSWORD", {"mlflow", "mlflow_auth"}),
     ],
 )
-def test_a_role_gets_into_its_own_databases_with_its_password_only(cluster: Cluster, role: str, variable: str, own: set[str]) -> None:
+def test_a_role_gets_into_its_own_databases_with_its_password_only(
+    cluster: Cluster, role: str, variable: str, own: set[str]
+) -> None:
     for database in ("erpd", "prefect", "mlflow", "mlflow_auth"):
         if database in own:
-            assert cluster.sql(role, cluster.given[variable], database, "SELECT current_user") == [(role,)]
+            assert cluster.sql(role, cluster.given[variable], database, "SELECT current_user") == [
+                (role,)
+            ]
         else:
             with pytest.raises(sa.exc.OperationalError, match="permission denied for database"):
                 cluster.sql(role, cluster.given[variable], database, "SELECT 1")
@@ -103,22 +117,37 @@ registry = open_registry()
 registry.campaign_started("one-0123456789", "one", "tiny", {"seed": 1})
 print([(one.id, one.status) for one in registry.campaigns()])
 """
-    done = python(script, home=cluster.folder / "erpd", **{name: variables[name] for name in ("ERPD_REGISTRY_URL", "PGPASSWORD")})
+    done = python(
+        script,
+        home=cluster.folder / "erpd",
+        **{name: variables[name] for name in ("ERPD_REGISTRY_URL", "PGPASSWORD")},
+    )
     assert done.returncode == 0, done.stderr
     assert "('one-0123456789', 'running')" in done.stdout
-    assert cluster.sql("erpd", cluster.given["ERPD_DB_PASSWORD"], "erpd", "SELECT count(*) FROM alembic_version") == [(1,)]
+    assert cluster.sql(
+        "erpd", cluster.given["ERPD_DB_PASSWORD"], "erpd", "SELECT count(*) FROM alembic_version"
+    ) == [(1,)]
 
 
-# ----------------------------------------------------------------------------------------------------------------- servers
+# ------------------------------------------------------------------------------------------ servers
 
 
 def test_prefect_answers_who_has_the_password_and_nobody_else(cluster: Cluster) -> None:
     api = cluster.url("prefect-server") + "/api"
     right = f"admin:{cluster.given['PREFECT_PASSWORD']}"
     assert fetch(f"{api}/health") == (200, True)
-    assert [fetch(f"{api}/flows/count", user, {})[0] for user in ("", "admin:guess", right)] == [401, 401, 200]
+    assert [fetch(f"{api}/flows/count", user, {})[0] for user in ("", "admin:guess", right)] == [
+        401,
+        401,
+        200,
+    ]
     assert fetch(f"{api}/admin/version")[0] == 401
-    assert cluster.sql("prefect", cluster.given["PREFECT_DB_PASSWORD"], "prefect", "SELECT count(*) FROM alembic_version") == [(1,)]
+    assert cluster.sql(
+        "prefect",
+        cluster.given["PREFECT_DB_PASSWORD"],
+        "prefect",
+        "SELECT count(*) FROM alembic_version",
+    ) == [(1,)]
     page = fetch(cluster.url("prefect-server") + "/", Accept="text/html")
     assert page[0] == 200 and "<html" in page[1] and (cluster.folder / "erpd" / "ui").is_dir()
 
@@ -128,12 +157,21 @@ def test_mlflow_answers_who_has_the_password_and_nobody_else(cluster: Cluster) -
     search = f"{url}/api/2.0/mlflow/experiments/search?max_results=5"
     right = f"admin:{cluster.given['MLFLOW_PASSWORD']}"
     assert fetch(f"{url}/health")[0] == 200
-    assert [fetch(search, user)[0] for user in ("", "admin:guess", "admin:password1234", right)] == [401, 401, 401, 200]
-    assert [fetch(search, right, Host=host)[0] for host in ("mlflow:5000", "localhost:5000", "elsewhere.example")] == [200, 200, 403]
+    assert [
+        fetch(search, user)[0] for user in ("", "admin:guess", "admin:password1234", right)
+    ] == [401, 401, 401, 200]
+    assert [
+        fetch(search, right, Host=host)[0]
+        for host in ("mlflow:5000", "localhost:5000", "elsewhere.example")
+    ] == [200, 200, 403]
 
 
 def test_a_metric_and_a_file_said_to_mlflow_are_read_back(cluster: Cluster) -> None:
-    variables = {name: value for name, value in cluster.environment("prefect-worker").items() if name.startswith("MLFLOW_TRACKING_")}
+    variables = {
+        name: value
+        for name, value in cluster.environment("prefect-worker").items()
+        if name.startswith("MLFLOW_TRACKING_")
+    }
     script = """
 import sys
 from tasks.tracking import Tracker
@@ -148,35 +186,47 @@ print(run.id)
     run, user = done.stdout.split()[-1], f"admin:{cluster.given['MLFLOW_PASSWORD']}"
     api = cluster.url("mlflow") + "/api/2.0/mlflow"
     status, history = fetch(f"{api}/metrics/get-history?run_id={run}&metric_key=train/loss", user)
-    assert status == 200 and [(point["step"], point["value"]) for point in history["metrics"]] == [(3, 0.25)]
+    assert status == 200 and [(point["step"], point["value"]) for point in history["metrics"]] == [
+        (3, 0.25)
+    ]
     assert fetch(f"{api}/runs/get?run_id={run}")[0] == 401
     (written,) = (cluster.folder / "mlflow").rglob("said.txt")
     assert written.read_text() == "hello"
 
 
-# ------------------------------------------------------------------------------------------------------------------- nodes
+# -------------------------------------------------------------------------------------------- nodes
 
 
 def test_ray_takes_those_who_have_its_token_and_nobody_else(nodes: Cluster) -> None:
     script = """
 import sys
-from tasks.home import prepare
+from tasks.host.home import prepare
 prepare()
 from erpd_core.config import RuntimeConfig
-from tasks.resources import cluster_nodes
+from tasks.execution.ray_cluster import cluster_nodes
 print(sorted(node.cpus for node in cluster_nodes(RuntimeConfig(ray_address=sys.argv[1], cpus=1))))
 """
     right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": nodes.given["RAY_AUTH_TOKEN"]}
     wrong = [right | {"RAY_AUTH_TOKEN": "guess"}, {"RAY_AUTH_MODE": "disabled"}]
 
     def join(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        return python(script, nodes.address("ray-head"), home=nodes.folder / "erpd", RAY_TMPDIR=str(nodes.folder), **variables)
+        return python(
+            script,
+            nodes.address("ray-head"),
+            home=nodes.folder / "erpd",
+            RAY_TMPDIR=str(nodes.folder),
+            **variables,
+        )
 
     with ThreadPoolExecutor(3) as pool:
         let_in, *refused = pool.map(join, [right, *wrong])
     assert let_in.stdout == "[0, 0, 1.0, 1.0]\n", let_in.stderr
     for done in refused:
-        assert done.returncode != 0 and "cannot join the Ray cluster" in done.stderr and not done.stdout, done.stderr
+        assert (
+            done.returncode != 0
+            and "cannot join the Ray cluster" in done.stderr
+            and not done.stdout
+        ), done.stderr
 
 
 def test_what_the_cluster_has_no_room_for_is_refused_before_anything_starts(nodes: Cluster) -> None:
@@ -184,10 +234,10 @@ def test_what_the_cluster_has_no_room_for_is_refused_before_anything_starts(node
     variables = nodes.environment("prefect-worker")
     script = """
 import sys
-from tasks.home import prepare
+from tasks.host.home import prepare
 prepare()
-from flows.inputs import check_inputs
-from flows.recipes import load_recipe
+from flows.steps.preflight import check_inputs
+from flows.recipes.load import load_recipe
 for change in sys.argv[1:]:
     try:
         check_inputs(load_recipe("tiny", ["runtime.cpus=1", *change.split()]))
@@ -198,18 +248,39 @@ for change in sys.argv[1:]:
     cases = {
         "runtime.trainers=2": "fits",
         "runtime.cpus=2": "runtime.cpus: sampling asks for 2 CPU on one node",
-        "runtime.trainers=4": "runtime.trainers: 4 trainers, who start together, ask for 1 CPU each: there is room for 2",
-        "runtime.samplers=2 runtime.sampler_cpus=3": "runtime.sampler_cpus: a sampler asks for 3 CPU on one node",
+        "runtime.trainers=4": "runtime.trainers: 4 trainers, who start together, ask for 1 CPU "
+        "each: "
+        "there is "
+        "room for 2",
+        "runtime.samplers=2 runtime.sampler_cpus=3": "runtime.sampler_cpus: a sampler asks for 3 "
+        "CPU on "
+        "one node",
     }
-    there = f"and the Ray cluster at {nodes.address('ray-head')} has 2 nodes of 1 CPU 0 GPU and 2 nodes of 0 CPU 0 GPU; "
-    command = [sys.executable, "-m", "deployments.cli", "run", "tiny", "--json", *sets(["runtime.cpus=1", "runtime.gpus=8"])]
+    there = (
+        f"and the Ray cluster at {nodes.address('ray-head')} has 2 nodes of 1 CPU 0 GPU and 2 "
+        f"nodes of 0 CPU 0 GPU; "
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.cli",
+        "run",
+        "tiny",
+        "--json",
+        *sets(["runtime.cpus=1", "runtime.gpus=8"]),
+    ]
     with ThreadPoolExecutor(2) as pool:
         checked = pool.submit(python, script, *cases, home=nodes.folder / "erpd", **variables)
-        ran = subprocess.run(command, cwd=nodes.code, env=variables, capture_output=True, text=True, timeout=300)
+        ran = subprocess.run(
+            command, cwd=nodes.code, env=variables, capture_output=True, text=True, timeout=300
+        )
     for line, said in zip(checked.result().stdout.splitlines(), cases.values(), strict=True):
         assert line.startswith(said) and (line == "fits" or there in line)
     assert (ran.returncode, ran.stdout) == (2, ""), ran.stderr
-    said = f"runtime.gpus: sampling asks for 1 CPU and 8 GPU on one node, {there}lower runtime.gpus, or add nodes"
+    said = (
+        f"runtime.gpus: sampling asks for 1 CPU and 8 GPU on one node, {there}lower "
+        f"runtime.gpus, or add nodes"
+    )
     assert ran.stderr.splitlines()[-1] == f"erpd: {said}" and "Traceback" not in ran.stderr
     tiny = "SELECT count(*) FROM campaigns WHERE name = 'tiny'"
     assert nodes.sql("erpd", nodes.given["ERPD_DB_PASSWORD"], "erpd", tiny) == [(0,)]
@@ -222,24 +293,50 @@ def test_flows_are_deployed_once_for_a_version_of_the_code(nodes: Cluster) -> No
     assert set(deployed) == {"campaign", "iteration", "online", "ablation", "evaluation", "report"}
     for one in deployed.values():
         assert one["work_pool_name"] == "gpu" and one["description"] and one["tags"][0] == "erpd"
-        assert one["global_concurrency_limit"]["limit"] == 1 and one["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-        assert one["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(nodes.code)}}]
+        assert (
+            one["global_concurrency_limit"]["limit"] == 1
+            and one["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        )
+        assert one["pull_steps"] == [
+            {"prefect.deployments.steps.set_working_directory": {"directory": str(nodes.code)}}
+        ]
     (nightly,) = deployed["iteration"]["schedules"]
-    assert nightly["active"] is False and nightly["slug"] == "nightly" and nightly["parameters"]["more"] == 1
+    assert (
+        nightly["active"] is False
+        and nightly["slug"] == "nightly"
+        and nightly["parameters"]["more"] == 1
+    )
     path = f"/deployments/{deployed['iteration']['id']}/schedules/{nightly['id']}"
     nodes.prefect(path, {"active": True}, "PATCH")
-    subprocess.run([nodes.code / "docker" / "deploy.sh"], env=nodes.environment("prefect-worker"), check=True, timeout=120)
+    subprocess.run(
+        [nodes.code / "docker" / "deploy.sh"],
+        env=nodes.environment("prefect-worker"),
+        check=True,
+        timeout=120,
+    )
     (again,) = nodes.prefect(f"/deployments/{deployed['iteration']['id']}")["schedules"]
     nodes.prefect(path, {"active": False}, "PATCH")
     assert again["active"] is True, "what was switched on in the UI was switched off by a restart"
 
 
-def test_a_campaign_asked_of_prefect_runs_on_two_nodes_and_is_seen_everywhere(nodes: Cluster) -> None:
-    (deployment,) = nodes.prefect("/deployments/filter", {"deployments": {"name": {"any_": ["campaign"]}}})
-    changes = [*SHRUNK, "runtime.cpus=1", "runtime.trainers=2", "teacher.steps=24", "teacher.keep=[12]"]
+def test_a_campaign_asked_of_prefect_runs_on_two_nodes_and_is_seen_everywhere(
+    nodes: Cluster,
+) -> None:
+    (deployment,) = nodes.prefect(
+        "/deployments/filter", {"deployments": {"name": {"any_": ["campaign"]}}}
+    )
+    changes = [
+        *SHRUNK,
+        "runtime.cpus=1",
+        "runtime.trainers=2",
+        "teacher.steps=24",
+        "teacher.keep=[12]",
+    ]
     changes += ["decision.mode=fixed", "decision.fixed=[S1]"]
     parameters = {"what": {"kind": "recipe", "recipe": "tiny", "iterations": 1, "changes": changes}}
-    run = nodes.prefect(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+    run = nodes.prefect(
+        f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}
+    )
 
     seen: dict[str, set[str]] = {name: set() for name in NODES}
 
@@ -248,23 +345,36 @@ def test_a_campaign_asked_of_prefect_runs_on_two_nodes_and_is_seen_everywhere(no
             seen[name] |= nodes.at_work(name)
         return str(nodes.prefect(f"/flow_runs/{run['id']}")["state"]["type"])
 
-    assert wait_until(lambda: time.sleep(0.5) or state() in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"), 600)
+    assert wait_until(
+        lambda: time.sleep(0.5) or state() in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"), 600
+    )
     print(seen)
     assert state() == "COMPLETED", nodes.log("prefect-worker")[-4000:]
     completed = "SELECT id FROM campaigns WHERE status = 'completed'"
     ((known,),) = nodes.sql("erpd", nodes.given["ERPD_DB_PASSWORD"], "erpd", completed)
     assert (nodes.folder / "erpd" / "reports" / known / "report.html").is_file()
-    tracked = f"SELECT count(DISTINCT run_uuid) FROM tags WHERE key = 'erpd.campaign' AND value = '{known}'"
+    tracked = (
+        f"SELECT count(DISTINCT run_uuid) FROM tags WHERE key = 'erpd.campaign' AND value = "
+        f"'{known}'"
+    )
     ((runs,),) = nodes.sql("mlflow", nodes.given["MLFLOW_DB_PASSWORD"], "mlflow", tracked)
     assert runs > 1
-    assert "Worker.train" in seen["ray-worker"] & seen["ray-worker-2"], "two trainers of one gang, each on a node of its own"
+    assert "Worker.train" in seen["ray-worker"] & seen["ray-worker-2"], (
+        "two trainers of one gang, each on a node of its own"
+    )
     stages = {"rollouts", "score", "evaluate"}
     assert seen["ray-worker"] & stages and seen["ray-worker-2"] & stages
-    assert seen["prefect-worker"] == {"train", "distill"} and not seen["ray-head"], "what waits for trainers is beside the flow"
+    assert seen["prefect-worker"] == {"train", "distill"} and not seen["ray-head"], (
+        "what waits for trainers is beside the flow"
+    )
 
 
 def test_every_service_ends_when_it_is_told_to(nodes: Cluster) -> None:
-    """The last test: it stops them all. As an engine would, by SIGTERM to the first process of each."""
+    """The last test: it stops them all. As an engine would, by SIGTERM to the first process of
+    each.
+    """
     print("memory, MB:", {name: nodes.megabytes(name) for name in nodes.started})
-    assert {name: nodes.stop(name) for name in reversed(list(nodes.started))} == {name: [] for name in SERVICES}
+    assert {name: nodes.stop(name) for name in reversed(list(nodes.started))} == {
+        name: [] for name in SERVICES
+    }
     print("seconds:", {name: round(seconds, 1) for name, seconds in nodes.seconds.items()})

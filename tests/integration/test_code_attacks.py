@@ -1,6 +1,8 @@
-"""Programs that attack: none is judged correct, none does harm, nothing of them is left, at every isolation level this machine has.
+"""Programs that attack: none is judged correct, none does harm, nothing of them is left, at every
+isolation level this machine has.
 
-The expected output of every case is 42 (a function's: 42); what a program can find or forge without computing it must not be enough.
+The expected output of every case is 42 (a function's: 42); what a program can find or forge without
+computing it must not be enough.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def left_over(before: set[int]) -> set[int]:
 
 
 def sandboxed() -> set[int]:
-    """Everything that was started as a runner and lives: all that a program forks has the runner's command line."""
+    """Everything that was started as a runner and lives: all that a program forks has the
+    runner's command line.
+    """
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -66,47 +70,71 @@ def sandboxed() -> set[int]:
 
 
 def verdict(grader: CodeGrader, code: str, fn_name: str | None = None) -> str:
-    (outcome,) = grader.run([(code, read_tests({"inputs": ["1"], "outputs": ["42"], "fn_name": fn_name}))])
+    (outcome,) = grader.run(
+        [(code, read_tests({"inputs": ["1"], "outputs": ["42"], "fn_name": fn_name}))]
+    )
     assert (outcome.verdict == "correct") == bool(outcome.passed)
     return outcome.verdict
 
 
 BOMBS = {
-    "fork bomb": ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", {"timeout", "error"}),
-    "thread bomb": ("import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,)).start()", {"error"}),
+    "fork bomb": (
+        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+        {"timeout", "error"},
+    ),
+    "thread bomb": (
+        "import threading, time\nwhile True: threading.Thread(target=time.sleep, "
+        "args=(99,)).start()",
+        {"error"},
+    ),
     "memory": ("x = []\nwhile True: x.append(bytearray(10**7))", {"error"}),
     "memory of many": (
-        "import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        x = bytearray(b'x') * (100 << 20)\n        time.sleep(99)\n"
+        "import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        x = "
+        "bytearray(b'x') * (100 << 20)\n        time.sleep(99)\n"
         "time.sleep(99)",
         {"error"},
     ),
     "endless output": ("while True: print('x' * 1000)", {"error"}),
-    "endless error output": ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", {"timeout"}),
+    "endless error output": (
+        "import sys\nwhile True: print('x' * 1000, file=sys.stderr)",
+        {"timeout"},
+    ),
     "endless result": ("import os\nwhile True: os.write(3, b'x' * 65536)", {"error"}),
     "large file": ("f = open('f', 'wb')\nwhile True: f.write(bytes(1 << 20))", {"error"}),
-    "many files": ("n = 0\nwhile True:\n    n += 1\n    open(f'f{n}', 'wb').write(bytes(8 << 20))", {"error", "timeout"}),
+    "many files": (
+        "n = 0\nwhile True:\n    n += 1\n    open(f'f{n}', 'wb').write(bytes(8 << 20))",
+        {"error", "timeout"},
+    ),
     "open files": ("x = []\nwhile True: x.append(open('f', 'w'))", {"error"}),
     "recursion": ("def f(n): return f(n + 1) + 1\nprint(f(0))", {"error"}),
-    "recursion without limit": ("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return max(f(n + 1), 1)\nf(0)", {"error", "timeout"}),
+    "recursion without limit": (
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return max(f(n + 1), 1)\nf(0)",
+        {"error", "timeout"},
+    ),
     "deep source": ("(" * 100_000 + ")" * 100_000, {"error"}),
     "big power": ("print(10**10**10)", {"error", "timeout"}),
     "busy": ("while True: pass", {"timeout"}),
     "sleep": ("import time\ntime.sleep(99)", {"timeout"}),
     "another program": ("import os\nos.execv('/usr/bin/sleep', ['sleep', '99'])", {"timeout"}),
     "signals off": (
-        "import signal, time\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
+        "import signal, time\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n "
+        "   except (OSError, ValueError): pass\n"
         "while True: time.sleep(1)",
         {"timeout"},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
 def test_bombs_are_contained(grader: CodeGrader) -> None:
     tests = read_tests({"inputs": ["1"], "outputs": ["42"]})
     began = time.monotonic()
-    outcomes = dict(zip(BOMBS, grader.run([(code, tests) for code, _ in BOMBS.values()]), strict=True))
-    assert {name: outcome for name, outcome in outcomes.items() if outcome.verdict not in BOMBS[name][1]} == {}
+    outcomes = dict(
+        zip(BOMBS, grader.run([(code, tests) for code, _ in BOMBS.values()]), strict=True)
+    )
+    assert {
+        name: outcome for name, outcome in outcomes.items() if outcome.verdict not in BOMBS[name][1]
+    } == {}
     assert time.monotonic() - began < len(BOMBS) * (LIMITS.deadline + 10)
     assert verdict(grader, "print(42)") == "correct"
 
@@ -118,7 +146,8 @@ SIGNALS = [
     "import os, signal\nos.killpg(0, signal.SIGKILL)",
     "import os, signal\nos.kill(1, signal.SIGKILL)",
     "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'kill -9 {pid}; kill -9 -1'])\nprint(41)",
-    "import ctypes, os\nctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)\nctypes.CDLL(None).kill(os.getppid(), 9)\nprint(41)",
+    "import ctypes, os\nctypes.CDLL(None).ptrace(16, os.getppid(), 0, "
+    "0)\nctypes.CDLL(None).kill(os.getppid(), 9)\nprint(41)",
     "import resource, os\nresource.prlimit({pid}, resource.RLIMIT_CPU, (1, 1))",
     "import os\nos.setpriority(os.PRIO_PROCESS, {pid}, 19)\nprint(41)",
 ]
@@ -126,8 +155,14 @@ SIGNALS = [
 
 def test_signals_reach_nobody(grader: CodeGrader) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
-        code = [attack.replace("{pid}", str(pid)) for attack in SIGNALS for pid in (os.getpid(), bystander.pid)]
-        outcomes = grader.run([(attack, read_tests({"inputs": ["1"], "outputs": ["42"]})) for attack in code])
+        code = [
+            attack.replace("{pid}", str(pid))
+            for attack in SIGNALS
+            for pid in (os.getpid(), bystander.pid)
+        ]
+        outcomes = grader.run(
+            [(attack, read_tests({"inputs": ["1"], "outputs": ["42"]})) for attack in code]
+        )
         assert {outcome.verdict for outcome in outcomes} <= {"wrong", "error"}
         assert bystander.poll() is None
         assert bystander.communicate(b"\n") and bystander.returncode == 0
@@ -163,11 +198,13 @@ for place in {places!r}:
         except OSError:
             pass
 print(done)
-"""
+"""  # noqa: E501
     with Sandbox(level_of(grader), attack, None, LIMITS, slot=0) as sandbox:
         ran = sandbox.run(b"")
     assert ran.output.decode().strip() == "[]"
-    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"] and secret.read_text() == "42"
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "answers.jsonl"
+    ] and secret.read_text() == "42"
 
 
 def level_of(grader: CodeGrader) -> Level:
@@ -176,7 +213,9 @@ def level_of(grader: CodeGrader) -> Level:
 
 
 def test_the_expected_output_is_nowhere_to_be_found(grader: CodeGrader) -> None:
-    """It looks at all memory, files, environments and descriptors it can reach, and prints what looks like an answer."""
+    """It looks at all memory, files, environments and descriptors it can reach, and prints what
+    looks like an answer.
+    """
     attack = r"""
 import gc, os, re, sys
 found = set()
@@ -207,11 +246,14 @@ for pid in {1, os.getppid(), os.getpid()}:
                 memory.seek(start); look(memory.read(end - start))
     except (OSError, ValueError, OverflowError): pass
 print("\n".join(x.decode() for x in found) or "nothing")
-"""
+"""  # noqa: E501
     expected = f"expected-{int.from_bytes(os.urandom(6), 'big') + 1000}"
-    patient = LIMITS.model_copy(update={"deadline": 60.0, "after_failure": 60.0})  # it has much to read, and must be let read all of it
+    # it has much to read, and must be let read all of it
+    patient = LIMITS.model_copy(update={"deadline": 60.0, "after_failure": 60.0})
     with CodeGrader(workers=1, limits=patient, level=level_of(grader)) as searched:
-        (outcome,) = searched.run([(attack, read_tests({"inputs": ["1", "2"], "outputs": [expected, expected]}))])
+        (outcome,) = searched.run(
+            [(attack, read_tests({"inputs": ["1", "2"], "outputs": [expected, expected]}))]
+        )
     assert outcome == Outcome("wrong", 0, 2, level_of(grader))
     with Sandbox(level_of(grader), attack, None, patient, slot=0) as sandbox:
         assert sandbox.run(b"").output == b"nothing\n"
@@ -224,7 +266,7 @@ for fd in range(256):
     for data in (b'{"done": true}', record, b'{"ready": true}\n', b'{"value": 41}', b'{"verdict": "correct", "passed": 1}'):
         try: os.write(fd, data)
         except OSError: pass
-"""
+"""  # noqa: E501
 TRICKS = {
     "exit without output": "import os\nos._exit(0)",
     "exit after the right output": "import os\nprint(42, flush=True)\nos._exit(0)",
@@ -236,22 +278,30 @@ TRICKS = {
     "every descriptor closed": "import os\nos.closerange(0, 1000)\nprint(42)",
     "descriptors mixed": "import os\nfor fd in range(3): os.dup2(3, fd)\nprint(42)",
     "patched modules": (
-        "import builtins, json, os, sys\nclass Yes(str):\n    def __eq__(self, other): return True\n    def __hash__(self): return 0\n"
-        "builtins.str = Yes\njson.loads = json.dumps = lambda *a, **k: Yes()\nos.write = lambda fd, data: len(data)\n"
-        "sys.stdout.write = lambda text: len(text)\nos._exit = lambda code: None\nsys.exit = lambda *a: None"
+        "import builtins, json, os, sys\nclass Yes(str):\n    def __eq__(self, other): return "
+        "True\n    def __hash__(self): return 0\n"
+        "builtins.str = Yes\njson.loads = json.dumps = lambda *a, **k: Yes()\nos.write = lambda "
+        "fd, data: len(data)\n"
+        "sys.stdout.write = lambda text: len(text)\nos._exit = lambda code: None\nsys.exit = "
+        "lambda *a: None"
     ),
     "patched caller": (
-        "import sys\nframe = sys._getframe()\nwhile frame:\n    for space in (frame.f_globals, frame.f_locals):\n"
-        "        for name in ('same_output', 'judge_case', 'expected', 'read_tests'):\n            space[name] = lambda *a, **k: True\n"
+        "import sys\nframe = sys._getframe()\nwhile frame:\n    for space in (frame.f_globals, "
+        "frame.f_locals):\n"
+        "        for name in ('same_output', 'judge_case', 'expected', 'read_tests'):\n           "
+        " space[name] = lambda *a, **k: True\n"
         "    frame = frame.f_back"
     ),
     "daemon": (
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        while True:\n            time.sleep(0.05)\n"
-        "            try: os.write(1, b'42\\n'); os.write(3, b'{\"done\": true}')\n            except OSError: pass\n    os._exit(0)\n"
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        "
+        "while True:\n            time.sleep(0.05)\n"
+        "            try: os.write(1, b'42\\n'); os.write(3, b'{\"done\": true}')\n            "
+        "except OSError: pass\n    os._exit(0)\n"
         "print(41)"
     ),
-    "child answers later": "import os, time\nif os.fork() == 0:\n    time.sleep(1)\n    print(42)\n",
-}  # fmt: skip
+    "child answers later": "import os, time\nif os.fork() == 0:\n    time.sleep(1)\n    "
+    "print(42)\n",
+}
 
 
 @pytest.mark.parametrize("name", TRICKS)
@@ -260,9 +310,11 @@ def test_tricks_are_not_correct(grader: CodeGrader, name: str) -> None:
 
 
 FUNCTION_TRICKS = {
-    "equal to everything": "class Yes:\n    def __eq__(self, other): return True\ndef f(x): return Yes()",
+    "equal to everything": "class Yes:\n    def __eq__(self, other): return True\ndef f(x): return "
+    "Yes()",
     "number equal to everything": (
-        "class Yes(int):\n    def __eq__(self, other): return True\n    def __repr__(self): return '42'\ndef f(x): return Yes(41)"
+        "class Yes(int):\n    def __eq__(self, other): return True\n    def __repr__(self): "
+        "return '42'\ndef f(x): return Yes(41)"
     ),
     "array of everything": "class Yes:\n    def tolist(self): return self\ndef f(x): return Yes()",
     "forged": FORGED + "def f(x): return 41",
@@ -273,7 +325,7 @@ FUNCTION_TRICKS = {
     "loop": "def f(x):\n    x = []\n    x.append(x)\n    return x",
     "deep": "def f(x):\n    x = []\n    for _ in range(10**5): x = [x]\n    return x",
     "generator": "def f(x): yield 42",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FUNCTION_TRICKS)
@@ -284,14 +336,20 @@ def test_tricks_of_functions_are_not_correct(grader: CodeGrader, name: str) -> N
 def test_no_network(grader: CodeGrader) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
-        attack = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 2)\nprint(42)"
+        attack = (
+            f"import socket\nsocket.create_connection(('127.0.0.1', "
+            f"{server.getsockname()[1]}), 2)\nprint(42)"
+        )
         assert verdict(grader, attack) == "error"
         with pytest.raises(TimeoutError):
             server.accept()
 
 
 def test_what_a_case_starts_ends_with_it(level: Level) -> None:
-    code = "import os, time\nif input() == 'fork':\n    for _ in range(5):\n        if os.fork() == 0: os.setsid(), time.sleep(99)\n"
+    code = (
+        "import os, time\nif input() == 'fork':\n    for _ in range(5):\n        if os.fork() "
+        "== 0: os.setsid(), time.sleep(99)\n"
+    )
     others = sandboxed()
     with Sandbox(level, code, None, LIMITS, slot=0) as sandbox:
         sandbox.run(b"no")
@@ -305,11 +363,18 @@ def test_what_a_case_starts_ends_with_it(level: Level) -> None:
 def test_a_sandbox_ends_with_a_parent_that_was_killed(level: Level, busy: bool) -> None:
     code = (
         "import sys\nfrom tasks.grading.code.sandbox import Sandbox, Limits\n"
-        f"s = Sandbox({level!r}, 'import os, time\\nos.fork()\\ntime.sleep(99)', None, Limits(deadline=60), 0)\n"
+        f"s = Sandbox({level!r}, 'import os, time\\nos.fork()\\ntime.sleep(99)', None, "
+        f"Limits(deadline=60), 0)\n"
         "print('up', flush=True)\n" + ("s.run(b'')" if busy else "input()")
     )
     before = sandboxed()
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "up\n"
         time.sleep(0.5)
@@ -321,11 +386,14 @@ def test_a_sandbox_ends_with_a_parent_that_was_killed(level: Level, busy: bool) 
 def test_the_number_of_processes_is_the_sandbox_s_own(level: Level) -> None:
     """Others of the same user count neither for nor against it."""
     code = (
-        "import os, time\nn = 0\ntry:\n    while True:\n        if os.fork() == 0: time.sleep(99)\n        n += 1\nexcept OSError: print(n)"
+        "import os, time\nn = 0\ntry:\n    while True:\n        if os.fork() == 0: "
+        "time.sleep(99)\n        n += 1\nexcept OSError: print(n)"
     )
     with Sandbox(level, code, None, LIMITS, slot=0) as sandbox:
         forked = int(sandbox.run(b"").output)
-    most = LIMITS.processes + (8 if level != "limits" or os.geteuid() == 0 else tasks_of(os.geteuid()) // 2)
+    most = LIMITS.processes + (
+        8 if level != "limits" or os.geteuid() == 0 else tasks_of(os.geteuid()) // 2
+    )
     assert LIMITS.processes // 2 < forked <= most
 
 
@@ -334,4 +402,9 @@ def test_reports_say_what_was_measured() -> None:
     assert name.startswith(level)
     with CodeGrader(workers=1) as grader:
         (outcome,) = grader.run([("print(42)", read_tests({"inputs": ["1"], "outputs": ["42"]}))])
-    assert json.loads(json.dumps(outcome.__dict__)) == {"verdict": "correct", "passed": 1, "total": 1, "isolation": name}
+    assert json.loads(json.dumps(outcome.__dict__)) == {
+        "verdict": "correct",
+        "passed": 1,
+        "total": 1,
+        "isolation": name,
+    }

@@ -1,4 +1,6 @@
-"""A finished home whose every part is damaged: each is named, and the same command ends in the same numbers."""
+"""A finished home whose every part is damaged: each is named, and the same command ends in the
+same numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from typing import Any
 import pytest
 from helpers import Campaign, erpd, flip_a_bit, numbers, run_campaign
 
-from tasks.manifest import MANIFEST
-from tasks.progress import follow
+from tasks.execution.progress import follow
 from tasks.registry import Registry
 from tasks.store import Store
+from tasks.store.manifest import MANIFEST
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KINDS = ("policy", "problems", "rollouts", "column", "training", "evaluation")
@@ -24,11 +26,15 @@ KINDS = ("policy", "problems", "rollouts", "column", "training", "evaluation")
 
 def told(home: Path) -> list[dict[str, Any]]:
     """Every whole event: a full disk cuts the last one short."""
-    return [event for path in (home / "logs").glob("*.events.jsonl") for event in follow(path, 0)[0]]
+    return [
+        event for path in (home / "logs").glob("*.events.jsonl") for event in follow(path, 0)[0]
+    ]
 
 
 def harm_every_part(home: Path) -> dict[str, str]:
-    """Damage one artifact of each kind, and both databases that are views; what names each of them -> the part."""
+    """Damage one artifact of each kind, and both databases that are views; what names each of
+    them -> the part.
+    """
     store, harmed = Store(home / "store"), {}
     with closing(Registry(f"sqlite:///{home / 'registry.db'}")) as registry:
         (campaign,) = registry.campaigns()
@@ -38,7 +44,8 @@ def harm_every_part(home: Path) -> dict[str, str]:
         artifact = of_kind[kind][0]
         folder = store.path(artifact)
         largest = max(
-            (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST), key=lambda path: path.stat().st_size
+            (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST),
+            key=lambda path: path.stat().st_size,
         )
         if number % 2:
             data = largest.read_bytes()
@@ -46,7 +53,10 @@ def harm_every_part(home: Path) -> dict[str, str]:
             largest.write_bytes(data[: len(data) // 2])
         else:
             flip_a_bit(largest)
-        harmed[f"{artifact}: {largest.relative_to(folder)} does not have the bytes its manifest promises"] = kind
+        harmed[
+            f"{artifact}: {largest.relative_to(folder)} does not have the bytes its manifest "
+            f"promises"
+        ] = kind
     manifest = store.path(of_kind["training"][-1]) / MANIFEST
     manifest.write_text(manifest.read_text().replace('"seconds": ', '"seconds": 1', 1))
     harmed[f"{manifest.parent.name}: {MANIFEST} is not readable"] = "manifest"
@@ -75,7 +85,9 @@ def test_every_damaged_part_is_named_and_made_again(folder: Path, undisturbed: C
     ours, theirs = Store(folder / "home" / "store"), Store(undisturbed.home / "store")
     for kind in KINDS:
         assert ours.artifacts(kind) == theirs.artifacts(kind)
-        assert [damage for artifact in ours.artifacts(kind) if (damage := ours.damage(artifact))] == []
+        assert [
+            damage for artifact in ours.artifacts(kind) if (damage := ours.damage(artifact))
+        ] == []
     assert len(list((ours.root / "damaged").iterdir())) >= 7
 
     with (folder / "home" / "registry.db").open("r+b") as file:
@@ -83,4 +95,7 @@ def test_every_damaged_part_is_named_and_made_again(folder: Path, undisturbed: C
     refused = erpd(*undisturbed.arguments, home=folder / "home")
     assert refused.returncode == 2 and refused.stdout == ""
     (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"erpd: the registry {folder / 'home' / 'registry.db'} is damaged (") and "put a backup in its place" in line
+    assert (
+        line.startswith(f"erpd: the registry {folder / 'home' / 'registry.db'} is damaged (")
+        and "put a backup in its place" in line
+    )

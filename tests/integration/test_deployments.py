@@ -1,4 +1,6 @@
-"""The deployed flows on the real platform: started as by their forms, queued, shown while they run, asked, cancelled, scheduled."""
+"""The deployed flows on the real platform: started as by their forms, queued, shown while they
+run, asked, cancelled, scheduled.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Platform:
 
     def api(self, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.links["prefect_api"] + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.links["prefect_api"] + path, data, {"Content-Type": "application/json"}
+        )
         for _ in range(5):
             try:
                 with urllib.request.urlopen(request, timeout=120) as response:
@@ -50,7 +54,10 @@ class Platform:
 
     def start(self, name: str, /, **parameters: Any) -> str:
         """The id of the flow run that a form with these parameters makes."""
-        return self.api(f"/deployments/{self.deployment(name)['id']}/create_flow_run", {"parameters": parameters})["id"]
+        return self.api(
+            f"/deployments/{self.deployment(name)['id']}/create_flow_run",
+            {"parameters": parameters},
+        )["id"]
 
     def refusal(self, name: str, /, **parameters: Any) -> str:
         """What the server says of parameters it does not take."""
@@ -67,34 +74,58 @@ class Platform:
         ends = ("Completed", "Failed", "Crashed", "Cancelled")
         wait_until(lambda: self.run(id)["state"]["name"] in (*states, *ends), patience)
         found = self.run(id)
-        assert found["state"]["name"] in states, (found["name"], found["state"]["name"], found["state"]["message"], self.log(id))
+        assert found["state"]["name"] in states, (
+            found["name"],
+            found["state"]["name"],
+            found["state"]["message"],
+            self.log(id),
+        )
         return found
 
     @contextmanager
     def cancelling(self, id: str) -> Iterator[str]:
-        """However the block ends, the run is cancelled: the next one asked for would wait behind it."""
+        """However the block ends, the run is cancelled: the next one asked for would wait behind
+        it.
+        """
         try:
             yield id
         finally:
-            self.api(f"/flow_runs/{id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+            self.api(
+                f"/flow_runs/{id}/set_state",
+                {"state": {"type": "CANCELLING", "name": "Cancelling"}},
+            )
 
     def until_at(self, id: str, label: str) -> None:
         """Until the run's log tells of this stage."""
-        wait_until(lambda: label in self.log(id) or self.run(id)["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), PATIENCE)
+        wait_until(
+            lambda: (
+                label in self.log(id)
+                or self.run(id)["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED")
+            ),
+            PATIENCE,
+        )
         assert label in self.log(id), (self.run(id)["state"]["message"], self.log(id))
 
     def artifacts(self, id: str) -> dict[str, dict[str, Any]]:
         """Key -> the artifact of a flow run; each is there once, changed in place."""
-        found = self.api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [id]}}, "limit": 200})
+        found = self.api(
+            "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [id]}}, "limit": 200}
+        )
         keys = [one["key"] for one in found]
         assert len(keys) == len(set(keys)), keys
         return {one["key"]: one for one in found}
 
     def children(self, id: str) -> list[dict[str, Any]]:
-        return self.api("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [id]}}, "sort": "START_TIME_ASC"})
+        return self.api(
+            "/flow_runs/filter",
+            {"flow_runs": {"parent_flow_run_id": {"any_": [id]}}, "sort": "START_TIME_ASC"},
+        )
 
     def log(self, id: str) -> str:
-        lines = self.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [id]}}, "sort": "TIMESTAMP_ASC", "limit": 200})
+        lines = self.api(
+            "/logs/filter",
+            {"logs": {"flow_run_id": {"any_": [id]}}, "sort": "TIMESTAMP_ASC", "limit": 200},
+        )
         return "\n".join(line["message"] for line in lines)
 
     def status_of(self, seed: int) -> str:
@@ -109,7 +140,8 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def platform(undisturbed: Campaign) -> Iterator[Platform]:
-    """Its home has the undisturbed campaign's artifacts: what is asked here in the same words is there already.
+    """Its home has the undisturbed campaign's artifacts: what is asked here in the same words is
+    there already.
 
     It lies where its path is short enough for Ray's sockets.
     """
@@ -128,7 +160,12 @@ def platform(undisturbed: Campaign) -> Iterator[Platform]:
 
 def shrunk(*changes: str, **more: Any) -> dict[str, Any]:
     """The form's `what` of the shrunk campaign."""
-    return {"kind": "recipe", "recipe": "tiny", **more, "changes": [*SHRUNK, "runtime.ray=off", *changes]}
+    return {
+        "kind": "recipe",
+        "recipe": "tiny",
+        **more,
+        "changes": [*SHRUNK, "runtime.ray=off", *changes],
+    }
 
 
 NAMES = {
@@ -145,11 +182,18 @@ def test_six_deployments_are_served_and_their_forms_say_what_they_ask(platform: 
     for name in NAMES.values():
         found = platform.deployment(name)
         schema = found["parameter_openapi_schema"]
-        assert found["description"] and "erpd" in found["tags"] and found["enforce_parameter_schema"], name
-        assert all(field.get("title") for field in schema["properties"].values()), (name, schema["properties"])
+        assert (
+            found["description"] and "erpd" in found["tags"] and found["enforce_parameter_schema"]
+        ), name
+        assert all(field.get("title") for field in schema["properties"].values()), (
+            name,
+            schema["properties"],
+        )
     forms = platform.deployment("campaign/campaign")["parameter_openapi_schema"]["definitions"]
     recipe = forms["FromRecipe"]["properties"]
-    assert {"tiny", "smollm2", "paper"} & set(recipe["recipe"]["enum"]) and "table1" not in recipe["recipe"]["enum"]
+    assert {"tiny", "smollm2", "paper"} & set(recipe["recipe"]["enum"]) and "table1" not in recipe[
+        "recipe"
+    ]["enum"]
     assert recipe["seed"]["description"] == "Another seed is another campaign."
     assert all(field.get("title") for field in recipe.values())
 
@@ -163,7 +207,9 @@ def test_six_deployments_are_served_and_their_forms_say_what_they_ask(platform: 
         ({"what": {"kind": "recipe", "recipe": "tiny", "colour": "red"}}, "colour"),
     ],
 )
-def test_what_a_form_cannot_mean_is_refused_before_a_run_is_made(platform: Platform, parameters: dict[str, Any], said: str):
+def test_what_a_form_cannot_mean_is_refused_before_a_run_is_made(
+    platform: Platform, parameters: dict[str, Any], said: str
+):
     before = platform.api("/flow_runs/count", {})
     assert said in platform.refusal("campaign/campaign", **parameters)
     assert platform.api("/flow_runs/count", {}) == before
@@ -171,35 +217,59 @@ def test_what_a_form_cannot_mean_is_refused_before_a_run_is_made(platform: Platf
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [("teacher.stepz=3", "teacher.stepz"), pytest.param("seed", "write key.path=value", marks=pytest.mark.long)],
+    [
+        ("teacher.stepz=3", "teacher.stepz"),
+        pytest.param("seed", "write key.path=value", marks=pytest.mark.long),
+    ],
 )
-def test_what_only_the_whole_config_can_tell_fails_in_one_line(platform: Platform, change: str, said: str):
-    id = platform.start("campaign/campaign", what={"kind": "recipe", "recipe": "tiny", "changes": [change]})
+def test_what_only_the_whole_config_can_tell_fails_in_one_line(
+    platform: Platform, change: str, said: str
+):
+    id = platform.start(
+        "campaign/campaign", what={"kind": "recipe", "recipe": "tiny", "changes": [change]}
+    )
     message = platform.until(id, "Failed")["state"]["message"]
     assert said in message and "\n" not in message, message
 
 
 @pytest.mark.long
 def test_a_campaign_shows_its_iterations_stages_and_pictures(platform: Platform):
-    ended = platform.until(id := platform.start("campaign/campaign", what=shrunk(iterations=2)), "Completed")
+    ended = platform.until(
+        id := platform.start("campaign/campaign", what=shrunk(iterations=2)), "Completed"
+    )
     with platform.registry() as registry:
         (campaign,) = [one for one in registry.campaigns() if one.id == ended["name"]]
         assert campaign.status == "completed" and len(registry.iterations(campaign.id)) == 2
     assert [one["name"] for one in platform.children(id)] == ["iteration-1", "iteration-2"]
     shown = platform.artifacts(id)
-    assert shown["campaign-progress"]["data"] == 100.0 and shown["campaign-progress"]["type"] == "progress"
-    stages = {(row["iteration"], row["stage"]): row["status"] for row in json.loads(shown["stages"]["data"])}
+    assert (
+        shown["campaign-progress"]["data"] == 100.0
+        and shown["campaign-progress"]["type"] == "progress"
+    )
+    stages = {
+        (row["iteration"], row["stage"]): row["status"]
+        for row in json.loads(shown["stages"]["data"])
+    }
     assert stages["1", "sample the fixed batch"] in ("cached", "finished") and len(stages) > 20
-    assert platform.links["mlflow_url"] in shown["mlflow"]["data"] and "compareRunsMode=CHART" in shown["mlflow"]["data"]
-    pictures = [one for one in shown.values() if one["type"] == "image" or "data:image" in str(one["data"])]
+    assert (
+        platform.links["mlflow_url"] in shown["mlflow"]["data"]
+        and "compareRunsMode=CHART" in shown["mlflow"]["data"]
+    )
+    pictures = [
+        one for one in shown.values() if one["type"] == "image" or "data:image" in str(one["data"])
+    ]
     assert pictures, sorted(shown)
     assert "2: chose the student of step" in platform.log(id)
 
 
 @pytest.mark.long
 def test_iterations_are_added_one_by_one_and_meet_in_one_campaign(platform: Platform):
-    """Twice the same words: the second run finds the first one's iteration and adds another; asked at once, it waits its turn."""
-    first, second = (platform.start("next-iteration/iteration", what=shrunk("seed=5")) for _ in range(2))
+    """Twice the same words: the second run finds the first one's iteration and adds another;
+    asked at once, it waits its turn.
+    """
+    first, second = (
+        platform.start("next-iteration/iteration", what=shrunk("seed=5")) for _ in range(2)
+    )
     ran = [platform.until(one, "Completed") for one in (first, second)]
     assert ran[0]["name"] == ran[1]["name"]
     earlier, later = sorted(ran, key=lambda one: one["start_time"])
@@ -209,15 +279,21 @@ def test_iterations_are_added_one_by_one_and_meet_in_one_campaign(platform: Plat
 
 
 def test_a_long_wait_gives_its_place_back_and_goes_on_where_it_was(platform: Platform):
-    """A deployed campaign that asks is suspended: its process ends, another run passes, and the answer starts it anew."""
+    """A deployed campaign that asks is suspended: its process ends, another run passes, and the
+    answer starts it anew.
+    """
     asking = shrunk("seed=6", "runtime.pause_seconds=0", decision="ask", iterations=1)
     id = platform.start("campaign/campaign", what=asking)
     platform.until(id, "Suspended")
     waits = next((platform.home / "waiting").glob("*.json")).name.removesuffix("-1.json")
-    other = platform.start("evaluation/evaluation", what={"model": "tiny", "benchmarks": ["tiny"], "k": 1, "count": 8})
+    other = platform.start(
+        "evaluation/evaluation", what={"model": "tiny", "benchmarks": ["tiny"], "k": 1, "count": 8}
+    )
     platform.until(other, "Completed")
     assert "AVG@K" in platform.artifacts(other)["evaluation"]["data"]
-    done = erpd("decide", waits, "--strategy", "stop", "--by", "Ada", "--why", "enough", home=platform.home)
+    done = erpd(
+        "decide", waits, "--strategy", "stop", "--by", "Ada", "--why", "enough", home=platform.home
+    )
     assert done.returncode == 0, done.stderr
     platform.until(id, "Completed")
     with platform.registry() as registry:
@@ -229,24 +305,32 @@ def test_a_long_wait_gives_its_place_back_and_goes_on_where_it_was(platform: Pla
 
 
 def test_cancelling_stops_the_workers_and_leaves_nothing_behind(platform: Platform):
-    before = {process.pid for process in processes_of(platform.home)}  # an earlier run's may still be ending
-    started = platform.start("campaign/campaign", what=shrunk("seed=7", "teacher.steps=4000", "runtime.ray=on", iterations=1))
+    # an earlier run's may still be ending
+    before = {process.pid for process in processes_of(platform.home)}
+    started = platform.start(
+        "campaign/campaign",
+        what=shrunk("seed=7", "teacher.steps=4000", "runtime.ray=on", iterations=1),
+    )
     with platform.cancelling(started) as id:
         platform.until_at(id, "train teacher")
         assert {process.pid for process in processes_of(platform.home)} - before
     platform.until(id, "Cancelled")
-    assert wait_until(lambda: {process.pid for process in processes_of(platform.home)} <= before, 60), [
-        process.cmdline() for process in processes_of(platform.home) if process.pid not in before
-    ]
+    assert wait_until(
+        lambda: {process.pid for process in processes_of(platform.home)} <= before, 60
+    ), [process.cmdline() for process in processes_of(platform.home) if process.pid not in before]
     assert wait_until(lambda: platform.status_of(7) == "killed", 30), platform.status_of(7)
 
 
 def test_a_run_whose_process_dies_is_crashed(platform: Platform):
-    started = platform.start("campaign/campaign", what=shrunk("seed=8", "teacher.steps=4000", iterations=1))
+    started = platform.start(
+        "campaign/campaign", what=shrunk("seed=8", "teacher.steps=4000", iterations=1)
+    )
     with platform.cancelling(started) as id:
         platform.until_at(id, "train teacher")
         for process in processes_of(platform.home):
-            if process.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == id.replace("-", ""):
+            if process.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == id.replace(
+                "-", ""
+            ):
                 process.send_signal(signal.SIGKILL)
         platform.until(id, "Crashed")
     assert wait_until(lambda: platform.status_of(8) == "killed", 30), platform.status_of(8)
@@ -254,16 +338,35 @@ def test_a_run_whose_process_dies_is_crashed(platform: Platform):
 
 @pytest.mark.long
 def test_a_schedule_is_kept_shown_run_and_removed(platform: Platform):
-    arguments = [part for change in (*SHRUNK, "runtime.ray=off", "seed=9") for part in ("--set", change)]
-    made = erpd("schedule", "tiny", "--cron", "0 2 * * *", "--timezone", "Europe/Vienna", *arguments, home=platform.home)
+    arguments = [
+        part for change in (*SHRUNK, "runtime.ray=off", "seed=9") for part in ("--set", change)
+    ]
+    made = erpd(
+        "schedule",
+        "tiny",
+        "--cron",
+        "0 2 * * *",
+        "--timezone",
+        "Europe/Vienna",
+        *arguments,
+        home=platform.home,
+    )
     assert (made.returncode, made.stdout) == (0, "scheduled iteration-tiny\n"), made.stderr
     again = erpd("schedule", "tiny", "--every", 12, *arguments, home=platform.home)
     assert again.returncode == 0, again.stderr
     (kept,) = platform.deployment("next-iteration/iteration")["schedules"]
-    assert kept["schedule"]["interval"] == 12 * 3600 and "seed=9" in kept["parameters"]["what"]["changes"]
+    assert (
+        kept["schedule"]["interval"] == 12 * 3600
+        and "seed=9" in kept["parameters"]["what"]["changes"]
+    )
     assert "iteration-tiny" in erpd("schedule", home=platform.home, COLUMNS="200").stdout
-    wanted = {"deployments": {"name": {"any_": ["iteration"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    assert wait_until(lambda: platform.api("/flow_runs/filter", wanted), 90), "the server plans its runs"
+    wanted = {
+        "deployments": {"name": {"any_": ["iteration"]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    assert wait_until(lambda: platform.api("/flow_runs/filter", wanted), 90), (
+        "the server plans its runs"
+    )
     planned = platform.api("/flow_runs/filter", wanted)[0]
     assert "seed=9" in planned["parameters"]["what"]["changes"] and planned["auto_scheduled"]
     removed = erpd("schedule", "--remove", "iteration-tiny", home=platform.home)
@@ -282,13 +385,21 @@ def test_a_schedule_is_kept_shown_run_and_removed(platform: Platform):
         (("--remove", "nothing"), "--remove nothing"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused_in_one_line(platform: Platform, arguments: tuple[str, ...], said: str):
+def test_a_schedule_that_cannot_be_is_refused_in_one_line(
+    platform: Platform, arguments: tuple[str, ...], said: str
+):
     done = erpd("schedule", *arguments, home=platform.home)
-    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
 
 
 def test_a_report_is_written_while_a_campaign_runs(platform: Platform):
-    with platform.cancelling(platform.start("campaign/campaign", what=shrunk("seed=10", "teacher.steps=4000", iterations=1))) as busy:
+    with platform.cancelling(
+        platform.start(
+            "campaign/campaign", what=shrunk("seed=10", "teacher.steps=4000", iterations=1)
+        )
+    ) as busy:
         platform.until(busy, "Running")
         id = platform.start("report/report", name="tiny")
         platform.until(id, "Completed")
@@ -298,10 +409,20 @@ def test_a_report_is_written_while_a_campaign_runs(platform: Platform):
 
 @pytest.mark.long
 def test_no_run_stays_running_for_ever(platform: Platform):
-    """Of the run that was killed nobody said the end of its iteration: the automation does, for its heartbeat has stopped."""
+    """Of the run that was killed nobody said the end of its iteration: the automation does, for
+    its heartbeat has stopped.
+    """
     running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-    assert wait_until(lambda: not platform.api("/flow_runs/filter", running), PATIENCE), platform.api("/flow_runs/filter", running)
-    crashed = platform.api("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}}})
-    assert {one["state"]["message"] for one in crashed if one["parent_task_run_id"]} == {"its process is gone"}
+    assert wait_until(lambda: not platform.api("/flow_runs/filter", running), PATIENCE), (
+        platform.api("/flow_runs/filter", running)
+    )
+    crashed = platform.api(
+        "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}}}
+    )
+    assert {one["state"]["message"] for one in crashed if one["parent_task_run_id"]} == {
+        "its process is gone"
+    }
     open_tasks = {"task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
-    assert wait_until(lambda: not platform.api("/task_runs/filter", open_tasks), PATIENCE), "no task of theirs either"
+    assert wait_until(lambda: not platform.api("/task_runs/filter", open_tasks), PATIENCE), (
+        "no task of theirs either"
+    )

@@ -1,4 +1,6 @@
-"""The disk under ERPD_HOME fills while a campaign runs: it ends in one line, and goes on once there is room."""
+"""The disk under ERPD_HOME fills while a campaign runs: it ends in one line, and goes on once
+there is room.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +12,50 @@ from pathlib import Path
 
 import pytest
 from disks import Disk, small_disk
-from helpers import Campaign, campaign_arguments, environment, erpd, events, numbers, processes_of, run_campaign, wait_until
+from helpers import (
+    Campaign,
+    campaign_arguments,
+    environment,
+    erpd,
+    events,
+    numbers,
+    processes_of,
+    run_campaign,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
 def disk() -> Iterator[Disk]:
-    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp") as name, small_disk(Path(name) / "home", "150m") as disk:
+    with (
+        tempfile.TemporaryDirectory(prefix="e-", dir="/tmp") as name,
+        small_disk(Path(name) / "home", "150m") as disk,
+    ):
         yield disk
 
 
-def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_is_room(disk: Disk, undisturbed: Campaign):
+def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_is_room(
+    disk: Disk, undisturbed: Campaign
+):
     home, arguments = disk.path, campaign_arguments("iterations=2")
     command = [sys.executable, "-m", "deployments.cli", *arguments]
     with (home.parent / "log.txt").open("w+") as log:
-        running = subprocess.Popen(command, env=environment(home), cwd=home.parent, stdout=log, stderr=log)
+        running = subprocess.Popen(
+            command, env=environment(home), cwd=home.parent, stdout=log, stderr=log
+        )
         try:
-            assert wait_until(lambda: any(one.get("label", "").startswith("1: train teacher") for one in events(home)), 400), running.poll()
+            assert wait_until(
+                lambda: any(
+                    one.get("label", "").startswith("1: train teacher") for one in events(home)
+                ),
+                400,
+            ), running.poll()
             disk.fill()
-            assert wait_until(lambda: disk.fill() or running.poll() is not None, 200), "it waits for what will not come"
+            assert wait_until(lambda: disk.fill() or running.poll() is not None, 200), (
+                "it waits for what will not come"
+            )
         finally:
             running.kill()
             running.wait()
@@ -37,7 +63,10 @@ def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_i
         said = log.read()
     assert running.returncode == 1, said
     (line,) = [line for line in said.splitlines() if line.startswith("erpd: ")]
-    assert line == f"erpd: {home} is full; make room there, and the same command goes on from what is done"
+    assert (
+        line
+        == f"erpd: {home} is full; make room there, and the same command goes on from what is done"
+    )
     assert wait_until(lambda: not processes_of(home), 20)
 
     disk.make_room()
@@ -48,5 +77,7 @@ def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_i
     before = report.read_bytes()
     disk.fill()
     full = erpd("report", "tiny", home=home)
-    assert full.returncode == 1 and full.stderr.splitlines()[-1].startswith(f"erpd: {home} is full; make room there"), full.stderr
+    assert full.returncode == 1 and full.stderr.splitlines()[-1].startswith(
+        f"erpd: {home} is full; make room there"
+    ), full.stderr
     assert report.read_bytes() == before, "the one that was there stays"

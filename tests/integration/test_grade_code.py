@@ -12,15 +12,17 @@ from helpers import World, erpd
 
 from erpd_core.config import FileProblems, SamplingConfig
 from tasks.datasets import draw_problems
+from tasks.execution.stage import fulfil
 from tasks.rollouts import SCHEMA, SampleRollouts, shards
-from tasks.stage import fulfil
 
 TESTS = {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "3\n"]}
 RIGHT = "print(int(input()) + 1)"
 
 
 def lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
@@ -30,7 +32,11 @@ def test_rows_keep_order_and_keys_and_get_outcomes(tmp_path: Path) -> None:
         {"code": RIGHT, "unit_tests": TESTS, "id": 7, "note": {"é": [1]}},
         {"code": "print(2)", "unit_tests": json.dumps(TESTS)},
         {"code": "print(", "unit_tests": TESTS, "verdict": "stale"},
-        {"code": "class Solution:\n    def total(self, xs: List[int]) -> int:\n        return sum(xs)", "unit_tests": functional},
+        {
+            "code": "class Solution:\n    def total(self, xs: List[int]) -> int:\n        return "
+            "sum(xs)",
+            "unit_tests": functional,
+        },
     ]
     source, target = lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     done = erpd("grade-code", source, target, home=tmp_path)
@@ -47,10 +53,19 @@ def test_rows_keep_order_and_keys_and_get_outcomes(tmp_path: Path) -> None:
         ("error", 0, 2),
         ("correct", 1, 1),
     ]
-    assert {row["isolation"].split(" without ")[0] for row in graded} <= {"bubblewrap", "namespaces", "limits"}
+    assert {row["isolation"].split(" without ")[0] for row in graded} <= {
+        "bubblewrap",
+        "namespaces",
+        "limits",
+    }
     again = erpd("grade-code", target, target, home=tmp_path)
-    assert again.returncode == 0 and [json.loads(line) for line in target.read_text().splitlines()] == graded
-    assert {path.name for path in tmp_path.rglob("*")} == {"in.jsonl", "out.jsonl", "tmp"}, "nothing is left in the home"
+    assert (
+        again.returncode == 0
+        and [json.loads(line) for line in target.read_text().splitlines()] == graded
+    )
+    assert {path.name for path in tmp_path.rglob("*")} == {"in.jsonl", "out.jsonl", "tmp"}, (
+        "nothing is left in the home"
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +80,9 @@ def test_rows_keep_order_and_keys_and_get_outcomes(tmp_path: Path) -> None:
     ],
     ids=["json", "list", "no tests", "code", "empty", "tests"],
 )
-def test_bad_rows_are_refused_in_one_line_before_anything_runs(tmp_path: Path, row: Any, word: str) -> None:
+def test_bad_rows_are_refused_in_one_line_before_anything_runs(
+    tmp_path: Path, row: Any, word: str
+) -> None:
     source = lines(tmp_path / "in.jsonl", [{"code": RIGHT, "unit_tests": TESTS}, row])
     done = erpd("grade-code", source, tmp_path / "out.jsonl", home=tmp_path)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
@@ -79,12 +96,19 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_rollouts_on_code_problems_are_graded_as_code(world: World, tmp_path: Path) -> None:
-    """The embedded model writes sums, not programs: a response without a program is unparsable, and no error."""
+    """The embedded model writes sums, not programs: a response without a program is unparsable,
+    and no error.
+    """
     rows = [{"problem": f"1{n}+2=", "answer": json.dumps(TESTS)} for n in range(2)]
     source = FileProblems(path=str(lines(tmp_path / "problems.jsonl", rows)), extractor="code")
     problems = fulfil(draw_problems("code", source, 1), world.context)
     sampling = SamplingConfig(samples=2, temperature=1.0, max_new_tokens=8, shard=2)
-    rollouts = fulfil(SampleRollouts(policy=world.base, problems=problems, sampling=sampling, seed=1), world.context)
+    rollouts = fulfil(
+        SampleRollouts(policy=world.base, problems=problems, sampling=sampling, seed=1),
+        world.context,
+    )
     (table,) = [pq.read_table(path).to_pylist() for path in shards(world.store, rollouts)]
     assert [(row["verdict"], row["reward"]) for row in table] == [("unparsable", 0.0)] * 4
-    assert set(table[0]) == set(SCHEMA.names) and "gold" not in table[0], "unit tests stay with the problems"
+    assert set(table[0]) == set(SCHEMA.names) and "gold" not in table[0], (
+        "unit tests stay with the problems"
+    )

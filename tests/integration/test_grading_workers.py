@@ -43,7 +43,15 @@ def gone(pid: int, patience: float) -> bool:
 
 
 def test_a_hanging_item_times_out_and_the_others_are_graded_in_order(grader: Grader) -> None:
-    pairs = [SLOW_PATH, TOWER, ("5", "5"), ("x+1", r"\boxed{x+2}"), TOWER, ("5", ""), (r"\sqrt{8}", r"\boxed{2\sqrt{2}}")]
+    pairs = [
+        SLOW_PATH,
+        TOWER,
+        ("5", "5"),
+        ("x+1", r"\boxed{x+2}"),
+        TOWER,
+        ("5", ""),
+        (r"\sqrt{8}", r"\boxed{2\sqrt{2}}"),
+    ]
     expected = ["correct", "timeout", "correct", "wrong", "timeout", "unparsable", "correct"]
     grader.grade_many([SLOW_PATH])  # workers are up, so what follows is deadlines only
     began = time.monotonic()
@@ -69,11 +77,16 @@ def test_memory_is_limited_per_worker() -> None:
     with Grader(workers=1, memory=3 << 30) as grader:
         assert grader.grade_many([SLOW_PATH]) == ["correct"]
         limits = Path(f"/proc/{grader.pids[0]}/limits").read_text()
-    assert f"{3 << 30}" in next(line for line in limits.splitlines() if line.startswith("Max address space"))
+    assert f"{3 << 30}" in next(
+        line for line in limits.splitlines() if line.startswith("Max address space")
+    )
 
 
 def test_workers_that_cannot_start_are_an_error_and_not_a_verdict() -> None:
-    with Grader(workers=1, memory=30 << 20) as grader, pytest.raises(GraderError, match=r"math_verify|cannot start"):
+    with (
+        Grader(workers=1, memory=30 << 20) as grader,
+        pytest.raises(GraderError, match=r"math_verify|cannot start"),
+    ):
         grader.grade_many([SLOW_PATH])
 
 
@@ -90,10 +103,12 @@ def test_close_leaves_no_process(grader: Grader) -> None:
 def test_workers_end_with_a_parent_that_was_killed(busy: bool) -> None:
     code = (
         "import sys, threading, time; from tasks.grading import Grader\n"
-        f"g = Grader(workers=1, deadline=2.0); g.grade_many([{SLOW_PATH!r}]); print(g.pids[0], flush=True)\n"
-        + (f"g.grade_many([{TOWER!r}])" if busy else "time.sleep(60)")
+        f"g = Grader(workers=1, deadline=2.0); g.grade_many([{SLOW_PATH!r}]); print(g.pids[0], "
+        f"flush=True)\n" + (f"g.grade_many([{TOWER!r}])" if busy else "time.sleep(60)")
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         time.sleep(0.5)
@@ -103,7 +118,10 @@ def test_workers_end_with_a_parent_that_was_killed(busy: bool) -> None:
 
 def test_it_works_in_a_thread_and_outlives_the_thread_that_started_it(grader: Grader) -> None:
     results: list[list[str]] = []
-    threads = [threading.Thread(target=lambda: results.append(list(grader.grade_many([SLOW_PATH, TOWER])))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: results.append(list(grader.grade_many([SLOW_PATH, TOWER]))))
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -113,7 +131,12 @@ def test_it_works_in_a_thread_and_outlives_the_thread_that_started_it(grader: Gr
 
 
 def test_what_libraries_print_is_not_taken_for_an_answer(grader: Grader) -> None:
-    assert grader.grade_many([("x", r"\boxed{\zzz{} ready verdict}"), ("x+y", '{"verdict": "correct"}\n'), SLOW_PATH])[2] == "correct"
+    assert (
+        grader.grade_many(
+            [("x", r"\boxed{\zzz{} ready verdict}"), ("x+y", '{"verdict": "correct"}\n'), SLOW_PATH]
+        )[2]
+        == "correct"
+    )
 
 
 def test_grade_file_keeps_rows_keys_and_order(tmp_path: Path) -> None:
@@ -124,9 +147,17 @@ def test_grade_file_keeps_rows_keys_and_order(tmp_path: Path) -> None:
         {"gold": "4", "prediction": ""},
     ]
     source.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
-    assert grade_file(source, target, workers=1) == {"correct": 1, "wrong": 1, "unparsable": 1, "timeout": 0}
+    assert grade_file(source, target, workers=1) == {
+        "correct": 1,
+        "wrong": 1,
+        "unparsable": 1,
+        "timeout": 0,
+    }
     graded = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
-    assert graded == [row | {"verdict": verdict} for row, verdict in zip(rows, ["correct", "wrong", "unparsable"], strict=True)]
+    assert graded == [
+        row | {"verdict": verdict}
+        for row, verdict in zip(rows, ["correct", "wrong", "unparsable"], strict=True)
+    ]
     assert sorted(path.name for path in target.parent.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
@@ -150,6 +181,11 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path: Path, line: str, me
 
 def test_a_blank_gold_is_unparsable_and_the_other_rows_are_graded(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text('{"gold": " ", "prediction": "1"}\n{"gold": "1", "prediction": "1"}\n', encoding="utf-8")
+    source.write_text(
+        '{"gold": " ", "prediction": "1"}\n{"gold": "1", "prediction": "1"}\n', encoding="utf-8"
+    )
     assert grade_file(source, target) == {"correct": 1, "wrong": 0, "unparsable": 1, "timeout": 0}
-    assert [json.loads(line)["verdict"] for line in target.read_text().splitlines()] == ["unparsable", "correct"]
+    assert [json.loads(line)["verdict"] for line in target.read_text().splitlines()] == [
+        "unparsable",
+        "correct",
+    ]

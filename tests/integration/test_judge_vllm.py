@@ -1,4 +1,6 @@
-"""The judge against a real LLM server: vLLM's own, its CPU build, with SmolLM2-135M, which judges badly and answers well-formed."""
+"""The judge against a real LLM server: vLLM's own, its CPU build, with SmolLM2-135M, which
+judges badly and answers well-formed.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from helpers import context, wait_until
 from vllm_lab import NEEDS_VLLM
 
 from erpd_core.config import JudgeConfig, PackagedModel
-from tasks.judge import JudgeError, JudgeItem, judge_answers
-from tasks.policies import import_policy
-from tasks.stage import fulfil
+from tasks.evaluation.judge import JudgeError, JudgeItem, judge_answers
+from tasks.execution.stage import fulfil
+from tasks.models.import_policy import import_policy
 from tasks.store import Store
 
 NEEDS_SMOLLM2 = pytest.mark.skipif(
@@ -40,9 +42,32 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "small"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048", "--enforce-eager"]
-    own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(home)}
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(folder),
+        "--served-model-name",
+        "small",
+    ]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "2048",
+        "--enforce-eager",
+    ]
+    own = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": str(home),
+    }
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=home, env=os.environ | own, stdout=log, stderr=log)
     try:
@@ -62,17 +87,28 @@ def _up(port: int) -> bool:
         return False
 
 
-def test_a_real_server_is_asked_and_its_replies_are_kept(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_real_server_is_asked_and_its_replies_are_kept(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     config = JudgeConfig(endpoint=endpoint, model="small", reply_tokens=64)
     report = judge_answers(ITEMS, config)
-    assert len(report.outcomes) == 2 and set(report.outcomes) <= {"same", "different", "disagree", "unclear"}
+    assert len(report.outcomes) == 2 and set(report.outcomes) <= {
+        "same",
+        "different",
+        "disagree",
+        "unclear",
+    }
     assert 2 <= report.calls <= 4 and report.tokens > 200 and report.spent is None
     again = judge_answers(ITEMS, config)
-    assert again.outcomes == report.outcomes and again.calls == 0, "a second asking is answered from the cache"
+    assert again.outcomes == report.outcomes and again.calls == 0, (
+        "a second asking is answered from the cache"
+    )
 
 
-def test_a_model_that_the_server_has_not_is_an_error_and_no_verdict(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_the_server_has_not_is_an_error_and_no_verdict(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     with pytest.raises(JudgeError, match="404"):
         judge_answers(ITEMS, JudgeConfig(endpoint=endpoint, model="large"))

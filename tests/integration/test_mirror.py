@@ -1,4 +1,6 @@
-"""Two homes that share nothing but a mirror, on a disk and on an S3 server: what one made the other finds, whole and with its own bytes."""
+"""Two homes that share nothing but a mirror, on a disk and on an S3 server: what one made the
+other finds, whole and with its own bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,18 @@ import fsspec
 import pytest
 from helpers import World, context, erpd, flip_a_bit, python, wait_until
 
-from deployments.platform import free_port
+from deployments.servers.local_platform import free_port
 from erpd_core.config import CE, EmbeddedModel, SamplingConfig, TinyProblems, TrainConfig
 from tasks.datasets import draw_problems
-from tasks.mirror import Mirror
-from tasks.policies import import_policy
-from tasks.progress import Progress
+from tasks.execution.progress import Progress
+from tasks.execution.stage import Context, fulfil
+from tasks.models.import_policy import import_policy
 from tasks.rollouts import SampleRollouts
-from tasks.score import ScoreRollouts
-from tasks.stage import Context, fulfil
-from tasks.store import MANIFEST, Store, open_store
-from tasks.train import TrainTeacher
+from tasks.rollouts.score import ScoreRollouts
+from tasks.store import Store, open_store
+from tasks.store.manifest import MANIFEST
+from tasks.store.mirror import Mirror
+from tasks.training.teacher import TrainTeacher
 
 pytestmark = pytest.mark.slow
 FILES = {"weights.bin": b"\0\1\2" * 50_000, "folder/config.json": b'{"a": 1}', "empty": b""}
@@ -34,8 +37,11 @@ FILES = {"weights.bin": b"\0\1\2" * 50_000, "folder/config.json": b'{"a": 1}', "
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of an S3 server on loopback with a bucket `bucket`; its credentials are in the environment."""
-    # A process of its own: moto loads Flask, whose proxies vLLM trips over when it looks through every module of a process.
+    """The address of an S3 server on loopback with a bucket `bucket`; its credentials are in the
+    environment.
+    """
+    # A process of its own: moto loads Flask, whose proxies vLLM trips over when it looks through
+    # every module of a process.
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -43,7 +49,11 @@ def s3() -> Iterator[str]:
     try:
         assert wait_until(lambda: answers(address), 60), "moto's server did not start"
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in {"ACCESS_KEY_ID": "it", "SECRET_ACCESS_KEY": "works", "ENDPOINT_URL": address}.items():
+            for name, value in {
+                "ACCESS_KEY_ID": "it",
+                "SECRET_ACCESS_KEY": "works",
+                "ENDPOINT_URL": address,
+            }.items():
                 patch.setenv(f"AWS_{name}", value)
             patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
             fsspec.filesystem("s3").mkdir("bucket")
@@ -85,7 +95,11 @@ def make(store: Store, files: dict[str, bytes] = FILES) -> str:
 
 def contents(store: Store, artifact: str) -> dict[str, bytes]:
     folder = store.path(artifact)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST
+    }
 
 
 def places(url: str, artifact: str, name: str = "") -> tuple[Any, list[str]]:
@@ -96,7 +110,7 @@ def places(url: str, artifact: str, name: str = "") -> tuple[Any, list[str]]:
     return fs, [place for place in found if place.endswith(name)]
 
 
-# ------------------------------------------------------------------------------------------------------------ there and back
+# ----------------------------------------------------------------------------------- there and back
 
 
 def test_what_one_home_made_another_with_an_empty_store_finds(tmp_path: Path, url: str) -> None:
@@ -107,11 +121,15 @@ def test_what_one_home_made_another_with_an_empty_store_finds(tmp_path: Path, ur
     assert second.manifest(artifact) == first.manifest(artifact)
     with second.build("thing", {"a": 1}, {}, 1) as build:
         assert build is None, "it is not made again"
-    assert Store(second.root).has(artifact), "it is in the second's own store, which needs no mirror now"
+    assert Store(second.root).has(artifact), (
+        "it is in the second's own store, which needs no mirror now"
+    )
     assert list((second.root / "fetched").iterdir()) == []
 
 
-def test_an_artifact_older_than_the_mirror_is_copied_there_when_it_is_next_used(tmp_path: Path, url: str) -> None:
+def test_an_artifact_older_than_the_mirror_is_copied_there_when_it_is_next_used(
+    tmp_path: Path, url: str
+) -> None:
     artifact = make(Store(tmp_path / "first" / "store"))
     assert places(url, artifact)[1] == []
     assert home(tmp_path, "first", url).has(artifact)
@@ -128,7 +146,9 @@ def test_a_damaged_artifact_of_a_home_is_replaced_by_the_mirrors(tmp_path: Path,
     assert "weights.bin does not have the bytes" in (aside / "damage.txt").read_text()
 
 
-def test_what_is_discarded_is_gone_from_the_mirror_too_and_is_made_and_copied_again(tmp_path: Path, url: str) -> None:
+def test_what_is_discarded_is_gone_from_the_mirror_too_and_is_made_and_copied_again(
+    tmp_path: Path, url: str
+) -> None:
     first, second = home(tmp_path, "first", url), home(tmp_path, "second", url)
     artifact = make(first)
     first.discard(artifact)
@@ -139,12 +159,21 @@ def test_what_is_discarded_is_gone_from_the_mirror_too_and_is_made_and_copied_ag
     first.discard(artifact)  # what is gone already is no error
 
 
-def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(tmp_path: Path, url: str, world: World) -> None:
+def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(
+    tmp_path: Path, url: str, world: World
+) -> None:
     lab = home(tmp_path, "first", url)
     for artifact in (world.base.id, world.rollouts.id, world.old.id):
         shutil.copytree(world.store.path(artifact), lab.path(artifact))
     config = TrainConfig(loss=CE(), steps=2, minibatch=16, keep=(1,))
-    stage = TrainTeacher(config=config, init=world.base, rollouts=world.rollouts, old=world.old, role="teacher", seed=0)
+    stage = TrainTeacher(
+        config=config,
+        init=world.base,
+        rollouts=world.rollouts,
+        old=world.old,
+        role="teacher",
+        seed=0,
+    )
     first = fulfil(stage, context(lab))
     lost = first.trail[0].id
     before = lab.manifest(lost).files
@@ -160,7 +189,9 @@ def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(tmp_path
 def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the variable that says where the mirror is. The second home samples nothing: it scores what the first sampled."""
+    """By the variable that says where the mirror is. The second home samples nothing: it scores
+    what the first sampled.
+    """
     monkeypatch.setenv("ERPD_STORE_URL", url)
 
     def at(name: str) -> Context:
@@ -173,7 +204,9 @@ def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(
         base = fulfil(import_policy(EmbeddedModel()), context)
         problems = fulfil(draw_problems("prompts", TinyProblems(count=4), 7), context)
         sampling = SamplingConfig(samples=2, max_new_tokens=8, shard=2)
-        return base, fulfil(SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=7), context)
+        return base, fulfil(
+            SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=7), context
+        )
 
     base, rollouts = sample(at("first"))
     monkeypatch.setattr(SampleRollouts, "run", lambda *_: pytest.fail("sampled again"))
@@ -183,7 +216,7 @@ def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(
     assert at("first").store.has(column.id)
 
 
-# -------------------------------------------------------------------------------------------------------------- whole or not
+# ------------------------------------------------------------------------------------- whole or not
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "folder/config.json"])
@@ -198,7 +231,8 @@ def test_a_damaged_copy_is_refused_by_its_checksum(tmp_path: Path, url: str, nam
     with pytest.raises(RuntimeError, match=re.escape(said)) as refused:
         second.has(artifact)
     assert not second.path(artifact).exists() and list((second.root / "fetched").iterdir()) == []
-    fs.rm(str(refused.value).partition("; remove ")[2].partition(",")[0], recursive=True)  # as it says
+    # as it says
+    fs.rm(str(refused.value).partition("; remove ")[2].partition(",")[0], recursive=True)
     assert not second.has(artifact)
     assert home(tmp_path, "first", url).has(artifact), "whoever has it copies it there again"
     assert second.has(artifact) and contents(second, artifact) == FILES
@@ -215,7 +249,7 @@ def test_a_copy_with_a_file_missing_is_refused(tmp_path: Path, url: str) -> None
 KILLED = """
 import os, sys
 from pathlib import Path
-from tasks.mirror import Mirror
+from tasks.store.mirror import Mirror
 from tasks.store import Store
 
 mirror, upload, count = Mirror(sys.argv[2]), Mirror._upload, 0
@@ -234,7 +268,9 @@ with Store(Path(sys.argv[1]), mirror).build("thing", {"a": 1}, {}, 1) as build:
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_half_an_upload_is_not_taken_for_whole_and_is_finished_by_the_next_use(tmp_path: Path, url: str, at: int) -> None:
+def test_half_an_upload_is_not_taken_for_whole_and_is_finished_by_the_next_use(
+    tmp_path: Path, url: str, at: int
+) -> None:
     """Killed before each of its three files, of which the manifest is the last."""
     first, second = home(tmp_path, "first", url), home(tmp_path, "second", url)
     assert python(KILLED, first.root, url, at, home=tmp_path / "first").returncode == 9
@@ -242,7 +278,10 @@ def test_half_an_upload_is_not_taken_for_whole_and_is_finished_by_the_next_use(t
     assert len(places(url, artifact)[1]) == at - 1
     assert not second.has(artifact) and not second.path(artifact).exists()
     assert first.has(artifact)
-    assert second.has(artifact) and contents(second, artifact) == {"one": b"1" * 1000, "two": b"2" * 1000}
+    assert second.has(artifact) and contents(second, artifact) == {
+        "one": b"1" * 1000,
+        "two": b"2" * 1000,
+    }
 
 
 def test_half_a_manifest_is_none(tmp_path: Path, url: str) -> None:
@@ -255,8 +294,12 @@ def test_half_a_manifest_is_none(tmp_path: Path, url: str) -> None:
     assert second.has(artifact)
 
 
-def test_two_machines_that_make_one_artifact_at_a_time_do_not_mix_their_bytes(tmp_path: Path, url: str) -> None:
-    """One kind of hardware does not give another's bytes: the manifest that came last is that of files that came with it."""
+def test_two_machines_that_make_one_artifact_at_a_time_do_not_mix_their_bytes(
+    tmp_path: Path, url: str
+) -> None:
+    """One kind of hardware does not give another's bytes: the manifest that came last is that of
+    files that came with it.
+    """
     first, second, third = (home(tmp_path, name, url) for name in ("first", "second", "third"))
     other = {**FILES, "weights.bin": b"other bytes"}
     artifact = make(first)
@@ -267,10 +310,12 @@ def test_two_machines_that_make_one_artifact_at_a_time_do_not_mix_their_bytes(tm
     assert contents(first, artifact) == FILES and home(tmp_path, "first", url).has(artifact)
 
 
-# ------------------------------------------------------------------------------------------------------------------ refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path, s3: str) -> None:
+def test_a_place_that_cannot_be_written_is_refused_before_anything_starts(
+    tmp_path: Path, s3: str
+) -> None:
     (tmp_path / "file").write_text("not a folder")
     for url, why in {
         "s3://no-such-bucket/erpd": "cannot be written",
@@ -282,5 +327,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_starts(tmp_pa
     assert not fsspec.filesystem("s3").exists("no-such-bucket"), "a bucket of a wrong name was made"
     Mirror("s3://bucket/erpd").check()
     assert fsspec.filesystem("s3").find("bucket/erpd") == []
-    done = erpd("run", "tiny", "--set", "runtime.ray=off", home=tmp_path, ERPD_STORE_URL="s3://no-such-bucket/erpd")
-    assert done.returncode == 2 and done.stderr.startswith("erpd: ERPD_STORE_URL: s3://no-such-bucket/erpd cannot be written"), done.stderr
+    done = erpd(
+        "run",
+        "tiny",
+        "--set",
+        "runtime.ray=off",
+        home=tmp_path,
+        ERPD_STORE_URL="s3://no-such-bucket/erpd",
+    )
+    assert done.returncode == 2 and done.stderr.startswith(
+        "erpd: ERPD_STORE_URL: s3://no-such-bucket/erpd cannot be written"
+    ), done.stderr

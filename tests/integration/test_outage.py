@@ -1,4 +1,6 @@
-"""MLflow goes away in the middle: the work goes on, what was to be said waits, and afterwards every point is there once."""
+"""MLflow goes away in the middle: the work goes on, what was to be said waits, and afterwards
+every point is there once.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 from helpers import environment, wait_until
 
-from deployments.platform import free_port
-from flows.aside import Aside
+from deployments.servers.local_platform import free_port
+from flows.steps.tracking_queue import Aside
 from tasks.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -35,10 +37,29 @@ class Mlflow:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        store = ["--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", str(self.folder / "artifacts")]
-        command = [sys.executable, "-m", "mlflow", "server", *store, "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port)]
+        store = [
+            "--backend-store-uri",
+            f"sqlite:///{self.database}",
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            *store,
+            "--workers",
+            "1",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         log = (self.folder / "log.txt").open("ab")
-        self.process = subprocess.Popen(command, env=environment(self.folder), stdout=log, stderr=log, start_new_session=True)
+        self.process = subprocess.Popen(
+            command, env=environment(self.folder), stdout=log, stderr=log, start_new_session=True
+        )
         assert wait_until(self.answers, 120), (self.folder / "log.txt").read_text()
 
     def answers(self) -> bool:
@@ -55,7 +76,12 @@ class Mlflow:
     def points(self) -> list[tuple[str, int]]:
         engine = sa.create_engine(f"sqlite:///{self.database}")
         with engine.connect() as connection:
-            rows = [(key, step) for key, step in connection.execute(sa.text("SELECT key, step FROM metrics ORDER BY key, step"))]
+            rows = [
+                (key, step)
+                for key, step in connection.execute(
+                    sa.text("SELECT key, step FROM metrics ORDER BY key, step")
+                )
+            ]
         engine.dispose()
         return rows
 

@@ -1,4 +1,6 @@
-"""`erpd up`, `status`, `down`: servers on loopback that answer, are found again, show what runs, and go without a trace."""
+"""`erpd up`, `status`, `down`: servers on loopback that answer, are found again, show what runs,
+and go without a trace.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,26 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import Campaign, erpd, events, migrated, no_process_left, numbers, processes_of, run_campaign
+from helpers import (
+    Campaign,
+    erpd,
+    events,
+    migrated,
+    no_process_left,
+    numbers,
+    processes_of,
+    run_campaign,
+)
 
 pytestmark = pytest.mark.slow
 
 
 def fetch(url: str, body: dict[str, Any] | None = None) -> Any:
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url,
+        None if body is None else json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=20) as response:
         data = response.read()
     return json.loads(data) if data.lstrip()[:1] in (b"{", b"[") else data
@@ -24,7 +39,9 @@ def fetch(url: str, body: dict[str, Any] | None = None) -> Any:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, undisturbed: Campaign) -> Path:
-    """A home that has the undisturbed campaign's artifacts: what runs here finds them, and is quick."""
+    """A home that has the undisturbed campaign's artifacts: what runs here finds them, and is
+    quick.
+    """
     folder = tmp_path_factory.mktemp("platform")
     home = migrated(folder / "home")
     shutil.copytree(undisturbed.home / "store", home / "store")
@@ -51,12 +68,20 @@ def test_up_prints_links_that_answer(links: dict[str, str]):
     assert set(links) == {"prefect_ui", "prefect_api", "mlflow_url"}
     assert all(url.startswith("http://127.0.0.1:") for url in links.values())
     assert b"<html" in fetch(links["prefect_ui"]).lower()
-    assert fetch(links["prefect_api"] + "/health") is True or fetch(links["prefect_api"] + "/health") == b"true"
+    assert (
+        fetch(links["prefect_api"] + "/health") is True
+        or fetch(links["prefect_api"] + "/health") == b"true"
+    )
     assert b"<html" in fetch(links["mlflow_url"]).lower()
 
 
 def test_servers_listen_on_loopback_only(home: Path, links: dict[str, str]):
-    listening = [c.laddr.ip for process in processes_of(home) for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    listening = [
+        c.laddr.ip
+        for process in processes_of(home)
+        for c in process.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    ]
     assert listening and set(listening) <= {"127.0.0.1", "::1"}
 
 
@@ -79,7 +104,10 @@ def test_a_run_uses_the_platform_and_its_stages_show_as_cached(
     result = campaign.result
     assert numbers(result) == numbers(undisturbed.result)
     flows = fetch(links["prefect_api"] + "/flow_runs/filter", {})
-    assert {(one["name"], one["state"]["type"]) for one in flows} >= {(result["campaign"], "COMPLETED"), ("iteration-1", "COMPLETED")}
+    assert {(one["name"], one["state"]["type"]) for one in flows} >= {
+        (result["campaign"], "COMPLETED"),
+        ("iteration-1", "COMPLETED"),
+    }
     tasks = fetch(links["prefect_api"] + "/task_runs/filter", {"limit": 200})
     shown = {one["name"]: (one["state"]["name"], one["state"]["type"]) for one in tasks}
     cached = {event["label"] for event in events(home) if event.get("status") == "cached"}
@@ -93,15 +121,21 @@ def test_the_link_in_the_json_opens_the_campaigns_page(links: dict[str, str], ca
     run = url.rpartition("/runs/")[2]
     found = fetch(links["mlflow_url"] + f"/api/2.0/mlflow/runs/get?run_id={run}")["run"]
     assert found["info"]["status"] == "FINISHED"
-    assert {tag["key"]: tag["value"] for tag in found["data"]["tags"]}["erpd.campaign"] == campaign.result["campaign"]
+    assert {tag["key"]: tag["value"] for tag in found["data"]["tags"]}[
+        "erpd.campaign"
+    ] == campaign.result["campaign"]
     assert {metric["key"] for metric in found["data"]["metrics"]} >= {"score/test", "kl/base"}
 
 
-def test_a_server_that_died_is_noticed_and_replaced(home: Path, links: dict[str, str], campaign: Campaign):
+def test_a_server_that_died_is_noticed_and_replaced(
+    home: Path, links: dict[str, str], campaign: Campaign
+):
     server = json.loads((home / "platform.json").read_text())["prefect"]["pid"]
     for process in [*psutil.Process(server).children(recursive=True), psutil.Process(server)]:
         process.kill()
-    psutil.wait_procs([psutil.Process(pid) for pid in [server] if psutil.pid_exists(pid)], timeout=5)
+    psutil.wait_procs(
+        [psutil.Process(pid) for pid in [server] if psutil.pid_exists(pid)], timeout=5
+    )
     assert "False" in erpd("status", home=home).stdout
     again = json.loads(erpd("up", "--json", home=home).stdout)
     assert again["prefect_ui"] != links["prefect_ui"]
@@ -110,7 +144,9 @@ def test_a_server_that_died_is_noticed_and_replaced(home: Path, links: dict[str,
     assert campaign.result["campaign"] in {one["name"] for one in flows}, "what the one before knew"
 
 
-def test_down_leaves_no_process_and_can_be_said_again(home: Path, links: dict[str, str], campaign: Campaign):
+def test_down_leaves_no_process_and_can_be_said_again(
+    home: Path, links: dict[str, str], campaign: Campaign
+):
     """After the tests that use the platform: this one ends it."""
     server = json.loads((home / "platform.json").read_text())["prefect"]["url"]
     done = erpd("down", home=home)

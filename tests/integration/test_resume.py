@@ -1,4 +1,6 @@
-"""A campaign killed again and again, and started again with the same command, ends in the numbers of an undisturbed one."""
+"""A campaign killed again and again, and started again with the same command, ends in the
+numbers of an undisturbed one.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ from tasks.store import Store
 pytestmark = pytest.mark.slow
 
 RESUMABLE = "runtime.checkpoint_every=3"
-"""Checkpoints closer than the undisturbed campaign's: resources are not part of what was asked, so it is the same campaign."""
+"""Checkpoints closer than the undisturbed campaign's: resources are not part of what was asked,
+so it is the same campaign.
+"""
 
 
 def working_on(label: str, done: int = 0) -> Callable[[list[dict[str, Any]]], bool]:
@@ -38,7 +42,11 @@ def working_on(label: str, done: int = 0) -> Callable[[list[dict[str, Any]]], bo
 
     def come(told: list[dict[str, Any]]) -> bool:
         ours = [event for event in told if event["label"].startswith(label)]
-        return any(event.get("done", 0) >= done for event in ours) if done else any(event.get("status") == "started" for event in ours)
+        return (
+            any(event.get("done", 0) >= done for event in ours)
+            if done
+            else any(event.get("status") == "started" for event in ours)
+        )
 
     return come
 
@@ -50,18 +58,31 @@ MOMENTS = {
 }
 
 
-def kill_when(folder: Path, arguments: list[str], come: Callable[[list[dict[str, Any]]], bool]) -> None:
-    """Start the campaign and kill its whole process group, without a word, at a moment of its run."""
+def kill_when(
+    folder: Path, arguments: list[str], come: Callable[[list[dict[str, Any]]], bool]
+) -> None:
+    """Start the campaign and kill its whole process group, without a word, at a moment of its
+    run.
+    """
     home = folder / "home"
     before = len(events(home))
     command = [sys.executable, "-m", "deployments.cli", *arguments]
     log = (folder / "log.txt").open("a")
     process = subprocess.Popen(
-        command, env=environment(home, HOME=str(folder / "user")), cwd=folder / "cwd", stdout=log, stderr=log, start_new_session=True
+        command,
+        env=environment(home, HOME=str(folder / "user")),
+        cwd=folder / "cwd",
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
     try:
-        assert wait_until(lambda: process.poll() is not None or come(events(home)[before:]), 200, 0.05), (folder / "log.txt").read_text()
-        assert process.poll() is None, f"it ended before the moment came: {(folder / 'log.txt').read_text()}"
+        assert wait_until(
+            lambda: process.poll() is not None or come(events(home)[before:]), 200, 0.05
+        ), (folder / "log.txt").read_text()
+        assert process.poll() is None, (
+            f"it ended before the moment came: {(folder / 'log.txt').read_text()}"
+        )
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -86,15 +107,21 @@ def test_it_ends_in_the_same_numbers(disturbed: Campaign, undisturbed: Campaign)
 
 
 def test_it_went_on_from_a_checkpoint(disturbed: Campaign):
-    """After the kill at step 4 or later, the first thing the teacher's training tells is a step beyond the checkpoint at 3."""
-    told = [event for event in events(disturbed.home) if event["label"].startswith("1: train teacher")]
+    """After the kill at step 4 or later, the first thing the teacher's training tells is a step
+    beyond the checkpoint at 3.
+    """
+    told = [
+        event for event in events(disturbed.home) if event["label"].startswith("1: train teacher")
+    ]
     starts = [index for index, event in enumerate(told) if event.get("status") == "started"]
     assert len(starts) == 2
     assert next(event["done"] for event in told[starts[1] :] if "done" in event) > 3
 
 
 def test_what_was_durable_was_not_made_again(disturbed: Campaign):
-    finished = [event["label"] for event in events(disturbed.home) if event.get("status") == "finished"]
+    finished = [
+        event["label"] for event in events(disturbed.home) if event.get("status") == "finished"
+    ]
     assert len(finished) == len(set(finished))
 
 
@@ -105,10 +132,14 @@ def test_mlflow_has_no_missing_and_no_doubled_points(disturbed: Campaign, undist
         assert ours[phase].keys() == theirs[phase].keys(), phase
         assert all(len(values) == 1 for values in ours[phase].values()), phase
         timeless = {point for point in theirs[phase] if "seconds" not in point[0]}
-        assert {point: ours[phase][point] for point in timeless} == {point: theirs[phase][point] for point in timeless}, phase
+        assert {point: ours[phase][point] for point in timeless} == {
+            point: theirs[phase][point] for point in timeless
+        }, phase
 
 
-def test_the_stores_hold_the_same_artifacts_with_the_same_bytes(disturbed: Campaign, undisturbed: Campaign):
+def test_the_stores_hold_the_same_artifacts_with_the_same_bytes(
+    disturbed: Campaign, undisturbed: Campaign
+):
     ours, theirs = (Store(campaign.home / "store") for campaign in (disturbed, undisturbed))
     for kind in ("policy", "problems", "rollouts", "column", "training", "evaluation"):
         assert ours.artifacts(kind) == theirs.artifacts(kind)
@@ -116,7 +147,11 @@ def test_the_stores_hold_the_same_artifacts_with_the_same_bytes(disturbed: Campa
             assert ours.damage(artifact) is None
             assert ours.manifest(artifact).files == theirs.manifest(artifact).files, artifact
     assert list((ours.root / "partial").iterdir()) == []
-    left = [path for path in ours.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"]
+    left = [
+        path
+        for path in ours.root.rglob("*")
+        if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"
+    ]
     assert [path for path in left if path.parent.name != "locks"] == [], (
         "a kill may cut off a note of who holds a lock, which is no artifact"
     )
@@ -132,4 +167,8 @@ def test_the_registry_says_it_is_completed(disturbed: Campaign):
 
 def test_nothing_is_left_running_or_written_elsewhere(disturbed: Campaign):
     assert processes_of(disturbed.home) == []
-    assert list((disturbed.folder / "cwd").iterdir()) == list((disturbed.folder / "user").iterdir()) == []
+    assert (
+        list((disturbed.folder / "cwd").iterdir())
+        == list((disturbed.folder / "user").iterdir())
+        == []
+    )

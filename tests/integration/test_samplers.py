@@ -19,19 +19,21 @@ from ray_lab import own_ray, ray_workers
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
-from tasks.evaluate import EvaluatePolicy
-from tasks.manifest import Manifest
-from tasks.progress import Progress
+from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.execution.progress import Progress
+from tasks.execution.stage import Context, fulfil
 from tasks.rollouts import SampleRollouts, samplers
 from tasks.rollouts.samplers import Sampler
 from tasks.rollouts.shard import Shard
-from tasks.stage import Context, fulfil
 from tasks.store import Store
+from tasks.store.manifest import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 SAMPLES = 160
-"""Of each of 16 problems in a shard: some seconds of work, so that there is a middle to strike in."""
+"""Of each of 16 problems in a shard: some seconds of work, so that there is a middle to strike
+in.
+"""
 
 
 class NotedSampler(Sampler):
@@ -79,7 +81,9 @@ def stage(world: World) -> SampleRollouts:
 
 
 @pytest.fixture(scope="module")
-def undisturbed_rollouts(world: World, stage: SampleRollouts, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def undisturbed_rollouts(
+    world: World, stage: SampleRollouts, tmp_path_factory: pytest.TempPathFactory
+) -> Manifest:
     """What sampling in one process, without Ray, comes to."""
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(world.store.root, root)
@@ -89,7 +93,11 @@ def undisturbed_rollouts(world: World, stage: SampleRollouts, tmp_path_factory: 
 def with_samplers(store: Store, count: int, **runtime: Any) -> Context:
     path = store.root.parent / "logs" / "a.events.jsonl"
     path.parent.mkdir(exist_ok=True)
-    return Context(store, RuntimeConfig(**{"cpus": 2, "sampler_cpus": 1, "samplers": count, **runtime}), Progress(path, "sample"))
+    return Context(
+        store,
+        RuntimeConfig(**{"cpus": 2, "sampler_cpus": 1, "samplers": count, **runtime}),
+        Progress(path, "sample"),
+    )
 
 
 def handed(store: Store) -> Counter[str]:
@@ -162,22 +170,26 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "Sampler", NotedSampler)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- undisturbed
+# -------------------------------------------------------------------------------------- undisturbed
 
 
-def test_two_actors_sample_what_one_process_does(ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest):
+def test_two_actors_sample_what_one_process_does(
+    ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
+):
     ref = fulfil(stage, with_samplers(store, 2))
     assert store.manifest(ref.id).files == undisturbed_rollouts.files, "the same bytes"
     assert handed(store) == {f"shard-0000{number}": 1 for number in range(4)}
     pids = {line.split()[0] for line in (store.root / "handed").read_text().splitlines()}
-    assert len(pids) == 2 and str(os.getpid()) not in pids, "by two actors, each warm for its shards"
+    assert len(pids) == 2 and str(os.getpid()) not in pids, (
+        "by two actors, each warm for its shards"
+    )
     told = [event for event in events(store.root.parent) if "done" in event]
     assert (told[-1]["done"], told[-1]["total"]) == (64 * SAMPLES, 64 * SAMPLES)
     assert any(event["info"].get("tokens/s", 0) > 0 for event in told)
     assert wait_until(lambda: not actors(), 20), "no actor stays"
 
 
-# --------------------------------------------------------------------------------------------------------------------------- harm done
+# ---------------------------------------------------------------------------------------- harm done
 
 
 def test_a_killed_actor_loses_its_shard_in_hand_and_nothing_else(
@@ -188,13 +200,17 @@ def test_a_killed_actor_loses_its_shard_in_hand_and_nothing_else(
     os.kill(pid, signal.SIGKILL)
     ref = work.ref()
     assert store.manifest(ref.id).files == undisturbed_rollouts.files
-    assert handed(store) == {f"shard-0000{number}": 1 + (journal.stem == f"shard-0000{number}") for number in range(4)}
+    assert handed(store) == {
+        f"shard-0000{number}": 1 + (journal.stem == f"shard-0000{number}") for number in range(4)
+    }
     assert [journal.stem in text and "begun again" in text for text in said(store)] == [True]
     assert wait_until(lambda: not actors(), 20)
 
 
 @pytest.mark.long
-def test_a_wedged_actor_is_found_by_the_deadline(ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest):
+def test_a_wedged_actor_is_found_by_the_deadline(
+    ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
+):
     work = Working(stage, with_samplers(store, 2, sampler_deadline=20))
     pid, journal = strike(store, stage)
     ref = work.ref()
@@ -204,8 +220,12 @@ def test_a_wedged_actor_is_found_by_the_deadline(ray_home: Path, store: Store, s
     assert wait_until(lambda: not psutil.pid_exists(pid), 20), "the stopped process is gone"
 
 
-def test_a_killed_actors_shard_goes_on_at_the_sample(ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest):
-    """`redo_seconds=0`: what is in the journal is taken over, and the new actor writes only the rest behind it."""
+def test_a_killed_actors_shard_goes_on_at_the_sample(
+    ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
+):
+    """`redo_seconds=0`: what is in the journal is taken over, and the new actor writes only the
+    rest behind it.
+    """
     work = Working(stage, with_samplers(store, 2, redo_seconds=0))
     pid, journal = strike(store, stage)
     before = journal.read_bytes()
@@ -215,7 +235,9 @@ def test_a_killed_actors_shard_goes_on_at_the_sample(ray_home: Path, store: Stor
     os.kill(pid, signal.SIGKILL)
     ref = work.ref()
     after = kept.read_bytes()
-    assert after.startswith(before) and after.count(b"\n") == 16 * SAMPLES, "every response once, the first ones by the dead actor"
+    assert after.startswith(before) and after.count(b"\n") == 16 * SAMPLES, (
+        "every response once, the first ones by the dead actor"
+    )
     assert ref.sequences == 64 * SAMPLES and handed(store).total() == 5
 
 
@@ -224,15 +246,21 @@ def test_a_shard_that_kills_whoever_samples_it_is_an_error(
     ray_home: Path, store: Store, stage: SampleRollouts, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(samplers, "Sampler", DoomedSampler)
-    with pytest.raises(RuntimeError, match=r"shard-00001: a worker died .* 3 have died .* runtime\.samplers"):
+    with pytest.raises(
+        RuntimeError, match=r"shard-00001: a worker died .* 3 have died .* runtime\.samplers"
+    ):
         fulfil(stage, with_samplers(store, 2))
     assert handed(store)["shard-00001"] == 3
-    assert (store.root / "partial" / stage.identity() / "shard-00000.parquet").exists(), "what was finished is kept"
+    assert (store.root / "partial" / stage.identity() / "shard-00000.parquet").exists(), (
+        "what was finished is kept"
+    )
     assert wait_until(lambda: not actors(), 20)
 
 
 @pytest.mark.long
-def test_what_a_sampler_raises_is_raised(ray_home: Path, store: Store, stage: SampleRollouts, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_sampler_raises_is_raised(
+    ray_home: Path, store: Store, stage: SampleRollouts, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(samplers, "Sampler", BrokenSampler)
     with pytest.raises(ValueError, match="no tokenizer"):
         fulfil(stage, with_samplers(store, 2))
@@ -243,7 +271,9 @@ def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: Sample
     """The stage as a Ray task that asks for nothing, its worker killed while its actors sample."""
     import ray
 
-    task = ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_samplers(store, 2))
+    task = (
+        ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_samplers(store, 2))
+    )
     folder = store.root / "partial" / stage.identity()
     assert wait_until(lambda: any(count_lines(path) for path in folder.glob("*.journal")), 120)
     (worker,) = ray_workers("fulfil")
@@ -254,24 +284,36 @@ def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: Sample
     assert wait_until(lambda: not actors(), 30), [one.cmdline() for one in actors()]
 
 
-# ---------------------------------------------------------------------------------------------------------- room for what works inside
+# ----------------------------------------------------------------------- room for what works inside
 
 
 @pytest.mark.long
-def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(ray_home: Path, world: World, store: Store):
-    """As a campaign submits it. Each sampler asks for all the CPUs, and so does scoring: nobody may hold what another waits for."""
+def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(
+    ray_home: Path, world: World, store: Store
+):
+    """As a campaign submits it. Each sampler asks for all the CPUs, and so does scoring: nobody
+    may hold what another waits for.
+    """
     import ray
 
-    from tasks.resources import asked
+    from tasks.execution.submit import asked
 
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=16)
     parts = {"old": world.base, "base": world.base, "benchmarks": {"tiny": world.problems}}
     stage = EvaluatePolicy(policy=world.base, **parts, sampling=sampling, seed=3)
     here = context(store, cpus=2)
     expected = fulfil(stage, here)
-    for artifact in (expected_id for kind in ("evaluation", "column", "rollouts") for expected_id in store.artifacts(kind)):
+    for artifact in (
+        expected_id
+        for kind in ("evaluation", "column", "rollouts")
+        for expected_id in store.artifacts(kind)
+    ):
         store.discard(artifact)
     apart = with_samplers(store, 2, sampler_cpus=2)
-    task = ray.remote(fulfil).options(**asked(stage, apart.runtime).options, max_retries=0).remote(stage, apart)
+    task = (
+        ray.remote(fulfil)
+        .options(**asked(stage, apart.runtime).options, max_retries=0)
+        .remote(stage, apart)
+    )
     assert ray.get(task, timeout=200) == expected
     assert wait_until(lambda: not actors(), 20)

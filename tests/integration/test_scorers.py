@@ -16,13 +16,12 @@ from torch import Tensor
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
-from tasks import scorers
-from tasks.evaluate import EvaluatePolicy
-from tasks.progress import Progress
-from tasks.rollouts import SampleRollouts
-from tasks.score import ScoreRollouts
-from tasks.scorers import Scorer
-from tasks.stage import Context, fulfil
+from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.execution.progress import Progress
+from tasks.execution.stage import Context, fulfil
+from tasks.rollouts import SampleRollouts, scorers
+from tasks.rollouts.score import ScoreRollouts
+from tasks.rollouts.scorers import Scorer
 from tasks.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -76,7 +75,11 @@ def stage(world: World, sampled: tuple[Store, RolloutRef]) -> ScoreRollouts:
 
 
 @pytest.fixture(scope="module")
-def alone(sampled: tuple[Store, RolloutRef], stage: ScoreRollouts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def alone(
+    sampled: tuple[Store, RolloutRef],
+    stage: ScoreRollouts,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, str]:
     """Files and their digests as one process with one thread writes them."""
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(sampled[0].root, root)
@@ -86,7 +89,9 @@ def alone(sampled: tuple[Store, RolloutRef], stage: ScoreRollouts, tmp_path_fact
 def with_scorers(store: Store, **runtime: int) -> Context:
     path = store.root.parent / "logs" / "a.events.jsonl"
     path.parent.mkdir(exist_ok=True)
-    return Context(store, RuntimeConfig(**{"cpus": 2, "scorers": 2, **runtime}), Progress(path, "score"))
+    return Context(
+        store, RuntimeConfig(**{"cpus": 2, "scorers": 2, **runtime}), Progress(path, "score")
+    )
 
 
 def handed(root: Path) -> list[str]:
@@ -98,7 +103,11 @@ def actors() -> list[psutil.Process]:
 
 
 def test_two_actors_write_the_columns_of_one_process(
-    ray_home: Path, store: Store, stage: ScoreRollouts, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ray_home: Path,
+    store: Store,
+    stage: ScoreRollouts,
+    alone: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(scorers, "Scorer", NotedScorer)
     ref = fulfil(stage, with_scorers(store))
@@ -112,30 +121,52 @@ def test_two_actors_write_the_columns_of_one_process(
 
 
 def test_a_scorer_that_dies_loses_its_shard_in_hand_and_nothing_else(
-    ray_home: Path, store: Store, stage: ScoreRollouts, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ray_home: Path,
+    store: Store,
+    stage: ScoreRollouts,
+    alone: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(scorers, "Scorer", FrailScorer)
     ref = fulfil(stage, with_scorers(store))
     assert store.manifest(ref.id).files == alone
-    assert sorted(handed(store.root)) == ["shard-00000", "shard-00001", "shard-00001", "shard-00002", "shard-00003"]
+    assert sorted(handed(store.root)) == [
+        "shard-00000",
+        "shard-00001",
+        "shard-00001",
+        "shard-00002",
+        "shard-00003",
+    ]
     said = [event["label"] for event in events(store.root.parent) if event.get("status") == "said"]
     assert ["shard-00001" in text and "begun again" in text for text in said] == [True]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("samplers", [1, 2])
-def test_an_evaluation_finds_room_for_its_scorers(ray_home: Path, world: World, store: Store, samplers: int):
-    """As a campaign submits it: with room of its own it scores itself, without any its scorers do."""
+def test_an_evaluation_finds_room_for_its_scorers(
+    ray_home: Path, world: World, store: Store, samplers: int
+):
+    """As a campaign submits it: with room of its own it scores itself, without any its scorers
+    do.
+    """
     import ray
 
-    from tasks.resources import asked
+    from tasks.execution.submit import asked
 
     parts = {"old": world.base, "base": world.base, "benchmarks": {"tiny": world.problems}}
     stage = EvaluatePolicy(policy=world.base, **parts, sampling=SAMPLING, seed=4)
     expected = fulfil(stage, context(store, cpus=1))
-    for artifact in (expected_id for kind in ("evaluation", "column", "rollouts") for expected_id in store.artifacts(kind)):
+    for artifact in (
+        expected_id
+        for kind in ("evaluation", "column", "rollouts")
+        for expected_id in store.artifacts(kind)
+    ):
         store.discard(artifact)
     here = with_scorers(store, samplers=samplers)
-    task = ray.remote(fulfil).options(**asked(stage, here.runtime).options, max_retries=0).remote(stage, here)
+    task = (
+        ray.remote(fulfil)
+        .options(**asked(stage, here.runtime).options, max_retries=0)
+        .remote(stage, here)
+    )
     assert ray.get(task, timeout=200) == expected
     assert wait_until(lambda: not actors(), 20)

@@ -1,4 +1,6 @@
-"""The platform at an address that others reach, with a login; a campaign on it; and no secret of the environment in anything they wrote."""
+"""The platform at an address that others reach, with a login; a campaign on it; and no secret of
+the environment in anything they wrote.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,15 @@ class Ran:
 
 
 def elsewhere() -> str:
-    """An address of this machine that is not loopback; every address of it where there is no other."""
-    found = [one.address for all_of in psutil.net_if_addrs().values() for one in all_of if one.family.name == "AF_INET"]
+    """An address of this machine that is not loopback; every address of it where there is no
+    other.
+    """
+    found = [
+        one.address
+        for all_of in psutil.net_if_addrs().values()
+        for one in all_of
+        if one.family.name == "AF_INET"
+    ]
     return next((one for one in found if not one.startswith("127.")), "0.0.0.0")
 
 
@@ -60,7 +69,9 @@ def status(url: str, login: str = "", body: Any = None) -> int:
     if login:
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
     try:
-        request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
+        request = urllib.request.Request(
+            url, None if body is None else json.dumps(body).encode(), headers
+        )
         with urllib.request.urlopen(request, timeout=30) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
@@ -69,7 +80,8 @@ def status(url: str, login: str = "", body: Any = None) -> int:
 
 @pytest.fixture(scope="module")
 def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    if importlib.util.find_spec("flask_wtf") is None:  # not imported: vLLM, later in this process, stumbles over Flask's proxies
+    # not imported: vLLM, later in this process, stumbles over Flask's proxies
+    if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("MLflow's login needs Flask-WTF: pip install -e '.[cluster]'")
     home = migrated(tmp_path_factory.mktemp("secrets") / "home")
     shutil.copytree(undisturbed.home / "store", home / "store")
@@ -79,16 +91,34 @@ def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iter
         assert up.returncode == 0, up.stderr
         links = json.loads(up.stdout)
         processes = processes_of(home)
-        listening = {c.laddr.ip for one in processes for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        listening = {
+            c.laddr.ip
+            for one in processes
+            for c in one.net_connections("inet")
+            if c.status == psutil.CONN_LISTEN
+        }
         asked = {
             "prefect": (f"{links['prefect_api']}/flows/filter", {}),
-            "mlflow": (f"{links['mlflow_url']}/api/2.0/mlflow/experiments/search?max_results=5", None),
+            "mlflow": (
+                f"{links['mlflow_url']}/api/2.0/mlflow/experiments/search?max_results=5",
+                None,
+            ),
         }
-        logins = {"prefect": SECRETS["PREFECT_SERVER_API_AUTH_STRING"], "mlflow": f"admin:{SECRETS['MLFLOW_TRACKING_PASSWORD']}"}
-        answers = {name: [status(url, login, body) for login in ("", "admin:guess", logins[name])] for name, (url, body) in asked.items()}
-        small = campaign_arguments("iterations=1", "teacher.steps=4", "teacher.keep=[2]", "distill.steps=2")
+        logins = {
+            "prefect": SECRETS["PREFECT_SERVER_API_AUTH_STRING"],
+            "mlflow": f"admin:{SECRETS['MLFLOW_TRACKING_PASSWORD']}",
+        }
+        answers = {
+            name: [status(url, login, body) for login in ("", "admin:guess", logins[name])]
+            for name, (url, body) in asked.items()
+        }
+        small = campaign_arguments(
+            "iterations=1", "teacher.steps=4", "teacher.keep=[2]", "distill.steps=2"
+        )
         refused = erpd(*small, home=home)
-        campaign = erpd(*small, home=home, timeout=200, ERPD_MLFLOW_URL=links["mlflow_url"], **SECRETS)
+        campaign = erpd(
+            *small, home=home, timeout=200, ERPD_MLFLOW_URL=links["mlflow_url"], **SECRETS
+        )
         report = erpd("report", "tiny", home=home, **SECRETS)
         show = erpd("show", "tiny", home=home, **SECRETS)
         said = "".join(done.stdout + done.stderr for done in (up, refused, campaign, report, show))
@@ -100,7 +130,10 @@ def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_both_servers_listen_where_asked_and_want_a_login(ran: Ran):
-    assert {url.partition("//")[2].rpartition(":")[0] for url in (ran.links["prefect_ui"], ran.links["mlflow_url"])} <= {
+    assert {
+        url.partition("//")[2].rpartition(":")[0]
+        for url in (ran.links["prefect_ui"], ran.links["mlflow_url"])
+    } <= {
         elsewhere(),
         "127.0.0.1",
     }
@@ -109,15 +142,21 @@ def test_both_servers_listen_where_asked_and_want_a_login(ran: Ran):
 
 
 def test_a_run_without_the_login_is_told_so_and_one_with_it_goes_through(ran: Ran):
-    assert ran.without_login.returncode == 2 and "PREFECT_API_AUTH_STRING" in ran.without_login.stderr
+    assert (
+        ran.without_login.returncode == 2 and "PREFECT_API_AUTH_STRING" in ran.without_login.stderr
+    )
     assert "Traceback" not in ran.without_login.stderr
     assert ran.campaign.returncode == 0, ran.campaign.stderr
     assert json.loads(ran.campaign.stdout)["status"] == "completed"
 
 
 def test_no_secret_is_in_what_was_written_or_printed(ran: Ran):
-    """Prefect's and MLflow's databases, logs, reports, artifacts, the registry: every byte under the home."""
-    assert (ran.home / "prefect" / "prefect.db").exists() and (ran.home / "mlflow" / "mlflow.db").exists()
+    """Prefect's and MLflow's databases, logs, reports, artifacts, the registry: every byte under
+    the home.
+    """
+    assert (ran.home / "prefect" / "prefect.db").exists() and (
+        ran.home / "mlflow" / "mlflow.db"
+    ).exists()
     read = [path for path in ran.home.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(read) > 150 and any(path.name == "report.html" for path in read)
     assert [str(path) for path in read if MARK.encode() in path.read_bytes()] == []

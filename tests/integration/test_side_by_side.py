@@ -1,4 +1,6 @@
-"""What does not wait for the other is at work at the same time where Ray has room, comes to the same, and is done once."""
+"""What does not wait for the other is at work at the same time where Ray has room, comes to the
+same, and is done once.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,14 @@ arms:
   - {name: slow, set: {distill: {optimizer: {lr: 5.0e-5}}}}
   - {name: fast, set: {distill: {optimizer: {lr: 2.0e-4}}}}
   - {name: weak, set: {decision: {fixed: [S2]}, distill: {S2: [{signal: {numerator: weak, denominator: unlearned}}]}}}
-"""
+"""  # noqa: E501
 
 
 def run(folder: Path, place: str) -> Campaign:
     (folder / "students.yaml").write_text(STUDY.replace("PLACE", place))
-    return run_campaign(folder, arguments=["run", str(folder / "students.yaml"), "--json"], timeout=550)
+    return run_campaign(
+        folder, arguments=["run", str(folder / "students.yaml"), "--json"], timeout=550
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,9 @@ def at_work(study: Campaign) -> list[tuple[str, str, float, float]]:
     return found
 
 
-def pairs_at_once(stages: list[tuple[str, str, float, float]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+def pairs_at_once(
+    stages: list[tuple[str, str, float, float]],
+) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """Of each two stages that were at work at the same moment, who they were."""
     return [
         (one[:2], other[:2])
@@ -80,7 +86,9 @@ def pairs_at_once(stages: list[tuple[str, str, float, float]]) -> list[tuple[tup
 
 
 def without_names(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in numbers(result).items() if key not in ("recipe", "tracked")}
+    return {
+        key: value for key, value in numbers(result).items() if key not in ("recipe", "tracked")
+    }
 
 
 def test_a_study_comes_to_the_same_on_two_places_as_on_one(on_ray: Campaign, alone: Campaign):
@@ -95,7 +103,10 @@ def test_independent_stages_are_at_work_at_the_same_time(on_ray: Campaign, alone
 
 
 def test_never_more_at_once_than_there_is_room(on_ray: Campaign):
-    moments = sorted([(began, 1) for *_, began, _ in at_work(on_ray)] + [(ended, -1) for *_, ended in at_work(on_ray)])
+    moments = sorted(
+        [(began, 1) for *_, began, _ in at_work(on_ray)]
+        + [(ended, -1) for *_, ended in at_work(on_ray)]
+    )
     running = most = 0
     for _, change in moments:
         running += change
@@ -105,7 +116,12 @@ def test_never_more_at_once_than_there_is_room(on_ray: Campaign):
 
 def test_what_arms_share_is_worked_out_once(on_ray: Campaign):
     done = Counter(label for _, label, _, _ in at_work(on_ray))
-    for shared in ("1: sample the fixed batch", "1: train teacher (ce, 40 steps)", "1: score the batch under old", "0: evaluate base"):
+    for shared in (
+        "1: sample the fixed batch",
+        "1: train teacher (ce, 40 steps)",
+        "1: score the batch under old",
+        "0: evaluate base",
+    ):
         assert done[shared] == 1, done
 
 

@@ -1,4 +1,6 @@
-"""SIGTERM to `erpd run` while Ray works, or the end of Ray's node: it ends soon, in one line, and nothing of it is left."""
+"""SIGTERM to `erpd run` while Ray works, or the end of Ray's node: it ends soon, in one line,
+and nothing of it is left.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import campaign_arguments, environment, events, migrated, no_process_left, processes_of, wait_until
+from helpers import (
+    campaign_arguments,
+    environment,
+    events,
+    migrated,
+    no_process_left,
+    processes_of,
+    wait_until,
+)
 
 from tasks.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 LONG = (
-    "iterations=1", "runtime.ray=on", "teacher.steps=100000", "teacher.keep=[]", "prompts.count=16", "sampling.samples=4",
-    "evaluation.validation.count=8", "evaluation.benchmarks.test.count=8",
-)  # fmt: skip
+    "iterations=1",
+    "runtime.ray=on",
+    "teacher.steps=100000",
+    "teacher.keep=[]",
+    "prompts.count=16",
+    "sampling.samples=4",
+    "evaluation.validation.count=8",
+    "evaluation.benchmarks.test.count=8",
+)
 
 
 ARMS = """
@@ -37,7 +53,7 @@ arms:
   - {name: slow, set: {teacher: {optimizer: {lr: 1.0e-6}}}}
   - {name: middle, set: {teacher: {optimizer: {lr: 2.0e-6}}}}
   - {name: fast, set: {teacher: {optimizer: {lr: 3.0e-6}}}}
-"""
+"""  # noqa: E501
 
 
 def told(name: str) -> Callable[[subprocess.Popen[str], Path], None]:
@@ -49,16 +65,32 @@ def node_killed(process: subprocess.Popen[str], home: Path) -> None:
     raylet.kill()
 
 
-def stopped(command: list[str], home: Path, training: int, strike: Callable[[subprocess.Popen[str], Path], None]) -> str:
-    """Run a command until so many teachers train, strike, and let it end: with exit code 1, nothing on stdout, and no process left.
+def stopped(
+    command: list[str],
+    home: Path,
+    training: int,
+    strike: Callable[[subprocess.Popen[str], Path], None],
+) -> str:
+    """Run a command until so many teachers train, strike, and let it end: with exit code 1, nothing
+    on stdout, and no process left.
 
     Returns the last line it said.
     """
     whole = [sys.executable, "-m", "deployments.cli", *command]
-    process = subprocess.Popen(whole, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home.parent)
+    process = subprocess.Popen(
+        whole,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=home.parent,
+    )
 
     def trained() -> int:
-        return sum("train teacher" in one.get("label", "") and one.get("status") == "started" for one in events(home))
+        return sum(
+            "train teacher" in one.get("label", "") and one.get("status") == "started"
+            for one in events(home)
+        )
 
     try:
         assert wait_until(lambda: trained() >= training or process.poll() is not None, 240)
@@ -74,10 +106,15 @@ def stopped(command: list[str], home: Path, training: int, strike: Callable[[sub
 
 @pytest.mark.parametrize(
     ("strike", "says"),
-    [(told("SIGTERM"), "interrupted"), (node_killed, r"Ray's node of this process \(\S+\) is gone, killed or out of memory; .*")],
+    [
+        (told("SIGTERM"), "interrupted"),
+        (node_killed, r"Ray's node of this process \(\S+\) is gone, killed or out of memory; .*"),
+    ],
     ids=["told", "node"],
 )
-def test_a_stopped_campaign_says_so_and_leaves_no_process(short_home: Path, strike: Callable[..., None], says: str):
+def test_a_stopped_campaign_says_so_and_leaves_no_process(
+    short_home: Path, strike: Callable[..., None], says: str
+):
     home = migrated(short_home / "h")
     said = stopped(campaign_arguments(*LONG), home, 1, strike)
     assert re.fullmatch(f"erpd: {says}; the same command goes on from here", said), said

@@ -1,4 +1,6 @@
-"""A study by the real command: arms share what is the same, every kind of arm runs, and one page sets it beside the paper."""
+"""A study by the real command: arms share what is the same, every kind of arm runs, and one page
+sets it beside the paper.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ arms:
       decision: {fixed: [online, S2]}
       distill: {S2: [{signal: {numerator: weak, denominator: unlearned}}]}
       online: {steps: 3, prompts_per_step: 8, sampling: {samples: 4, temperature: 1.0, max_new_tokens: 24, shard: 8}}
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 
 def finished(home: Path) -> Counter[str]:
     """How often each kind of work was done over all arms: its label without the iteration."""
-    return Counter(event["label"].partition(": ")[2] for event in events(home) if event.get("status") == "finished")
+    return Counter(
+        event["label"].partition(": ")[2]
+        for event in events(home)
+        if event.get("status") == "finished"
+    )
 
 
 def test_the_object_has_every_arm(study: Campaign):
@@ -72,17 +78,31 @@ def test_the_object_has_every_arm(study: Campaign):
     assert result["status"] == "completed" and result["campaign"].startswith("cells-tiny-")
     assert list(result["arms"]) == ["e8-un3", "e8-curr", "ensemble", "ppo", "switching"]
     assert [(one["arm"], one["strategy"]) for one in result["iterations"]] == [
-        ("e8-un3", "S2"), ("e8-curr", "S2"), ("ensemble", "S2"), ("ppo", "none"), ("switching", "online"), ("switching", "S2"),
-    ]  # fmt: skip
+        ("e8-un3", "S2"),
+        ("e8-curr", "S2"),
+        ("ensemble", "S2"),
+        ("ppo", "none"),
+        ("switching", "online"),
+        ("switching", "S2"),
+    ]
 
 
 def test_cells_of_a_grid_share_the_batch_the_teacher_and_its_columns(study: Campaign):
-    """Four arms start from the base on one batch: one unlearned run, one pass of each of its policies over the batch."""
+    """Four arms start from the base on one batch: one unlearned run, one pass of each of its
+    policies over the batch.
+    """
     done = finished(study.home)
-    assert done["train unlearned (mse, 8 steps)"] == 2, "one on the base's batch, one on the online policy's"
+    assert done["train unlearned (mse, 8 steps)"] == 2, (
+        "one on the base's batch, one on the online policy's"
+    )
     assert done["score the batch under weak"] == done["score the batch under unlearned"] == 2
     assert done["sample the fixed batch"] == done["score the batch under old"] == 2
-    assert done["train recovered (ce, 4 steps)"] == done["train teacher (ppo, 6 steps)"] == done["train the critic (4 steps)"] == 1
+    assert (
+        done["train recovered (ce, 4 steps)"]
+        == done["train teacher (ppo, 6 steps)"]
+        == done["train the critic (4 steps)"]
+        == 1
+    )
     assert done["distil the student (S2)"] == 3
     assert done["distil the student sum (S2)"] == done["distil the student two (S2)"] == 1
     assert done["evaluate base"] == 1
@@ -106,7 +126,11 @@ def test_of_alternatives_validation_chose_one_and_said_why(study: Campaign):
 
 def test_no_step_within_the_kl_budget_leaves_the_first(study: Campaign):
     curr = next(one for one in study.result["iterations"] if one["arm"] == "e8-curr")
-    said = [event["label"] for event in events(study.home, study.result["arms"]["e8-curr"]) if event.get("status") == "said"]
+    said = [
+        event["label"]
+        for event in events(study.home, study.result["arms"]["e8-curr"])
+        if event.get("status") == "said"
+    ]
     assert "1: chose the student of step 1" in said
     assert curr["student"]["kl_old"] > 1e-9
 
@@ -138,7 +162,9 @@ def test_the_same_command_again_finds_everything(study: Campaign):
     again = study.again().result
     added: list[dict[str, Any]] = events(study.home)
     assert len(added) > before
-    assert Counter(event["status"] for event in added if "status" in event)["finished"] == sum(finished(study.home).values())
+    assert Counter(event["status"] for event in added if "status" in event)["finished"] == sum(
+        finished(study.home).values()
+    )
     assert again["iterations"] == study.result["iterations"]
 
 
@@ -146,15 +172,29 @@ def test_the_same_command_again_finds_everything(study: Campaign):
 def test_a_study_is_reported_by_name_and_shown(study: Campaign):
     done = erpd("report", "cells", home=study.home, cwd=study.folder / "cwd")
     assert done.returncode == 0 and "report.html" in done.stdout
-    several = erpd("report", *list(study.result["arms"].values())[:2], home=study.home, cwd=study.folder / "cwd")
+    several = erpd(
+        "report",
+        *list(study.result["arms"].values())[:2],
+        home=study.home,
+        cwd=study.folder / "cwd",
+    )
     assert several.returncode == 0 and several.stdout.strip().endswith("efficiency.html")
-    shown = erpd("show", str(study.folder / "cells.yaml"), home=study.home, cwd=study.folder / "cwd")
+    shown = erpd(
+        "show", str(study.folder / "cells.yaml"), home=study.home, cwd=study.folder / "cwd"
+    )
     assert shown.returncode == 0 and "e8-curr" in shown.stdout
 
 
 def test_a_wrong_scale_or_key_is_one_line_and_exit_2(study: Campaign):
     for wrong in ("scale=paper", "teacher.stepps=3"):
-        done = erpd("run", str(study.folder / "cells.yaml"), "--set", wrong, home=study.home, cwd=study.folder / "cwd")
+        done = erpd(
+            "run",
+            str(study.folder / "cells.yaml"),
+            "--set",
+            wrong,
+            home=study.home,
+            cwd=study.folder / "cwd",
+        )
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
 
 

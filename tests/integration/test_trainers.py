@@ -1,4 +1,6 @@
-"""Training by actors on Ray: the trajectory of one process, whatever becomes of the workers or of the stage that waits for them."""
+"""Training by actors on Ray: the trajectory of one process, whatever becomes of the workers or
+of the stage that waits for them.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,14 @@ from safetensors.torch import load_file
 
 from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig, TrainConfig
 from erpd_core.refs import TrainingRef
-from tasks.progress import Progress
-from tasks.resources import Share, gang
-from tasks.resources.gang import together
-from tasks.stage import Context, fulfil
+from tasks.execution import gang
+from tasks.execution.gang import together
+from tasks.execution.progress import Progress
+from tasks.execution.requests import Share
+from tasks.execution.stage import Context, fulfil
 from tasks.store import Store
-from tasks.train import TrainTeacher
-from tasks.training import load_records
+from tasks.training.stage import load_records
+from tasks.training.teacher import TrainTeacher
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -34,7 +37,8 @@ STEPS, LR = 24, 1e-4
 
 @pytest.fixture(scope="module")
 def ray_home() -> Iterator[Path]:
-    with own_ray(RAY_worker_niceness="0") as home:  # at Ray's own 15, workers that wait for each other crawl on a busy machine
+    # at Ray's own 15, workers that wait for each other crawl on a busy machine
+    with own_ray(RAY_worker_niceness="0") as home:
         yield home
 
 
@@ -46,12 +50,23 @@ def store(world: World, tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def stage(world: World) -> TrainTeacher:
-    config = TrainConfig(loss=SAPO(), optimizer=OptimizerConfig(lr=LR), minibatch=64, steps=STEPS, keep=(STEPS // 2,))
-    return TrainTeacher(init=world.base, rollouts=world.rollouts, old=world.old, role="teacher", config=config, seed=3)
+    config = TrainConfig(
+        loss=SAPO(), optimizer=OptimizerConfig(lr=LR), minibatch=64, steps=STEPS, keep=(STEPS // 2,)
+    )
+    return TrainTeacher(
+        init=world.base,
+        rollouts=world.rollouts,
+        old=world.old,
+        role="teacher",
+        config=config,
+        seed=3,
+    )
 
 
 @pytest.fixture(scope="module")
-def one_process(world: World, stage: TrainTeacher, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def one_process(
+    world: World, stage: TrainTeacher, tmp_path_factory: pytest.TempPathFactory
+) -> Store:
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(world.store.root, root)
     fulfil(stage, context(Store(root), cpus=1))
@@ -61,7 +76,11 @@ def one_process(world: World, stage: TrainTeacher, tmp_path_factory: pytest.Temp
 def with_trainers(store: Store, **runtime: Any) -> Context:
     path = store.root.parent / "logs" / "a.events.jsonl"
     path.parent.mkdir(exist_ok=True)
-    return Context(store, RuntimeConfig(**{"cpus": 2, "trainers": 2, "checkpoint_every": 2, **runtime}), Progress(path, "train"))
+    return Context(
+        store,
+        RuntimeConfig(**{"cpus": 2, "trainers": 2, "checkpoint_every": 2, **runtime}),
+        Progress(path, "train"),
+    )
 
 
 def trainers() -> list[psutil.Process]:
@@ -79,13 +98,19 @@ def assert_same_trajectory(one: Store, several: Store, ref: TrainingRef) -> None
     for expected, found in zip(load_records(one, ref), load_records(several, ref), strict=True):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
     for policy in ref.trail:
-        expected, found = (load_file(store.path(policy.id) / "model.safetensors") for store in (one, several))
+        expected, found = (
+            load_file(store.path(policy.id) / "model.safetensors") for store in (one, several)
+        )
         for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step)
+            torch.testing.assert_close(
+                found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step
+            )
 
 
 @pytest.mark.long
-def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store):
+def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(
+    ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store
+):
     outcome: list[Any] = []
 
     def work() -> None:
@@ -103,13 +128,24 @@ def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(ray_home: Pa
     assert isinstance(ref, TrainingRef), ref
     assert_same_trajectory(one_process, store, ref)
     told = events(store.root.parent)
-    assert ["all go on from the last checkpoint" in event["label"] for event in told if event.get("status") == "said"] == [True]
+    assert [
+        "all go on from the last checkpoint" in event["label"]
+        for event in told
+        if event.get("status") == "said"
+    ] == [True]
     assert wait_until(lambda: not trainers(), 20), "no actor stays"
-    assert {path.name for path in store.path(ref.id).iterdir()} == {"records.jsonl", "manifest.json"}
+    assert {path.name for path in store.path(ref.id).iterdir()} == {
+        "records.jsonl",
+        "manifest.json",
+    }
 
 
-def test_a_killed_stage_goes_on_and_nobody_holds_its_room(ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store):
-    """The stage as a Ray task that asks for nothing, its worker killed while its trainers, who have all the CPUs, train."""
+def test_a_killed_stage_goes_on_and_nobody_holds_its_room(
+    ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store
+):
+    """The stage as a Ray task that asks for nothing, its worker killed while its trainers, who
+    have all the CPUs, train.
+    """
     import ray
 
     task = ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_trainers(store))
@@ -119,12 +155,14 @@ def test_a_killed_stage_goes_on_and_nobody_holds_its_room(ray_home: Path, store:
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(task)
     assert wait_until(lambda: not trainers(), 30), "they die with their stage"
-    again = ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_trainers(store))
+    again = (
+        ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_trainers(store))
+    )
     ref = ray.get(again, timeout=300)
     assert_same_trajectory(one_process, store, ref)
 
 
-# -------------------------------------------------------------------------------------------------------------------------- the gang
+# ----------------------------------------------------------------------------------------- the gang
 
 
 def run(folder: Path, does: str, said: list[str]) -> list[int]:
@@ -146,7 +184,12 @@ def test_a_gang_answers_in_the_order_of_its_members(ray_home: Path, tmp_path: Pa
 def test_after_a_death_all_begin_again(ray_home: Path, tmp_path: Path):
     said: list[str] = []
     assert run(tmp_path, "die once", said) == [0, 1]
-    assert len(said) == 1 and sorted((tmp_path / "calls").read_text().split()) == ["0", "0", "1", "1"]
+    assert len(said) == 1 and sorted((tmp_path / "calls").read_text().split()) == [
+        "0",
+        "0",
+        "1",
+        "1",
+    ]
 
 
 def test_members_that_always_die_are_an_error(ray_home: Path, tmp_path: Path):
@@ -155,33 +198,52 @@ def test_members_that_always_die_are_an_error(ray_home: Path, tmp_path: Path):
     assert (tmp_path / "calls").read_text().split().count("1") == 3
 
 
-def test_what_a_member_raises_is_raised_though_others_wait(ray_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_member_raises_is_raised_though_others_wait(
+    ray_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(gang, "GRACE_SECONDS", 1.0)
     with pytest.raises(ValueError, match="1: no tokenizer"):
         run(tmp_path, "raise", [])
     assert wait_until(lambda: not ray_workers("Member"), 20)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- a campaign
+# --------------------------------------------------------------------------------------- a campaign
 
 
 @pytest.mark.long
 def test_a_campaign_trains_with_two_workers(undisturbed: Campaign):
-    """By the real command on Ray: stages 1 and 2 by two workers each. Its first teacher's records are one process's."""
+    """By the real command on Ray: stages 1 and 2 by two workers each. Its first teacher's
+    records are one process's.
+    """
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        overrides = ("iterations=1", "runtime.ray=on", "runtime.trainers=2", "runtime.trainer_cpus=1", "runtime.cpus=2")
+        overrides = (
+            "iterations=1",
+            "runtime.ray=on",
+            "runtime.trainers=2",
+            "runtime.trainer_cpus=1",
+            "runtime.cpus=2",
+        )
         campaign = run_campaign(Path(folder), *overrides)
         result = campaign.result
         assert result["status"] == "completed"
-        ours, theirs = (one["iterations"][0]["student"]["scores"]["test"]["avg"] for one in (result, undisturbed.result))
-        assert ours == pytest.approx(theirs, abs=0.1), "weights apart by rounding sample a few other tokens"
+        ours, theirs = (
+            one["iterations"][0]["student"]["scores"]["test"]["avg"]
+            for one in (result, undisturbed.result)
+        )
+        assert ours == pytest.approx(theirs, abs=0.1), (
+            "weights apart by rounding sample a few other tokens"
+        )
         stores = Store(undisturbed.home / "store"), Store(campaign.home / "store")
         shared = sorted(set(stores[0].artifacts("training")) & set(stores[1].artifacts("training")))
         assert shared, "the first teacher is the same question in both"
         for training in shared:
-            refs = [TrainingRef.model_validate(store.manifest(training).meta["ref"]) for store in stores]
+            refs = [
+                TrainingRef.model_validate(store.manifest(training).meta["ref"]) for store in stores
+            ]
             assert refs[0] == refs[1]
-            for expected, found in zip(*(load_records(store, refs[0]) for store in stores), strict=True):
+            for expected, found in zip(
+                *(load_records(store, refs[0]) for store in stores), strict=True
+            ):
                 assert found["loss"] == pytest.approx(expected["loss"], rel=1e-2, abs=1e-3)
                 assert found["entropy"] == pytest.approx(expected["entropy"], rel=1e-2)
         assert no_process_left(campaign.home) == []

@@ -1,4 +1,5 @@
-"""vLLM for real, its CPU build on the embedded tiny model: the asked distribution, the same ends, the trainer's log-probs, live weights.
+"""vLLM for real, its CPU build on the embedded tiny model: the asked distribution, the same ends,
+the trainer's log-probs, live weights.
 
 One engine serves this file; `test_vllm_flows.py` has what needs processes of its own.
 """
@@ -14,13 +15,24 @@ import pytest
 import torch
 from helpers import World
 from transformers import AutoModelForCausalLM
-from vllm_lab import NEEDS_VLLM, PLAIN, PROMPTS, RUNTIME, distance, disturbed, first, sample, saved, whole
+from vllm_lab import (
+    NEEDS_VLLM,
+    PLAIN,
+    PROMPTS,
+    RUNTIME,
+    distance,
+    disturbed,
+    first,
+    sample,
+    saved,
+    whole,
+)
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.optimize import score
 from tasks.engines import Sample, check_engine, engine_name
 from tasks.engines.hf import TransformersEngine
-from tasks.models import load_policy
+from tasks.models.policy import load_policy
 from tasks.rollouts import seed_of
 
 pytestmark = [pytest.mark.slow, NEEDS_VLLM]
@@ -54,7 +66,7 @@ def transformers(folder: Path) -> TransformersEngine:
     return TransformersEngine(folder, RUNTIME)
 
 
-# -------------------------------------------------------------------------------------------------------------- the same distribution
+# ---------------------------------------------------------------------------- the same distribution
 
 
 @pytest.mark.parametrize(
@@ -62,9 +74,13 @@ def transformers(folder: Path) -> TransformersEngine:
     [PLAIN, PLAIN.model_copy(update={"temperature": 0.6}), PLAIN.model_copy(update={"top_p": 0.8})],
     ids=["plain", "temperature", "top_p"],
 )
-def test_both_engines_sample_the_same_distribution(vllm: Any, transformers: TransformersEngine, sampling: SamplingConfig):
-    """Frequencies of whole responses and of their first tokens, of 8 x 1,000 samples each, other seeds for each engine. 4 standard
-    deviations of chi-square: by chance in one of 30,000 runs, were the seeds not fixed."""
+def test_both_engines_sample_the_same_distribution(
+    vllm: Any, transformers: TransformersEngine, sampling: SamplingConfig
+):
+    """Frequencies of whole responses and of their first tokens, of 8 x 1,000 samples each, other
+    seeds for each engine. 4 standard deviations of chi-square: by chance in one of 30,000 runs,
+    were the seeds not fixed.
+    """
     ours, theirs = sample(vllm, 1000, sampling), sample(transformers, 1000, sampling, seed=1)
     assert abs(distance(ours, theirs, whole)) < 4
     assert abs(distance(ours, theirs, first)) < 4
@@ -72,29 +88,51 @@ def test_both_engines_sample_the_same_distribution(vllm: Any, transformers: Tran
 
 def test_the_comparison_sees_a_small_difference(vllm: Any, transformers: TransformersEngine):
     """A temperature of 1.3 instead of 1 is some 11 standard deviations away, one of 1.2 some 5."""
-    ours, theirs = sample(vllm, 1000), sample(transformers, 1000, PLAIN.model_copy(update={"temperature": 1.3}), seed=1)
+    ours, theirs = (
+        sample(vllm, 1000),
+        sample(transformers, 1000, PLAIN.model_copy(update={"temperature": 1.3}), seed=1),
+    )
     assert distance(ours, theirs, whole) > 8
 
 
-def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(world: World, vllm: Any, folder: Path):
-    """To 1e-4 nats a token in float32 (3e-5 is the largest seen), prompts shared through the prefix cache or not."""
+def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(
+    world: World, vllm: Any, folder: Path
+):
+    """To 1e-4 nats a token in float32 (3e-5 is the largest seen), prompts shared through the
+    prefix cache or not.
+    """
     from vllm import SamplingParams
 
     from erpd_core.batch import TokenBatch
 
-    prompts = [vllm.encode(prompt) for prompt in [*PROMPTS, PROMPTS[0] + PROMPTS[1] + PROMPTS[2] + PROMPTS[3]]]
+    prompts = [
+        vllm.encode(prompt)
+        for prompt in [*PROMPTS, PROMPTS[0] + PROMPTS[1] + PROMPTS[2] + PROMPTS[3]]
+    ]
     outputs = []
     for row, prompt in enumerate(prompts):
         for number in range(8):
             asked = SamplingParams(
-                seed=number, temperature=1.0, max_tokens=24, stop_token_ids=vllm.stop_ids, ignore_eos=True, logprobs=0, detokenize=False
+                seed=number,
+                temperature=1.0,
+                max_tokens=24,
+                stop_token_ids=vllm.stop_ids,
+                ignore_eos=True,
+                logprobs=0,
+                detokenize=False,
             )
             vllm._engine.add_request(f"{row}/{number}", vllm._render(prompt), asked)
     while vllm._engine.has_unfinished_requests():
         outputs += [output for output in vllm._engine.step() if output.finished]
     outputs.sort(key=lambda output: [int(part) for part in output.request_id.split("/")])
     answers = [output.outputs[0] for output in outputs]
-    theirs_N = torch.tensor([row[token].logprob for one in answers for token, row in zip(one.token_ids, one.logprobs, strict=True)])
+    theirs_N = torch.tensor(
+        [
+            row[token].logprob
+            for one in answers
+            for token, row in zip(one.token_ids, one.logprobs, strict=True)
+        ]
+    )
     batch = TokenBatch.build(
         prompts=prompts,
         responses=[list(one.token_ids) for one in answers],
@@ -106,11 +144,13 @@ def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(world: Wor
     assert float(theirs_N.std()) > 0.1, "there was something to agree on"
 
 
-# ------------------------------------------------------------------------------------------------------------------- seeds and ends
+# ----------------------------------------------------------------------------------- seeds and ends
 
 
 def test_a_response_belongs_to_its_seed(vllm: Any):
-    """Not to the batch: alone, in other company and in another order. Logits move by 1e-6 with the batch, so one in some may differ."""
+    """Not to the batch: alone, in other company and in another order. Logits move by 1e-6 with
+    the batch, so one in some may differ.
+    """
     together = sample(vllm, 8)
     assert sample(vllm, 8) == together
     assert len({tuple(one.tokens) for one in together[0]}) >= 3
@@ -127,25 +167,37 @@ def test_seeds_of_64_bits_are_taken(vllm: Any):
 
 
 def test_ends_are_those_of_the_transformers_engine(vllm: Any, transformers: TransformersEngine):
-    """A response ends with the stop token or is truncated at the limit; nothing is there twice, and each was told as it was whole."""
+    """A response ends with the stop token or is truncated at the limit; nothing is there twice,
+    and each was told as it was whole.
+    """
     short = PLAIN.model_copy(update={"max_new_tokens": 6, "temperature": 2.0})
     shares = []
     for engine in (vllm, transformers):
         told: dict[int, Sample] = {}
         seeds = [[seed_of(3, prompt, number) for number in range(250)] for prompt in PROMPTS]
-        found = engine.sample([engine.encode(prompt) for prompt in PROMPTS], seeds, short, told.__setitem__)
+        found = engine.sample(
+            [engine.encode(prompt) for prompt in PROMPTS], seeds, short, told.__setitem__
+        )
         assert [told[index] for index in range(len(found))] == found and list(told) != sorted(told)
         for one in found:
-            stops = [position for position, token in enumerate(one.tokens) if token in engine.stop_ids]
+            stops = [
+                position for position, token in enumerate(one.tokens) if token in engine.stop_ids
+            ]
             assert stops == ([] if one.truncated else [len(one.tokens) - 1])
             assert len(one.tokens) == 6 or not one.truncated
-        assert any(len(one.tokens) == 6 and not one.truncated for one in found), "a stop token in the last place is no truncation"
+        assert any(len(one.tokens) == 6 and not one.truncated for one in found), (
+            "a stop token in the last place is no truncation"
+        )
         shares.append(sum(one.truncated for one in found) / len(found))
     assert 0.05 < shares[0] < 0.95 and abs(shares[0] - shares[1]) < 4 * math.sqrt(0.5 / 2000)
 
 
-def test_every_stop_token_of_the_generation_config_ends_a_response(vllm: Any, transformers: TransformersEngine):
-    """The stop tokens go to vLLM with each request: two more, as a generation config may list them."""
+def test_every_stop_token_of_the_generation_config_ends_a_response(
+    vllm: Any, transformers: TransformersEngine
+):
+    """The stop tokens go to vLLM with each request: two more, as a generation config may list
+    them.
+    """
     more = sorted({*vllm.stop_ids, *vllm.encode("7"), *vllm.encode("3")})
     kept = vllm.stop_ids
     vllm.stop_ids = more
@@ -161,14 +213,18 @@ def test_a_response_ends_where_the_context_does(vllm: Any):
     prompt = (vllm.encode(PROMPTS[0]) * 99)[:250]
     hot = PLAIN.model_copy(update={"temperature": 2.0})
     found = vllm.sample([prompt], [list(range(64))], hot, lambda index, sample: None)
-    assert {len(one.tokens) for one in found if one.truncated} == {6}, "250 and 6 are the 256 of the model"
+    assert {len(one.tokens) for one in found if one.truncated} == {6}, (
+        "250 and 6 are the 256 of the model"
+    )
     with pytest.raises(ValueError, match="256 tokens leaves no room in the model's context of 256"):
         vllm.sample([prompt + prompt[:6]], [[1]], PLAIN, lambda index, sample: None)
 
 
 @pytest.mark.parametrize("temperature", [0.005, 2.5])
 def test_a_temperature_that_vllm_would_move_or_refuse_is_refused(vllm: Any, temperature: float):
-    with pytest.raises(ValueError, match=r"temperature from 0\.01 to 2, not at .* use runtime\.engine=transformers"):
+    with pytest.raises(
+        ValueError, match=r"temperature from 0\.01 to 2, not at .* use runtime\.engine=transformers"
+    ):
         sample(vllm, 1, PLAIN.model_copy(update={"temperature": temperature}))
 
 
@@ -179,7 +235,9 @@ def test_a_batch_broken_off_leaves_nothing_behind(vllm: Any):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        vllm.sample([vllm.encode(prompt) for prompt in PROMPTS], [[1, 2]] * len(PROMPTS), PLAIN, refuse)
+        vllm.sample(
+            [vllm.encode(prompt) for prompt in PROMPTS], [[1, 2]] * len(PROMPTS), PLAIN, refuse
+        )
     assert not vllm._engine.has_unfinished_requests()
     assert sample(vllm, 4) == before
 
@@ -187,7 +245,9 @@ def test_a_batch_broken_off_leaves_nothing_behind(vllm: Any):
 def test_text_is_read_and_written_alike(vllm: Any, transformers: TransformersEngine):
     for prompt in PROMPTS:
         tokens = vllm.encode(prompt)
-        assert tokens == transformers.encode(prompt) and vllm.decode(tokens) == transformers.decode(tokens)
+        assert tokens == transformers.encode(prompt) and vllm.decode(tokens) == transformers.decode(
+            tokens
+        )
 
 
 def test_a_second_engine_in_the_process_is_refused(vllm: Any, folder: Path):
@@ -199,7 +259,9 @@ def test_a_second_engine_in_the_process_is_refused(vllm: Any, folder: Path):
 
 
 def test_the_process_is_left_as_it_was(vllm: Any):
-    """vLLM's CPU build sets LD_PRELOAD for children, seeds the process and takes `torch.set_num_threads` away."""
+    """vLLM's CPU build sets LD_PRELOAD for children, seeds the process and takes
+    `torch.set_num_threads` away.
+    """
     import os
 
     assert "LD_PRELOAD" not in os.environ and "LOCAL_WORLD_SIZE" not in os.environ
@@ -209,34 +271,46 @@ def test_the_process_is_left_as_it_was(vllm: Any):
     torch.set_num_threads(before)
 
 
-# ------------------------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------------------ weights
 
 
-def test_weights_are_swapped_in_place_and_back(vllm: Any, folder: Path, transformers: TransformersEngine, tmp_path: Path):
+def test_weights_are_swapped_in_place_and_back(
+    vllm: Any, folder: Path, transformers: TransformersEngine, tmp_path: Path
+):
     before = sample(vllm, 300)
-    model, own = disturbed(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model, own = (
+        disturbed(folder),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+    )
     try:
         vllm.load_weights(model.named_parameters())
         after = sample(vllm, 300)
     finally:
         vllm.load_weights(own.named_parameters())
     assert sample(vllm, 300) == before
-    expected = sample(TransformersEngine(saved(model, folder, tmp_path / "new"), RUNTIME), 300, seed=1)
+    expected = sample(
+        TransformersEngine(saved(model, folder, tmp_path / "new"), RUNTIME), 300, seed=1
+    )
     assert distance(after, before, first) > 20 > 4 > abs(distance(after, expected, first))
 
 
 def test_weights_that_are_not_all_of_the_model_s_are_refused(vllm: Any, folder: Path):
     own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"model\.norm\.weight"):
-        vllm.load_weights((name, weight) for name, weight in own.named_parameters() if name != "model.norm.weight")
+        vllm.load_weights(
+            (name, weight) for name, weight in own.named_parameters() if name != "model.norm.weight"
+        )
     vllm.load_weights(own.named_parameters())
 
 
-# ------------------------------------------------------------------------------------------------------------------- the choice
+# --------------------------------------------------------------------------------------- the choice
 
 
 def test_auto_is_transformers_on_a_cpu_and_a_cpu_build_is_not_asked_for_a_gpu():
-    assert engine_name(RuntimeConfig(device="cpu")) == "transformers" and engine_name(RUNTIME) == "vllm"
+    assert (
+        engine_name(RuntimeConfig(device="cpu")) == "transformers"
+        and engine_name(RUNTIME) == "vllm"
+    )
     check_engine(RUNTIME)
     with pytest.raises(ValueError, match="the vllm installed here samples on cpu, not on cuda"):
         check_engine(RuntimeConfig(engine="vllm", device="cuda"))

@@ -1,4 +1,6 @@
-"""vLLM in processes of its own: beside everything else, memory after close, tied heads, an online stage, a campaign on Ray."""
+"""vLLM in processes of its own: beside everything else, memory after close, tied heads, an
+online stage, a campaign on Ray.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,33 @@ def here(script: str, *arguments: object, home: Path) -> subprocess.CompletedPro
 
 @pytest.mark.long
 def test_it_lives_beside_everything_else(tmp_path: Path):
-    """One process imports vLLM with Prefect, MLflow and Ray; nothing but what is left out on purpose is missing from the environment."""
-    assert here("import prefect, mlflow, ray, transformers, vllm; print(vllm.__version__)", home=tmp_path).stdout.strip() == "0.32.0"
-    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True).stdout.lower()
-    without = ("torchvision", "torchaudio", "torchcodec", "opencv-python-headless", "triton", "llama-cpp-python", "llm,")
-    odd = [line for line in checked.splitlines() if "no broken" not in line and not any(f"requires {name}" in line for name in without)]
+    """One process imports vLLM with Prefect, MLflow and Ray; nothing but what is left out on
+    purpose is missing from the environment.
+    """
+    assert (
+        here(
+            "import prefect, mlflow, ray, transformers, vllm; print(vllm.__version__)",
+            home=tmp_path,
+        ).stdout.strip()
+        == "0.32.0"
+    )
+    checked = subprocess.run(
+        [sys.executable, "-m", "pip", "check"], capture_output=True, text=True
+    ).stdout.lower()
+    without = (
+        "torchvision",
+        "torchaudio",
+        "torchcodec",
+        "opencv-python-headless",
+        "triton",
+        "llama-cpp-python",
+        "llm,",
+    )
+    odd = [
+        line
+        for line in checked.splitlines()
+        if "no broken" not in line and not any(f"requires {name}" in line for name in without)
+    ]
     assert odd == []
 
 
@@ -62,7 +86,9 @@ print(taken_over == fresh, sum(a == b for x, y in zip(fresh, before) for a, b in
 
 @pytest.mark.long
 def test_a_head_tied_to_the_embedding_follows_it(folder: Path, tmp_path: Path):
-    """vLLM's CPU build keeps a packed copy of the head that its own reload leaves behind (SmolLM2 and small Qwen3 have tied heads)."""
+    """vLLM's CPU build keeps a packed copy of the head that its own reload leaves behind
+    (SmolLM2 and small Qwen3 have tied heads).
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.config.tie_word_embeddings = True
     model.lm_head.weight = model.model.embed_tokens.weight
@@ -92,7 +118,7 @@ engine = VLLMEngine(Path(sys.argv[1]), runtime)
 print(t.sample(engine, 4) == first, rss() - held)
 print(*sorted({one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}))
 engine.close()
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.long
@@ -111,10 +137,10 @@ from pathlib import Path
 from helpers import context
 from erpd_core.config import OnlineConfig, OptimizerConfig, SamplingConfig
 from erpd_core.refs import PolicyRef, ProblemsRef
-from tasks.online import TrainOnline
-from tasks.stage import fulfil
+from tasks.training.online import TrainOnline
+from tasks.execution.stage import fulfil
 from tasks.store import Store
-from tasks.training import load_records
+from tasks.training.stage import load_records
 store = Store(Path(sys.argv[1]))
 config = OnlineConfig(
     optimizer=OptimizerConfig(lr=3e-4), steps=12, prompts_per_step=32,
@@ -126,32 +152,53 @@ stage = TrainOnline(
 ref = fulfil(stage, context(store, engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25))
 for record in load_records(store, ref):
     print(record["reward_mean"], record["kl_theta_start"], record["ratio_max"])
-"""
+"""  # noqa: E501
 
 
 def test_online_training_learns_from_what_vllm_samples(world: World, tmp_path: Path):
-    """Trainer and engine in one process, weights swapped at each step: the policy learns, and its first step has the base's accuracy."""
+    """Trainer and engine in one process, weights swapped at each step: the policy learns, and
+    its first step has the base's accuracy.
+    """
     shutil.copytree(world.store.root, tmp_path / "store")
-    done = here(ONLINE, tmp_path / "store", world.base.model_dump_json(), world.problems.model_dump_json(), home=tmp_path)
-    reward, kl, ratio = np.array([[float(word) for word in line.split()] for line in done.stdout.splitlines()]).T
+    done = here(
+        ONLINE,
+        tmp_path / "store",
+        world.base.model_dump_json(),
+        world.problems.model_dump_json(),
+        home=tmp_path,
+    )
+    reward, kl, ratio = np.array(
+        [[float(word) for word in line.split()] for line in done.stdout.splitlines()]
+    ).T
     assert len(reward) == 12 and kl[0] == 0 and kl[-1] > 0.01
     assert abs(reward[0] - world.rollouts.accuracy) < 0.15
     assert reward[-3:].mean() - reward[:3].mean() > 0.15
-    assert ratio == pytest.approx(np.ones(12), abs=1e-3), "one update on each batch: the samples are the policy's own"
+    assert ratio == pytest.approx(np.ones(12), abs=1e-3), (
+        "one update on each batch: the samples are the policy's own"
+    )
 
 
 @pytest.mark.long
 @pytest.mark.ray
 def test_a_campaign_on_ray_samples_with_vllm(undisturbed: Any, short_home: Path):
-    """The shrunk campaign, its engine swapped: other random numbers, and scores that agree within their noise."""
-    engine = ("runtime.engine=vllm", "runtime.device=cpu", "runtime.kv_cache_gib=0.25", "runtime.cpus=1")
+    """The shrunk campaign, its engine swapped: other random numbers, and scores that agree
+    within their noise.
+    """
+    engine = (
+        "runtime.engine=vllm",
+        "runtime.device=cpu",
+        "runtime.kv_cache_gib=0.25",
+        "runtime.cpus=1",
+    )
     campaign = run_campaign(short_home, "iterations=1", "runtime.ray=on", *engine, timeout=500)
     found, other = campaign.result, undisturbed.result
     assert found["status"] == "completed" and campaign.done.stdout.count("\n") == 1
     assert found["base"]["policy"] == other["base"]["policy"]
     ours, theirs = found["base"]["scores"]["test"], other["base"]["scores"]["test"]
     assert ours != theirs, "vLLM really sampled"
-    assert abs(ours["avg"] - theirs["avg"]) < 4 * math.sqrt(2 * 0.25 / (ours["k"] * ours["problems"]))
+    assert abs(ours["avg"] - theirs["avg"]) < 4 * math.sqrt(
+        2 * 0.25 / (ours["k"] * ours["problems"])
+    )
     assert found["iterations"][0]["teacher"]["scores"]["test"]["avg"] > ours["avg"]
     assert found["iterations"][0]["student"]["kl_old"] > 0
     assert list((short_home / "cwd").iterdir()) == list((short_home / "user").iterdir()) == []

@@ -1,4 +1,6 @@
-"""What responses vote for: right ones together, wrong ones as the grader tells them apart, none where there is no answer."""
+"""What responses vote for: right ones together, wrong ones as the grader tells them apart, none
+where there is no answer.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import pytest
 
 from erpd_core.refs import PolicyRef, Problem, ProblemsRef, RolloutRef
 from erpd_core.scoring import majority_at_k
-from tasks.answers import Responses, read_responses
+from tasks.evaluation.votes import Responses, read_responses
 from tasks.grading import Grader
 from tasks.rollouts import SCHEMA, outcomes
 from tasks.store import Store
@@ -18,12 +20,19 @@ from tasks.store import Store
 BOX = "so it is \\boxed{%s}."
 
 
-def graded(folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto") -> tuple[Store, RolloutRef]:
-    """A rollout of these texts (problem -> gold and responses), as its stage writes it: verdicts by the real grader, a problem a shard."""
+def graded(
+    folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto"
+) -> tuple[Store, RolloutRef]:
+    """A rollout of these texts (problem -> gold and responses), as its stage writes it: verdicts
+    by the real grader, a problem a shard.
+    """
     store = Store(folder)
     with store.build("problems", {"said": said}, {}, 1) as written:
         assert written is not None
-        lines = [Problem(id=name, prompt=name, answer=gold).model_dump_json() + "\n" for name, (gold, _) in said.items()]
+        lines = [
+            Problem(id=name, prompt=name, answer=gold).model_dump_json() + "\n"
+            for name, (gold, _) in said.items()
+        ]
         written.put("problems.jsonl", lambda path: path.write_text("".join(lines)))
         written.commit({})
     with Grader(workers=1) as grader, store.build("rollouts", {"said": said}, {}, 1) as build:
@@ -31,39 +40,71 @@ def graded(folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str 
         for number, (problem, (gold, texts)) in enumerate(said.items()):
             verdicts = grader.grade_many([(gold, text) for text in texts], extractor=extractor)
             rows = [
-                {"problem": problem, "sample": sample, "prompt_tokens": [1], "response_tokens": [2] * len(text), "text": text,
-                 "verdict": verdict, "reward": float(verdict == "correct"), "truncated": not text.endswith(".")}
+                {
+                    "problem": problem,
+                    "sample": sample,
+                    "prompt_tokens": [1],
+                    "response_tokens": [2] * len(text),
+                    "text": text,
+                    "verdict": verdict,
+                    "reward": float(verdict == "correct"),
+                    "truncated": not text.endswith("."),
+                }
                 for sample, (text, verdict) in enumerate(zip(texts, verdicts, strict=True))
-            ]  # fmt: skip
+            ]
             table = pa.Table.from_pylist(rows, schema=SCHEMA)
-            build.put(f"shard-{number:05d}.parquet", lambda path, table=table: pq.write_table(table, path))
+            build.put(
+                f"shard-{number:05d}.parquet", lambda path, table=table: pq.write_table(table, path)
+            )
         build.commit({})
     count = sum(len(texts) for _, texts in said.values())
     problems = ProblemsRef(id=written.id, name="x", count=len(said), extractor=extractor)
     return store, RolloutRef(
-        id=build.id, policy=PolicyRef(id="policy-x"), problems=problems, samples=4, sequences=count, tokens=1, accuracy=0
+        id=build.id,
+        policy=PolicyRef(id="policy-x"),
+        problems=problems,
+        samples=4,
+        sequences=count,
+        tokens=1,
+        accuracy=0,
     )
 
 
-def responses(folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto") -> dict[str, Responses]:
+def responses(
+    folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto"
+) -> dict[str, Responses]:
     store, ref = graded(folder, said, extractor)
     return read_responses(store, ref, outcomes(store, ref))
 
 
 def majority(found: dict[str, Responses]) -> dict[str, float]:
-    return majority_at_k({name: one.outcomes for name, one in found.items()}, {name: one.groups for name, one in found.items()})
+    return majority_at_k(
+        {name: one.outcomes for name, one in found.items()},
+        {name: one.groups for name, one in found.items()},
+    )
 
 
 def test_right_answers_are_one_group_however_they_are_written(tmp_path: Path):
-    one = responses(tmp_path, {"p": ("1/2", [BOX % "0.5", BOX % "\\frac{1}{2}", BOX % "2/4", BOX % "3"])})["p"]
+    one = responses(
+        tmp_path, {"p": ("1/2", [BOX % "0.5", BOX % "\\frac{1}{2}", BOX % "2/4", BOX % "3"])}
+    )["p"]
     assert one.groups[0] == one.groups[1] == one.groups[2] != one.groups[3]
     assert one.outcomes == [1, 1, 1, 0]
     assert (one.result("b", "p").answer, one.result("b", "p").votes) == ("0.5", 3)
 
 
 def test_wrong_spellings_join_where_that_decides_who_wins(tmp_path: Path):
-    """Two right, three wrong in two spellings: by spelling alone it would be a tie, by what they mean the wrong ones win."""
-    texts = [BOX % "7", BOX % "7", BOX % "\\frac{1}{3}", BOX % "\\frac{1}{3}", BOX % "\\frac{2}{6}", BOX % "5"]
+    """Two right, three wrong in two spellings: by spelling alone it would be a tie, by what they
+    mean the wrong ones win.
+    """
+    texts = [
+        BOX % "7",
+        BOX % "7",
+        BOX % "\\frac{1}{3}",
+        BOX % "\\frac{1}{3}",
+        BOX % "\\frac{2}{6}",
+        BOX % "5",
+    ]
     found = responses(tmp_path, {"p": ("7", texts)})
     assert found["p"].groups[2] == found["p"].groups[4] != found["p"].groups[5]
     assert majority(found) == {"p": 0}
@@ -99,7 +140,9 @@ def test_a_problem_nobody_answered(tmp_path: Path):
 
 
 def test_the_tiny_worlds_answers_are_exact_strings(tmp_path: Path):
-    found = responses(tmp_path, {"p": ("102", ["12,9#102", "1,2#102", "12,9#92", "#"])}, extractor="hash")
+    found = responses(
+        tmp_path, {"p": ("102", ["12,9#102", "1,2#102", "12,9#92", "#"])}, extractor="hash"
+    )
     assert found["p"].answers == ["102", "102", "92", None]
     assert majority(found) == {"p": 1}
 
@@ -113,8 +156,12 @@ def test_problems_of_several_shards_keep_their_order_and_their_samples(tmp_path:
 
 
 def test_a_later_verdict_counts_where_it_is_given(tmp_path: Path):
-    """Outcomes come from outside: a judge may call right what the rules called unparsable or wrong."""
-    store, ref = graded(tmp_path, {"p": ("impossible", [BOX % "cannot be done", BOX % "3", "I give up."])})
+    """Outcomes come from outside: a judge may call right what the rules called unparsable or
+    wrong.
+    """
+    store, ref = graded(
+        tmp_path, {"p": ("impossible", [BOX % "cannot be done", BOX % "3", "I give up."])}
+    )
     assert outcomes(store, ref) == {"p": [0, 0, 0]}
     found = read_responses(store, ref, {"p": [1.0, 0.0, 0.0]})
     assert found["p"].result("b", "p").solved == 1

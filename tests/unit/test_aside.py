@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from deployments.platform import free_port
-from flows.aside import Aside, open_tracker
+from deployments.servers.local_platform import free_port
+from flows.steps.tracking_queue import Aside, open_tracker
 
 
 @pytest.mark.slow
-def test_a_flow_and_its_iterations_that_open_at_once_share_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_flow_and_its_iterations_that_open_at_once_share_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     (tmp_path / "mlflow").mkdir()
     open_tracker()  # makes the database: what is left to meet at is the run
@@ -23,7 +25,9 @@ def test_a_flow_and_its_iterations_that_open_at_once_share_one_run(tmp_path: Pat
         assert len({aside.pages() for aside in asides}) == 1
 
 
-def test_an_mlflow_that_is_away_from_the_beginning_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch):
+def test_an_mlflow_that_is_away_from_the_beginning_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setenv("ERPD_MLFLOW_URL", f"http://127.0.0.1:{free_port()}")
     aside = Aside("tiny-1")
     aside.say(lambda tracker, run: None)

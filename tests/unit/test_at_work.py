@@ -1,4 +1,6 @@
-"""Stages that several flows of a process ask for at once, what stages ask of Ray, and how a benchmark counts time at work."""
+"""Stages that several flows of a process ask for at once, what stages ask of Ray, and how a
+benchmark counts time at work.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,14 @@ from helpers import World
 from rich.console import Console
 
 from benchmarks.overhead import Span, covered, spans
-from deployments.display import Display
+from deployments.output.progress_bars import Display
 from erpd_core.config import RuntimeConfig, SamplingConfig
-from flows.at_work import at_work, halt
-from tasks.progress import Progress
-from tasks.resources import places
+from flows.steps.in_flight import at_work, halt
+from tasks.execution.progress import Progress
+from tasks.execution.ray_cluster import places
+from tasks.execution.requests import Share, local_cpus
+from tasks.execution.submit import asked
 from tasks.rollouts import SampleRollouts
-from tasks.shares import Share, asked, local_cpus
 
 
 class Submitted(Future[str]):
@@ -87,7 +90,9 @@ def test_a_local_ray_has_the_whole_machine_and_a_stage_its_share(monkeypatch: py
 
 
 def test_each_stage_says_what_it_needs(world: World):
-    sampling = SampleRollouts(policy=world.base, problems=world.problems, sampling=SamplingConfig(), seed=1)
+    sampling = SampleRollouts(
+        policy=world.base, problems=world.problems, sampling=SamplingConfig(), seed=1
+    )
     from erpd_core.config import TinyProblems
     from tasks.datasets import draw_problems
 
@@ -130,5 +135,12 @@ def test_lines_of_arms_that_run_side_by_side_stand_under_their_own_heading(tmp_p
         list(pool.map(arm, paths))
     assert not display.bars and not display.progress.tasks, "no bar stays, and none was made twice"
     console.file.close()
-    lines = [line.strip() for line in (tmp_path / "screen").read_text().splitlines() if line.strip()]
-    assert [line.partition("(")[0].split() for line in lines] == [["first"], ["done", "1:", "train"], ["second"], ["done", "1:", "train"]]
+    lines = [
+        line.strip() for line in (tmp_path / "screen").read_text().splitlines() if line.strip()
+    ]
+    assert [line.partition("(")[0].split() for line in lines] == [
+        ["first"],
+        ["done", "1:", "train"],
+        ["second"],
+        ["done", "1:", "train"],
+    ]

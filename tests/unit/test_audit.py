@@ -1,4 +1,6 @@
-"""The report on known vulnerabilities: a table of what the advisory service says, and one line where it says nothing."""
+"""The report on known vulnerabilities: a table of what the advisory service says, and one line
+where it says nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from helpers import ROOT
 
 from scripts.audit import report
 
-ADVISORY = {"id": "PYSEC-2026-1", "aliases": ["CVE-2026-11"], "fix_versions": ["1.2", "2.0"], "description": "long\ntext"}
+ADVISORY = {
+    "id": "PYSEC-2026-1",
+    "aliases": ["CVE-2026-11"],
+    "fix_versions": ["1.2", "2.0"],
+    "description": "long\ntext",
+}
 
 
 def package(name: str, *advisories: object) -> dict[str, object]:
@@ -23,7 +30,15 @@ def package(name: str, *advisories: object) -> dict[str, object]:
 
 def test_an_advisory_is_a_row_with_its_package_and_where_it_is_fixed():
     open_one = {"id": "GHSA-a|b\n<i>", "fix_versions": []}
-    said = report({"dependencies": [package("good"), package("bad", ADVISORY, open_one), {"name": "own", "skip_reason": "not on PyPI"}]})
+    said = report(
+        {
+            "dependencies": [
+                package("good"),
+                package("bad", ADVISORY, open_one),
+                {"name": "own", "skip_reason": "not on PyPI"},
+            ]
+        }
+    )
     assert said.splitlines() == [
         "advisories: 2; packages audited: 2, unknown to the service: 1",
         "",
@@ -35,9 +50,22 @@ def test_an_advisory_is_a_row_with_its_package_and_where_it_is_fixed():
 
 
 def test_nothing_found_is_not_nothing_known():
-    assert report({"dependencies": [package("good")]}) == "advisories: 0; packages audited: 1, unknown to the service: 0"
-    unknown = report({"dependencies": [{"name": name, "skip_reason": "Dependency not found on PyPI"} for name in "ab"]})
-    assert unknown.startswith("audit: no report") and "none of 2 packages" in unknown and "\n" not in unknown
+    assert (
+        report({"dependencies": [package("good")]})
+        == "advisories: 0; packages audited: 1, unknown to the service: 0"
+    )
+    unknown = report(
+        {
+            "dependencies": [
+                {"name": name, "skip_reason": "Dependency not found on PyPI"} for name in "ab"
+            ]
+        }
+    )
+    assert (
+        unknown.startswith("audit: no report")
+        and "none of 2 packages" in unknown
+        and "\n" not in unknown
+    )
 
 
 @pytest.mark.slow
@@ -46,8 +74,24 @@ def test_where_no_service_answers_it_says_so_in_one_line_and_is_no_failure(tmp_p
         pytest.skip("pip-audit is not installed: make dev")
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"http://127.0.0.1:{server.getsockname()[1]}"
-    environment = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "https_proxy", "all_proxy")}
-    environment |= {"HTTPS_PROXY": closed, "PIP_CACHE_DIR": str(tmp_path)}  # nothing is answered from pip's own cache either
-    done = subprocess.run([sys.executable, "-m", "scripts.audit"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in ("no_proxy", "https_proxy", "all_proxy")
+    }
+    # nothing is answered from pip's own cache either
+    environment |= {"HTTPS_PROXY": closed, "PIP_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.audit"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("audit: no report") and done.stdout.count("\n") == 1 and "Proxy" in done.stdout
+    assert (
+        done.stdout.startswith("audit: no report")
+        and done.stdout.count("\n") == 1
+        and "Proxy" in done.stdout
+    )

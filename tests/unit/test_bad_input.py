@@ -1,4 +1,6 @@
-"""Malformed input of every kind: exit code 2, one line with place and mend, nothing on stdout, nothing written."""
+"""Malformed input of every kind: exit code 2, one line with place and mend, nothing on stdout,
+nothing written.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def own_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A home that is not there, an empty working directory, and the environment as it was once the case is over."""
+    """A home that is not there, an empty working directory, and the environment as it was once
+    the case is over.
+    """
     before = dict(os.environ)
     monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
     (folder / "cwd").mkdir()
@@ -49,7 +53,9 @@ def listing(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_one_line_says_where_and_how_to_mend(case: Case, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_one_line_says_where_and_how_to_mend(
+    case: Case, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     arguments = case.make(folder / "d")
     before = listing(folder)
     monkeypatch.setattr(sys, "argv", ["erpd", *arguments])
@@ -58,7 +64,12 @@ def test_one_line_says_where_and_how_to_mend(case: Case, folder: Path, capfd: py
     told = capfd.readouterr()
     assert (ended.value.code, told.out) == (2, ""), told
     lines = told.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("erpd: ") and lines[0].isprintable() and len(lines[0]) < 2100, told.err[:3000]
+    assert (
+        len(lines) == 1
+        and lines[0].startswith("erpd: ")
+        and lines[0].isprintable()
+        and len(lines[0]) < 2100
+    ), told.err[:3000]
     for words in case.says:
         assert words.replace("{d}", str(folder / "d")) in lines[0]
     assert listing(folder) == before

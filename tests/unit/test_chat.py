@@ -1,4 +1,6 @@
-"""How prompts are put to a model: its template with system message and options, kept with the policy and with what is trained from it."""
+"""How prompts are put to a model: its template with system message and options, kept with the
+policy and with what is trained from it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,17 @@ import pytest
 from helpers import context
 
 from erpd_core.config import ChatConfig, DirectoryModel, RuntimeConfig
-from tasks.chat import encode, read_chat
 from tasks.engines import open_engine
-from tasks.models import load_policy, load_tokenizer, save_policy
-from tasks.policies import ASSETS, import_policy
-from tasks.stage import fulfil
+from tasks.execution.stage import fulfil
+from tasks.models.chat import encode, read_chat
+from tasks.models.import_policy import ASSETS, import_policy
+from tasks.models.policy import load_policy, load_tokenizer, save_policy
 from tasks.store import Store
 
 TEMPLATE = (
     "{% if thinking is defined and thinking %}9{% endif %}"
-    "{% for message in messages %}{{ '+' if message.role == 'system' else '' }}{{ message.content }}{% endfor %}"
+    "{% for message in messages %}{{ '+' if message.role == 'system' else '' }}{{ message.content "
+    "}}{% endfor %}"
     "{% if add_generation_prompt %}={% endif %}"
 )
 CHAT = ChatConfig(system="7", options={"thinking": True})
@@ -36,7 +39,9 @@ def test_prompts_go_through_the_template_with_what_chat_adds(folder: Path):
     tokenizer = load_tokenizer(folder)
     assert tokenizer.decode(encode(tokenizer, None, "12")) == "12="
     assert tokenizer.decode(encode(tokenizer, CHAT, "12")) == "9+712="
-    assert tokenizer.decode(encode(tokenizer, ChatConfig(options={"thinking": False}), "12")) == "12="
+    assert (
+        tokenizer.decode(encode(tokenizer, ChatConfig(options={"thinking": False}), "12")) == "12="
+    )
 
 
 def test_a_model_without_a_template_takes_the_text_and_refuses_chat():
@@ -53,15 +58,25 @@ def test_chat_goes_with_the_policy_and_with_what_is_trained_from_it(folder: Path
     assert engine.decode(engine.encode("12")) == "9+712="
     child = tmp_path / "child"
     child.mkdir()
-    save_policy(load_policy(here.store.path(base.id), RuntimeConfig(device="cpu")), child, here.store.path(base.id))
+    save_policy(
+        load_policy(here.store.path(base.id), RuntimeConfig(device="cpu")),
+        child,
+        here.store.path(base.id),
+    )
     assert read_chat(child) == CHAT
 
 
 def test_chat_is_part_of_what_a_policy_is_and_only_where_it_is_given(folder: Path):
     plain = import_policy(DirectoryModel(path=str(folder)))
     assert "chat" not in plain.question()
-    others = [ChatConfig(system="7"), ChatConfig(system="8"), ChatConfig(options={"thinking": True})]
-    found = {import_policy(DirectoryModel(path=str(folder), chat=chat)).identity() for chat in others}
+    others = [
+        ChatConfig(system="7"),
+        ChatConfig(system="8"),
+        ChatConfig(options={"thinking": True}),
+    ]
+    found = {
+        import_policy(DirectoryModel(path=str(folder), chat=chat)).identity() for chat in others
+    }
     assert len({plain.identity(), *found}) == 4
 
 

@@ -1,4 +1,6 @@
-"""Code grading without running anything: finding programs, reading and unpacking test cases, comparing outputs."""
+"""Code grading without running anything: finding programs, reading and unpacking test cases,
+comparing outputs.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ from tasks.grading.code.sandbox import Ran
         ("", None),
     ],
 )
-def test_the_program_is_the_last_closed_block_after_the_thinking(response: str, found: str | None) -> None:
+def test_the_program_is_the_last_closed_block_after_the_thinking(
+    response: str, found: str | None
+) -> None:
     assert program(response) == found
 
 
@@ -91,7 +95,15 @@ def test_stdin_cases() -> None:
 
 
 def test_functional_cases_are_one_json_argument_per_line() -> None:
-    tests = read_tests(json.dumps({"inputs": ['[1, 2]\n"a\\nb"', "", [[1], 2]], "outputs": ["[1]", "null", 5], "fn_name": "f"}))
+    tests = read_tests(
+        json.dumps(
+            {
+                "inputs": ['[1, 2]\n"a\\nb"', "", [[1], 2]],
+                "outputs": ["[1]", "null", 5],
+                "fn_name": "f",
+            }
+        )
+    )
     assert [json.loads(data) for data in tests.inputs] == [[[1, 2], "a\nb"], [], [[1], 2]]
     assert (tests.fn_name, tests.expected) == ("f", [[1], None, 5])
 
@@ -116,7 +128,7 @@ def test_unit_tests_that_cannot_be_read_are_refused(given: object, word: str) ->
         read_tests(given)
 
 
-# ------------------------------------------------------------------------------------------------------------------ LiveCodeBench
+# ------------------------------------------------------------------------------------ LiveCodeBench
 
 
 def packed(cases: Any, protocol: int | None = None) -> str:
@@ -126,7 +138,10 @@ def packed(cases: Any, protocol: int | None = None) -> str:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_private_cases_are_unpacked(protocol: int) -> None:
     private = [{"input": f"{n} é", "output": "x" * 300, "testtype": "stdin"} for n in range(3)]
-    row = {"public_test_cases": json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}]), "metadata": "{}"}
+    row = {
+        "public_test_cases": json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}]),
+        "metadata": "{}",
+    }
     tests = livecodebench_tests(row | {"private_test_cases": packed(private, protocol)})
     assert tests == {"inputs": ["1", "0 é", "1 é", "2 é"], "outputs": ["2", *["x" * 300] * 3]}
     assert livecodebench_tests(row | {"private_test_cases": json.dumps(private)}) == tests
@@ -134,7 +149,11 @@ def test_private_cases_are_unpacked(protocol: int) -> None:
 
 def test_a_function_name_makes_cases_functional() -> None:
     case = [{"input": "[1]\n2", "output": "3", "testtype": "functional"}]
-    row = {"public_test_cases": json.dumps(case), "private_test_cases": packed(case), "metadata": json.dumps({"func_name": "f"})}
+    row = {
+        "public_test_cases": json.dumps(case),
+        "private_test_cases": packed(case),
+        "metadata": json.dumps({"func_name": "f"}),
+    }
     tests = read_tests(livecodebench_tests(row))
     assert (tests.fn_name, tests.inputs, tests.expected) == ("f", [b"[[1], 2]"] * 2, [3, 3])
 
@@ -151,7 +170,15 @@ def test_pickles_that_could_do_anything_are_refused(capsys: pytest.CaptureFixtur
     with pytest.raises(ValueError, match="one string"):
         livecodebench_tests({"public_test_cases": "[]", "private_test_cases": hostile})
     assert capsys.readouterr().out == ""
-    huge_memo = pickle.PROTO + b"\x04" + pickle.BINUNICODE + b"\x01\0\0\0x" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f" + pickle.STOP
+    huge_memo = (
+        pickle.PROTO
+        + b"\x04"
+        + pickle.BINUNICODE
+        + b"\x01\0\0\0x"
+        + pickle.LONG_BINPUT
+        + b"\xff\xff\xff\x7f"
+        + pickle.STOP
+    )
     assert unpickle_text(huge_memo) == "x"  # an Unpickler would ask for 16 GiB
     for data in (pickle.dumps(["a"]), pickle.dumps(1), b"", b"junk", pickle.dumps("a")[:-1]):
         with pytest.raises(ValueError, match="one string"):
@@ -159,14 +186,21 @@ def test_pickles_that_could_do_anything_are_refused(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "damage", ["not base64!", base64.b64encode(b"junk").decode(), packed([])[:20], packed({"a": 1}), packed([{"input": "1"}])]
+    "damage",
+    [
+        "not base64!",
+        base64.b64encode(b"junk").decode(),
+        packed([])[:20],
+        packed({"a": 1}),
+        packed([{"input": "1"}]),
+    ],
 )
 def test_cases_in_no_known_form_are_refused(damage: str) -> None:
     with pytest.raises(ValueError, match="test cases"):
         livecodebench_tests({"public_test_cases": "[]", "private_test_cases": damage})
 
 
-# ----------------------------------------------------------------------------------------------------------------- what an end means
+# -------------------------------------------------------------------------------- what an end means
 
 
 @pytest.mark.parametrize(
@@ -188,7 +222,15 @@ def test_a_case_is_correct_only_if_the_program_ended_by_itself(ran: Ran, verdict
 
 
 def test_a_function_is_judged_by_its_value_only() -> None:
-    assert judge_case(Ran("exit", b"noise", b'{"value": [1, 2]}'), [1, 2], functional=True) == "correct"
-    assert judge_case(Ran("exit", b"[1, 2]", b'{"value": null}'), [1, 2], functional=True) == "wrong"
+    assert (
+        judge_case(Ran("exit", b"noise", b'{"value": [1, 2]}'), [1, 2], functional=True)
+        == "correct"
+    )
+    assert (
+        judge_case(Ran("exit", b"[1, 2]", b'{"value": null}'), [1, 2], functional=True) == "wrong"
+    )
     assert judge_case(Ran("exit", b"", b'{"not_json": true}'), None, functional=True) == "wrong"
-    assert judge_case(Ran("exit", b"", b'{"value": ' + b"1" * 9999 + b"}"), 1, functional=True) == "error"
+    assert (
+        judge_case(Ran("exit", b"", b'{"value": ' + b"1" * 9999 + b"}"), 1, functional=True)
+        == "error"
+    )

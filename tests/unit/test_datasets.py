@@ -1,4 +1,6 @@
-"""Problems: the same draw for the same seed, every format read, every fault placed by file and row, splits that share nothing."""
+"""Problems: the same draw for the same seed, every format read, every fault placed by file and
+row, splits that share nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from helpers import context
 
 from erpd_core.config import FileProblems, GymProblems, TinyProblems
 from tasks.datasets import draw_problems, load_problems, read_problems
-from tasks.stage import fulfil
+from tasks.execution.stage import fulfil
 from tasks.store import Store
 
 ROWS = [{"problem": f"{n} + {n}?", "answer": str(2 * n)} for n in range(1, 21)]
@@ -51,30 +53,46 @@ def complaint(path: Path, **more: Any) -> str:
     return message
 
 
-# ------------------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize(("name", "write"), [("p.jsonl", jsonl), ("p.csv", comma), ("p.parquet", table)])
+@pytest.mark.parametrize(
+    ("name", "write"), [("p.jsonl", jsonl), ("p.csv", comma), ("p.parquet", table)]
+)
 def test_every_format_gives_the_same_problems(tmp_path: Path, name: str, write):
     found = read(write(tmp_path / name, ROWS))
-    assert [(one.prompt, one.answer) for one in found] == [(row["problem"], row["answer"]) for row in ROWS]
+    assert [(one.prompt, one.answer) for one in found] == [
+        (row["problem"], row["answer"]) for row in ROWS
+    ]
     assert len({one.id for one in found}) == len(ROWS)
 
 
 def test_columns_template_and_ids_are_taken_as_asked(tmp_path: Path):
-    path = jsonl(tmp_path / "p.jsonl", [{"q": "1+1", "a": 2, "id": "x"}, {"q": "2+2", "a": 4, "id": "y"}])
+    path = jsonl(
+        tmp_path / "p.jsonl", [{"q": "1+1", "a": 2, "id": "x"}, {"q": "2+2", "a": 4, "id": "y"}]
+    )
     found = read(path, problem_column="q", answer_column="a", template="Q: {problem}\nA:")
-    assert [(one.id, one.prompt, one.answer) for one in found] == [("x", "Q: 1+1\nA:", "2"), ("y", "Q: 2+2\nA:", "4")]
+    assert [(one.id, one.prompt, one.answer) for one in found] == [
+        ("x", "Q: 1+1\nA:", "2"),
+        ("y", "Q: 2+2\nA:", "4"),
+    ]
 
 
 def test_a_template_keeps_braces_of_latex(tmp_path: Path):
     path = jsonl(tmp_path / "p.jsonl", [{"problem": r"\frac{1}{2} {problem}", "answer": "0.5"}])
-    assert read(path, template=r"{problem} in \boxed{}")[0].prompt == r"\frac{1}{2} {problem} in \boxed{}"
+    assert (
+        read(path, template=r"{problem} in \boxed{}")[0].prompt
+        == r"\frac{1}{2} {problem} in \boxed{}"
+    )
 
 
 def test_the_reasoning_of_a_gsm8k_answer_is_left_out(tmp_path: Path):
     path = jsonl(
-        tmp_path / "p.jsonl", [{"problem": "a", "answer": "2 + 2 = 4 <<2+2=4>>\nso\n#### 1,234"}, {"problem": "b", "answer": " 5 "}]
+        tmp_path / "p.jsonl",
+        [
+            {"problem": "a", "answer": "2 + 2 = 4 <<2+2=4>>\nso\n#### 1,234"},
+            {"problem": "b", "answer": " 5 "},
+        ],
     )
     assert [one.answer for one in read(path)] == ["1,234", "5"]
 
@@ -102,10 +120,13 @@ def test_the_source_seed_wins_over_the_campaigns(tmp_path: Path):
     path = jsonl(tmp_path / "p.jsonl", ROWS)
     pinned = FileProblems(path=str(path), count=8, seed=5)
     assert draw_problems("a", pinned, 1).identity() == draw_problems("a", pinned, 2).identity()
-    assert draw_problems("a", FileProblems(path=str(path), count=8), 5).identity() == draw_problems("a", pinned, 1).identity()
+    assert (
+        draw_problems("a", FileProblems(path=str(path), count=8), 5).identity()
+        == draw_problems("a", pinned, 1).identity()
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------------ faults
+# ------------------------------------------------------------------------------------------- faults
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
@@ -125,7 +146,13 @@ def test_a_line_that_is_no_object_is_placed(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "row", [{"problem": "a"}, {"problem": "a", "answer": None}, {"problem": "a", "answer": ""}, {"problem": "", "answer": "1"}]
+    "row",
+    [
+        {"problem": "a"},
+        {"problem": "a", "answer": None},
+        {"problem": "a", "answer": ""},
+        {"problem": "", "answer": "1"},
+    ],
 )
 def test_a_row_without_problem_or_answer_is_placed(tmp_path: Path, row: dict[str, Any]):
     message = complaint(jsonl(tmp_path / "p.jsonl", [ROWS[0], ROWS[1], row]))
@@ -178,7 +205,7 @@ def test_a_csv_row_with_too_many_fields_is_placed(tmp_path: Path):
     assert "row 2" in complaint(path)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ splits
+# ------------------------------------------------------------------------------------------- splits
 
 
 def numbers_of(problem: Any) -> tuple[int, ...]:
@@ -210,15 +237,24 @@ def test_a_problem_list_reads_back_as_it_was_drawn(tmp_path: Path):
 class TestGym:
     @pytest.fixture(autouse=True)
     def _needs_reasoning_gym(self) -> None:
-        pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (pip install -e '.[problems]')")
+        pytest.importorskip(
+            "reasoning_gym", reason="reasoning-gym is not installed (pip install -e '.[problems]')"
+        )
 
     def source(self, split: str, **more: Any) -> GymProblems:
         return GymProblems(
-            family="chain_sum", split=split, count=40, params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}, **more
+            family="chain_sum",
+            split=split,
+            count=40,
+            params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
+            **more,
         )
 
     def test_splits_share_no_question(self):
-        prompts = {split: {one.prompt for one in read_problems(self.source(split), 3)} for split in ("train", "validation", "test")}
+        prompts = {
+            split: {one.prompt for one in read_problems(self.source(split), 3)}
+            for split in ("train", "validation", "test")
+        }
         assert all(len(found) == 40 for found in prompts.values())
         assert (
             not prompts["train"] & prompts["test"]
@@ -240,5 +276,10 @@ class TestGym:
     def test_too_few_different_questions(self):
         with pytest.raises(ValueError, match="different questions"):
             read_problems(
-                GymProblems(family="chain_sum", count=5000, params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}), 0
+                GymProblems(
+                    family="chain_sum",
+                    count=5000,
+                    params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
+                ),
+                0,
             )

@@ -1,4 +1,6 @@
-"""Hub data through the real huggingface_hub against a server on loopback: one commit for ever, offline from the cache, plain refusals."""
+"""Hub data through the real huggingface_hub against a server on loopback: one commit for ever,
+offline from the cache, plain refusals.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from hub_server import Hub, serving
 from erpd_core.config import FileProblems, HubProblems, NamedProblems
 from tasks.datasets import draw_problems, load_problems, read_problems
 from tasks.datasets.hub import choose_files, lock_path
-from tasks.stage import fulfil
+from tasks.execution.stage import fulfil
 from tasks.store import Store
 
 ID = "someone/numbers"
@@ -32,7 +34,10 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def rows(first: int, count: int = 4) -> list[dict[str, Any]]:
-    return [{"problem_idx": n, "problem": f"{n} + {n}?", "answer": 2 * n, "problem_type": ["Algebra"]} for n in range(first, first + count)]
+    return [
+        {"problem_idx": n, "problem": f"{n} + {n}?", "answer": 2 * n, "problem_type": ["Algebra"]}
+        for n in range(first, first + count)
+    ]
 
 
 @pytest.fixture
@@ -42,7 +47,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setenv("ERPD_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.delenv("HF_HOME", raising=False)
-        hub.push(ID, {FILE: parquet(rows(1)), "data/test-00000-of-00001.parquet": parquet(rows(100, 2))})
+        hub.push(
+            ID, {FILE: parquet(rows(1)), "data/test-00000-of-00001.parquet": parquet(rows(100, 2))}
+        )
         yield hub
 
 
@@ -65,7 +72,10 @@ def complaint(source: HubProblems) -> str:
 
 def test_a_split_is_read_from_its_parquet_files(hub: Hub):
     problems = read_problems(HubProblems(id=ID, template="matharena"), 0)
-    assert (problems[0].prompt, problems[0].answer) == ("Put your final answer within \\boxed{}.\n\n1 + 1?", "2")
+    assert (problems[0].prompt, problems[0].answer) == (
+        "Put your final answer within \\boxed{}.\n\n1 + 1?",
+        "2",
+    )
     assert len(problems) == 4
     assert prompts(split="test") == ["100 + 100?", "101 + 101?"]
 
@@ -74,9 +84,13 @@ def test_the_commit_of_the_first_load_is_asked_for_ever_after(hub: Hub):
     first = hub.branches[ID, "main"]
     stage = draw_problems("x", HubProblems(id=ID), 0)
     assert stage.origin == f"{ID}@{first}"
-    hub.push(ID, {FILE: parquet(rows(50)), "data/test-00000-of-00001.parquet": parquet(rows(200, 2))})
+    hub.push(
+        ID, {FILE: parquet(rows(50)), "data/test-00000-of-00001.parquet": parquet(rows(200, 2))}
+    )
     assert draw_problems("x", HubProblems(id=ID), 0) == stage
-    assert prompts(split="test") == ["100 + 100?", "101 + 101?"], "a file that was never fetched comes from the same commit"
+    assert prompts(split="test") == ["100 + 100?", "101 + 101?"], (
+        "a file that was never fetched comes from the same commit"
+    )
     lock_path().unlink()
     assert prompts()[0] == "50 + 50?", "without the lock the newest is taken"
 
@@ -85,15 +99,26 @@ def test_a_revision_of_the_recipe_wins(hub: Hub):
     first = hub.branches[ID, "main"]
     hub.push(ID, {FILE: parquet(rows(50))})
     hub.push(ID, {FILE: parquet(rows(70))}, branch="v2")
-    assert (prompts()[0], prompts(revision=first)[0], prompts(revision="v2")[0]) == ("50 + 50?", "1 + 1?", "70 + 70?")
-    assert {key.partition("@")[2] for key in json.loads(lock_path().read_text())} == {"main", first, "v2"}
+    assert (prompts()[0], prompts(revision=first)[0], prompts(revision="v2")[0]) == (
+        "50 + 50?",
+        "1 + 1?",
+        "70 + 70?",
+    )
+    assert {key.partition("@")[2] for key in json.loads(lock_path().read_text())} == {
+        "main",
+        first,
+        "v2",
+    }
 
 
 def test_identity_is_the_bytes_and_the_artifact_says_the_commit(hub: Hub, tmp_path: Path):
     here = context(Store(tmp_path / "store"))
     stage = draw_problems("x", HubProblems(id=ID), 0)
     ref = fulfil(stage, here)
-    assert ref.origin == stage.origin and here.store.manifest(ref.id).meta["ref"]["origin"] == stage.origin
+    assert (
+        ref.origin == stage.origin
+        and here.store.manifest(ref.id).meta["ref"]["origin"] == stage.origin
+    )
     assert len(load_problems(here.store, ref)) == 4
     hub.push("someone/copy", {"readme.txt": b"", "all.parquet": parquet(rows(1))})
     copy = draw_problems("y", HubProblems(id="someone/copy"), 0)
@@ -110,10 +135,14 @@ def test_without_the_hub_the_cache_answers(hub: Hub, monkeypatch: pytest.MonkeyP
     unplug(monkeypatch)
     assert prompts() == before
     message = complaint(HubProblems(id=ID, split="test"))
-    assert "could not be reached" in message and "HF_ENDPOINT" in message and "local copy" in message
+    assert (
+        "could not be reached" in message and "HF_ENDPOINT" in message and "local copy" in message
+    )
 
 
-def test_a_cache_that_other_means_have_filled_is_enough(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cache_that_other_means_have_filled_is_enough(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from huggingface_hub import hf_hub_download
 
     elsewhere = tmp_path / "elsewhere"
@@ -124,10 +153,16 @@ def test_a_cache_that_other_means_have_filled_is_enough(hub: Hub, tmp_path: Path
     assert hub.branches[ID, "main"] in lock_path().read_text()
 
 
-def test_what_was_never_fetched_says_what_to_do_without_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_never_fetched_says_what_to_do_without_the_hub(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+):
     unplug(monkeypatch)
     message = complaint(HubProblems(id="nobody/nothing"))
-    assert "could not be reached" in message and "connect once" in message and not lock_path().parent.parent.exists()
+    assert (
+        "could not be reached" in message
+        and "connect once" in message
+        and not lock_path().parent.parent.exists()
+    )
 
 
 def test_the_hubs_address_is_named_without_its_login(hub: Hub, monkeypatch: pytest.MonkeyPatch):
@@ -170,7 +205,9 @@ def test_what_the_hub_refuses_is_said_plainly(hub: Hub):
 
 
 def test_a_malformed_row_is_placed_in_its_file(hub: Hub):
-    hub.push("someone/broken", {"train.jsonl": b'{"problem": "a", "answer": "1"}\n{"problem": "b"}\n'})
+    hub.push(
+        "someone/broken", {"train.jsonl": b'{"problem": "a", "answer": "1"}\n{"problem": "b"}\n'}
+    )
     with pytest.raises(ValueError, match=r"someone/broken/train.jsonl, row 2: no answer"):
         read_problems(HubProblems(id="someone/broken"), 0)
 
@@ -191,7 +228,9 @@ def test_several_files_are_one_set_in_order(hub: Hub):
     lines = [json.dumps(row) for row in rows(1, 6)]
     files = {f"test{n or ''}.jsonl": "\n".join(lines[n * 2 : n * 2 + 2]).encode() for n in range(3)}
     hub.push("someone/parts", files)
-    asked = HubProblems(id="someone/parts", split="test", files=("test.jsonl", "test1.jsonl", "test2.jsonl"))
+    asked = HubProblems(
+        id="someone/parts", split="test", files=("test.jsonl", "test1.jsonl", "test2.jsonl")
+    )
     assert [one.prompt for one in read_problems(asked, 0)] == [row["problem"] for row in rows(1, 6)]
     assert len(read_problems(asked.model_copy(update={"files": ("test2.jsonl",)}), 0)) == 2
 
@@ -202,11 +241,19 @@ def test_several_files_are_one_set_in_order(hub: Hub):
         (["data/train-0.parquet", "data/test-0.parquet"], {}, ["data/train-0.parquet"]),
         (["train.jsonl", "train.parquet"], {}, ["train.parquet"]),
         (["polaris.jsonl"], {}, ["polaris.jsonl"]),
-        (["main/test-0.parquet", "other/test-0.parquet"], {"files": ("main/{split}-*.parquet",), "split": "test"}, ["main/test-0.parquet"]),
-        (["train/train.jsonl", "code_benchmark/lcb/test.jsonl"], {"files": ("train/*.jsonl",)}, ["train/train.jsonl"]),
+        (
+            ["main/test-0.parquet", "other/test-0.parquet"],
+            {"files": ("main/{split}-*.parquet",), "split": "test"},
+            ["main/test-0.parquet"],
+        ),
+        (
+            ["train/train.jsonl", "code_benchmark/lcb/test.jsonl"],
+            {"files": ("train/*.jsonl",)},
+            ["train/train.jsonl"],
+        ),
         (["contest.json", "training.csv"], {"files": ("contest.*",)}, ["contest.json"]),
     ],
-)  # fmt: skip
+)
 def test_which_files_a_split_means(listing: list[str], more: dict[str, Any], chosen: list[str]):
     assert choose_files(listing, HubProblems(id=ID, **more)) == chosen
 
@@ -216,13 +263,17 @@ def test_a_file_that_carries_another_split_is_not_taken_for_train():
         choose_files(["test.jsonl"], HubProblems(id=ID))
 
 
-# ---------------------------------------------------------------------------------------------------------------- named sets
+# --------------------------------------------------------------------------------------- named sets
 
 
 def test_a_named_set_comes_from_the_hub_as_the_catalogue_says(hub: Hub):
     hub.push("MathArena/aime_2025", {FILE: parquet(rows(1, 30))})
     found = read_problems(NamedProblems(name="aime 25"), 0)
-    assert len(found) == 30 and found[0].prompt == "1 + 1? Let's think step by step and output the final answer within \\boxed{}."
+    assert (
+        len(found) == 30
+        and found[0].prompt
+        == "1 + 1? Let's think step by step and output the final answer within \\boxed{}."
+    )
     other = read_problems(NamedProblems(name="AIME25", template="matharena_aime", count=5), 0)
     assert len(other) == 5 and "integer between 0 and 999" in other[0].prompt
 
@@ -230,8 +281,13 @@ def test_a_named_set_comes_from_the_hub_as_the_catalogue_says(hub: Hub):
 def test_a_name_is_the_same_question_as_what_it_stands_for(hub: Hub, tmp_path: Path):
     hub.push("MathArena/aime_2025", {FILE: parquet(rows(1, 30))})
     plain = HubProblems(id="MathArena/aime_2025", template="polaris", extractor="boxed")
-    assert draw_problems("a", NamedProblems(name="AIME25"), 0).identity() == draw_problems("a", plain, 0).identity()
+    assert (
+        draw_problems("a", NamedProblems(name="AIME25"), 0).identity()
+        == draw_problems("a", plain, 0).identity()
+    )
     path = Path(shutil.copyfile(next((tmp_path / "home").rglob(FILE)), tmp_path / "mine.parquet"))
     local = read_problems(NamedProblems(name="AIME25", path=str(path)), 0)
     assert local == read_problems(plain, 0)
-    assert local == read_problems(FileProblems(path=str(path), template="polaris", extractor="boxed"), 0)
+    assert local == read_problems(
+        FileProblems(path=str(path), template="polaris", extractor="boxed"), 0
+    )

@@ -1,4 +1,6 @@
-"""The catalogue, what names stand for, and rows of code problems in the shapes they are published in."""
+"""The catalogue, what names stand for, and rows of code problems in the shapes they are
+published in.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from typing import Any
 import pytest
 
 from erpd_core.config import FileProblems, GymProblems, HubProblems, NamedProblems, TinyProblems
-from tasks.datasets import benchmark_from_text, catalogue, concrete, draw_problems, read_problems, samples_of
+from tasks.datasets import (
+    benchmark_from_text,
+    catalogue,
+    concrete,
+    draw_problems,
+    read_problems,
+    samples_of,
+)
 from tasks.datasets.catalogue import entry
 from tasks.grading import grade_one, open_grader
 
@@ -25,7 +34,7 @@ def complaint(name: str, **more: Any) -> str:
     return str(caught.value)
 
 
-# -------------------------------------------------------------------------------------------------------------------- catalogue
+# ---------------------------------------------------------------------------------------- catalogue
 
 
 def test_every_entry_is_a_source_that_says_what_it_is():
@@ -40,13 +49,20 @@ def test_names_are_found_however_they_are_written():
     assert entry("hmmt feb 25") is entry("HMMT-Feb-25") is entry("HMMT_FEB_25")
     with pytest.raises(ValueError, match=r"'AIME26'; did you mean .*AIME2"):
         entry("AIME26")
-    assert (samples_of("BeyondAIME"), samples_of("imo answerbench"), samples_of("aime24"), samples_of("mine.jsonl")) == (16, 4, 32, None)
+    assert (
+        samples_of("BeyondAIME"),
+        samples_of("imo answerbench"),
+        samples_of("aime24"),
+        samples_of("mine.jsonl"),
+    ) == (16, 4, 32, None)
 
 
 def test_what_a_benchmark_may_be_called_on_the_command_line(tmp_path: Path):
     assert benchmark_from_text("tiny", None) == TinyProblems(split="test", count=200)
     assert benchmark_from_text("some/where.csv", 3) == FileProblems(path="some/where.csv", count=3)
-    assert benchmark_from_text("gym:chain_sum", 5) == GymProblems(family="chain_sum", split="test", count=5)
+    assert benchmark_from_text("gym:chain_sum", 5) == GymProblems(
+        family="chain_sum", split="test", count=5
+    )
     asked = concrete(benchmark_from_text("AIME25", 7))
     assert isinstance(asked, HubProblems) and (asked.id, asked.count) == ("MathArena/aime_2025", 7)
     with pytest.raises(ValueError, match=r"'nothing'.*erpd benchmarks.*gym:FAMILY"):
@@ -54,13 +70,32 @@ def test_what_a_benchmark_may_be_called_on_the_command_line(tmp_path: Path):
 
 
 def test_what_the_recipe_says_wins_over_the_catalogue():
-    asked = concrete(NamedProblems(name="GSM8K", split="train", template="Q: {problem}", extractor="boxed", revision="v1", count=3, seed=9))
+    asked = concrete(
+        NamedProblems(
+            name="GSM8K",
+            split="train",
+            template="Q: {problem}",
+            extractor="boxed",
+            revision="v1",
+            count=3,
+            seed=9,
+        )
+    )
     expected = HubProblems(
-        id="openai/gsm8k", revision="v1", split="train", files=("main/{split}-*.parquet",), problem_column="question",
-        template="Q: {problem}", extractor="boxed", count=3, seed=9,
-    )  # fmt: skip
+        id="openai/gsm8k",
+        revision="v1",
+        split="train",
+        files=("main/{split}-*.parquet",),
+        problem_column="question",
+        template="Q: {problem}",
+        extractor="boxed",
+        count=3,
+        seed=9,
+    )
     assert asked == expected
-    assert concrete(NamedProblems(name="gym gcd", split="train")) == GymProblems(family="gcd", split="train")
+    assert concrete(NamedProblems(name="gym gcd", split="train")) == GymProblems(
+        family="gcd", split="train"
+    )
 
 
 def test_what_means_nothing_to_a_set_is_refused():
@@ -73,32 +108,58 @@ def test_what_means_nothing_to_a_set_is_refused():
 
 def test_the_original_of_imo_answerbench_is_read_as_it_is_published(tmp_path: Path):
     path = tmp_path / "answerbench_v2.csv"
-    path.write_text('\ufeffProblem ID,Problem,Short Answer,Category\nimo-1,"Find $x$,\n$x=2$.",$2$,Algebra\n', encoding="utf-8")
+    path.write_text(
+        '\ufeffProblem ID,Problem,Short Answer,Category\nimo-1,"Find $x$,\n$x=2$.",$2$,Algebra\n',
+        encoding="utf-8",
+    )
     (found,) = read_problems(NamedProblems(name="IMO-AnswerBench", path=str(path)), 0)
-    assert (found.prompt, found.answer) == ("Put your final answer within \\boxed{}.\n\nFind $x$,\n$x=2$.", "$2$")
+    assert (found.prompt, found.answer) == (
+        "Put your final answer within \\boxed{}.\n\nFind $x$,\n$x=2$.",
+        "$2$",
+    )
 
 
 def test_gym_families_of_the_catalogue_can_be_graded():
-    pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (pip install -e '.[problems]')")
+    pytest.importorskip(
+        "reasoning_gym", reason="reasoning-gym is not installed (pip install -e '.[problems]')"
+    )
     for name, one in catalogue().items():
         if isinstance(one.source, GymProblems):
             for problem in read_problems(NamedProblems(name=name, count=20), 0):
-                assert grade_one(problem.answer, f"It is \\boxed{{{problem.answer}}}.") == "correct", (name, problem)
+                assert (
+                    grade_one(problem.answer, f"It is \\boxed{{{problem.answer}}}.") == "correct"
+                ), (name, problem)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data (../shared/data) are not beside this checkout")
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the shared data (../shared/data) are not beside this checkout"
+)
 def test_real_sets_are_read_whole():
     for name, file, more in (
-        ("GSM8K-train", "gsm8k_train.jsonl", {"problem_column": "problem", "answer_column": "solution"}),
+        (
+            "GSM8K-train",
+            "gsm8k_train.jsonl",
+            {"problem_column": "problem", "answer_column": "solution"},
+        ),
         ("SVAMP", "svamp.jsonl", {"problem_column": "problem", "answer_column": "answer"}),
-        ("IMO-AnswerBench", "imo_answerbench_half.jsonl", {"problem_column": "problem", "answer_column": "answer"}),
+        (
+            "IMO-AnswerBench",
+            "imo_answerbench_half.jsonl",
+            {"problem_column": "problem", "answer_column": "answer"},
+        ),
     ):
-        rows = [json.loads(line) for line in (SHARED / file).read_text(encoding="utf-8").split("\n") if line]
+        rows = [
+            json.loads(line)
+            for line in (SHARED / file).read_text(encoding="utf-8").split("\n")
+            if line
+        ]
         found = read_problems(NamedProblems(name=name, path=str(SHARED / file), **more), 0)
-        assert [one.answer.replace(",", "") for one in found] == [str(row["answer"]).strip().replace(",", "") for row in rows], name
+        assert [one.answer.replace(",", "") for one in found] == [
+            str(row["answer"]).strip().replace(",", "") for row in rows
+        ], name
 
 
-# ------------------------------------------------------------------------------------------------------------------------- code
+# --------------------------------------------------------------------------------------------- code
 
 
 def packed(tests: list[dict[str, str]]) -> str:
@@ -106,9 +167,23 @@ def packed(tests: list[dict[str, str]]) -> str:
 
 
 def lcb_row(**more: Any) -> dict[str, Any]:
-    public, private = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}], [{"input": "2 2\n", "output": "4\n", "testtype": "stdin"}]
-    row = {"question_id": "abc300_a", "question_content": "Add two numbers.", "starter_code": "", "metadata": "{}", "difficulty": "easy"}
-    return {**row, "public_test_cases": json.dumps(public), "private_test_cases": packed(private), **more}
+    public, private = (
+        [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}],
+        [{"input": "2 2\n", "output": "4\n", "testtype": "stdin"}],
+    )
+    row = {
+        "question_id": "abc300_a",
+        "question_content": "Add two numbers.",
+        "starter_code": "",
+        "metadata": "{}",
+        "difficulty": "easy",
+    }
+    return {
+        **row,
+        "public_test_cases": json.dumps(public),
+        "private_test_cases": packed(private),
+        **more,
+    }
 
 
 def lcb(path: Path, *rows: dict[str, Any]) -> list[Any]:
@@ -122,8 +197,14 @@ def test_a_row_of_livecodebench_is_its_wording_and_all_its_tests(tmp_path: Path)
         (found,) = lcb(tmp_path / "test6.jsonl", lcb_row(private_test_cases=private))
         assert found.id == "abc300_a"
         assert json.loads(found.answer) == {"inputs": ["1 2\n", "2 2\n"], "outputs": ["3\n", "4\n"]}
-        assert "### Question:\nAdd two numbers.\n\n### Format: Read the inputs from stdin" in found.prompt
-        assert found.prompt.endswith("```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with backticks)\n\n")
+        assert (
+            "### Question:\nAdd two numbers.\n\n### Format: Read the inputs from stdin"
+            in found.prompt
+        )
+        assert found.prompt.endswith(
+            "```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with "
+            "backticks)\n\n"
+        )
 
 
 def test_a_function_of_livecodebench_has_its_name_and_starter(tmp_path: Path):
@@ -141,9 +222,14 @@ def test_a_function_of_livecodebench_has_its_name_and_starter(tmp_path: Path):
 
 def test_programs_are_graded_by_the_tests_that_were_drawn(tmp_path: Path):
     (found,) = lcb(tmp_path / "test6.jsonl", lcb_row())
-    right, wrong = (f"```python\na, b = map(int, input().split())\nprint(a {sign} b)\n```" for sign in "+-")
+    right, wrong = (
+        f"```python\na, b = map(int, input().split())\nprint(a {sign} b)\n```" for sign in "+-"
+    )
     with open_grader("code") as grader:
-        assert grader.grade_many([(found.answer, right), (found.answer, wrong)], "code") == ["correct", "wrong"]
+        assert grader.grade_many([(found.answer, right), (found.answer, wrong)], "code") == [
+            "correct",
+            "wrong",
+        ]
 
 
 class Harmful:
@@ -154,15 +240,27 @@ class Harmful:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(Harmful()))).decode()}, "must hold one string"),
-        ({"private_test_cases": base64.b64encode(zlib.compress(b"junk")).decode()}, "must hold one string"),
+        (
+            {
+                "private_test_cases": base64.b64encode(
+                    zlib.compress(pickle.dumps(Harmful()))
+                ).decode()
+            },
+            "must hold one string",
+        ),
+        (
+            {"private_test_cases": base64.b64encode(zlib.compress(b"junk")).decode()},
+            "must hold one string",
+        ),
         ({"private_test_cases": "no base64!"}, "neither JSON nor base64"),
         ({"private_test_cases": '[{"input": "1"}]'}, "are not a list of"),
         ({"metadata": "[]"}, "not what LiveCodeBench publishes"),
         ({"public_test_cases": "[1"}, "neither JSON nor base64"),
     ],
 )
-def test_what_is_wrong_with_a_code_row_is_placed_and_never_run(tmp_path: Path, more: dict[str, Any], said: str):
+def test_what_is_wrong_with_a_code_row_is_placed_and_never_run(
+    tmp_path: Path, more: dict[str, Any], said: str
+):
     with pytest.raises(ValueError, match=said) as caught:
         lcb(tmp_path / "test6.jsonl", lcb_row(), lcb_row(**more))
     assert "test6.jsonl, row 2" in str(caught.value) and "\n" not in str(caught.value)
@@ -171,14 +269,27 @@ def test_what_is_wrong_with_a_code_row_is_placed_and_never_run(tmp_path: Path, m
 def test_code_prompts_with_unit_tests_as_json(tmp_path: Path):
     path = tmp_path / "train.jsonl"
     rows = [
-        {"query_id": "q1", "prompt": "Print 1.", "input_output": json.dumps({"inputs": [""], "outputs": ["1"], "fn_name": None})},
-        {"query_id": "q2", "prompt": "Add.", "input_output": {"inputs": ["[1]\n[2]"], "outputs": ["[3]"], "fn_name": "add"}},
+        {
+            "query_id": "q1",
+            "prompt": "Print 1.",
+            "input_output": json.dumps({"inputs": [""], "outputs": ["1"], "fn_name": None}),
+        },
+        {
+            "query_id": "q2",
+            "prompt": "Add.",
+            "input_output": {"inputs": ["[1]\n[2]"], "outputs": ["[3]"], "fn_name": "add"},
+        },
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read_problems(NamedProblems(name="AReaL-boba-2-RL-Code", path=str(path)), 0)
     assert [one.id for one in found] == ["q1", "q2"]
     assert [json.loads(one.answer).get("fn_name") for one in found] == [None, "add"]
-    path.write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[1], "input_output": '{"inputs": []}'}) + "\n")
+    path.write_text(
+        json.dumps(rows[0])
+        + "\n"
+        + json.dumps({**rows[1], "input_output": '{"inputs": []}'})
+        + "\n"
+    )
     with pytest.raises(ValueError, match=r"train\.jsonl, row 2: unit_tests need"):
         read_problems(NamedProblems(name="AReaL-boba-2-RL-Code", path=str(path)), 0)
 
@@ -186,7 +297,9 @@ def test_code_prompts_with_unit_tests_as_json(tmp_path: Path):
 def test_only_the_tests_of_drawn_problems_are_unpacked(tmp_path: Path):
     """A set of code problems is gigabytes of tests: a draw must not need those it leaves out."""
     path = tmp_path / "test6.jsonl"
-    rows = [lcb_row(question_id=f"q{n}", private_test_cases="[]" if n else "broken") for n in range(6)]
+    rows = [
+        lcb_row(question_id=f"q{n}", private_test_cases="[]" if n else "broken") for n in range(6)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     drawn = {one.id for seed in range(30) if (some := _draw_one(path, seed)) for one in some}
     assert drawn == {f"q{n}" for n in range(1, 6)}
@@ -194,7 +307,9 @@ def test_only_the_tests_of_drawn_problems_are_unpacked(tmp_path: Path):
 
 def _draw_one(path: Path, seed: int) -> list[Any] | None:
     try:
-        return read_problems(NamedProblems(name="LiveCodeBench-v6-only", path=str(path), count=1), seed)
+        return read_problems(
+            NamedProblems(name="LiveCodeBench-v6-only", path=str(path), count=1), seed
+        )
     except ValueError as error:
         assert "row 1" in str(error)
         return None

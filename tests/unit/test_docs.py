@@ -11,7 +11,9 @@ import typer
 from doc_names import PACKAGES, ROOT, commands, path_exists, prose, python_name_exists, spans
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PATH = re.compile(rf"(?:{'|'.join((*PACKAGES, 'tests', 'docs', 'scripts', 'benchmarks', 'docker'))})/[\w./*-]*")
+PATH = re.compile(
+    rf"(?:{'|'.join((*PACKAGES, 'tests', 'docs', 'scripts', 'benchmarks', 'docker'))})/[\w./*-]*"
+)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -32,7 +34,9 @@ def anchors(path: Path) -> set[str]:
     """Those that GitHub gives to a document's headings, and those that it has itself."""
     headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
     named = set(re.findall(r'<a id="([^"]+)"></a>', path.read_text()))
-    return named | {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return named | {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -46,7 +50,11 @@ def test_commands_and_make_targets_exist(document: Path) -> None:
     from deployments.cli import app
 
     known = set(typer.main.get_command(app).commands)
-    wrong = [words for words in commands(document, "erpd") if re.fullmatch(r"[a-z-]+", words[1]) and words[1] not in known]
+    wrong = [
+        words
+        for words in commands(document, "erpd")
+        if re.fullmatch(r"[a-z-]+", words[1]) and words[1] not in known
+    ]
     assert not wrong, f"{document.name}: the command line has only {sorted(known)}"
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wrong = [words for words in commands(document, "make") if words[1] not in targets]
@@ -54,11 +62,13 @@ def test_commands_and_make_targets_exist(document: Path) -> None:
 
 
 def test_readme_names_commands() -> None:
-    assert {"run", "recipes", "show", "eval", "grade", "report", "doctor"} <= {words[1] for words in commands(DOCUMENTS[0], "erpd")}
+    assert {"run", "recipes", "show", "eval", "grade", "report", "doctor"} <= {
+        words[1] for words in commands(DOCUMENTS[0], "erpd")
+    }
 
 
 def test_python_names_are_found_where_they_are() -> None:
     assert isinstance(python_name_exists, types.FunctionType)
     assert python_name_exists("erpd_core.losses.LossInputs.per_sequence")
-    assert python_name_exists("flows.iteration.IterationResult.seconds")
+    assert python_name_exists("flows.steps.iteration.IterationResult.seconds")
     assert not python_name_exists("erpd_core.losses.LossInputs.nothing")

@@ -1,4 +1,6 @@
-"""Every command in the documentation is accounted for: it parses, and what no test runs says why."""
+"""Every command in the documentation is accounted for: it parses, and what no test runs says
+why.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,27 @@ from pathlib import Path
 
 import pytest
 import typer
-from doc_commands import PAGES, PARSED_ONLY, PROGRAMS, ROOT, WALKTHROUGHS, Command, commands, is_command, shell_lines
+from doc_commands import (
+    PAGES,
+    PARSED_ONLY,
+    PROGRAMS,
+    ROOT,
+    WALKTHROUGHS,
+    Command,
+    commands,
+    is_command,
+    shell_lines,
+)
 
 from deployments.cli import app
-from flows.recipes import load_recipe, read_tree, recipe_names, recipe_path
-from flows.studies import is_study, load_study
+from flows.recipes.load import load_recipe, read_tree, recipe_names, recipe_path
+from flows.recipes.studies import is_study, load_study
 
 COMMANDS = [command for page in PAGES for command in commands(page)]
-OF = {program: [one for one in COMMANDS if f"{' '.join(one.words)} ".startswith(program)] for program in PROGRAMS}
+OF = {
+    program: [one for one in COMMANDS if f"{' '.join(one.words)} ".startswith(program)]
+    for program in PROGRAMS
+}
 
 
 def called(command: Command) -> str:
@@ -33,31 +48,45 @@ def test_commands_are_found():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_stands_at_the_beginning_of_its_line(page: Path):
     """Or it would be overlooked."""
-    others = [line for line in shell_lines(page) if not is_command(line) and not line.startswith("#")]
+    others = [
+        line for line in shell_lines(page) if not is_command(line) and not line.startswith("#")
+    ]
     hidden = [line for line in others if re.search(r"(^|[\s(;&|])(erpd|make) [a-z-]", line)]
     assert hidden == [], "put each of them on a line of its own"
 
 
 @pytest.mark.parametrize("pattern", PARSED_ONLY)
 def test_what_is_not_run_is_there(pattern: str):
-    assert any(re.match(pattern, one.line) for one in COMMANDS), "no command is like this any more; remove the line from PARSED_ONLY"
+    assert any(re.match(pattern, one.line) for one in COMMANDS), (
+        "no command is like this any more; remove the line from PARSED_ONLY"
+    )
 
 
 @pytest.mark.parametrize("command", OF["erpd "], ids=called)
 def test_erpd_understands_it(command: Command):
-    """The command, its arguments and its options, and for a recipe by name every key that is set, unless the page is run anyway: it may
-    add such keys itself."""
+    """The command, its arguments and its options, and for a recipe by name every key that is set,
+    unless the page is run anyway: it may add such keys itself.
+    """
     name, *arguments = command.words[1:]
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert name in known, f"{command.page}: the command line has only {sorted(known)}"
     given = known[name].make_context(name, list(arguments)).params
     run = Path(command.page).stem in WALKTHROUGHS and command.not_run is None
     if name in ("run", "show") and given["recipe"] in recipe_names() and not run:
-        (load_study if is_study(given["recipe"]) else load_recipe)(given["recipe"], given["set_"] or ())
+        (load_study if is_study(given["recipe"]) else load_recipe)(
+            given["recipe"], given["set_"] or ()
+        )
 
 
 @pytest.mark.parametrize(
-    "line", ["erpd run", "erpd run tiny --sett seed=1", "erpd eval --model tiny", "erpd nosuch", "erpd run tiny --set colour=1"]
+    "line",
+    [
+        "erpd run",
+        "erpd run tiny --sett seed=1",
+        "erpd eval --model tiny",
+        "erpd nosuch",
+        "erpd run tiny --set colour=1",
+    ],
 )
 def test_what_erpd_does_not_understand_is_noticed(line: str):
     with pytest.raises(Exception):  # noqa: B017 (typer's own usage error, an assertion, or a recipe's ValueError)
@@ -77,16 +106,31 @@ def test_the_module_is_there_and_knows_its_options(command: Command):
     if module == "pytest":
         assert all((ROOT / path).exists() for path in arguments if path.startswith("tests/"))
     options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
-    assert not options or options <= set(re.findall(r"--[\w-]+", help_of(module))), f"{command.page}: {module} has no such option"
+    assert not options or options <= set(re.findall(r"--[\w-]+", help_of(module))), (
+        f"{command.page}: {module} has no such option"
+    )
 
 
 @cache
 def help_of(module: str) -> str:
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=True,
+    )
     return done.stdout
 
 
 def test_the_page_of_recipes_has_each_with_its_description():
-    listed = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), re.MULTILINE))
+    listed = dict(
+        re.findall(
+            r"^\| `([\w-]+)` \| (.+) \|$",
+            (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    )
     shipped = {name: read_tree(recipe_path(name))["description"] for name in recipe_names()}
     assert {name: listed.get(name) for name in shipped} == shipped

@@ -1,4 +1,6 @@
-"""docs/paper_index.md: what it names exists, its defaults are the code's, and nothing of the paper is left out."""
+"""docs/paper_index.md: what it names exists, its defaults are the code's, and nothing of the
+paper is left out.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ from erpd_core.losses import LOSSES, LossInputs, Totals
 from erpd_core.online import fresh_record
 from erpd_core.optimize import StepStatistics
 from erpd_core.refs import EvalReport
-from flows.recipes import load_recipe
-from flows.studies import is_study, load_study
-from tasks.online import OnlineLoop
+from flows.recipes.load import load_recipe
+from flows.recipes.studies import is_study, load_study
+from tasks.training.online import OnlineLoop
 
 INDEX = ROOT / "docs" / "paper_index.md"
 NOTHING = "–"
@@ -33,11 +35,18 @@ def models(annotation: Any) -> list[type[BaseModel]]:
     """The config classes an annotation may hold: through Optional, unions, tuples and Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in typing.get_args(annotation) if not isinstance(inner, str) for model in models(inner)]
+    return [
+        model
+        for inner in typing.get_args(annotation)
+        if not isinstance(inner, str)
+        for model in models(inner)
+    ]
 
 
 def config_fields(key: str) -> list[Any]:
-    """The pydantic fields a key such as `teacher.loss.beta` may mean; none when there is no such key."""
+    """The pydantic fields a key such as `teacher.loss.beta` may mean; none when there is no such
+    key.
+    """
     here: list[type[BaseModel]] = [CampaignConfig]
     found: list[Any] = []
     for part in key.split("."):
@@ -71,7 +80,11 @@ def plain() -> CampaignConfig:
 
 def default_of(key: str) -> Any:
     value = value_at(plain(), key)
-    return config_fields(key)[0].get_default(call_default_factory=True) if value is None and config_fields(key) else value
+    return (
+        config_fields(key)[0].get_default(call_default_factory=True)
+        if value is None and config_fields(key)
+        else value
+    )
 
 
 @cache
@@ -80,7 +93,11 @@ def config_words() -> frozenset[str]:
 
     def words(schema: Any) -> Iterator[str]:
         if isinstance(schema, dict):
-            yield from (word for word in (*schema.get("enum", ()), schema.get("const")) if isinstance(word, str))
+            yield from (
+                word
+                for word in (*schema.get("enum", ()), schema.get("const"))
+                if isinstance(word, str)
+            )
             for inner in schema.values():
                 yield from words(inner)
         elif isinstance(schema, list):
@@ -93,7 +110,9 @@ def config_words() -> frozenset[str]:
 @cache
 def record_keys() -> frozenset[str]:
     """Every key that a step's record can have, from real losses on two tokens."""
-    config: dict[str, Any] = {field.default: model for model in _loss_models() for field in [model.model_fields["kind"]]}
+    config: dict[str, Any] = {
+        field.default: model for model in _loss_models() for field in [model.model_fields["kind"]]
+    }
     keys = {"step", "loss", "grad_norm"}
     for kind, loss in LOSSES.items():
         x = LossInputs(
@@ -113,14 +132,21 @@ def record_keys() -> frozenset[str]:
 
 
 def online_record_keys() -> set[str]:
-    """Keys that only a step of on-policy training has: those of its fresh batch, and those that `OnlineLoop` writes out."""
+    """Keys that only a step of on-policy training has: those of its fresh batch, and those that
+    `OnlineLoop` writes out.
+    """
     batch = TokenBatch.build(prompts=[[1]], responses=[[1]], groups=[0], rewards=[1])
     written = re.findall(r'^ +"(\w+)": ', inspect.getsource(OnlineLoop), re.MULTILINE)
     return {*fresh_record(batch, torch.zeros(1), torch.zeros(1), torch.zeros(1)), *written}
 
 
 def _loss_models() -> list[type[BaseModel]]:
-    return [model for key in ("teacher.loss", "distill.loss") for field in config_fields(key) for model in models(field.annotation)]
+    return [
+        model
+        for key in ("teacher.loss", "distill.loss")
+        for field in config_fields(key)
+        for model in models(field.annotation)
+    ]
 
 
 def what_is_wrong(span: str) -> str | None:
@@ -133,12 +159,23 @@ def what_is_wrong(span: str) -> str | None:
     if first in PACKAGES:
         return None if python_name_exists(span) else "no such Python name"
     if first == "record" and rest:
-        return None if rest in record_keys() else f"no such key in a step's record: {sorted(record_keys())}"
+        return (
+            None
+            if rest in record_keys()
+            else f"no such key in a step's record: {sorted(record_keys())}"
+        )
     if first == "report" and rest:
-        return None if rest in EvalReport.model_fields else f"no such key in a report: {sorted(EvalReport.model_fields)}"
+        return (
+            None
+            if rest in EvalReport.model_fields
+            else f"no such key in a report: {sorted(EvalReport.model_fields)}"
+        )
     if span in config_words() or re.fullmatch(SIDES, span) or (rest and config_fields(span)):
         return None
-    return "neither a path, a Python name, a key or value of a recipe, a record or report key, nor a command"
+    return (
+        "neither a path, a Python name, a key or value of a recipe, a record or report key, "
+        "nor a command"
+    )
 
 
 def test_every_code_span_of_the_paper_index_names_something_that_exists() -> None:
@@ -167,7 +204,11 @@ def test_every_equation_table_figure_and_loss_is_in_the_paper_index() -> None:
     assert equations == [str(number) for number in range(1, 11)]
     listed = ", ".join(row[0] for row in rows(INDEX, "id", "recipe", "what of it is not here"))
     for kind, last in (("Table", 12), (r"Fig\.", 10)):
-        found = [number for several in re.findall(rf"{kind} ([\d, ]+)", listed) for number in re.findall(r"\d+", several)]
+        found = [
+            number
+            for several in re.findall(rf"{kind} ([\d, ]+)", listed)
+            for number in re.findall(r"\d+", several)
+        ]
         assert sorted(map(int, found)) == list(range(1, last + 1)), kind
     assert [name for name in LOSSES if f"erpd_core.losses.{name}.{name}" not in spans(INDEX)] == []
 
@@ -181,7 +222,9 @@ def agrees(cell: str, value: Any) -> bool:
     cell = cell.strip("`")
     if isinstance(value, list | tuple):
         parts = cell.split(", ")
-        return len(parts) == len(value) and all(agrees(part, item) for part, item in zip(parts, value, strict=True))
+        return len(parts) == len(value) and all(
+            agrees(part, item) for part, item in zip(parts, value, strict=True)
+        )
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(cell.replace(",", "")) == value
@@ -204,11 +247,15 @@ def test_defaults_in_the_paper_index_are_the_code_s_and_the_recipe_s() -> None:
             values = (SignalSpec.model_fields[field].default, getattr(signal, field))
         else:
             values = (default_of(key), value_at(tiny, key))
-        for column, cell, value in zip(("default", "tiny"), (default, in_tiny), values, strict=True):
+        for column, cell, value in zip(
+            ("default", "tiny"), (default, in_tiny), values, strict=True
+        ):
             if cell != NOTHING:
                 checked += 1
                 if not agrees(cell, value):
-                    wrong.append(f"{what} (`{key}`), column {column}: the page says {cell}, it is {value}")
+                    wrong.append(
+                        f"{what} (`{key}`), column {column}: the page says {cell}, it is {value}"
+                    )
     assert not wrong, "mend the cells of docs/paper_index.md: " + "; ".join(wrong)
     assert checked > 50
 

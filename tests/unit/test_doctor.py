@@ -1,4 +1,6 @@
-"""`erpd doctor`, on machines that lack things: a PATH that has nothing on it, and a folder of packages without some."""
+"""`erpd doctor`, on machines that lack things: a PATH that has nothing on it, and a folder of
+packages without some.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +14,44 @@ import pytest
 from helpers import environment
 from packaging.requirements import Requirement
 
-from deployments.doctor import check_package
+from deployments.commands.doctor import check_package
 
 pytestmark = pytest.mark.slow
 
 
-def doctor(tmp_path: Path, without: tuple[str, ...] = (), **more: str) -> tuple[int, dict[str, str], str]:
-    """In a Python whose packages are those of here, but for some: exit code, check -> `ok`, `MISSING` or `–`, and all that was printed."""
+def doctor(
+    tmp_path: Path, without: tuple[str, ...] = (), **more: str
+) -> tuple[int, dict[str, str], str]:
+    """In a Python whose packages are those of here, but for some: exit code, check -> `ok`,
+    `MISSING` or `–`, and all that was printed.
+    """
     packages = Path(tempfile.mkdtemp(dir=tmp_path))
     for one in Path(pytest.__file__).parents[1].iterdir():
         if not re.match("|".join(without) or r"(?!)", one.name):
             (packages / one.name).symlink_to(one)
     env = environment(tmp_path / "home", COLUMNS="200", **more)
     env["PYTHONPATH"] += f":{packages}"
-    command = [sys.executable, "-S", "-m", "deployments.cli", "doctor"]  # -S: no site-packages but ours
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    # -S: no site-packages but ours
+    command = [sys.executable, "-S", "-m", "deployments.cli", "doctor"]
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
     states = dict(re.findall(r"^  (\S.*?)  +(ok|MISSING|–)  ", done.stdout, re.MULTILINE))
     return done.returncode, states, done.stdout
 
 
 def test_what_is_optional_may_be_missing(tmp_path: Path):
-    """No programs, no vLLM, no PostgreSQL driver, a home too deep for Ray's sockets: all named, each with its remedy, and exit code 0."""
+    """No programs, no vLLM, no PostgreSQL driver, a home too deep for Ray's sockets: all named,
+    each with its remedy, and exit code 0.
+    """
     (tmp_path / "empty").mkdir()
-    code, states, said = doctor(tmp_path, ("vllm", "psycopg"), PATH=str(tmp_path / "empty"), ERPD_HOME=str(tmp_path / ("deep" * 12)))
+    code, states, said = doctor(
+        tmp_path,
+        ("vllm", "psycopg"),
+        PATH=str(tmp_path / "empty"),
+        ERPD_HOME=str(tmp_path / ("deep" * 12)),
+    )
     absent = ("NVIDIA driver", "vLLM", "Chromium", "bubblewrap", "psycopg", "Ray's folder")
     assert code == 0 and [states[name] for name in absent] == ["–"] * len(absent)
     remedies = said.partition("Optional, and not there:")[2]
@@ -54,11 +70,18 @@ def test_what_is_optional_may_be_missing(tmp_path: Path):
 def test_what_is_there_is_found(tmp_path: Path):
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, says in {"nvidia-smi": "580.65.06", "chromium": "", "postgres": "", "bwrap": ""}.items():
+    for name, says in {
+        "nvidia-smi": "580.65.06",
+        "chromium": "",
+        "postgres": "",
+        "bwrap": "",
+    }.items():
         (programs / name).write_text(f"#!/bin/sh\necho {says}\n")
         (programs / name).chmod(0o755)
     code, states, said = doctor(tmp_path, PATH=f"{programs}:/bin")
-    assert code == 0 and {states[name] for name in ("NVIDIA driver", "Chromium", "PostgreSQL", "bubblewrap")} == {"ok"}
+    assert code == 0 and {
+        states[name] for name in ("NVIDIA driver", "Chromium", "PostgreSQL", "bubblewrap")
+    } == {"ok"}
     assert "580.65.06" in said and str(programs / "chromium") in said
 
 

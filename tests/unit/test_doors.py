@@ -1,4 +1,6 @@
-"""Where the platform may listen, and addresses that hold no secret: refusals in one line, before anything starts."""
+"""Where the platform may listen, and addresses that hold no secret: refusals in one line, before
+anything starts.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pathlib import Path
 import pytest
 from helpers import erpd, processes_of
 
-from deployments import doors
-from tasks.services import SECRET, check_urls, without_login
+from deployments.servers import access
+from tasks.host.services import SECRET, check_urls, without_login
 
 LOGINS = {
     "PREFECT_SERVER_API_AUTH_STRING": "admin:a long password",
@@ -28,8 +30,8 @@ def no_logins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
 def test_loopback_needs_no_login(host: str):
-    doors.check_host(host)
-    assert doors.mlflow_arguments(host) == [] and doors.mlflow_environment(host) == {}
+    access.check_host(host)
+    assert access.mlflow_arguments(host) == [] and access.mlflow_environment(host) == {}
 
 
 @pytest.mark.parametrize("missing", LOGINS)
@@ -37,38 +39,49 @@ def test_elsewhere_every_login_must_be_set(missing: str, monkeypatch: pytest.Mon
     for name, value in LOGINS.items():
         if name != missing:
             monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="would let everybody in; export PREFECT_SERVER_API_AUTH_STRING") as caught:
-        doors.check_host("0.0.0.0")
+    with pytest.raises(
+        ValueError, match="would let everybody in; export PREFECT_SERVER_API_AUTH_STRING"
+    ) as caught:
+        access.check_host("0.0.0.0")
     assert "\n" not in str(caught.value) and "long password" not in str(caught.value)
 
 
 @pytest.mark.parametrize("weak", ["admin:short", "admin:", ":a long password", "no colon in it"])
-def test_a_login_has_a_name_and_a_password_that_is_not_guessed(weak: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_login_has_a_name_and_a_password_that_is_not_guessed(
+    weak: str, monkeypatch: pytest.MonkeyPatch
+):
     for name, value in (LOGINS | {"PREFECT_SERVER_API_AUTH_STRING": weak}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="Prefect"):
-        doors.check_host("0.0.0.0")
+        access.check_host("0.0.0.0")
 
 
-@pytest.mark.parametrize("host", ["192.0.2.77", "no.such.host.invalid", "", "127.0.0.1:80", "300.1.1.1"])
+@pytest.mark.parametrize(
+    "host", ["192.0.2.77", "no.such.host.invalid", "", "127.0.0.1:80", "300.1.1.1"]
+)
 def test_an_address_of_another_machine_is_refused(host: str, monkeypatch: pytest.MonkeyPatch):
     for name, value in LOGINS.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="no address of this machine"):
-        doors.check_host(host)
+        access.check_host(host)
 
 
 def test_with_both_logins_mlflow_asks_for_its_own(monkeypatch: pytest.MonkeyPatch):
-    if importlib.util.find_spec("flask_wtf") is None:  # not imported: vLLM, later in this process, stumbles over Flask's proxies
+    # not imported: vLLM, later in this process, stumbles over Flask's proxies
+    if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("MLflow's login needs Flask-WTF: pip install -e '.[cluster]'")
     for name, value in LOGINS.items():
         monkeypatch.setenv(name, value)
-    doors.check_host("0.0.0.0")
-    given = doors.mlflow_environment("0.0.0.0")
-    assert doors.mlflow_arguments("0.0.0.0") == ["--app-name", "basic-auth"]
+    access.check_host("0.0.0.0")
+    given = access.mlflow_environment("0.0.0.0")
+    assert access.mlflow_arguments("0.0.0.0") == ["--app-name", "basic-auth"]
     assert given["MLFLOW_AUTH_ADMIN_PASSWORD"] == LOGINS["MLFLOW_TRACKING_PASSWORD"]
     assert "*" not in given["MLFLOW_SERVER_ALLOWED_HOSTS"].replace(":*", "")
-    assert not any(secret in Path(given["MLFLOW_AUTH_CONFIG_PATH"]).read_text() for secret in LOGINS.values() if secret != "admin")
+    assert not any(
+        secret in Path(given["MLFLOW_AUTH_CONFIG_PATH"]).read_text()
+        for secret in LOGINS.values()
+        if secret != "admin"
+    )
 
 
 def test_up_elsewhere_without_logins_is_exit_code_2_and_starts_nothing(tmp_path: Path):
@@ -77,10 +90,12 @@ def test_up_elsewhere_without_logins_is_exit_code_2_and_starts_nothing(tmp_path:
     assert "PREFECT_SERVER_API_AUTH_STRING" in done.stderr
     assert processes_of(tmp_path) == [] and not (tmp_path / "platform.json").exists()
     token = tmp_path / "ray" / "token"
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64, "Ray's clusters ask for a token, always"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64, (
+        "Ray's clusters ask for a token, always"
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------- addresses
+# ---------------------------------------------------------------------------------------- addresses
 
 
 @pytest.mark.parametrize(
@@ -110,11 +125,17 @@ def test_up_elsewhere_without_logins_is_exit_code_2_and_starts_nothing(tmp_path:
         ("HF_ENDPOINT", "http://me:hunter2@127.0.0.1:9"),
     ],
 )
-def test_an_address_with_a_password_is_refused_without_saying_it(name: str, url: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_with_a_password_is_refused_without_saying_it(
+    name: str, url: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv(name, url)
     with pytest.raises(ValueError, match=f"^{name}: holds a password") as caught:
         check_urls()
-    assert SECRET[name] in str(caught.value) and "ter2" not in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        SECRET[name] in str(caught.value)
+        and "ter2" not in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +146,10 @@ def test_an_address_with_a_password_is_refused_without_saying_it(name: str, url:
         ("ERPD_MLFLOW_URL", "http://[::1]:5000"),
         ("ERPD_STORE_URL", "s3://bucket/erpd@home"),
         ("ERPD_STORE_URL", "file:///mnt/a:b@c"),
-        ("ERPD_REGISTRY_URL", "postgresql+psycopg://me%40there@[::1]:5432/erpd?SSLMODE=verify-full&sslrootcert=/a@b/ca.pem"),
+        (
+            "ERPD_REGISTRY_URL",
+            "postgresql+psycopg://me%40there@[::1]:5432/erpd?SSLMODE=verify-full&sslrootcert=/a@b/ca.pem",
+        ),
         ("ERPD_REGISTRY_URL", "postgresql+psycopg:///erpd?host=/var/run/postgresql&user=erpd"),
         ("ERPD_REGISTRY_URL", "sqlite:///file:/tmp/registry.db?mode=ro&uri=true"),
         ("ERPD_MLFLOW_URL", "postgresql+psycopg:///mlflow"),
@@ -161,7 +185,11 @@ def test_an_address_is_shown_without_its_login(url: str, shown: str):
 
 def test_every_command_refuses_it(tmp_path: Path):
     done = erpd("campaigns", home=tmp_path, ERPD_MLFLOW_URL="http://admin:hunter2@mlflow:5000")
-    assert done.returncode == 2 and "MLFLOW_TRACKING_PASSWORD" in done.stderr and "hunter2" not in done.stdout + done.stderr
+    assert (
+        done.returncode == 2
+        and "MLFLOW_TRACKING_PASSWORD" in done.stderr
+        and "hunter2" not in done.stdout + done.stderr
+    )
     assert os.listdir(tmp_path) == []
 
 
@@ -170,5 +198,7 @@ def test_a_home_that_leads_nowhere_is_refused(tmp_path: Path):
     loop.symlink_to(loop)
     for home in (Path("~nosuchuser/x"), loop):
         done = erpd("recipes", home=home, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(f"erpd: ERPD_HOME {home}: "), done.stderr
+        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(
+            f"erpd: ERPD_HOME {home}: "
+        ), done.stderr
         assert done.stderr.count("\n") == 1 and os.listdir(tmp_path) == ["loop"]

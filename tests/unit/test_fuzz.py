@@ -1,4 +1,5 @@
-"""Readers given anything: they answer, or raise the program's own input error in one line. Never another exception, never a hang.
+"""Readers given anything: they answer, or raise the program's own input error in one line. Never
+another exception, never a hang.
 
 `HYPOTHESIS_PROFILE=long` tries a hundred times as much.
 """
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erpd_core.config import FileProblems
-from flows.recipes import apply_overrides, config_of, load_recipe, read_tree, recipe_path
+from flows.recipes.load import apply_overrides, config_of, load_recipe, read_tree, recipe_path
 from tasks.datasets import read_problems
 from tasks.grading.code.cases import livecodebench_tests, read_tests
 from tasks.grading.code.files import read_code_rows
@@ -26,33 +27,68 @@ from tasks.grading.extract import extract
 from tasks.grading.fast import quick_verdict
 from tasks.grading.files import read_rows, write_rows
 from tasks.grading.normalise import balance_braces, drop_approximation, strip_delimiters, unify
-from tasks.manifest import Manifest
-from tasks.model_check import weights
+from tasks.models.model_check import weights
 from tasks.registry.database import _dumps
-from tasks.yaml_files import read_yaml
+from tasks.store.manifest import Manifest
+from tasks.untrusted.yaml_files import read_yaml
 
 FEW = 40
 TENSOR = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
-settings.register_profile("long", max_examples=100 * FEW, deadline=5000, suppress_health_check=list(HealthCheck))
-settings.register_profile("small", max_examples=FEW, deadline=5000, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "long", max_examples=100 * FEW, deadline=5000, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile(
+    "small", max_examples=FEW, deadline=5000, suppress_health_check=list(HealthCheck)
+)
 PROFILE = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "small"))
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 YAML = st.text(alphabet="ab01:-[]{}&*!|>'\"#%@,?~.eE+_ \n\t<=", max_size=60) | st.text(max_size=40)
-TAGGED = st.builds("a: !!{} {}".format, st.sampled_from(["bool", "int", "float", "timestamp", "binary", "null", "set", "omap"]), YAML)
+TAGGED = st.builds(
+    "a: !!{} {}".format,
+    st.sampled_from(["bool", "int", "float", "timestamp", "binary", "null", "set", "omap"]),
+    YAML,
+)
 LATEX = st.lists(
-    st.sampled_from([r"\frac", r"\boxed", "{", "}", "$", r"\(", r"\)", "1", "x", "^", "_", "%", "####", r"\text", " ", "\n", "-", "\\"]),
+    st.sampled_from(
+        [
+            r"\frac",
+            r"\boxed",
+            "{",
+            "}",
+            "$",
+            r"\(",
+            r"\)",
+            "1",
+            "x",
+            "^",
+            "_",
+            "%",
+            "####",
+            r"\text",
+            " ",
+            "\n",
+            "-",
+            "\\",
+        ]
+    ),
     max_size=25,
-).map("".join) | st.text(max_size=40)  # fmt: skip
-LINES = st.binary(max_size=60) | st.lists(VALUES, max_size=4).map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
+).map("".join) | st.text(max_size=40)
+LINES = st.binary(max_size=60) | st.lists(VALUES, max_size=4).map(
+    lambda rows: "\n".join(map(json.dumps, rows)).encode()
+)
 
 
 def answers(read: Callable[[], Any]) -> Any:
-    """What it answers; None where it refuses with the program's input error, which is one line when it is shown."""
+    """What it answers; None where it refuses with the program's input error, which is one line
+    when it is shown.
+    """
     try:
         return read()
     except ValueError as error:
@@ -80,14 +116,29 @@ def test_recipe_files(content: bytes):
 
 
 @PROFILE
-@given(st.dictionaries(st.sampled_from(["seed", "teacher", "model", "prompts", "evaluation", "runtime", "sampling", "name"]), VALUES))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["seed", "teacher", "model", "prompts", "evaluation", "runtime", "sampling", "name"]
+        ),
+        VALUES,
+    )
+)
 def test_configs_of_any_values(changes: dict[str, Any]):
     tree = read_tree(recipe_path("tiny")) | changes
     answers(lambda: config_of(tree, "mine"))
 
 
 @PROFILE
-@given(st.lists(YAML | st.builds("{}={}".format, st.sampled_from(["seed", "teacher.steps", "model.kind", "a.b"]), YAML), max_size=3))
+@given(
+    st.lists(
+        YAML
+        | st.builds(
+            "{}={}".format, st.sampled_from(["seed", "teacher.steps", "model.kind", "a.b"]), YAML
+        ),
+        max_size=3,
+    )
+)
 def test_overrides(overrides: list[str]):
     tree = read_tree(recipe_path("tiny"))
     if answers(lambda: apply_overrides(tree, overrides) or tree):
@@ -95,19 +146,35 @@ def test_overrides(overrides: list[str]):
 
 
 @PROFILE
-@given(LINES, st.sampled_from(["p.jsonl", "p.json", "p.csv", "p.parquet"]), st.sampled_from(["plain", "unit_tests", "livecodebench"]))
+@given(
+    LINES,
+    st.sampled_from(["p.jsonl", "p.json", "p.csv", "p.parquet"]),
+    st.sampled_from(["plain", "unit_tests", "livecodebench"]),
+)
 def test_problem_files(content: bytes, name: str, reader: Any):
-    on_file(content, name, lambda path: read_problems(FileProblems(path=str(path), reader=reader), 0))
+    on_file(
+        content, name, lambda path: read_problems(FileProblems(path=str(path), reader=reader), 0)
+    )
 
 
 @PROFILE
-@given(st.dictionaries(st.sampled_from(["problem", "answer", "id"]), VALUES), st.sampled_from(["plain", "unit_tests"]))
+@given(
+    st.dictionaries(st.sampled_from(["problem", "answer", "id"]), VALUES),
+    st.sampled_from(["plain", "unit_tests"]),
+)
 def test_problem_rows(row: dict[str, Any], reader: Any):
-    on_file(json.dumps(row).encode(), "p.jsonl", lambda path: read_problems(FileProblems(path=str(path), reader=reader), 0))
+    on_file(
+        json.dumps(row).encode(),
+        "p.jsonl",
+        lambda path: read_problems(FileProblems(path=str(path), reader=reader), 0),
+    )
 
 
 @PROFILE
-@given(LINES | st.builds(lambda a, b: json.dumps({"gold": a, "prediction": b}).encode(), VALUES, VALUES))
+@given(
+    LINES
+    | st.builds(lambda a, b: json.dumps({"gold": a, "prediction": b}).encode(), VALUES, VALUES)
+)
 def test_grade_rows_that_are_read_can_be_written(content: bytes):
     rows = on_file(content, "g.jsonl", read_rows)
     if rows:
@@ -119,7 +186,10 @@ def test_grade_rows_that_are_read_can_be_written(content: bytes):
 
 
 @PROFILE
-@given(st.fixed_dictionaries({"inputs": VALUES, "outputs": VALUES}, optional={"fn_name": VALUES}) | VALUES)
+@given(
+    st.fixed_dictionaries({"inputs": VALUES, "outputs": VALUES}, optional={"fn_name": VALUES})
+    | VALUES
+)
 def test_unit_tests(tests: Any):
     answers(lambda: read_tests(tests))
     answers(lambda: read_tests(json.dumps(tests)))
@@ -128,7 +198,9 @@ def test_unit_tests(tests: Any):
 @PROFILE
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_packed_tests(public: str, private: str):
-    answers(lambda: livecodebench_tests({"public_test_cases": public, "private_test_cases": private}))
+    answers(
+        lambda: livecodebench_tests({"public_test_cases": public, "private_test_cases": private})
+    )
 
 
 @PROFILE
@@ -138,7 +210,12 @@ def test_answers(gold: str, prediction: str, extractor: Any):
         assert isinstance(change(prediction), str)
     extract(prediction, extractor)
     if gold.strip():
-        assert quick_verdict(gold, prediction, extractor) in ("correct", "wrong", "unparsable", None)
+        assert quick_verdict(gold, prediction, extractor) in (
+            "correct",
+            "wrong",
+            "unparsable",
+            None,
+        )
 
 
 @PROFILE

@@ -1,4 +1,6 @@
-"""Garbage collection: nothing that is kept ever loses what it was made from, whatever happens meanwhile; the rest goes."""
+"""Garbage collection: nothing that is kept ever loses what it was made from, whatever happens
+meanwhile; the rest goes.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ import pytest
 from garbage_lab import DAY, Busy, Lab
 from helpers import python
 
-from flows.housekeeping import clean
-from tasks.garbage import Claims, collect, plan
-from tasks.inventory import Item, take_inventory
-from tasks.store import MANIFEST
+from flows.inspect.gc import clean
+from tasks.store.gc import Claims, collect, plan
+from tasks.store.inventory import Item, take_inventory
+from tasks.store.manifest import MANIFEST
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def lab(tmp_path: Path, registry_url: str) -> Iterator[Lab]:
     lab.registry.close()
 
 
-# ------------------------------------------------------------------------------------------------------------------- what is kept
+# ------------------------------------------------------------------------------------- what is kept
 
 
 def test_why_something_stays_is_said(lab: Lab):
@@ -41,7 +43,9 @@ def test_why_something_stays_is_said(lab: Lab):
     found = lab.plan()
     why = {kept.item.id: kept.why for kept in found.stays if kept.item.what == "artifact"}
     assert [item.id for item in found.goes] == [stray]
-    assert why[student] == "night:1.student" and why[old] == why[base] == "needed by night:1.student"
+    assert (
+        why[student] == "night:1.student" and why[old] == why[base] == "needed by night:1.student"
+    )
     assert why[fresh] == "used lately"
     (needed,) = lab.store.manifest(fresh).inputs.values()
     assert why[needed] == f"needed by {fresh}, used lately"
@@ -78,18 +82,26 @@ def left_build(lab: Lab, name: str, *made_from: str, days: float) -> str:
     """A build that was killed, so many days ago."""
     with (
         pytest.raises(RuntimeError, match="killed"),
-        lab.store.build("training", {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1) as build,
+        lab.store.build(
+            "training", {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1
+        ) as build,
     ):
         assert build is not None
         build.put("checkpoint", lambda path: path.write_text("state"))
         raise RuntimeError("killed")
     moment = time.time() - days * DAY
-    for path in (*build.folder.rglob("*"), build.folder, *(lab.store.root / "locks").glob(f"{build.id}.*")):
+    for path in (
+        *build.folder.rglob("*"),
+        build.folder,
+        *(lab.store.root / "locks").glob(f"{build.id}.*"),
+    ):
         os.utime(path, (moment, moment))
     return build.id
 
 
-def test_builds_that_were_left_go_when_they_are_old_and_no_unfinished_campaign_goes_on_with_them(lab: Lab):
+def test_builds_that_were_left_go_when_they_are_old_and_no_unfinished_campaign_goes_on_with_them(
+    lab: Lab,
+):
     base, held = lab.make("base"), lab.make("held")
     lab.record(held)
     lab.campaign("killed", held, status="killed")
@@ -105,7 +117,9 @@ def test_builds_that_were_left_go_when_they_are_old_and_no_unfinished_campaign_g
     }
     assert lab.collect() == {old, stray}
     partial = lab.store.root / "partial"
-    assert {path.name for path in partial.iterdir()} == {young, wanted} and (partial / wanted / "checkpoint").exists()
+    assert {path.name for path in partial.iterdir()} == {young, wanted} and (
+        partial / wanted / "checkpoint"
+    ).exists()
     assert lab.there() == {base, held, kept_so_far}
 
     lab.registry.campaign_finished("killed")
@@ -127,14 +141,20 @@ def test_damaged_copies_scratch_and_locks_of_nothing_go_when_they_are_old(lab: L
         os.utime(path, (moment, moment))
     found = lab.plan()
     assert sorted(item.what for item in found.goes) == ["damaged", "fetched", "lock"]
-    assert {item.id for item in found.goes if item.what == "lock"} == {damaged}, "that of an artifact that is there stays"
+    assert {item.id for item in found.goes if item.what == "lock"} == {damaged}, (
+        "that of an artifact that is there stays"
+    )
     collect(lab.store, lab.registry, found)
     assert not aside.exists() and not scratch.exists() and lab.whole(present)
     assert [path.stem for path in (lab.store.root / "locks").glob("thing-*")] == [present]
 
 
 def test_what_is_not_the_stores_is_left_alone(lab: Lab):
-    foreign = [lab.store.root / "notes.txt", lab.store.root / "thing" / "my copy" / "x", lab.store.root / "mine" / "y"]
+    foreign = [
+        lab.store.root / "notes.txt",
+        lab.store.root / "thing" / "my copy" / "x",
+        lab.store.root / "mine" / "y",
+    ]
     for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
@@ -153,7 +173,7 @@ def test_a_file_of_several_artifacts_counts_once(lab: Lab):
     assert sizes[one] + sizes[other] == manifests + len("one" * 100)
 
 
-# ----------------------------------------------------------------------------------------------------------------------- forgetting
+# --------------------------------------------------------------------------------------- forgetting
 
 
 def test_a_forgotten_campaign_lets_go_of_what_no_other_needs(lab: Lab):
@@ -179,7 +199,9 @@ def test_a_forgotten_campaign_lets_go_of_what_no_other_needs(lab: Lab):
     assert lab.collect() == set() and lab.registry.artifact(mine).removed_at is None
 
 
-def test_a_campaign_at_work_is_not_forgotten_and_a_silent_one_is(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_campaign_at_work_is_not_forgotten_and_a_silent_one_is(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("ERPD_HOME", str(lab.home))
     lab.campaign("running", status="running")
     with pytest.raises(ValueError, match="running is running; stop it"):
@@ -195,13 +217,15 @@ def test_a_campaign_at_work_is_not_forgotten_and_a_silent_one_is(lab: Lab, monke
         clean(lab.registry, lab.store, ["ghost"], 7.0, dry_run=True)
 
 
-# --------------------------------------------------------------------------------------------------------------------- carrying out
+# ------------------------------------------------------------------------------------- carrying out
 
 
 def contents(home: Path) -> dict[str, tuple[bytes, int]]:
     """Every file of the store, to the byte and the time it was changed."""
     paths = [path for path in (home / "store").rglob("*") if path.is_file()]
-    return {str(path.relative_to(home)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+    return {
+        str(path.relative_to(home)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths
+    }
 
 
 def test_a_dry_run_changes_nothing(lab: Lab):
@@ -211,7 +235,10 @@ def test_a_dry_run_changes_nothing(lab: Lab):
     before, folders = contents(lab.home), {path for path in lab.home.rglob("*") if path.is_dir()}
     would = clean(lab.registry, lab.store, [], 7.0, dry_run=True)
     assert len(would.went) == 5  # three artifacts, the build, its lock
-    assert contents(lab.home) == before and {path for path in lab.home.rglob("*") if path.is_dir()} == folders
+    assert (
+        contents(lab.home) == before
+        and {path for path in lab.home.rglob("*") if path.is_dir()} == folders
+    )
     assert clean(lab.registry, lab.store, [], 7.0, dry_run=False).went == would.went
     assert lab.there() == set()
 
@@ -219,8 +246,8 @@ def test_a_dry_run_changes_nothing(lab: Lab):
 KILLED = """
 import os, shutil, sys
 from pathlib import Path
-from tasks.garbage import Claims, collect, plan
-from tasks.inventory import take_inventory
+from tasks.store.gc import Claims, collect, plan
+from tasks.store.inventory import take_inventory
 from tasks.registry import Registry
 from tasks.store import Store
 import time
@@ -280,7 +307,9 @@ def test_two_collections_do_not_meet(lab: Lab):
             collect(lab.store, lab.registry, found)
         again.append("refused")
 
-    assert len(collect(lab.store, Busy(lab.registry, 0, second), found).went) == 1 and again == ["refused"]
+    assert len(collect(lab.store, Busy(lab.registry, 0, second), found).went) == 1 and again == [
+        "refused"
+    ]
 
 
 def test_an_artifact_that_was_used_is_young_again(lab: Lab):

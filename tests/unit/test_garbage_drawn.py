@@ -1,4 +1,6 @@
-"""Garbage collection of stores drawn at random: nothing that is kept loses what it was made from."""
+"""Garbage collection of stores drawn at random: nothing that is kept loses what it was made
+from.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,16 @@ from garbage_lab import Busy, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.garbage import collect
+from tasks.store.gc import collect
 
 pytestmark = pytest.mark.slow
 
 
 @dataclass
 class Drawn:
-    """A random store with a registry that may lag behind it. Artifacts are numbers; parents are smaller ones."""
+    """A random store with a registry that may lag behind it. Artifacts are numbers; parents are
+    smaller ones.
+    """
 
     parents: list[set[int]]
     trail: list[set[int]]
@@ -33,12 +37,24 @@ class Drawn:
 @st.composite
 def stores(draw: st.DrawFn) -> Drawn:
     count = draw(st.integers(1, 7))
-    some = [st.sets(st.integers(0, number - 1), max_size=3) if number else st.just(set()) for number in range(count)]
+    some = [
+        st.sets(st.integers(0, number - 1), max_size=3) if number else st.just(set())
+        for number in range(count)
+    ]
     parents = [draw(one) for one in some]
-    names = [draw(st.sets(st.integers(number + 1, count - 1), max_size=1)) if number < count - 1 else set() for number in range(count)]
+    names = [
+        draw(st.sets(st.integers(number + 1, count - 1), max_size=1))
+        if number < count - 1
+        else set()
+        for number in range(count)
+    ]
     edges = [{one for one in mine if draw(st.booleans())} for mine in parents]
     young = [draw(st.sampled_from([False, False, True])) for _ in range(count)]
-    campaigns = draw(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, count - 1), max_size=2)), max_size=3))
+    campaigns = draw(
+        st.lists(
+            st.tuples(st.booleans(), st.sets(st.integers(0, count - 1), max_size=2)), max_size=3
+        )
+    )
     return Drawn(parents, names, edges, young, campaigns)
 
 
@@ -54,12 +70,21 @@ def kept_of(drawn: Drawn) -> set[int]:
 
 
 def build_drawn(lab: Lab, drawn: Drawn) -> list[str]:
-    """The artifacts' identities. What an answer names comes after it, so its identity is worked out before it is made."""
+    """The artifacts' identities. What an answer names comes after it, so its identity is worked
+    out before it is made.
+    """
     from tasks.store import identity
 
     ids: list[str] = []
     for number, mine in enumerate(drawn.parents):
-        ids.append(identity("thing", {"name": str(number)}, {str(n): ids[one] for n, one in enumerate(sorted(mine))}, 1))
+        ids.append(
+            identity(
+                "thing",
+                {"name": str(number)},
+                {str(n): ids[one] for n, one in enumerate(sorted(mine))},
+                1,
+            )
+        )
     for number, mine in enumerate(drawn.parents):
         made = lab.make(
             str(number),
@@ -78,7 +103,9 @@ def build_drawn(lab: Lab, drawn: Drawn) -> list[str]:
 
 @given(drawn=stores())
 @settings(max_examples=40, deadline=None)
-def test_what_is_kept_is_whole_afterwards_with_all_it_was_made_from_and_the_rest_is_gone(drawn: Drawn):
+def test_what_is_kept_is_whole_afterwards_with_all_it_was_made_from_and_the_rest_is_gone(
+    drawn: Drawn,
+):
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder))
         ids = build_drawn(lab, drawn)
@@ -92,9 +119,12 @@ def test_what_is_kept_is_whole_afterwards_with_all_it_was_made_from_and_the_rest
 
 @given(drawn=stores(), used=st.integers(0, 6), attached=st.integers(0, 6), moment=st.integers(0, 6))
 @settings(max_examples=40, deadline=None)
-def test_what_comes_into_use_while_it_is_collected_loses_nothing(drawn: Drawn, used: int, attached: int, moment: int):
-    """At some moment of the collection one artifact is asked for, and another goes to a campaign that begins: each that is still there
-    then stays, with everything it was made from."""
+def test_what_comes_into_use_while_it_is_collected_loses_nothing(
+    drawn: Drawn, used: int, attached: int, moment: int
+):
+    """At some moment of the collection one artifact is asked for, and another goes to a campaign
+    that begins: each that is still there then stays, with everything it was made from.
+    """
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder))
         ids = build_drawn(lab, drawn)

@@ -1,4 +1,6 @@
-"""Extraction, normalisation, exact comparison and Math-Verify, in this process. Data of others: ../shared/data (skipped where absent)."""
+"""Extraction, normalisation, exact comparison and Math-Verify, in this process. Data of others:
+../shared/data (skipped where absent).
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,22 @@ def test_strict_extractors_take_their_own_mark_only() -> None:
 
 def test_extraction_is_linear_in_the_length_of_hostile_text() -> None:
     began = time.monotonic()
-    for piece in (r"\boxed{", "{", "$", " ", "\n", "answer ", "**", "final ", r"\quad ", r"\text{", "9", "√", "\\.", r"\boxed{ "):
+    for piece in (
+        r"\boxed{",
+        "{",
+        "$",
+        " ",
+        "\n",
+        "answer ",
+        "**",
+        "final ",
+        r"\quad ",
+        r"\text{",
+        "9",
+        "√",
+        "\\.",
+        r"\boxed{ ",
+    ):
         quick_verdict("1", piece * 100_000)
         quick_verdict("1", r"\boxed{" + piece * 100_000 + "}")
     assert time.monotonic() - began < 20
@@ -122,19 +139,49 @@ def test_numbers_are_read_exactly() -> None:
 
 
 CORRECT = [
-    ("0.5", r"\boxed{\tfrac12}"), ("50%", "0.5"), ("12", "12 apples"), ("5 cm", "5 centimeters"), (r"90^\circ", "90"),
-    ("1,2,3", r"\boxed{3, 2, 1}"), (r"x^2+2x+1", r"\boxed{(x+1)^2}"), ("(1,2)", r"\boxed{(x,y)=(1,2)}"), ("$2-2m$", r"\boxed{2(1-m)}"),
-    ("[0,1)", r"\boxed{\left[0, 1\right)}"), (r"2\pi", "2π"), ("C", "The answer is (C), not A"), ("yes", r"\boxed{\text{Yes}}"),
-    ("odd $n$", r"\boxed{\text{odd } n}"), ("$x^2+c$ for some $c>0$", r"\boxed{c + x^2}"), ("p=5,q=2;p=7,q=2", "p=7, q=2 and p=5, q=2"),
-    ("1/12", "0.0833333333333333"), ("12_5", r"\boxed{7_{10}}"), ("10!", "3628800"), ("120", "So there are 120 ways."),
+    ("0.5", r"\boxed{\tfrac12}"),
+    ("50%", "0.5"),
+    ("12", "12 apples"),
+    ("5 cm", "5 centimeters"),
+    (r"90^\circ", "90"),
+    ("1,2,3", r"\boxed{3, 2, 1}"),
+    (r"x^2+2x+1", r"\boxed{(x+1)^2}"),
+    ("(1,2)", r"\boxed{(x,y)=(1,2)}"),
+    ("$2-2m$", r"\boxed{2(1-m)}"),
+    ("[0,1)", r"\boxed{\left[0, 1\right)}"),
+    (r"2\pi", "2π"),
+    ("C", "The answer is (C), not A"),
+    ("yes", r"\boxed{\text{Yes}}"),
+    ("odd $n$", r"\boxed{\text{odd } n}"),
+    ("$x^2+c$ for some $c>0$", r"\boxed{c + x^2}"),
+    ("p=5,q=2;p=7,q=2", "p=7, q=2 and p=5, q=2"),
+    ("1/12", "0.0833333333333333"),
+    ("12_5", r"\boxed{7_{10}}"),
+    ("10!", "3628800"),
+    ("120", "So there are 120 ways."),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{bmatrix}1 \\ 2\end{bmatrix}}"),
-]  # fmt: skip
+]
 WRONG = [
-    ("3", r"\boxed{-3}"), ("All powers of 2", r"\boxed{2}"), ("odd $n$", r"\boxed{n}"), ("(1,2)", "(2,1)"), ("(0,1]", "[0,1]"),
-    ("5", r"\boxed{5m}"), ("5 cm", "5 km"), ("0", "0.0000001"), ("1/3", "0.3333333333"), (r"\pi", "3.14159265"), ("12_5", "12_6"),
-    ("2", r"\boxed{2 \text{ or } 3}"), ("2", r"\boxed{\text{no solution for } n=2}"), ("p=5,q=2;p=7,q=3", "p=5,q=3;p=7,q=2"),
-    ("C", "The answer is B, not C"), ("a", r"\boxed{A}"), ("x>3", r"x \ge 3"), ("2025", r"\boxed{2025!}"), ("1,2", "12"),
-]  # fmt: skip
+    ("3", r"\boxed{-3}"),
+    ("All powers of 2", r"\boxed{2}"),
+    ("odd $n$", r"\boxed{n}"),
+    ("(1,2)", "(2,1)"),
+    ("(0,1]", "[0,1]"),
+    ("5", r"\boxed{5m}"),
+    ("5 cm", "5 km"),
+    ("0", "0.0000001"),
+    ("1/3", "0.3333333333"),
+    (r"\pi", "3.14159265"),
+    ("12_5", "12_6"),
+    ("2", r"\boxed{2 \text{ or } 3}"),
+    ("2", r"\boxed{\text{no solution for } n=2}"),
+    ("p=5,q=2;p=7,q=3", "p=5,q=3;p=7,q=2"),
+    ("C", "The answer is B, not C"),
+    ("a", r"\boxed{A}"),
+    ("x>3", r"x \ge 3"),
+    ("2025", r"\boxed{2025!}"),
+    ("1,2", "12"),
+]
 
 
 @pytest.mark.parametrize(("gold", "prediction"), CORRECT)
@@ -175,8 +222,10 @@ def test_the_fast_path_never_raises(text: str, extractor: str) -> None:
 
 def test_the_fast_path_imports_no_sympy() -> None:
     code = (
-        "import sys; from tasks.grading import Grader; g = Grader(); assert g.grade_many([('1/2', 'the answer is 0.5')]) and not g.pids;"
-        "bad = {'sympy', 'math_verify', 'torch', 'ray', 'prefect', 'mlflow'} & set(sys.modules); assert not bad, bad"
+        "import sys; from tasks.grading import Grader; g = Grader(); assert g.grade_many([('1/2', "
+        "'the answer is 0.5')]) and not g.pids;"
+        "bad = {'sympy', 'math_verify', 'torch', 'ray', 'prefect', 'mlflow'} & set(sys.modules); "
+        "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -184,24 +233,44 @@ def test_the_fast_path_imports_no_sympy() -> None:
 def test_shared_extraction_cases() -> None:
     for row in shared("extract_cases.jsonl"):
         strict = last_hash if "gsm8k" in row["fn"] else last_boxed
-        got = text_of(row["text"]) if row["fn"] == "extract_final_candidate" else strict(row["text"])
+        got = (
+            text_of(row["text"]) if row["fn"] == "extract_final_candidate" else strict(row["text"])
+        )
         assert got == row["expected"], row
 
 
 @pytest.mark.slow
 def test_shared_grader_cases_reach_98_percent_with_at_most_one_false_positive() -> None:
-    rows = [row for row in shared("grader_cases.jsonl") if not row.get("policy") and row["kind"] in ("text", "bare", "boxed", "normalise")]
+    rows = [
+        row
+        for row in shared("grader_cases.jsonl")
+        if not row.get("policy") and row["kind"] in ("text", "bare", "boxed", "normalise")
+    ]
     rows = [row for row in rows if row["gold"].strip()]
-    missed = [row for row in rows if (grade_one(row["gold"], row["prediction"]) == "correct") != row["expected"]]
+    missed = [
+        row
+        for row in rows
+        if (grade_one(row["gold"], row["prediction"]) == "correct") != row["expected"]
+    ]
     assert len(missed) <= 0.02 * len(rows), [row["id"] for row in missed]
-    assert sum(not row["expected"] for row in missed) <= 1, [row["id"] for row in missed if not row["expected"]]
+    assert sum(not row["expected"] for row in missed) <= 1, [
+        row["id"] for row in missed if not row["expected"]
+    ]
 
 
 def test_shared_imo_answers_equal_themselves() -> None:
-    assert [row["answer"] for row in shared("imo_answerbench_half.jsonl") if grade_one(row["answer"], row["answer"]) != "correct"] == []
+    assert [
+        row["answer"]
+        for row in shared("imo_answerbench_half.jsonl")
+        if grade_one(row["answer"], row["answer"]) != "correct"
+    ] == []
 
 
 def test_shared_gsm8k_labels_are_reproduced() -> None:
     rows = shared("gsm8k_model_solutions.jsonl")
-    missed = [row["id"] for row in rows if (grade_one(row["gold"], row["solution"]) == "correct") != row["expected"]]
+    missed = [
+        row["id"]
+        for row in rows
+        if (grade_one(row["gold"], row["solution"]) == "correct") != row["expected"]
+    ]
     assert len(missed) <= 0.005 * len(rows), missed

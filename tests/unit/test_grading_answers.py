@@ -1,4 +1,6 @@
-"""Answers as models write them, each with the verdict a careful human gives, and hostile ones that must only get a verdict in time."""
+"""Answers as models write them, each with the verdict a careful human gives, and hostile ones
+that must only get a verdict in time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MARKS = {" === ": True, " =/= ": False}
 
 
 def cases() -> list[tuple[str, str, bool]]:
-    r"""(gold, prediction, whether it is right) of every line; a literal `\n` before a `#`, `*`, `$`, digit or `\n` is a line break."""
+    r"""(gold, prediction, whether it is right) of every line; a literal `\n` before a `#`, `*`,
+    `$`, digit or `\n` is a line break.
+    """
     found = []
     for line in CASES.read_text(encoding="utf-8").splitlines():
         for mark, right in MARKS.items():
@@ -39,15 +43,29 @@ def test_every_case_gets_the_verdict_a_careful_human_gives(grader: Grader) -> No
     wanted = cases()
     assert sum(right for *_, right in wanted) > 200 and sum(not right for *_, right in wanted) > 200
     verdicts = grader.grade_many([(gold, prediction) for gold, prediction, _ in wanted])
-    missed = [(*case, verdict) for case, verdict in zip(wanted, verdicts, strict=True) if (verdict == "correct") != case[2]]
+    missed = [
+        (*case, verdict)
+        for case, verdict in zip(wanted, verdicts, strict=True)
+        if (verdict == "correct") != case[2]
+    ]
     assert missed == []
 
 
 def test_a_thinking_part_and_words_around_change_no_verdict(grader: Grader) -> None:
     boxed = [case for case in cases() if case[1].startswith("\\boxed{")]
-    wrapped = [(gold, f"<think>maybe \\boxed{{17171}}</think>\nWe add. So the result is\n\\[\n{said}.\n\\]") for gold, said, _ in boxed]
+    wrapped = [
+        (
+            gold,
+            f"<think>maybe \\boxed{{17171}}</think>\nWe add. So the result is\n\\[\n{said}.\n\\]",
+        )
+        for gold, said, _ in boxed
+    ]
     verdicts = grader.grade_many(wrapped)
-    missed = [(*case, verdict) for case, verdict in zip(boxed, verdicts, strict=True) if (verdict == "correct") != case[2]]
+    missed = [
+        (*case, verdict)
+        for case, verdict in zip(boxed, verdicts, strict=True)
+        if (verdict == "correct") != case[2]
+    ]
     assert missed == []
 
 
@@ -98,5 +116,6 @@ def test_hostile_answers_get_a_verdict_in_time_and_never_run(tmp_path: Path) -> 
             began = time.monotonic()
             verdicts = grader.grade_many([(gold, attack) for attack in attacks])
             assert set(verdicts) <= {"wrong", "unparsable", "timeout"}
-            assert time.monotonic() - began < 40 + 3 * len(attacks)  # a deadline and a worker's start for each, at worst, on two workers
+            # a deadline and a worker's start for each, at worst, on two workers
+            assert time.monotonic() - began < 40 + 3 * len(attacks)
     assert not canary.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.home import _make_token
+from tasks.host.home import _make_token
 
 
 def test_the_token_is_for_this_user_alone_and_stays(tmp_path: Path) -> None:

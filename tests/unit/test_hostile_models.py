@@ -1,4 +1,5 @@
-"""Other people's checkpoints: what would run code, leave its folder or never end is refused in one line, and no code of it runs.
+"""Other people's checkpoints: what would run code, leave its folder or never end is refused in one
+line, and no code of it runs.
 
 Every trap, when it is sprung, writes the file `canary`.
 """
@@ -23,12 +24,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from erpd_core.config import ChatConfig, DirectoryModel, HubModel, PackagedModel, RuntimeConfig
-from tasks import chat, model_files
 from tasks.engines.vllm import engine_arguments
-from tasks.model_files import TRUST, trusts_code
-from tasks.models import load_policy, load_tokenizer, save_policy
-from tasks.policies import ASSETS, import_policy
-from tasks.stage import fulfil
+from tasks.execution.stage import fulfil
+from tasks.models import chat, model_files
+from tasks.models.import_policy import ASSETS, import_policy
+from tasks.models.model_files import TRUST, trusts_code
+from tasks.models.policy import load_policy, load_tokenizer, save_policy
 from tasks.store import Store
 
 CPU = RuntimeConfig(device="cpu")
@@ -64,8 +65,13 @@ class OwnModel(Qwen3ForCausalLM):
 
 def own_code(folder: Path, canary: Path, model_type: str = "own") -> None:
     (folder / "modeling_own.py").write_text(code(canary))
-    classes = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
-    change(folder / "config.json", model_type=model_type, architectures=["OwnModel"], auto_map=classes)
+    classes = {
+        "AutoConfig": "modeling_own.OwnConfig",
+        "AutoModelForCausalLM": "modeling_own.OwnModel",
+    }
+    change(
+        folder / "config.json", model_type=model_type, architectures=["OwnModel"], auto_map=classes
+    )
 
 
 class Trap:
@@ -78,7 +84,7 @@ class Trap:
         return os.system, (f"touch {self.canary}",)
 
 
-# ------------------------------------------------------------------------------------------------------------------ refused
+# ------------------------------------------------------------------------------------------ refused
 
 
 def pickled(folder: Path, canary: Path) -> None:
@@ -113,8 +119,13 @@ def linked_out(name: str) -> Callable[[Path, Path], None]:
 
 def index_out(folder: Path, canary: Path) -> None:
     (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
-    shutil.copy(folder.parent / "elsewhere.safetensors", folder / "model-00001-of-00002.safetensors")
-    change(folder / "model.safetensors.index.json", weight_map={"lm_head.weight": "../elsewhere.safetensors"})
+    shutil.copy(
+        folder.parent / "elsewhere.safetensors", folder / "model-00001-of-00002.safetensors"
+    )
+    change(
+        folder / "model.safetensors.index.json",
+        weight_map={"lm_head.weight": "../elsewhere.safetensors"},
+    )
 
 
 def index_of_a_list(folder: Path, canary: Path) -> None:
@@ -124,7 +135,11 @@ def index_of_a_list(folder: Path, canary: Path) -> None:
 def tokenizer_code(folder: Path, canary: Path) -> None:
     (folder / "tokenization_own.py").write_text(code(canary))
     change(folder / "config.json", model_type="own")
-    change(folder / "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["tokenization_own.Own", None]})
+    change(
+        folder / "tokenizer_config.json",
+        tokenizer_class="Own",
+        auto_map={"AutoTokenizer": ["tokenization_own.Own", None]},
+    )
 
 
 def broken_json(text: str) -> Callable[[Path, Path], None]:
@@ -150,7 +165,10 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a vocabulary of a billion": (absurd(vocab_size=10**9), "vocab_size 1e+09"),
     "a hidden size of a billion": (absurd(hidden_size=10**9), "hidden_size"),
     "a billion layers": (absurd(num_hidden_layers=10**9), "num_hidden_layers"),
-    "a billion layers of text": (absurd(text_config={"num_hidden_layers": 10**9}), "num_hidden_layers"),
+    "a billion layers of text": (
+        absurd(text_config={"num_hidden_layers": 10**9}),
+        "num_hidden_layers",
+    ),
     "a config that is a list": (broken_json("[]"), "a list, not an object"),
     "a config of half a line": (broken_json('{"model_type": '), "not JSON"),
     "a config without bottom": (broken_json("[" * 100_000), "not JSON"),
@@ -163,66 +181,144 @@ def test_it_is_refused_in_one_line_and_nothing_of_it_runs(name: str, folder: Pat
     trap(folder, canary)
     with pytest.raises(ValueError, match=said.replace(".", r"\.").replace("+", r"\+")) as caught:
         import_policy(DirectoryModel(path=str(folder)))
-    assert str(caught.value).startswith("model: ") and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert (
+        str(caught.value).startswith("model: ")
+        and "\n" not in str(caught.value)
+        and len(str(caught.value)) < 600
+    )
     assert not canary.exists()
 
 
-# --------------------------------------------------------------------------------------------------------- bottomless, though tiny
+# -------------------------------------------------------------------------- bottomless, though tiny
 
 NEO = {"model_type": "gpt_neo", "num_layers": 1, "hidden_size": 16}
-GPTJ = {"model_type": "gptj", "n_layer": 1, "n_embd": 64, "n_head": 4, "rotary_dim": 16, "vocab_size": 16}
-BART = {"model_type": "bart", "d_model": 16, "vocab_size": 16, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+GPTJ = {
+    "model_type": "gptj",
+    "n_layer": 1,
+    "n_embd": 64,
+    "n_head": 4,
+    "rotary_dim": 16,
+    "vocab_size": 16,
+}
+BART = {
+    "model_type": "bart",
+    "d_model": 16,
+    "vocab_size": 16,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 16,
+}
 BOTTOMLESS: dict[str, tuple[dict[str, Any], str]] = {
-    "fifty million attentions": (NEO | {"attention_types": [[["global"], 50_000_000]]}, "attention_types 5e+07"),
-    "a thousand thousand attentions": (NEO | {"attention_types": [[["global"] * 1000, 1000]]}, "attention_types 1e+06"),
-    "attentions and fewer than none": (NEO | {"attention_types": [[["global"], 10**7], [["local"], -(10**7)]]}, "attention_types 1e+07"),
-    "attentions of nothing": (NEO | {"attention_types": [[[], 1000]] * 100}, "attention_types 100000"),
+    "fifty million attentions": (
+        NEO | {"attention_types": [[["global"], 50_000_000]]},
+        "attention_types 5e+07",
+    ),
+    "a thousand thousand attentions": (
+        NEO | {"attention_types": [[["global"] * 1000, 1000]]},
+        "attention_types 1e+06",
+    ),
+    "attentions and fewer than none": (
+        NEO | {"attention_types": [[["global"], 10**7], [["local"], -(10**7)]]},
+        "attention_types 1e+07",
+    ),
+    "attentions of nothing": (
+        NEO | {"attention_types": [[[], 1000]] * 100},
+        "attention_types 100000",
+    ),
     "400 layers": (BART | {"decoder_layers": 400}, "decoder_layers 400"),
     "ten million layers": (BART | {"decoder_layers": 10**7}, "decoder_layers 1e+07"),
-    "ten million layers of a part": (BART | {"audio_config": {"encoder_layers": 10**7}}, "encoder_layers 1e+07"),
+    "ten million layers of a part": (
+        BART | {"audio_config": {"encoder_layers": 10**7}},
+        "encoder_layers 1e+07",
+    ),
     "a table of positions": (GPTJ | {"n_positions": 8_000_000}, "488 MiB beside the weights"),
     "a number of 400 digits": (BART | {"num_beam_groups": 10**400}, "num_beam_groups 1e+99"),
-    "layers by a pattern": ({"model_type": "nemotron_h", "hybrid_override_pattern": "M*" * 2000}, "has more than 10000 parts"),
+    "layers by a pattern": (
+        {"model_type": "nemotron_h", "hybrid_override_pattern": "M*" * 2000},
+        "has more than 10000 parts",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BOTTOMLESS)
 def test_a_tiny_config_takes_neither_time_nor_memory(name: str, folder: Path):
     config, said = BOTTOMLESS[name]
-    import_policy(DirectoryModel(path=str(folder)))  # so that what is measured is not the import of transformers
+    # so that what is measured is not the import of transformers
+    import_policy(DirectoryModel(path=str(folder)))
     (folder / "config.json").write_text(json.dumps(config))
     began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=said.replace("+", r"\+")) as caught:
         import_policy(DirectoryModel(path=str(folder)))
-    assert str(caught.value).startswith("model: ") and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert (
+        str(caught.value).startswith("model: ")
+        and "\n" not in str(caught.value)
+        and len(str(caught.value)) < 600
+    )
     assert time.process_time() - began < (10 if "pattern" in name else 1)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10
 
 
 def test_an_axis_of_a_tensor_without_numbers_makes_no_width_right(folder: Path):
     held = load_file(folder / "model.safetensors")
-    save_file(held | {"wide": torch.zeros(10**9, 0)}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        held | {"wide": torch.zeros(10**9, 0)}, folder / "model.safetensors", {"format": "pt"}
+    )
     change(folder / "config.json", hidden_size=10**9)
     with pytest.raises(ValueError, match="hidden_size 1e"):
         import_policy(DirectoryModel(path=str(folder)))
 
 
 REAL: dict[str, dict[str, Any]] = {
-    "Qwen3, a million tokens": {"max_position_embeddings": 1_010_000, "rope_theta": 10_000_000, "max_window_layers": 94},
-    "Llama 3.1": {"vocab_size": 128256, "rope_scaling": {"factor": 8.0, "original_max_position_embeddings": 8192}, "rope_theta": 500000},
-    "Llama 4": {"text_config": {"max_position_embeddings": 10_485_760, "attention_chunk_size": 8192}, "boi_token_index": 200080},
+    "Qwen3, a million tokens": {
+        "max_position_embeddings": 1_010_000,
+        "rope_theta": 10_000_000,
+        "max_window_layers": 94,
+    },
+    "Llama 3.1": {
+        "vocab_size": 128256,
+        "rope_scaling": {"factor": 8.0, "original_max_position_embeddings": 8192},
+        "rope_theta": 500000,
+    },
+    "Llama 4": {
+        "text_config": {"max_position_embeddings": 10_485_760, "attention_chunk_size": 8192},
+        "boi_token_index": 200080,
+    },
     "Gemma 3n": {
         "vocab_size_per_layer_input": 262144,
         "num_kv_shared_layers": 15,
         "image_token_id": 262145,
         "hidden_size_per_layer_input": 256,
     },
-    "DeepSeek V3": {"n_routed_experts": 256, "num_nextn_predict_layers": 1, "num_hidden_layers": 61, "max_position_embeddings": 163840},
-    "Qwen3.5": {"text_config": {"full_attention_interval": 4, "layer_types": ["linear_attention"] * 45, "mtp_num_hidden_layers": 1}},
-    "GPT-J": {"n_positions": 2048, "n_layer": 28, "n_inner": None, "summary_proj_to_labels": True, "vocab_size": 50400},
+    "DeepSeek V3": {
+        "n_routed_experts": 256,
+        "num_nextn_predict_layers": 1,
+        "num_hidden_layers": 61,
+        "max_position_embeddings": 163840,
+    },
+    "Qwen3.5": {
+        "text_config": {
+            "full_attention_interval": 4,
+            "layer_types": ["linear_attention"] * 45,
+            "mtp_num_hidden_layers": 1,
+        }
+    },
+    "GPT-J": {
+        "n_positions": 2048,
+        "n_layer": 28,
+        "n_inner": None,
+        "summary_proj_to_labels": True,
+        "vocab_size": 50400,
+    },
     "Phi 4 multimodal": {"audio_config": {"depthwise_separable_out_channel": 1024}},
-    "Nemotron": {"intermediate_size": 73728, "hidden_size": 18432, "num_hidden_layers": 96, "hybrid_override_pattern": "M-M*" * 20},
-    "Qwen2.5 1M": {"dual_chunk_attention_config": {"chunk_size": 262144, "local_size": 8192}, "model_max_length": 10**30},
+    "Nemotron": {
+        "intermediate_size": 73728,
+        "hidden_size": 18432,
+        "num_hidden_layers": 96,
+        "hybrid_override_pattern": "M-M*" * 20,
+    },
+    "Qwen2.5 1M": {
+        "dual_chunk_attention_config": {"chunk_size": 262144, "local_size": 8192},
+        "model_max_length": 10**30,
+    },
 }
 
 
@@ -231,7 +327,7 @@ def test_numbers_of_models_in_use_are_not_too_large(name: str, folder: Path):
     model_files._check_sizes(folder, REAL[name], [(300_000, 18432)] * 800)
 
 
-# ------------------------------------------------------------------------------------------------------------- taken, but not run
+# ------------------------------------------------------------------------------- taken, but not run
 
 
 def taken(folder: Path, tmp_path: Path, **more: Any) -> Path:
@@ -240,21 +336,33 @@ def taken(folder: Path, tmp_path: Path, **more: Any) -> Path:
     return here.store.path(fulfil(import_policy(DirectoryModel(path=str(folder), **more)), here).id)
 
 
-def test_code_of_a_model_that_the_library_knows_is_left_behind_and_not_needed(folder: Path, tmp_path: Path, canary: Path):
-    own_code(folder, canary, model_type=json.loads((folder / "config.json").read_text())["model_type"])
+def test_code_of_a_model_that_the_library_knows_is_left_behind_and_not_needed(
+    folder: Path, tmp_path: Path, canary: Path
+):
+    own_code(
+        folder, canary, model_type=json.loads((folder / "config.json").read_text())["model_type"]
+    )
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(canary)))
     (folder / TRUST).write_text('{"code": "me"}')
-    change(folder / "adapter_config.json", base_model_name_or_path="somebody/else", peft_type="LORA")
+    change(
+        folder / "adapter_config.json", base_model_name_or_path="somebody/else", peft_type="LORA"
+    )
     policy = taken(folder, tmp_path)
     assert type(load_policy(policy, CPU).model).__module__.startswith("transformers.models.")
     load_tokenizer(policy)
-    assert not [path.name for path in policy.iterdir() if path.suffix in (".py", ".bin") or path.name in (TRUST, "adapter_config.json")]
+    assert not [
+        path.name
+        for path in policy.iterdir()
+        if path.suffix in (".py", ".bin") or path.name in (TRUST, "adapter_config.json")
+    ]
     assert not canary.exists() and not trusts_code(policy)
     assert engine_arguments(policy, CPU)["trust_remote_code"] is False
     assert engine_arguments(policy, CPU)["load_format"] == "safetensors"
 
 
-def test_code_runs_where_the_recipe_names_it_and_goes_on_with_what_is_trained(folder: Path, tmp_path: Path, canary: Path):
+def test_code_runs_where_the_recipe_names_it_and_goes_on_with_what_is_trained(
+    folder: Path, tmp_path: Path, canary: Path
+):
     own_code(folder, canary)
     policy = taken(folder, tmp_path, trust_code=str(folder))
     assert json.loads((policy / TRUST).read_text()) == {"code": str(folder)}
@@ -269,10 +377,15 @@ def test_code_runs_where_the_recipe_names_it_and_goes_on_with_what_is_trained(fo
 
 
 def test_trust_is_part_of_what_a_policy_is_and_is_printed_where_it_is_given(folder: Path):
-    plain, trusting = DirectoryModel(path=str(folder)), DirectoryModel(path=str(folder), trust_code=str(folder))
+    plain, trusting = (
+        DirectoryModel(path=str(folder)),
+        DirectoryModel(path=str(folder), trust_code=str(folder)),
+    )
     assert import_policy(plain).identity() != import_policy(trusting).identity()
     assert trusting.model_dump(mode="json")["trust_code"] == str(folder)
-    assert "trust_code" not in plain.model_dump(mode="json"), "identities of campaigns without it stay what they were"
+    assert "trust_code" not in plain.model_dump(mode="json"), (
+        "identities of campaigns without it stay what they were"
+    )
 
 
 def test_code_of_another_repository_is_not_covered(folder: Path, canary: Path):
@@ -306,7 +419,9 @@ def test_links_within_the_hubs_cache_are_what_it_is_made_of(folder: Path, tmp_pa
     snapshot.mkdir()
     for path in (repository / "blobs").iterdir():
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-    assert import_policy(DirectoryModel(path=str(snapshot))).files.keys() == {path.name for path in snapshot.iterdir()}
+    assert import_policy(DirectoryModel(path=str(snapshot))).files.keys() == {
+        path.name for path in snapshot.iterdir()
+    }
 
 
 @pytest.mark.parametrize("name", ["../evil.gguf", "/etc/passwd", "~/evil.gguf", "a\\b.gguf", ""])
@@ -320,13 +435,14 @@ def test_a_package_is_named_and_nothing_else():
         PackagedModel(package="os.path")
 
 
-# --------------------------------------------------------------------------------------------------------------- chat templates
+# ----------------------------------------------------------------------------------- chat templates
 
 REACHING = {
     "to Python's classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "to the operating system": "{{ cycler.__init__.__globals__.os.system('touch CANARY') }}",
     "by a filter": "{{ ''|attr('__class__') ~ ().__class__.__base__.__subclasses__()[0] }}",
-    "through a format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) ~ messages.__class__.__init__.__globals__['os'] }}",
+    "through a format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) ~ "
+    "messages.__class__.__init__.__globals__['os'] }}",
     "to a method that changes": "{{ messages.append(1) }}",
     "for a name that is not there": "{{ nothing.at.all }}",
     "to syntax of its own": "{% evil %}",
@@ -347,11 +463,15 @@ def test_a_template_that_reaches_out_gets_nothing(name: str, folder: Path, canar
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
-        "{% for a in range(99999) %}{% for b in range(99999)|map('string')|map('length') %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% "
+        "endfor %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999)|map('string')|map('length') %}{% "
+        "endfor %}{% endfor %}",
     ],
 )
-def test_a_template_that_loops_for_ever_is_stopped(template: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_template_that_loops_for_ever_is_stopped(
+    template: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     (folder / "chat_template.jinja").write_text(template)
     tokenizer = load_tokenizer(folder)
     monkeypatch.setattr(chat, "TEMPLATE_SECONDS", 0.3)
@@ -361,7 +481,7 @@ def test_a_template_that_loops_for_ever_is_stopped(template: str, folder: Path, 
     assert time.monotonic() - began < 5
 
 
-# ------------------------------------------------------------------------------------------------------------------ checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 def test_a_policy_is_written_without_pickles(folder: Path, tmp_path: Path):
@@ -369,7 +489,10 @@ def test_a_policy_is_written_without_pickles(folder: Path, tmp_path: Path):
     (child := tmp_path / "child").mkdir()
     save_policy(policy, child, folder)
     assert {path.suffix for path in child.iterdir()} <= {".json", ".safetensors"}
-    assert load_file(child / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+    assert (
+        load_file(child / "model.safetensors").keys()
+        == load_file(folder / "model.safetensors").keys()
+    )
 
 
 def test_a_tensor_that_is_there_only_by_name_is_no_weight(folder: Path):

@@ -1,4 +1,6 @@
-"""Names that would lead out of a folder, hide, or ask a database for more: every door that takes one refuses it, and nothing changes."""
+"""Names that would lead out of a folder, hide, or ask a database for more: every door that takes
+one refuses it, and nothing changes.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,18 @@ import pytest
 from deployments.cli import main
 from erpd_core.config import HubProblems, PackagedModel
 from erpd_core.refs import Decision
-from flows.recipes import load_recipe
-from flows.studies import load_study
-from flows.study_files import remembered
+from flows.recipes.load import load_recipe
+from flows.recipes.studies import load_study
+from flows.recipes.study_files import remembered
 from tasks.datasets import draw_problems
 from tasks.datasets.catalogue import benchmark_from_text
 from tasks.datasets.hub import lock_path
-from tasks.inside import inside
-from tasks.manifest import MANIFEST, Manifest, StoredFile
-from tasks.mirror import Mirror
-from tasks.policies import import_policy
+from tasks.models.import_policy import import_policy
 from tasks.registry import Registry
 from tasks.store import Store
+from tasks.store.manifest import MANIFEST, Manifest, StoredFile
+from tasks.store.mirror import Mirror
+from tasks.untrusted.paths import inside
 
 NAMES = {
     "empty": "",
@@ -87,7 +89,7 @@ def refused(error: BaseException) -> str:
     return line
 
 
-# ------------------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 @names
@@ -97,7 +99,21 @@ def test_a_name_stays_in_its_folder_or_is_refused(name: str, tmp_path: Path):
     assert refused(caught.value).startswith("somebody's list: the name ")
 
 
-@pytest.mark.parametrize("name", ["a", "a/b.json", "a.", ".hidden", "...a", "x y", "data/ü-é.parquet", "問題.jsonl", "a~", "a" * 255])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "a/b.json",
+        "a.",
+        ".hidden",
+        "...a",
+        "x y",
+        "data/ü-é.parquet",
+        "問題.jsonl",
+        "a~",
+        "a" * 255,
+    ],
+)
 def test_an_ordinary_name_is_taken_as_it_is(name: str, tmp_path: Path):
     assert inside(tmp_path, name, "a list") == tmp_path / name
 
@@ -105,10 +121,22 @@ def test_an_ordinary_name_is_taken_as_it_is(name: str, tmp_path: Path):
 def hostile_manifest(name: str) -> str:
     """A manifest as somebody would forge it: its checksum is right."""
     file = StoredFile(sha256=hashlib.sha256(DATA).hexdigest(), size=len(DATA))
-    fields: dict[str, Any] = {"id": ID, "kind": "policy", "question": {}, "inputs": {}, "version": 1, "meta": {}, "seconds": 1.0}
+    fields: dict[str, Any] = {
+        "id": ID,
+        "kind": "policy",
+        "question": {},
+        "inputs": {},
+        "version": 1,
+        "meta": {},
+        "seconds": 1.0,
+    }
     forged = Manifest.model_construct(**fields, files={"a": file}, checksum="").model_dump()
     forged["files"] = {name: file.model_dump()}
-    text = json.dumps({key: value for key, value in forged.items() if key != "checksum"}, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(
+        {key: value for key, value in forged.items() if key != "checksum"},
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
     forged["checksum"] = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     return json.dumps(forged)
 
@@ -149,9 +177,15 @@ def test_an_identity_is_a_folder_of_the_store_or_refused(name: str, tmp_path: Pa
     try:
         path = Store(tmp_path).path(name)
     except ValueError as error:
-        assert "is no identity of an artifact; `erpd lineage CAMPAIGN:ROLE` prints some" in refused(error)
+        assert "is no identity of an artifact; `erpd lineage CAMPAIGN:ROLE` prints some" in refused(
+            error
+        )
     else:
-        assert "/" not in name and path.parent.parent == tmp_path and path.parent.name not in ("", ".", "..")
+        assert (
+            "/" not in name
+            and path.parent.parent == tmp_path
+            and path.parent.name not in ("", ".", "..")
+        )
 
 
 @names
@@ -186,7 +220,7 @@ def test_a_hub_commit_or_revision_is_a_plain_name(name: str, home: Path):
     assert outside(home.parent, lock_path().parent) == before
 
 
-# ----------------------------------------------------------------------------------------------------------- recipes and studies
+# ------------------------------------------------------------------------------ recipes and studies
 
 
 @names
@@ -197,7 +231,11 @@ def test_a_campaign_has_a_plain_name(name: str):
 
 
 def study(path: Path, arm: str) -> str:
-    path.write_text(json.dumps({"description": "x", "scales": {"tiny": {}}, "arms": [{"name": "one"}, {"name": arm}]}))
+    path.write_text(
+        json.dumps(
+            {"description": "x", "scales": {"tiny": {}}, "arms": [{"name": "one"}, {"name": arm}]}
+        )
+    )
     return str(path)
 
 
@@ -213,7 +251,11 @@ def test_arms_have_plain_names(name: str, tmp_path: Path):
     assert "arms.1.name" in refused(caught.value)
 
 
-@pytest.mark.parametrize("stem", ["..", "~", "..\\canary", "a\nb", "a\u202eb", "\uff0e\uff0e", "A|b", "\x1b[2J"], ids=ascii)
+@pytest.mark.parametrize(
+    "stem",
+    ["..", "~", "..\\canary", "a\nb", "a\u202eb", "\uff0e\uff0e", "A|b", "\x1b[2J"],
+    ids=ascii,
+)
 def test_a_study_file_has_a_plain_name(stem: str, tmp_path: Path):
     with pytest.raises(ValueError) as caught:
         load_study(study(tmp_path / f"{stem}.yaml", "two"))
@@ -223,7 +265,11 @@ def test_a_study_file_has_a_plain_name(stem: str, tmp_path: Path):
 @pytest.mark.parametrize("name", ASKED.values(), ids=ASKED)
 def test_no_study_is_remembered_by_such_a_name(name: str, home: Path):
     (home / "reports" / "night-1").mkdir(parents=True)
-    for secret in (home / "reports" / "night-1" / "study.json", home / "study.json", home.parent / "study.json"):
+    for secret in (
+        home / "reports" / "night-1" / "study.json",
+        home / "study.json",
+        home.parent / "study.json",
+    ):
         secret.write_text("{}")  # reading it would raise
     assert remembered(name) is None
 
@@ -235,7 +281,7 @@ def test_a_benchmark_of_such_a_name_is_refused(name: str):
     refused(caught.value)
 
 
-# ----------------------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 COMMANDS = {
     "report": ["report", "NAME"],
@@ -254,9 +300,13 @@ COMMANDS = {
 
 @pytest.fixture
 def written(home: Path) -> Path:
-    """A home with a campaign in its registry, and an artifact in its store that no campaign holds on to."""
+    """A home with a campaign in its registry, and an artifact in its store that no campaign
+    holds on to.
+    """
     registry = Registry(f"sqlite:///{home}/registry.db")
-    registry.campaign_started("night-0123456789", "night", "tiny", load_recipe("tiny").model_dump(mode="json"))
+    registry.campaign_started(
+        "night-0123456789", "night", "tiny", load_recipe("tiny").model_dump(mode="json")
+    )
     registry.record_artifact("policy-base", "policy", {}, meta={"ref": {"role": "base", "step": 0}})
     registry.attach("night-0123456789", 0, "base", "policy-base")
     registry.record_decision("night-0123456789", 1, Decision(strategy="S1", reason="better"))
@@ -277,7 +327,10 @@ def rows(home: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_command_finds_nothing_by_such_a_name_and_changes_nothing(
-    command: list[str], written: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    command: list[str],
+    written: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ):
     (written.parent / "cwd").mkdir()
     monkeypatch.chdir(written.parent / "cwd")
@@ -290,7 +343,11 @@ def test_a_command_finds_nothing_by_such_a_name_and_changes_nothing(
             main()
         told = capfd.readouterr()
         line = told.err.removesuffix("\n")
-        if (ended.value.code, told.out) != (2, "") or not line.isprintable() or not 20 < len(line) < 2100:
+        if (
+            (ended.value.code, told.out) != (2, "")
+            or not line.isprintable()
+            or not 20 < len(line) < 2100
+        ):
             wrong[what] = (ended.value.code, told)
     for key in os.environ.keys() - environment.keys():
         monkeypatch.delenv(key)

@@ -1,4 +1,6 @@
-"""Text of models, data and other people, where it is shown: it stays text, in one line and bounded, and nothing obeys it."""
+"""Text of models, data and other people, where it is shown: it stays text, in one line and
+bounded, and nothing obeys it.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +15,26 @@ from pages import Page
 from rich.console import Console
 from study_lab import Lab, study_of
 
-from deployments import scheduling
-from deployments.display import Display
-from deployments.eval_output import print_evaluation
-from deployments.lineage_output import campaign_table, lineage_tree
-from erpd_core.details import BenchmarkDetails, ProblemResult
+from deployments.commands import schedule
+from deployments.output.evaluation import print_evaluation
+from deployments.output.lineage import campaign_table, lineage_tree
+from deployments.output.progress_bars import Display
+from erpd_core.evaluation_details import BenchmarkDetails, ProblemResult
 from erpd_core.refs import Decision, EvalReport, Score
-from flows.asking import evidence_text
-from flows.comparison import entries, study_markdown
 from flows.evaluation import EvaluationForm, evaluation_markdown
-from flows.lineage import find, told
-from flows.overview import overview
-from flows.publish import campaign_markdown
-from flows.recipes import load_recipe
-from flows.report import write_report
-from flows.results import rich_table, table_rows
-from flows.study_report import write_study_report
-from tasks.progress import Progress
+from flows.inspect.campaigns import overview
+from flows.inspect.lineage import find, told
+from flows.live.publish import campaign_markdown
+from flows.recipes.load import load_recipe
+from flows.reports.campaign import write_report
+from flows.reports.results import rich_table, table_rows
+from flows.reports.study import write_study_report
+from flows.reports.study_table import entries, study_markdown
+from flows.steps.human_decision import evidence_text
+from tasks.execution.progress import Progress
 from tasks.registry import Registry
 from tasks.store import Store
-from tasks.untrusted import SHOWN, markdown, one_line
+from tasks.untrusted.display_text import SHOWN, markdown, one_line
 
 TEXTS = {
     "script": "<script>window.sprung = 1</script>",
@@ -61,19 +63,38 @@ texts = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
 
 class Written:
-    """A campaign all of whose free texts, and the names that data give, are the same hostile one."""
+    """A campaign all of whose free texts, and the names that data give, are the same hostile
+    one.
+    """
 
     def __init__(self, folder: Path, text: str) -> None:
-        self.registry, self.store = Registry(f"sqlite:///{folder}/registry.db"), Store(folder / "store")
+        self.registry, self.store = (
+            Registry(f"sqlite:///{folder}/registry.db"),
+            Store(folder / "store"),
+        )
         config = load_recipe("tiny").model_dump(mode="json") | {"description": text}
         self.registry.campaign_started("tiny-1", "tiny", "tiny", config, "0123abc")
         for index, role in enumerate(("base", "student")):
-            self.registry.record_artifact(f"policy-{role}", "policy", {}, meta={"ref": {"role": role, "step": 0}})
+            self.registry.record_artifact(
+                f"policy-{role}", "policy", {}, meta={"ref": {"role": role, "step": 0}}
+            )
             self.registry.attach("tiny-1", index, role, f"policy-{role}")
             score = Score(avg=0.5, k=8, problems=20, ci95=(0.4, 0.6))
-            report = EvalReport(policy=f"policy-{role}", scores={text[:NAME]: score}, kl_old=0.1, kl_base=0.1, entropy=0.2, length=9.0)
+            report = EvalReport(
+                policy=f"policy-{role}",
+                scores={text[:NAME]: score},
+                kl_old=0.1,
+                kl_base=0.1,
+                entropy=0.2,
+                length=9.0,
+            )
             self.registry.record_report("tiny-1", index, role, report)
-        self.decision = Decision(strategy="S1", reason=text, evidence={"asked": {"by": text, "why": text}}, alternatives={"S2": text})
+        self.decision = Decision(
+            strategy="S1",
+            reason=text,
+            evidence={"asked": {"by": text, "why": text}},
+            alternatives={"S2": text},
+        )
         self.registry.record_decision("tiny-1", 1, self.decision)
 
     def page(self, folder: Path) -> Page:
@@ -83,9 +104,16 @@ class Written:
 def harmless(page: Page, text: str) -> None:
     assert not page.names & {"script", "object", "iframe", "textarea"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert not [one for _, attributes in page.tags for one in attributes.values() if one and one.startswith(("javascript", "http"))]
+    assert not [
+        one
+        for _, attributes in page.tags
+        for one in attributes.values()
+        if one and one.startswith(("javascript", "http"))
+    ]
     assert not [letter for letter in UNSEEN if letter in page.source], ascii(text[:80])
-    assert all(str(attributes["src"]).startswith("data:") for tag, attributes in page.tags if tag == "img")
+    assert all(
+        str(attributes["src"]).startswith("data:") for tag, attributes in page.tags if tag == "img"
+    )
 
 
 @pytest.mark.slow
@@ -104,16 +132,26 @@ def test_the_report_of_a_study_shows_it(text: str, study_lab: Lab):
     study_lab.measure("ce", 1, "student", "s", 0.1, 0.1, test=0.6)
     study = study_of(("ce",), description=text)
     folder = study_lab.out
-    harmless(Page(write_study_report(study_lab.registry, study_lab.store, study, study_lab.campaigns, folder)), text)
+    harmless(
+        Page(
+            write_study_report(
+                study_lab.registry, study_lab.store, study, study_lab.campaigns, folder
+            )
+        ),
+        text,
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------- Markdown
+# ----------------------------------------------------------------------------------------- Markdown
 
 
 def rendered(source: str, folder: Path) -> Page:
     """As a viewer that lets HTML through would show it: the worst there is."""
     path = folder / "rendered.html"
-    path.write_text(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source), encoding="utf-8")
+    path.write_text(
+        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source),
+        encoding="utf-8",
+    )
     return Page(path)
 
 
@@ -127,8 +165,13 @@ def test_it_is_one_cell_of_a_table(text: str, tmp_path: Path):
 
 def test_addresses_are_no_links_where_they_stand_bare():
     """As GitHub's kind of Markdown, which Prefect shows, makes them."""
-    assert markdown("see https://a.bc, www.a.bc, me@a.bc") == r"see https\://a.bc, www\.a.bc, me\@a.bc"
-    assert markdown("AVG@16: -3.2 points, 0.55 (0.5 to 0.6)") == "AVG@16: -3.2 points, 0.55 (0.5 to 0.6)"
+    assert (
+        markdown("see https://a.bc, www.a.bc, me@a.bc") == r"see https\://a.bc, www\.a.bc, me\@a.bc"
+    )
+    assert (
+        markdown("AVG@16: -3.2 points, 0.55 (0.5 to 0.6)")
+        == "AVG@16: -3.2 points, 0.55 (0.5 to 0.6)"
+    )
 
 
 @pytest.mark.parametrize("text", ["# a", "> a", "- a", "+ a", "1. a", "2) a", "---", "==="])
@@ -150,24 +193,32 @@ def test_artifacts_of_a_run_hold_no_markup_of_it(text: str, tmp_path: Path):
     }
     for name, source in sources.items():
         page = rendered(source, tmp_path)
-        assert not page.names & (MARKED - ({"ul", "li", "strong"} if name == "evidence" else set())), name
+        assert not page.names & (
+            MARKED - ({"ul", "li", "strong"} if name == "evidence" else set())
+        ), name
         assert len({len(row) for row in page.rows}) == 1, name
-        assert not [letter for letter in UNSEEN if letter in source] and len(source) < 12 * SHOWN, name
+        assert not [letter for letter in UNSEEN if letter in source] and len(source) < 12 * SHOWN, (
+            name
+        )
 
 
-# ---------------------------------------------------------------------------------------------------------------------- terminal
+# ----------------------------------------------------------------------------------------- terminal
 
 
 def printed(what: Any) -> str:
     """On a terminal with colours; its own orders are not looked at."""
     file = io.StringIO()
-    console = Console(file=file, width=10_000, force_terminal=True, color_system=None, legacy_windows=False)
+    console = Console(
+        file=file, width=10_000, force_terminal=True, color_system=None, legacy_windows=False
+    )
     console.print(what)
     return file.getvalue()
 
 
 def calm(shown: str, text: str) -> None:
-    assert not [letter for letter in UNSEEN if letter in shown.replace("\x1b[1m", "").replace("\x1b[0m", "")], ascii(shown[:300])
+    assert not [
+        letter for letter in UNSEEN if letter in shown.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    ], ascii(shown[:300])
     if "[" in text:
         start = one_line(text)[:12]
         assert start in shown, "markup is shown, not obeyed"
@@ -196,10 +247,18 @@ def test_progress_shows_it_on_a_terminal(text: str, tmp_path: Path):
 
 @texts
 def test_schedules_show_it_on_a_terminal(text: str, monkeypatch: pytest.MonkeyPatch):
-    made = SimpleNamespace(slug=text, id=7, schedule=SimpleNamespace(cron=text), parameters={"what": {text: text}}, active=True)
-    monkeypatch.setattr(scheduling, "schedules", lambda: [("campaign", 1, made)])
+    made = SimpleNamespace(
+        slug=text,
+        id=7,
+        schedule=SimpleNamespace(cron=text),
+        parameters={"what": {text: text}},
+        active=True,
+    )
+    monkeypatch.setattr(schedule, "schedules", lambda: [("campaign", 1, made)])
     file = io.StringIO()
-    scheduling.show_schedules(Console(file=file, width=10_000, force_terminal=True, color_system=None))
+    schedule.show_schedules(
+        Console(file=file, width=10_000, force_terminal=True, color_system=None)
+    )
     calm(file.getvalue().replace("\x1b[3m", ""), text)
 
 
@@ -207,23 +266,54 @@ def test_schedules_show_it_on_a_terminal(text: str, monkeypatch: pytest.MonkeyPa
 def test_an_evaluation_shows_it_on_a_terminal(text: str):
     result = {
         "scores": {text: Score(avg=0.5, k=8, problems=1, ci95=(0.4, 0.6)).model_dump()},
-        "details": {text: BenchmarkDetails(
-            pass_at_k={8: 0.5}, majority=0.5, majority_ci95=(0.4, 0.6), truncated=0.5, unanswered=0.0, length=9.0, entropy=0.1,
-            kl_old=0.0, kl_base=0.0,
-        ).model_dump(mode="json")},
+        "details": {
+            text: BenchmarkDetails(
+                pass_at_k={8: 0.5},
+                majority=0.5,
+                majority_ci95=(0.4, 0.6),
+                truncated=0.5,
+                unanswered=0.0,
+                length=9.0,
+                entropy=0.1,
+                kl_old=0.0,
+                kl_base=0.0,
+            ).model_dump(mode="json")
+        },
         "sampling": {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 9},
         "judge": {text: {"outcomes": {text: 1}, "calls": 1, "spent": text}},
         "per_problem": text,
-    }  # fmt: skip
+    }
     rows = [
         ProblemResult(
-            benchmark=text, problem=text, gold=text, samples=8, solved=4, length=9.0, truncated=4, unanswered=0, answer=text, votes=3
+            benchmark=text,
+            problem=text,
+            gold=text,
+            samples=8,
+            solved=4,
+            length=9.0,
+            truncated=4,
+            unanswered=0,
+            answer=text,
+            votes=3,
         ).model_dump()
     ]
-    for against in ({}, {"against": {key: result[key] for key in ("scores", "details", "sampling")}}):
-        comparison = {"difference": 0.1, "ci95": (0.0, 0.2), "p_value": 0.01, "beyond_noise": True, "problems": 1}
+    for against in (
+        {},
+        {"against": {key: result[key] for key in ("scores", "details", "sampling")}},
+    ):
+        comparison = {
+            "difference": 0.1,
+            "ci95": (0.0, 0.2),
+            "p_value": 0.01,
+            "beyond_noise": True,
+            "problems": 1,
+        }
         both = result | against | ({"comparison": {text: comparison}} if against else {})
-        shown = rows if not against else [rows[0] | {"difference": 0.5, "against_solved": 0, "against_samples": 8}]
+        shown = (
+            rows
+            if not against
+            else [rows[0] | {"difference": 0.5, "against_solved": 0, "against_samples": 8}]
+        )
         file = io.StringIO()
         console = Console(file=file, width=200, force_terminal=True, color_system=None)
         print_evaluation(both, shown, {"model": text, "against": f"{text} too"}, console)

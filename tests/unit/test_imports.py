@@ -1,9 +1,12 @@
-"""The rule of direction, held by a machine: `deployments -> flows -> tasks -> erpd_core`, and who may import what."""
+"""The rule of direction, held by a machine: `deployments -> flows -> tasks -> erpd_core`, and
+who may import what.
+"""
 
 import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -14,14 +17,34 @@ HEAVY = {"prefect", "prefect_ray", "ray", "mlflow", "sqlalchemy", "alembic", "vl
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    code = (
+        "import sys; from importlinter.cli import lint_imports; "
+        "sys.exit(lint_imports(no_cache=True))"
+    )
     return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+
+
+def layer_packages() -> list[str]:
+    """Folder of every package or module that a layers contract names."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    return [
+        f"{container}/{name.strip()}"
+        for contract in contracts["contracts"]
+        for container in contract.get("containers", ())
+        for layer in contract["layers"]
+        for name in layer.split("|")
+    ]
 
 
 def modules_after(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds once `statement` has run."""
-    code = f"{statement}\nimport json, sys; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        f"{statement}\nimport json, sys; print(json.dumps(sorted({{name.partition('.')[0] for "
+        f"name in sys.modules}})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return set(json.loads(done.stdout))
 
 
@@ -34,20 +57,34 @@ def test_the_import_rules_hold():
     ("module", "statement", "broken"),
     [
         ("erpd_core/method.py", "import tasks", "never backwards"),
-        ("tasks/verb.py", "import flows", "never backwards"),
-        ("flows/composition.py", "import deployments", "never backwards"),
-        ("erpd_core/method.py", "def late():\n    import transformers", "erpd_core is the method alone"),
-        ("tasks/verb.py", "import mlflow", "mlflow only in tasks.tracking"),
-        ("flows/composition.py", "import ray", "Ray only in tasks.resources"),
-        ("tasks/verb.py", "import vllm", "vLLM only in tasks.engines"),
+        ("tasks/host/verb.py", "import flows", "never backwards"),
+        ("flows/steps/composition.py", "import deployments", "never backwards"),
+        (
+            "erpd_core/method.py",
+            "def late():\n    import transformers",
+            "erpd_core is the method alone",
+        ),
+        ("tasks/host/verb.py", "import mlflow", "mlflow only in tasks.tracking"),
+        ("flows/steps/composition.py", "import ray", "Ray only in tasks.execution"),
+        ("tasks/host/verb.py", "import vllm", "vLLM only in tasks.engines"),
+        ("tasks/store/store.py", "import tasks.engines", "the floors of tasks"),
+        (
+            "tasks/training/late.py",
+            "def late():\n    import tasks.evaluation",
+            "the floors of tasks",
+        ),
+        ("flows/steps/early.py", "import flows.campaign", "the floors of flows"),
+        ("tasks/store/one.py", "import tasks.store.other", "no circle, at any depth"),
     ],
 )
 def test_a_broken_rule_is_noticed(tmp_path: Path, module: str, statement: str, broken: str):
-    """A house of four empty packages passes; one wrong import in it breaks exactly the contract meant for it."""
+    """Empty packages pass; one wrong import breaks exactly the contract meant for it."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for package in ("erpd_core", "tasks", "flows", "deployments"):
+    for package in ("erpd_core", "tasks", "flows", "deployments", *layer_packages()):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "tasks" / "store" / "other.py").write_text("import tasks.store.one\n")
+    (tmp_path / "tasks" / "store" / "one.py").touch()
     assert lint_imports(tmp_path).returncode == 0
 
     (tmp_path / module).write_text(statement + "\n")
@@ -66,14 +103,21 @@ def test_config_does_not_import_torch():
 def test_no_module_of_the_method_loads_anything_heavy():
     every = (
         "import importlib, pkgutil, erpd_core\n"
-        "for module in pkgutil.walk_packages(erpd_core.__path__, 'erpd_core.'): importlib.import_module(module.name)"
+        "for module in pkgutil.walk_packages(erpd_core.__path__, 'erpd_core.'): "
+        "importlib.import_module(module.name)"
     )
     assert not modules_after(every) & HEAVY
 
 
 def test_every_test_file_has_its_own_name():
-    """Two of one name in folders that are no packages cannot be collected in one run; the quick run collects one of the folders only."""
-    loose = [path for path in ROOT.glob("tests/**/test_*.py") if not (path.parent / "__init__.py").exists()]
+    """Two of one name in folders that are no packages cannot be collected in one run; the quick
+    run collects one of the folders only.
+    """
+    loose = [
+        path
+        for path in ROOT.glob("tests/**/test_*.py")
+        if not (path.parent / "__init__.py").exists()
+    ]
     twice = [name for name, count in Counter(path.name for path in loose).items() if count > 1]
     assert loose
     assert twice == []

@@ -1,4 +1,6 @@
-"""Sampling that was cut off goes on at the sample, and more samples of a question rest on the fewer that are stored."""
+"""Sampling that was cut off goes on at the sample, and more samples of a question rest on the
+fewer that are stored.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,20 @@ from pydantic import ValidationError
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.engines import Sample
-from tasks.resources import Share, asked, sampler_share, scorer_share
+from tasks.execution.requests import Share, sampler_share, scorer_share
+from tasks.execution.stage import fulfil
+from tasks.execution.submit import asked
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.journal import Journal, Tail
 from tasks.rollouts.rows import Place
-from tasks.score import ScoreRollouts
-from tasks.stage import fulfil
+from tasks.rollouts.score import ScoreRollouts
 from tasks.store import Store
 
-SAMPLES: dict[Place, Sample] = {(row, number): Sample([row, number, 7] * (row + 1), row == 2) for row in range(3) for number in range(2)}
+SAMPLES: dict[Place, Sample] = {
+    (row, number): Sample([row, number, 7] * (row + 1), row == 2)
+    for row in range(3)
+    for number in range(2)
+}
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def first(count: int) -> dict[Place, Sample]:
     return dict(list(SAMPLES.items())[:count])
 
 
-# --------------------------------------------------------------------------------------------------------------------- the journal
+# -------------------------------------------------------------------------------------- the journal
 
 
 def test_what_was_written_is_found(path: Path):
@@ -92,7 +99,7 @@ def test_a_tail_counts_what_another_writes(tmp_path: Path):
         assert (tail.read().responses, tail.tokens) == (0, 0), "begun anew"
 
 
-# ------------------------------------------------------------------------------------------------------------------------ going on
+# ----------------------------------------------------------------------------------------- going on
 
 
 def stage(world: World, samples: int = 8) -> SampleRollouts:
@@ -108,7 +115,9 @@ def store(world: World, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
-    """Every response that is sampled, in order; the place `(-1, n)` put there first stops the work after the n-th, as Ctrl-C would."""
+    """Every response that is sampled, in order; the place `(-1, n)` put there first stops the
+    work after the n-th, as Ctrl-C would.
+    """
     places: list[Place] = []
     write = Journal.write
 
@@ -123,7 +132,11 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
 
 
 def rows(store: Store, ref: RolloutRef) -> list[dict]:
-    return [row for path in sorted(store.path(ref.id).glob("shard-*")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row
+        for path in sorted(store.path(ref.id).glob("shard-*"))
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def cut_off(store: Store, asked: SampleRollouts, written: list[Place], after: int) -> None:
@@ -135,8 +148,12 @@ def cut_off(store: Store, asked: SampleRollouts, written: list[Place], after: in
     written.clear()
 
 
-def test_a_shard_that_was_cut_off_goes_on_with_its_unfinished_samples(world: World, store: Store, written: list[Place]):
-    """Cut off in its second shard of three. The rest has another batch shape, so some draw in a hundred may fall differently."""
+def test_a_shard_that_was_cut_off_goes_on_with_its_unfinished_samples(
+    world: World, store: Store, written: list[Place]
+):
+    """Cut off in its second shard of three. The rest has another batch shape, so some draw in a
+    hundred may fall differently.
+    """
     cut_off(store, stage(world), written, after=24 * 8 + 100)
     ref = fulfil(stage(world), context(store, redo_seconds=0))
     assert len(written) == 64 * 8 - 24 * 8 - 100, "none twice"
@@ -146,15 +163,19 @@ def test_a_shard_that_was_cut_off_goes_on_with_its_unfinished_samples(world: Wor
     assert list(store.path(ref.id).glob("*.journal")) == []
 
 
-def test_a_shard_that_was_cheap_is_sampled_again_to_the_same_bytes(world: World, store: Store, written: list[Place]):
+def test_a_shard_that_was_cheap_is_sampled_again_to_the_same_bytes(
+    world: World, store: Store, written: list[Place]
+):
     cut_off(store, stage(world), written, after=24 * 8 + 100)
     ref = fulfil(stage(world), context(store))
     assert len(written) == 40 * 8, "the shard in hand and the one after it"
     assert store.manifest(ref.id).files == world.store.manifest(world.rollouts.id).files
 
 
-def test_progress_goes_on_from_where_it_was(world: World, store: Store, written: list[Place], tmp_path: Path):
-    from tasks.progress import follow
+def test_progress_goes_on_from_where_it_was(
+    world: World, store: Store, written: list[Place], tmp_path: Path
+):
+    from tasks.execution.progress import follow
 
     cut_off(store, stage(world), written, after=24 * 8 + 100)
     fulfil(stage(world), context(store, tmp_path / "events.jsonl", redo_seconds=0))
@@ -165,10 +186,12 @@ def test_progress_goes_on_from_where_it_was(world: World, store: Store, written:
     assert any(event["info"].get("tokens/s", 0) > 0 for event in told)
 
 
-# ----------------------------------------------------------------------------------------------------------- fewer samples, then more
+# ------------------------------------------------------------------------- fewer samples, then more
 
 
-def test_more_samples_rest_on_the_fewer_that_are_stored(world: World, store: Store, written: list[Place]):
+def test_more_samples_rest_on_the_fewer_that_are_stored(
+    world: World, store: Store, written: list[Place]
+):
     more = fulfil(stage(world, 12), context(store, redo_seconds=0))
     assert len(written) == 64 * 4 and {number for _, number in written} == {8, 9, 10, 11}
     ours = rows(store, more)
@@ -188,7 +211,7 @@ def test_what_was_cheap_is_not_rested_on(world: World, store: Store, written: li
     assert len(written) == 64 * 12
 
 
-# ------------------------------------------------------------------------------------------------------------- what is asked of Ray
+# ----------------------------------------------------------------------------- what is asked of Ray
 
 
 def test_a_stage_that_waits_for_samplers_asks_nothing_they_need(world: World):
@@ -198,7 +221,11 @@ def test_a_stage_that_waits_for_samplers_asks_nothing_they_need(world: World):
     assert asked(stage(world), apart) == Share(0, 0)
     assert asked(stage(world), RuntimeConfig(cpus=8, ray="off", samplers=4)) == Share(8, 0)
     scored = RuntimeConfig(cpus=8, gpus=2, scorers=4)
-    assert (asked(score, scored), scorer_share(scored), asked(stage(world), scored)) == (Share(0, 0), Share(2, 1), Share(8, 2))
+    assert (asked(score, scored), scorer_share(scored), asked(stage(world), scored)) == (
+        Share(0, 0),
+        Share(2, 1),
+        Share(8, 2),
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The judge inside an evaluation: real rollouts of the embedded world, a scripted judge behind a real local server."""
+"""The judge inside an evaluation: real rollouts of the embedded world, a scripted judge behind a
+real local server.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ from helpers import World
 
 from erpd_core.config import CampaignConfig, JudgeConfig, SamplingConfig
 from flows.campaign import campaign_id
-from flows.recipes import load_recipe
-from tasks.evaluate import EvaluatePolicy
-from tasks.evaluations import load_judged
-from tasks.judge.rollouts import JudgeRollouts, judged_outcomes
+from flows.recipes.load import load_recipe
+from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.evaluation.judge.rollouts import JudgeRollouts, judged_outcomes
+from tasks.evaluation.result_files import load_judged
+from tasks.execution.stage import fulfil
 from tasks.rollouts import outcomes, shards
-from tasks.stage import fulfil
 
 pytestmark = pytest.mark.slow
 
@@ -35,18 +37,35 @@ def judge(endpoint: str, model: str, **changes: object) -> JudgeConfig:
 def evaluation(world: World, config: JudgeConfig | None) -> EvaluatePolicy:
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
     return EvaluatePolicy(
-        policy=world.base, old=world.base, base=world.base, benchmarks={"sums": world.problems}, sampling=sampling, seed=7, judge=config
+        policy=world.base,
+        old=world.base,
+        base=world.base,
+        benchmarks={"sums": world.problems},
+        sampling=sampling,
+        seed=7,
+        judge=config,
     )
 
 
 def test_what_the_judge_turns_counts_and_the_rollout_stays_as_it_was(world: World) -> None:
-    rows = [row for path in shards(world.store, world.rollouts) for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in shards(world.store, world.rollouts)
+        for row in pq.read_table(path).to_pylist()
+    ]
     wrong = [row for row in rows if row["verdict"] != "correct"]
     before = outcomes(world.store, world.rollouts)
     with serving("yes") as server:
-        found = fulfil(JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "always-yes")), world.context)
+        found = fulfil(
+            JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "always-yes")),
+            world.context,
+        )
         asked = len(server.prompts)
-    answers = {(row["problem"], row["text"].rpartition("#")[2].strip()) for row in wrong if row["text"].rpartition("#")[2].strip()}
+    answers = {
+        (row["problem"], row["text"].rpartition("#")[2].strip())
+        for row in wrong
+        if row["text"].rpartition("#")[2].strip()
+    }
     sent = sum(bool("#" in row["text"] and row["text"].rpartition("#")[2].strip()) for row in wrong)
     assert sent > 20, "the base errs often enough to say something"
     assert found.outcomes["same"] == sent and found.outcomes["unsent"] == len(wrong) - sent
@@ -65,28 +84,50 @@ def test_an_evaluation_with_a_judge_is_another_question_with_its_own_scores(worl
         stern = fulfil(evaluation(world, judge(server.endpoint, "no-man")), world.context)
     turned = load_judged(world.store, lenient.identity())["sums"].outcomes["same"]
     assert report.scores["sums"].avg == pytest.approx(plain.scores["sums"].avg + turned / 512)
-    assert stern.scores == plain.scores and (stern.kl_old, stern.length) == (plain.kl_old, plain.length)
+    assert stern.scores == plain.scores and (stern.kl_old, stern.length) == (
+        plain.kl_old,
+        plain.length,
+    )
     assert load_judged(world.store, evaluation(world, None).identity()) == {}
     assert lenient.identity() != evaluation(world, None).identity()
 
 
 def test_a_spent_budget_is_recorded_and_a_larger_one_asks_only_the_rest(world: World) -> None:
     with serving("yes") as server:
-        short = fulfil(JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "costly", max_calls=6)), world.context)
-        whole = fulfil(JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "costly")), world.context)
+        short = fulfil(
+            JudgeRollouts(
+                rollouts=world.rollouts, judge=judge(server.endpoint, "costly", max_calls=6)
+            ),
+            world.context,
+        )
+        whole = fulfil(
+            JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "costly")),
+            world.context,
+        )
         assert len(server.prompts) == short.calls + whole.calls
     assert short.spent == "max_calls" and short.calls == 6 and short.outcomes["unjudged"] > 0
     assert whole.spent is None and whole.outcomes["unjudged"] == 0
 
 
 def test_where_a_judge_is_enters_no_identity_and_who_it_is_does(world: World) -> None:
-    here, there = judge("http://a/v1", "m"), judge("http://b/v1", "m", key_env="K", concurrency=1, timeout=5, retries=0)
+    here, there = (
+        judge("http://a/v1", "m"),
+        judge("http://b/v1", "m", key_env="K", concurrency=1, timeout=5, retries=0),
+    )
     other = judge("http://a/v1", "n")
-    assert evaluation(world, here).identity() == evaluation(world, there).identity() != evaluation(world, other).identity()
+    assert (
+        evaluation(world, here).identity()
+        == evaluation(world, there).identity()
+        != evaluation(world, other).identity()
+    )
     tiny = load_recipe("tiny")
 
     def named(config: JudgeConfig | None) -> str:
-        tree = tiny.model_dump() | {"evaluation": tiny.evaluation.model_dump() | {"judge": config and config.model_dump()}}
+        tree = tiny.model_dump() | {
+            "evaluation": tiny.evaluation.model_dump() | {"judge": config and config.model_dump()}
+        }
         return campaign_id(CampaignConfig.model_validate(tree))
 
-    assert named(here) == named(there) != named(other) and named(None) == campaign_id(tiny) != named(here)
+    assert named(here) == named(there) != named(other) and named(None) == campaign_id(
+        tiny
+    ) != named(here)

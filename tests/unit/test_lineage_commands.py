@@ -1,4 +1,6 @@
-"""`erpd lineage`, `campaigns` and `compare`: what they say of campaigns written the way flows write them, and of a real one."""
+"""`erpd lineage`, `campaigns` and `compare`: what they say of campaigns written the way flows
+write them, and of a real one.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,19 @@ import pytest
 from helpers import erpd
 from written_campaigns import NIGHT, NOON, Written, refused, shown
 
-from deployments.lineage_output import campaign_table, lineage_tree, took
+from deployments.output.lineage import campaign_table, lineage_tree, took
 from erpd_core.refs import EvalReport
-from flows.campaign_pair import ABSENT, compare_campaigns, config_differences
-from flows.lineage import find, told
-from flows.overview import overview
-from flows.recipes import load_recipe
+from flows.inspect.campaigns import overview
+from flows.inspect.compare import ABSENT, compare_campaigns, config_differences
+from flows.inspect.lineage import find, told
+from flows.recipes.load import load_recipe
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two campaigns, whose base and problems are the same; tests of commands that only read share it."""
+    """Two campaigns, whose base and problems are the same; tests of commands that only read
+    share it.
+    """
     one = Written(tmp_path_factory.mktemp("home"))
     one.campaign("night", NIGHT, ["teacher.steps=40"])
     one.campaign("noon", NOON, ["teacher.steps=20", "teacher.loss={kind: sapo}"])
@@ -29,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return one.home
 
 
-# ------------------------------------------------------------------------------------------------------------------------ lineage
+# ------------------------------------------------------------------------------------------ lineage
 
 
 def test_the_tree_says_what_made_a_student(written: Written):
@@ -37,18 +41,29 @@ def test_the_tree_says_what_made_a_student(written: Written):
     student = written.policy(night, 2, "student")
     found = told(written.registry, find(written.registry, "night:2.student"))
     text = shown(lineage_tree(found)).splitlines()
-    assert text[0].startswith(f"{student}  student, step 16, test 95.8 %, 12.5 s  S1: the teacher is better")
-    assert text[1].startswith("└── training: training-") and text[1].rstrip().endswith("distill, kept step 16, 12.5 s")
+    assert text[0].startswith(
+        f"{student}  student, step 16, test 95.8 %, 12.5 s  S1: the teacher is better"
+    )
+    assert text[1].startswith("└── training: training-") and text[1].rstrip().endswith(
+        "distill, kept step 16, 12.5 s"
+    )
     first = written.policy(night, 1, "student")
-    assert sum(first in line for line in text) > 2, "the start of the batch, of the teacher, of the student, and of a column"
+    assert sum(first in line for line in text) > 2, (
+        "the start of the batch, of the teacher, of the student, and of a column"
+    )
     opened = [line for line in text if first in line and "(above)" not in line]
     assert len(opened) == 1 and "test 83.3 %" in opened[0]
-    assert any("rollouts: rollouts-" in line and "48 responses, 1,234 tokens, 50.0 % right" in line for line in text)
+    assert any(
+        "rollouts: rollouts-" in line and "48 responses, 1,234 tokens, 50.0 % right" in line
+        for line in text
+    )
     assert any("6 problems" in line for line in text)
     assert len(text) == len(found)
 
     indents = [one.line.depth for one in found]
-    assert [line.index(line.lstrip("│├└─ \xa0")) // 4 for line in text] == indents, "what stands below is what it was made from"
+    assert [line.index(line.lstrip("│├└─ \xa0")) // 4 for line in text] == indents, (
+        "what stands below is what it was made from"
+    )
 
 
 def test_descendants_and_what_was_removed_are_shown(written: Written):
@@ -57,14 +72,23 @@ def test_descendants_and_what_was_removed_are_shown(written: Written):
     written.registry.removed(written.policy(night, 2, "student"))
     text = shown(lineage_tree(told(written.registry, teacher, descendants=True), descendants=True))
     assert text.count("as numerator-1: training-") == 1
-    assert any(f"{written.policy(night, 2, 'student')} (removed)" in line for line in text.splitlines())
+    assert any(
+        f"{written.policy(night, 2, 'student')} (removed)" in line for line in text.splitlines()
+    )
     assert "evaluation-" in text and "sapo" not in text
 
 
 def test_artifacts_are_named_in_several_ways(written: Written):
     night = written.campaign("night", NIGHT)
     student = written.policy(night, 2, "student")
-    for text in (student, student[:-3], "night:2.student", "night:student", f"{night}:2.student", "nig:student"):
+    for text in (
+        student,
+        student[:-3],
+        "night:2.student",
+        "night:student",
+        f"{night}:2.student",
+        "nig:student",
+    ):
         assert find(written.registry, text) == student, text
     assert find(written.registry, "night:1.teacher evaluation").startswith("evaluation-")
     assert find(written.registry, "night:base") == written.policy(night, 0, "base")
@@ -74,7 +98,10 @@ def test_artifacts_are_named_in_several_ways(written: Written):
     ("text", "words"),
     [
         ("policy-", "begins several artifacts: policy-"),
-        ("policy-zz", "no artifact 'policy-zz' in the registry; an identity, its beginning, or CAMPAIGN:ROLE"),
+        (
+            "policy-zz",
+            "no artifact 'policy-zz' in the registry; an identity, its beginning, or CAMPAIGN:ROLE",
+        ),
         ("night", "CAMPAIGN:ROLE such as tiny:2.student"),
         ("dawn:student", "no campaign 'dawn'"),
         ("night:3.student", "has no '3.student'; it has: 0.base, 0.base evaluation, 1.student"),
@@ -91,9 +118,14 @@ def test_what_names_nothing_is_refused_with_what_there_is(written: Written, text
 def test_policies_kept_by_a_training_are_told_apart_until_one_is_measured(written: Written):
     written.registry.campaign_started("c-1", "c", "tiny", {})
     for step in (10, 20):
-        written.registry.record_artifact(f"policy-{step}", "policy", {}, meta={"ref": {"role": "teacher", "step": step}})
+        written.registry.record_artifact(
+            f"policy-{step}", "policy", {}, meta={"ref": {"role": "teacher", "step": step}}
+        )
         written.registry.attach("c-1", 1, "teacher", f"policy-{step}")
-    with pytest.raises(LookupError, match=r"several artifacts: policy-10 teacher step 10; policy-20 teacher step 20; give one"):
+    with pytest.raises(
+        LookupError,
+        match=r"several artifacts: policy-10 teacher step 10; policy-20 teacher step 20; give one",
+    ):
         find(written.registry, "c:teacher")
     report = EvalReport(policy="policy-20", scores={}, kl_old=0, kl_base=0, entropy=0, length=1)
     written.registry.record_report("c-1", 1, "teacher", report)
@@ -104,16 +136,27 @@ def test_policies_kept_by_a_training_are_told_apart_until_one_is_measured(writte
 def test_the_command_prints_the_tree_or_one_object(home: Path):
     text = erpd("lineage", "night:2.student", home=home).stdout
     told = json.loads(erpd("lineage", "night:2.student", "--json", home=home).stdout)
-    assert text.splitlines()[0].startswith(told["artifact"]) and len(text.splitlines()) == len(told["lines"])
+    assert text.splitlines()[0].startswith(told["artifact"]) and len(text.splitlines()) == len(
+        told["lines"]
+    )
     first = told["lines"][0]
-    assert first["figures"] == {"role": "student", "step": 16, "scores": {"test": pytest.approx(23 / 24)}}
-    assert (first["kind"], first["removed"], first["repeated"], first["seconds"]) == ("policy", False, False, 12.5)
+    assert first["figures"] == {
+        "role": "student",
+        "step": 16,
+        "scores": {"test": pytest.approx(23 / 24)},
+    }
+    assert (first["kind"], first["removed"], first["repeated"], first["seconds"]) == (
+        "policy",
+        False,
+        False,
+        12.5,
+    )
     assert first["decision"] == {"strategy": "S1", "reason": "the teacher is better"}
     assert "night-0123456789:2.student" in first["places"]
     assert "dawn" in refused(erpd("lineage", "dawn:student", home=home))
 
 
-# ---------------------------------------------------------------------------------------------------------------------- campaigns
+# ---------------------------------------------------------------------------------------- campaigns
 
 
 def test_campaigns_are_listed_with_how_far_they_came(written: Written):
@@ -121,11 +164,23 @@ def test_campaigns_are_listed_with_how_far_they_came(written: Written):
     noon = written.campaign("noon", NOON)
     written.registry.campaign_started("c-1", "c", "mine", {})
     running, second, first = overview(written.registry)
-    assert (running.campaign.id, running.done, running.base, running.student) == ("c-1", 0, None, None)
-    assert (second.campaign.id, second.done, second.asked) == (noon, 1, load_recipe("tiny").iterations)
+    assert (running.campaign.id, running.done, running.base, running.student) == (
+        "c-1",
+        0,
+        None,
+        None,
+    )
+    assert (second.campaign.id, second.done, second.asked) == (
+        noon,
+        1,
+        load_recipe("tiny").iterations,
+    )
     assert (first.campaign.id, first.done) == (night, 2)
     assert first.base is not None and first.base.mean == 0.5
-    assert first.student is not None and (first.student.iteration, first.student.mean) == (2, pytest.approx(23 / 24))
+    assert first.student is not None and (first.student.iteration, first.student.mean) == (
+        2,
+        pytest.approx(23 / 24),
+    )
     assert first.student.mean_ci95 == pytest.approx(first.student.report.scores["test"].ci95)
     assert 0 < first.seconds < 60
 
@@ -143,13 +198,17 @@ def test_the_interval_of_a_mean_over_benchmarks_adds_their_sides_in_squares(writ
     other = score.model_copy(update={"avg": 0.9, "ci95": (0.5, 1.0)})
     both = row.report.model_copy(update={"scores": {"a": score, "b": other}})
     low, high = type(row)(**{**vars(row), "report": both}).mean_ci95
-    assert (low, high) == pytest.approx((0.7 - math.sqrt(0.09 + 0.16) / 2, 0.7 + math.sqrt(0.16 + 0.01) / 2))
+    assert (low, high) == pytest.approx(
+        (0.7 - math.sqrt(0.09 + 0.16) / 2, 0.7 + math.sqrt(0.16 + 0.01) / 2)
+    )
 
 
 @pytest.mark.slow
 def test_the_command_lists_campaigns(home: Path, tmp_path: Path):
     text = erpd("campaigns", home=home).stdout
-    assert [name for name in ("noon-0123456789", "night-0123456789") if name in text] and text.index("noon-") < text.index("night-")
+    assert [
+        name for name in ("noon-0123456789", "night-0123456789") if name in text
+    ] and text.index("noon-") < text.index("night-")
     listed = json.loads(erpd("campaigns", "--json", home=home).stdout)["campaigns"]
     assert [(one["id"], one["status"], one["iterations"]) for one in listed] == [
         ("noon-0123456789", "completed", 1),
@@ -165,12 +224,22 @@ def test_times_are_said_in_units_that_fit():
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------ two campaigns
+# ------------------------------------------------------------------------------------ two campaigns
 
 
 def test_configs_differ_key_by_key():
-    a = {"name": "a", "teacher": {"loss": {"kind": "sapo", "tau": 1.0}, "keep": [1, 2]}, "online": None, "empty": {}}
-    b = {"name": "a", "teacher": {"loss": {"kind": "ce"}, "keep": [1]}, "online": {"steps": 3}, "empty": {}}
+    a = {
+        "name": "a",
+        "teacher": {"loss": {"kind": "sapo", "tau": 1.0}, "keep": [1, 2]},
+        "online": None,
+        "empty": {},
+    }
+    b = {
+        "name": "a",
+        "teacher": {"loss": {"kind": "ce"}, "keep": [1]},
+        "online": {"steps": 3},
+        "empty": {},
+    }
     assert config_differences(a, b) == {
         "teacher.loss.kind": ("sapo", "ce"),
         "teacher.loss.tau": (1.0, ABSENT),
@@ -203,12 +272,17 @@ def test_students_measured_on_other_problems_or_no_more_are_taken_as_independent
     written.campaign("night", NIGHT)
     noon = written.campaign("noon", NOON, seed=1)
     (one,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
-    students = (written.policy("night-0123456789", 2, "student"), written.policy(noon, 1, "student"))
+    students = (
+        written.policy("night-0123456789", 2, "student"),
+        written.policy(noon, 1, "student"),
+    )
     rows = [written.registry.scores(policy)["test"][0] for policy in students]
     halves = [max(row.ci95[1] - row.avg, row.avg - row.ci95[0]) for row in rows]
     assert (one.paired, one.why_not) == (None, "they were measured on other problems")
     assert one.difference == pytest.approx(rows[0].avg - rows[1].avg)
-    assert one.ci95 == pytest.approx((one.difference - math.hypot(*halves), one.difference + math.hypot(*halves)))
+    assert one.ci95 == pytest.approx(
+        (one.difference - math.hypot(*halves), one.difference + math.hypot(*halves))
+    )
 
     shutil.rmtree(written.store.root / "evaluation")
     (one,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
@@ -227,7 +301,9 @@ def test_campaigns_without_students_are_compared_as_far_as_they_came(written: Wr
 def test_the_command_compares(home: Path):
     text = erpd("compare", "night", "noon", home=home).stdout
     said = json.loads(erpd("compare", "night", "noon", "--json", home=home).stdout)
-    assert said["config"]["teacher.steps"] == {"a": 40, "b": 20} and said["config"]["teacher.loss.kind"] == {"a": "ce", "b": "sapo"}
+    assert said["config"]["teacher.steps"] == {"a": 40, "b": 20} and said["config"][
+        "teacher.loss.kind"
+    ] == {"a": "ce", "b": "sapo"}
     assert said["last_students"]["a_minus_b"]["test"]["paired"] is True
     assert "teacher.steps" in text and "A's student 2 minus B's student 1 is +20.8 points" in text
     assert "p = 0.0625: within noise, paired over 6 problems" in text

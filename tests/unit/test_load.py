@@ -1,4 +1,6 @@
-"""The loads of `scripts.load`, small: nothing is lost, and what is answered is right. How fast that is, is measured elsewhere."""
+"""The loads of `scripts.load`, small: nothing is lost, and what is answered is right. How fast
+that is, is measured elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.campaign_pair import compare_campaigns
-from flows.housekeeping import clean
-from flows.lineage import find, told
-from flows.overview import overview
-from flows.recipes import load_recipe
+from flows.inspect.campaigns import overview
+from flows.inspect.compare import compare_campaigns
+from flows.inspect.gc import clean
+from flows.inspect.lineage import find, told
+from flows.recipes.load import load_recipe
 from scripts.load import trajectories, writers
 from scripts.load.book import PARENTS, fill
 from tasks.registry import Registry
@@ -27,16 +29,30 @@ def test_a_registry_of_many_campaigns_answers_right(registry_url: str, tmp_path:
     store = Store(tmp_path / "store")
     with closing(Registry(registry_url)) as registry:
         assert len(registry.campaigns()) == COUNT and registry.unfinished() == []
-        assert [one.campaign.id for one in overview(registry, last=3)] == ["load-000499", "load-000498", "load-000497"]
+        assert [one.campaign.id for one in overview(registry, last=3)] == [
+            "load-000499",
+            "load-000498",
+            "load-000497",
+        ]
         newest = find(registry, "load-000499:student")
         assert newest == "policy-000499student"
-        assert {one.line.artifact.id for one in told(registry, newest)} >= {"policy-base", "rollouts-000499", "column-000499teacher"}
+        assert {one.line.artifact.id for one in told(registry, newest)} >= {
+            "policy-base",
+            "rollouts-000499",
+            "column-000499teacher",
+        }
         assert len(told(registry, "problems-test", descendants=True)) == 1 + 2 * COUNT
         pair = compare_campaigns(registry, store, "load-000499", "load-000000")
         assert pair.config == {"seed": (499, 0)} and pair.students[0].report.policy == newest
-        assert len(registry.held()) == 6 * COUNT and len(registry.edges()) == COUNT * sum(map(len, PARENTS.values()))
+        assert len(registry.held()) == 6 * COUNT and len(registry.edges()) == COUNT * sum(
+            map(len, PARENTS.values())
+        )
         assert clean(registry, store, [], 7.0, dry_run=True).went == ()
-        with pytest.raises(LookupError, match=r"fits several campaigns: load-000499, load-000498, .*, \.\.\.; give more of the name"):
+        with pytest.raises(
+            LookupError,
+            match=r"fits several campaigns: load-000499, load-000498, .*, \.\.\.; give more of "
+            r"the name",
+        ):
             registry.campaign("load-")
 
 

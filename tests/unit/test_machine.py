@@ -1,4 +1,6 @@
-"""What is kept of memory and given back, in processes of their own: it is a setting of the whole process."""
+"""What is kept of memory and given back, in processes of their own: it is a setting of the whole
+process.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.slow
 CODE = """
 import json, resource, torch
 from pathlib import Path
-from tasks.machine import give_back_memory, keep_freed_memory
+from tasks.host.machine import give_back_memory, keep_freed_memory
 
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def resident(): return int(Path("/proc/self/statm").read_text().split()[1])
@@ -38,7 +40,12 @@ print(json.dumps([new, (kept - resident()) * 4096]))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc: nothing is kept")
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_is_kept_for_the_next_tensor_until_it_is_given_back(keep: bool):
-    done = subprocess.run([sys.executable, "-c", CODE.replace("KEEP", str(keep))], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.replace("KEEP", str(keep))],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     new, given = json.loads(done.stdout)
     if keep:
         assert new < 0.1, "once it has what it needs, next to no pages are new"
@@ -50,6 +57,11 @@ def test_freed_memory_is_kept_for_the_next_tensor_until_it_is_given_back(keep: b
 @pytest.mark.parametrize("package", ["sklearn", "scipy"])
 def test_transformers_comes_without(package: str):
     """And what it told others of the package before, it tells them after."""
-    code = f"import sys, tasks.hf, transformers.utils as t; print({package!r} in sys.modules, t.is_{package}_available())"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    code = (
+        f"import sys, tasks.models.hf, transformers.utils as t; print({package!r} in "
+        f"sys.modules, t.is_{package}_available())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
     assert done.stdout.split() == ["False", str(find_spec(package) is not None)]

@@ -9,10 +9,17 @@ import torch
 from helpers import World
 
 from erpd_core.config import TrainConfig
-from tasks.measure import BINS, EDGES, FILE, MeasureSignal, by_deviation, by_outcome
-from tasks.score import ScoreRollouts
-from tasks.stage import fulfil
-from tasks.train import TrainTeacher
+from tasks.evaluation.signal_statistics import (
+    BINS,
+    EDGES,
+    FILE,
+    MeasureSignal,
+    by_deviation,
+    by_outcome,
+)
+from tasks.execution.stage import fulfil
+from tasks.rollouts.score import ScoreRollouts
+from tasks.training.teacher import TrainTeacher
 
 
 def test_a_student_that_moved_half_as_far_has_ratio_a_half_everywhere():
@@ -34,7 +41,10 @@ def test_signs_do_not_matter_and_tokens_the_teacher_left_alone_are_left_out():
 
 def test_log_ratios_are_counted_by_outcome_and_outliers_in_the_outer_bins():
     low, high, bins = EDGES
-    ratio, positive = torch.tensor([0.1, 0.1, -100.0, 100.0]), torch.tensor([True, True, True, False])
+    ratio, positive = (
+        torch.tensor([0.1, 0.1, -100.0, 100.0]),
+        torch.tensor([True, True, True, False]),
+    )
     found = by_outcome(ratio, positive)
     assert sum(found["positive"]["counts"]) == 3 and found["positive"]["counts"][0] == 1
     assert found["negative"]["counts"][-1] == 1 and len(found["negative"]["counts"]) == bins
@@ -45,7 +55,15 @@ def test_log_ratios_are_counted_by_outcome_and_outliers_in_the_outer_bins():
 def test_the_stage_measures_columns_of_one_batch(world: World):
     config = TrainConfig(minibatch=64, steps=3, optimizer={"lr": 1e-4})
     teacher = fulfil(
-        TrainTeacher(init=world.base, rollouts=world.rollouts, old=world.old, role="teacher", seed=3, config=config), world.context
+        TrainTeacher(
+            init=world.base,
+            rollouts=world.rollouts,
+            old=world.old,
+            role="teacher",
+            seed=3,
+            config=config,
+        ),
+        world.context,
     ).last
     column = fulfil(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
     stage = MeasureSignal(rollouts=world.rollouts, old=world.old, teacher=column, student=column)
@@ -53,4 +71,8 @@ def test_the_stage_measures_columns_of_one_batch(world: World):
     assert {row["ratio"] for row in found["deviation"]} == {1.0}
     assert found["teacher"] == found["student"]
     tokens = sum(one["tokens"] for one in found["teacher"].values())
-    assert tokens == world.rollouts.tokens == sum(sum(one["counts"]) for one in found["teacher"].values())
+    assert (
+        tokens
+        == world.rollouts.tokens
+        == sum(sum(one["counts"]) for one in found["teacher"].values())
+    )

@@ -1,4 +1,6 @@
-"""What a campaign needs of a cluster, against clusters that are only described; real ones refuse in tests/integration."""
+"""What a campaign needs of a cluster, against clusters that are only described; real ones refuse
+in tests/integration.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ import pytest
 from helpers import erpd, sets
 
 from erpd_core.config import PPO, CampaignConfig, RuntimeConfig
-from flows.recipes import load_recipe
+from flows.recipes.load import load_recipe
 from tasks.engines import check_engine
-from tasks.needs import Need, Node, campaign_needs, check_room, needs, refuse_impossible
-from tasks.resources import _node
-from tasks.runtime import check_runtime
-from tasks.shares import Share
+from tasks.estimate.preflight import campaign_needs, check_room, check_runtime
+from tasks.execution.capacity import Need, Node, needs, refuse_impossible
+from tasks.execution.ray_cluster import _node
+from tasks.execution.requests import Share
 
 SMALL = Node(cpus=2, gpus=0, memory=16e9)
 HEAD = Node(cpus=0, gpus=0, memory=4e9)
@@ -25,7 +27,9 @@ H100 = Node(cpus=96, gpus=8, memory=1e12, gpu_memory=80e9)
 CLUSTER = "1.2.3.4:6379"
 
 
-def refusal(nodes: list[Node], weights: float = 0, alone: tuple[str, ...] = (), **runtime: Any) -> str:
+def refusal(
+    nodes: list[Node], weights: float = 0, alone: tuple[str, ...] = (), **runtime: Any
+) -> str:
     """What is said, `fits` if nothing."""
     config = RuntimeConfig(ray_address=CLUSTER, **runtime)
     try:
@@ -36,7 +40,7 @@ def refusal(nodes: list[Node], weights: float = 0, alone: tuple[str, ...] = (), 
     return "fits"
 
 
-# ----------------------------------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------- what is said
 
 
 @pytest.mark.parametrize(
@@ -45,92 +49,134 @@ def refusal(nodes: list[Node], weights: float = 0, alone: tuple[str, ...] = (), 
         (
             [SMALL, HEAD],
             {"cpus": 2, "gpus": 8},
-            "runtime.gpus: sampling asks for 2 CPU and 8 GPU on one node, and the Ray cluster at 1.2.3.4:6379 has a node of 2 CPU 0 GPU"
+            "runtime.gpus: sampling asks for 2 CPU and 8 GPU on one node, and the Ray cluster at "
+            "1.2.3.4:6379 has a node of 2 CPU 0 GPU"
             " and a node of 0 CPU 0 GPU; lower runtime.gpus, or add nodes",
         ),
         (
             [SMALL, SMALL, HEAD],
             {"cpus": 4},
-            "runtime.cpus: sampling asks for 4 CPU on one node, and the Ray cluster at 1.2.3.4:6379 has 2 nodes of 2 CPU 0 GPU and a node"
+            "runtime.cpus: sampling asks for 4 CPU on one node, and the Ray cluster at "
+            "1.2.3.4:6379 has 2 nodes of 2 CPU 0 GPU and a node"
             " of 0 CPU 0 GPU; lower runtime.cpus, or add nodes",
         ),
         (
             [SMALL, SMALL],
             {"cpus": 2, "trainers": 4, "trainer_cpus": 2},
-            "runtime.trainers: 4 trainers, who start together, ask for 2 CPU each: there is room for 2, and the Ray cluster at"
-            " 1.2.3.4:6379 has 2 nodes of 2 CPU 0 GPU; lower runtime.trainers or runtime.trainer_cpus, or add nodes",
+            "runtime.trainers: 4 trainers, who start together, ask for 2 CPU each: there is room "
+            "for 2, and the Ray cluster at"
+            " 1.2.3.4:6379 has 2 nodes of 2 CPU 0 GPU; lower runtime.trainers or "
+            "runtime.trainer_cpus, or add nodes",
         ),
         (
             [HEAD],
             {"cpus": 1},
-            "runtime.ray_address: drawing problems asks for 1 CPU on one node, and the Ray cluster at 1.2.3.4:6379 has a node of 0 CPU"
+            "runtime.ray_address: drawing problems asks for 1 CPU on one node, and the Ray "
+            "cluster at 1.2.3.4:6379 has a node of 0 CPU"
             " 0 GPU; add nodes",
         ),
         (
             [],
             {"cpus": 1},
-            "runtime.ray_address: drawing problems asks for 1 CPU on one node, and the Ray cluster at 1.2.3.4:6379 has no node; add nodes",
+            "runtime.ray_address: drawing problems asks for 1 CPU on one node, and the Ray "
+            "cluster at 1.2.3.4:6379 has no node; add nodes",
         ),
     ],
-)  # fmt: skip
-def test_a_refusal_says_who_asks_what_and_what_there_is(nodes: list[Node], runtime: dict[str, Any], said: str) -> None:
+)
+def test_a_refusal_says_who_asks_what_and_what_there_is(
+    nodes: list[Node], runtime: dict[str, Any], said: str
+) -> None:
     assert refusal(nodes, **runtime) == said
 
 
 def test_what_no_node_has_together_is_refused_though_the_cluster_has_both() -> None:
     apart = [Node(cpus=64, gpus=0), Node(cpus=2, gpus=1)]
-    assert refusal(apart, cpus=8, gpus=1).endswith("lower runtime.cpus, or lower runtime.gpus, or add nodes")
+    assert refusal(apart, cpus=8, gpus=1).endswith(
+        "lower runtime.cpus, or lower runtime.gpus, or add nodes"
+    )
     assert refusal(apart, cpus=2, gpus=1) == "fits"
 
 
 @pytest.mark.parametrize(
     ("runtime", "key"),
     [
-        ({"samplers": 2, "sampler_gpus": 0.5}, "runtime.sampler_gpus: a sampler asks for 1 CPU and 0.5 GPU on one node"),
-        ({"samplers": 2, "sampler_cpus": 3}, "runtime.sampler_cpus: a sampler asks for 3 CPU on one node"),
-        ({"scorers": 2, "cpus": 6, "samplers": 6}, "runtime.cpus: a scorer asks for 3 CPU on one node"),
-        ({"trainers": 2, "trainer_gpus": 1}, "runtime.trainers: 2 trainers, who start together, ask for 1 CPU and 1 GPU each"),
+        (
+            {"samplers": 2, "sampler_gpus": 0.5},
+            "runtime.sampler_gpus: a sampler asks for 1 CPU and 0.5 GPU on one node",
+        ),
+        (
+            {"samplers": 2, "sampler_cpus": 3},
+            "runtime.sampler_cpus: a sampler asks for 3 CPU on one node",
+        ),
+        (
+            {"scorers": 2, "cpus": 6, "samplers": 6},
+            "runtime.cpus: a scorer asks for 3 CPU on one node",
+        ),
+        (
+            {"trainers": 2, "trainer_gpus": 1},
+            "runtime.trainers: 2 trainers, who start together, ask for 1 CPU and 1 GPU each",
+        ),
     ],
 )
-def test_each_kind_of_work_is_refused_by_the_setting_that_is_its_own(runtime: dict[str, Any], key: str) -> None:
+def test_each_kind_of_work_is_refused_by_the_setting_that_is_its_own(
+    runtime: dict[str, Any], key: str
+) -> None:
     assert refusal([SMALL], **{"cpus": 2, **runtime}).startswith(key)
 
 
 def test_room_is_nobodys_that_asks_for_none() -> None:
-    """With actors for everything, no stage asks for `cpus` on one node; a critic and an online stage have none."""
+    """With actors for everything, no stage asks for `cpus` on one node; a critic and an online
+    stage have none.
+    """
     apart = {"cpus": 4, "samplers": 4, "scorers": 4, "trainers": 4}
     assert refusal([SMALL, SMALL], **apart) == "fits"
-    assert refusal([SMALL, SMALL], alone=("the online stage",), **apart).startswith("runtime.cpus: the online stage asks for 4 CPU")
+    assert refusal([SMALL, SMALL], alone=("the online stage",), **apart).startswith(
+        "runtime.cpus: the online stage asks for 4 CPU"
+    )
 
 
 def test_a_ray_that_is_off_needs_nothing() -> None:
     check_room(config(runtime=RuntimeConfig(ray="off", gpus=8)))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ bytes
+# -------------------------------------------------------------------------------------------- bytes
 
 
 def test_a_model_that_a_gpu_cannot_hold_is_refused_unless_trainers_share_it() -> None:
-    """27 billion weights: 54 GB in bfloat16 to sample and score, 4 x 54 GB to train alone, 4 x 4 bytes each over the trainers."""
+    """27 billion weights: 54 GB in bfloat16 to sample and score, 4 x 54 GB to train alone, 4 x 4
+    bytes each over the trainers.
+    """
     paper = {"cpus": 8, "gpus": 8, "dtype": "bfloat16", "samplers": 8, "scorers": 8}
     assert refusal([H100], 27e9, **paper) == "fits", "216 GB on 8 GPUs of 80 GB"
     assert refusal([H100], 27e9, **paper, trainers=8) == "fits", "54 GB each"
     assert refusal([H100], 27e9, **paper, trainers=4) == (
-        "runtime.trainers: 4 trainers, who start together, ask for 2 CPU and 1 GPU and at least 108 GB of its memory each: there is room"
-        " for 0, and the Ray cluster at 1.2.3.4:6379 has a node of 96 CPU 8 GPU of 80 GB; raise runtime.trainers, who share it,"
+        "runtime.trainers: 4 trainers, who start together, ask for 2 CPU and 1 GPU and at least "
+        "108 GB of its memory each: there is room"
+        " for 0, and the Ray cluster at 1.2.3.4:6379 has a node of 96 CPU 8 GPU of 80 GB; raise "
+        "runtime.trainers, who share it,"
         " or add nodes"
     )
     assert refusal([H100], 27e9, **paper, trainers=4, offload=True) == "fits", "432 GB on the host"
-    assert refusal([Node(96, 8, 256e9, 80e9)], 27e9, **paper, trainers=4, offload=True).startswith("runtime.trainers: 4 trainers")
-    assert refusal([H100], 50e9, **paper, trainers=32).startswith("model: a sampler asks for 1 CPU and 1 GPU and at least 100 GB")
+    assert refusal([Node(96, 8, 256e9, 80e9)], 27e9, **paper, trainers=4, offload=True).startswith(
+        "runtime.trainers: 4 trainers"
+    )
+    assert refusal([H100], 50e9, **paper, trainers=32).startswith(
+        "model: a sampler asks for 1 CPU and 1 GPU and at least 100 GB"
+    )
 
 
 def test_host_memory_counts_where_no_gpu_can_take_its_place() -> None:
     two_billion = {"weights": 2e9, "cpus": 2}
-    assert "training asks for 2 CPU and at least 32 GB of host memory on one node" in refusal([SMALL], **two_billion)
-    assert "has a node of 2 CPU 16 GB 0 GPU; raise runtime.trainers" in refusal([SMALL], **two_billion)
+    assert "training asks for 2 CPU and at least 32 GB of host memory on one node" in refusal(
+        [SMALL], **two_billion
+    )
+    assert "has a node of 2 CPU 16 GB 0 GPU; raise runtime.trainers" in refusal(
+        [SMALL], **two_billion
+    )
     assert refusal([SMALL] * 2, **two_billion, trainers=2) == "fits"
-    assert refusal([Node(2, 1, 16e9)], **two_billion) == "fits", "device auto: it will use the GPU, of whose memory nothing is known"
+    assert refusal([Node(2, 1, 16e9)], **two_billion) == "fits", (
+        "device auto: it will use the GPU, of whose memory nothing is known"
+    )
     assert "host memory" in refusal([Node(2, 1, 16e9)], **two_billion, device="cpu")
     assert refusal([Node(2, 0)], **two_billion) == "fits", "nothing is known of the host"
 
@@ -147,7 +193,9 @@ def test_a_campaign_needs_what_its_own_model_and_stages_do() -> None:
 
 
 @pytest.mark.parametrize(("recipe", "enough", "too_few"), [("paper", 1, 0), ("paper-27b", 4, 3)])
-def test_the_papers_recipes_fit_the_nodes_they_are_for(monkeypatch: pytest.MonkeyPatch, recipe: str, enough: int, too_few: int) -> None:
+def test_the_papers_recipes_fit_the_nodes_they_are_for(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, enough: int, too_few: int
+) -> None:
     """From a machine without a GPU, and from one with them and vLLM for them."""
     found = load_recipe(recipe, [f"runtime.ray_address={CLUSTER}"])
     check_runtime(found.runtime)
@@ -156,15 +204,24 @@ def test_the_papers_recipes_fit_the_nodes_they_are_for(monkeypatch: pytest.Monke
         refuse_impossible(campaign_needs(found), [H100] * too_few, found.runtime)
     monkeypatch.setattr("tasks.engines.vllm_build", lambda: "cuda")
     check_engine(found.runtime)
-    with pytest.raises(ValueError, match=r"runtime\.tensor_parallel: 8 GPUs, but a sampler asks Ray for"):
+    with pytest.raises(
+        ValueError, match=r"runtime\.tensor_parallel: 8 GPUs, but a sampler asks Ray for"
+    ):
         check_engine(found.runtime.model_copy(update={"tensor_parallel": 8, "sampler_gpus": 2.0}))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ nodes
+# -------------------------------------------------------------------------------------------- nodes
 
 
 def test_a_node_is_what_ray_says_of_it() -> None:
-    said = {"CPU": 8.0, "GPU": 2.0, "memory": 5e10, "object_store_memory": 1e9, "node:10.0.0.1": 1.0, "accelerator_type:H100": 1.0}
+    said = {
+        "CPU": 8.0,
+        "GPU": 2.0,
+        "memory": 5e10,
+        "object_store_memory": 1e9,
+        "node:10.0.0.1": 1.0,
+        "accelerator_type:H100": 1.0,
+    }
     assert _node(said) == Node(8, 2, 5e10, 80e9)
     assert _node({"memory": 5e10, "accelerator_type:TPU": 1.0}) == Node(0, 0, 5e10, math.inf)
 
@@ -179,35 +236,48 @@ def config(**changes: Any) -> CampaignConfig:
     return load_recipe("tiny", ()).model_copy(update=changes)
 
 
-# ------------------------------------------------------------------------------------------------------------ what people see
+# ---------------------------------------------------------------------------------- what people see
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["runtime.gpus=8"], "runtime.gpus: sampling asks for 1 CPU and 8 GPU on one node, and the Ray of this machine has a node of"),
+        (
+            ["runtime.gpus=8"],
+            "runtime.gpus: sampling asks for 1 CPU and 8 GPU on one node, and the Ray of this "
+            "machine has a node of",
+        ),
         (
             ["runtime.trainers=4", "runtime.trainer_cpus=64"],
-            "runtime.trainers: 4 trainers, who start together, ask for 64 CPU each: there is room for",
+            "runtime.trainers: 4 trainers, who start together, ask for 64 CPU each: there is room "
+            "for",
         ),
     ],
 )
-def test_a_run_that_this_machine_has_no_room_for_ends_before_it_begins(short_home: Path, changes: list[str], said: str) -> None:
+def test_a_run_that_this_machine_has_no_room_for_ends_before_it_begins(
+    short_home: Path, changes: list[str], said: str
+) -> None:
     done = erpd("run", "tiny", "--json", *sets(["runtime.cpus=1", *changes]), home=short_home)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"erpd: {said}") and line.endswith("or set runtime.ray_address to a cluster that has it")
+    assert line.startswith(f"erpd: {said}") and line.endswith(
+        "or set runtime.ray_address to a cluster that has it"
+    )
     assert not (short_home / "registry.db").exists() and not (short_home / "store").exists()
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
-    from tasks.resources import ensure_ray
+    from tasks.execution.ray_cluster import ensure_ray
 
     with socket.socket() as taken:  # nobody listens at its port
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         began = time.monotonic()
-        with pytest.raises(ValueError, match=rf"^runtime\.ray_address: cannot join the Ray cluster at {address} \(.*refused\); see that"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^runtime\.ray_address: cannot join the Ray cluster at {address} "
+            rf"\(.*refused\); see that",
+        ):
             ensure_ray(RuntimeConfig(ray_address=address))
     assert time.monotonic() - began < 60, "Ray itself would knock for minutes"

@@ -1,4 +1,6 @@
-"""On-policy training learns from what it samples, samples what it has learned, and a killed run ends in the same bits."""
+"""On-policy training learns from what it samples, samples what it has learned, and a killed run
+ends in the same bits.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,31 @@ from helpers import World, context, python
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import tasks.online
+import tasks.training.online
 from erpd_core.advantages import group_normalised
 from erpd_core.batch import minibatches
-from erpd_core.config import GRPO, MSE, FileProblems, OnlineConfig, OptimizerConfig, SamplingConfig, TinyProblems
+from erpd_core.config import (
+    GRPO,
+    MSE,
+    FileProblems,
+    OnlineConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TinyProblems,
+)
 from erpd_core.optimize import Record, make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, TrainingRef
 from erpd_core.signals import FixedSignal
-from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems, load_problems
 from tasks.engines import Engine, Sample, open_engine
+from tasks.execution.stage import Context, fulfil
 from tasks.grading import Grader
-from tasks.models import load_policy, save_policy
-from tasks.online import TrainOnline
+from tasks.models.policy import load_policy, save_policy
 from tasks.rollouts import SampleRollouts, sample_and_grade, seed_of, to_batch
-from tasks.stage import Context, fulfil
 from tasks.store import Store
-from tasks.training import load_records
+from tasks.training.checkpoint import RESUME
+from tasks.training.online import TrainOnline
+from tasks.training.stage import load_records
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +51,16 @@ STEPS, PROMPTS = 12, 32
 
 
 def stage(world: World, problems: ProblemsRef | None = None, **config: Any) -> TrainOnline:
-    asked = {"optimizer": FAST, "steps": STEPS, "prompts_per_step": PROMPTS, "sampling": SAMPLING, **config}
-    return TrainOnline(init=world.base, problems=problems or world.problems, config=OnlineConfig(**asked), seed=3)
+    asked = {
+        "optimizer": FAST,
+        "steps": STEPS,
+        "prompts_per_step": PROMPTS,
+        "sampling": SAMPLING,
+        **config,
+    }
+    return TrainOnline(
+        init=world.base, problems=problems or world.problems, config=OnlineConfig(**asked), seed=3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +72,33 @@ def online(world: World) -> TrainingRef:
 def unanswerable(world: World, tmp_path_factory: pytest.TempPathFactory) -> ProblemsRef:
     """Problems whose gold is never what the base answers: every group fails as a whole."""
     path = tmp_path_factory.mktemp("problems") / "unanswerable.jsonl"
-    rows = [{"problem": problem.prompt, "answer": "98765432"} for problem in load_problems(world.store, world.problems)[:8]]
+    rows = [
+        {"problem": problem.prompt, "answer": "98765432"}
+        for problem in load_problems(world.store, world.problems)[:8]
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return fulfil(draw_problems("unanswerable", FileProblems(path=str(path), extractor="hash"), 1), alone(world))
+    return fulfil(
+        draw_problems("unanswerable", FileProblems(path=str(path), extractor="hash"), 1),
+        alone(world),
+    )
 
 
 def alone(world: World) -> Context:
-    """One thread: the model is too small for more, and other work on the machine then slows it the least."""
+    """One thread: the model is too small for more, and other work on the machine then slows it
+    the least.
+    """
     return context(world.store, cpus=1)
 
 
 def numbers(records: list[Record]) -> list[Record]:
     """Records without how long they took."""
-    return [{key: value for key, value in record.items() if not key.startswith("seconds_")} for record in records]
+    return [
+        {key: value for key, value in record.items() if not key.startswith("seconds_")}
+        for record in records
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------------- what is learned
+# ---------------------------------------------------------------------------------- what is learned
 
 
 def test_accuracy_on_training_prompts_rises(world: World, online: TrainingRef):
@@ -79,8 +108,13 @@ def test_accuracy_on_training_prompts_rises(world: World, online: TrainingRef):
 
 
 def test_the_policy_is_better_on_problems_it_has_not_seen(world: World, online: TrainingRef):
-    problems = fulfil(draw_problems("validation", TinyProblems(split="validation", count=64), 1), alone(world))
-    asked = [SampleRollouts(policy=one, problems=problems, sampling=SAMPLING, seed=5) for one in (world.base, online.last)]
+    problems = fulfil(
+        draw_problems("validation", TinyProblems(split="validation", count=64), 1), alone(world)
+    )
+    asked = [
+        SampleRollouts(policy=one, problems=problems, sampling=SAMPLING, seed=5)
+        for one in (world.base, online.last)
+    ]
     before, after = (fulfil(one, alone(world)).accuracy for one in asked)
     assert after > before + 0.10
 
@@ -90,49 +124,81 @@ def test_records_say_what_happened(world: World, online: TrainingRef):
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
     for record in records:
         assert record.keys() >= {
-            "loss", "grad_norm", "entropy", "clip_fraction", "ratio_mean", "prob_positive", "prob_negative", "kl_old_theta_on_old_batch",
-            "reward_mean", "length_mean", "kl_theta_start", "groups_informative", "updates",
-            "seconds_rollout", "seconds_update", "seconds_kl",
-        }  # fmt: skip
+            "loss",
+            "grad_norm",
+            "entropy",
+            "clip_fraction",
+            "ratio_mean",
+            "prob_positive",
+            "prob_negative",
+            "kl_old_theta_on_old_batch",
+            "reward_mean",
+            "length_mean",
+            "kl_theta_start",
+            "groups_informative",
+            "updates",
+            "seconds_rollout",
+            "seconds_update",
+            "seconds_kl",
+        }
         assert torch.isfinite(torch.tensor(list(record.values()), dtype=torch.float64)).all()
         assert record["updates"] == 1 and 0 < record["groups_informative"] <= PROMPTS
         assert min(record["seconds_rollout"], record["seconds_update"], record["seconds_kl"]) > 0
-        assert record["ratio_max"] == pytest.approx(1, abs=1e-3), "one update on each batch: the samples are the policy's own"
+        assert record["ratio_max"] == pytest.approx(1, abs=1e-3), (
+            "one update on each batch: the samples are the policy's own"
+        )
         assert record["clip_fraction"] == 0
     assert records[0]["kl_theta_start"] == 0.0
     assert records[-1]["kl_theta_start"] > 0.01
 
 
-def test_the_trail_holds_the_kept_steps_and_nothing_only_resuming_needs_stays(world: World, online: TrainingRef):
-    assert [(policy.role, policy.step) for policy in online.trail] == [("online", 4), ("online", STEPS)]
+def test_the_trail_holds_the_kept_steps_and_nothing_only_resuming_needs_stays(
+    world: World, online: TrainingRef
+):
+    assert [(policy.role, policy.step) for policy in online.trail] == [
+        ("online", 4),
+        ("online", STEPS),
+    ]
     assert all(world.store.has(policy.id) for policy in online.trail)
-    assert {path.name for path in world.store.path(online.id).iterdir()} == {"records.jsonl", "manifest.json"}
+    assert {path.name for path in world.store.path(online.id).iterdir()} == {
+        "records.jsonl",
+        "manifest.json",
+    }
 
 
 def test_several_updates_on_each_batch_leave_its_policy_behind(world: World):
     ref = fulfil(stage(world, steps=2, updates_per_batch=4), alone(world))
     first = load_records(world.store, ref)[0]
     assert first["updates"] == 4
-    assert first["ratio_max"] > 1.01 > 0.99 > first["ratio_min"], "after the first of them, the samples are an older policy's"
+    assert first["ratio_max"] > 1.01 > 0.99 > first["ratio_min"], (
+        "after the first of them, the samples are an older policy's"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ the live weights
+# --------------------------------------------------------------------------------- the live weights
 
 
 def drawn(world: World, step: int) -> list[Problem]:
     problems = load_problems(world.store, world.problems)
-    return [problems[index] for index in next(minibatches(len(problems), PROMPTS, 3, step - 1)).tolist()]
+    return [
+        problems[index] for index in next(minibatches(len(problems), PROMPTS, 3, step - 1)).tolist()
+    ]
 
 
 def test_a_step_samples_the_weights_of_the_step_before(world: World, online: TrainingRef):
-    """Step 5's numbers again from the policy saved at step 4: its samples by another engine, its KL by transformers alone in float64."""
+    """Step 5's numbers again from the policy saved at step 4: its samples by another engine, its
+    KL by transformers alone in float64.
+    """
     fifth = load_records(world.store, online)[4]
     engine = open_engine(world.store.path(online.at(4).id), alone(world).runtime)
     with Grader() as grader:
         seed = seed_of(3, "step", 5) >> 32
         problems = drawn(world, 5)
         parts = [problems[:24], problems[24:]]
-        tables = [sample_and_grade(part, engine, grader, SAMPLING, seed, "hash", lambda finished: None) for part in parts]
+        tables = [
+            sample_and_grade(part, engine, grader, SAMPLING, seed, "hash", lambda finished: None)
+            for part in parts
+        ]
     rows = [row for table in tables for row in table.to_pylist()]
     assert sum(row["reward"] for row in rows) / len(rows) == fifth["reward_mean"]
     assert sum(len(row["response_tokens"]) for row in rows) / len(rows) == fifth["length_mean"]
@@ -140,49 +206,73 @@ def test_a_step_samples_the_weights_of_the_step_before(world: World, online: Tra
     assert sum(0 < right[problem.id] < 8 for problem in problems) == fifth["groups_informative"]
 
     models = [
-        AutoModelForCausalLM.from_pretrained(world.store.path(one.id), dtype=torch.float32).eval() for one in (online.at(4), world.base)
+        AutoModelForCausalLM.from_pretrained(world.store.path(one.id), dtype=torch.float32).eval()
+        for one in (online.at(4), world.base)
     ]
     kl, tokens = 0.0, 0
     with torch.no_grad():
         for row in rows:
             prompt, response = row["prompt_tokens"], torch.tensor(row["response_tokens"])
             ids = torch.tensor([prompt + row["response_tokens"]])
-            own, start = (torch.log_softmax(model(ids).logits[0, len(prompt) - 1 : -1].double(), -1) for model in models)
+            own, start = (
+                torch.log_softmax(model(ids).logits[0, len(prompt) - 1 : -1].double(), -1)
+                for model in models
+            )
             kl += float((own - start).gather(1, response[:, None]).sum())
             tokens += len(response)
     assert fifth["kl_theta_start"] == pytest.approx(kl / tokens, abs=1e-4)
 
 
-def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_worse(world: World, tmp_path: Path):
+def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_worse(
+    world: World, tmp_path: Path
+):
     folder, runtime = world.store.path(world.base.id), alone(world).runtime
     policy = load_policy(folder, runtime)
     apart, shared = open_engine(folder, runtime), open_engine(folder, runtime, policy)
     problems = drawn(world, 1)
     with Grader() as grader:
-        table = sample_and_grade(problems, shared, grader, SAMPLING, 1, "hash", lambda finished: None)
+        table = sample_and_grade(
+            problems, shared, grader, SAMPLING, 1, "hash", lambda finished: None
+        )
     batch = to_batch([table])
 
     def sampled(engine: Engine) -> list[Sample]:
         encoded = [engine.encode(problem.prompt) for problem in problems]
-        seeds = [[seed_of(1, problem.id, sample) for sample in range(SAMPLING.samples)] for problem in problems]
+        seeds = [
+            [seed_of(1, problem.id, sample) for sample in range(SAMPLING.samples)]
+            for problem in problems
+        ]
         return engine.sample(encoded, seeds, SAMPLING, lambda index, sample: None)
 
     before = sampled(apart)
     assert sampled(shared) == before
     lp_N = score(policy, batch, 4096)[0]
-    assert lp_N.equal(score(load_policy(folder, runtime), batch, 4096)[0]), "sampling leaves the trainer's forward as it was"
+    assert lp_N.equal(score(load_policy(folder, runtime), batch, 4096)[0]), (
+        "sampling leaves the trainer's forward as it was"
+    )
     advantage_N = group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
     updates = optimize(
-        policy, make_optimizer(policy, FAST), batch, lp_N, FixedSignal(advantage_N), GRPO(),
-        steps=3, minibatch=128, seed=1, max_grad_norm=1.0, token_budget=4096,
-    )  # fmt: skip
+        policy,
+        make_optimizer(policy, FAST),
+        batch,
+        lp_N,
+        FixedSignal(advantage_N),
+        GRPO(),
+        steps=3,
+        minibatch=128,
+        seed=1,
+        max_grad_norm=1.0,
+        token_budget=4096,
+    )
     assert len(list(updates)) == 3
 
     after = sampled(shared)
     assert after != before, "no word was said to the engine: the weights are the trainer's"
     save_policy(policy, tmp_path / "saved", like=folder)
     assert after == sampled(open_engine(tmp_path / "saved", runtime))
-    assert sampled(apart) == before, "an engine of its own has weights of its own, until it is given others"
+    assert sampled(apart) == before, (
+        "an engine of its own has weights of its own, until it is given others"
+    )
     apart.load_weights(policy.model.named_parameters())
     assert sampled(apart) == after
 
@@ -194,7 +284,7 @@ def test_an_epoch_asks_every_prompt_once(world: World, monkeypatch: pytest.Monke
         asked.extend(problem.id for problem in problems)
         return sample_and_grade(problems, *args)
 
-    monkeypatch.setattr(tasks.online, "sample_and_grade", noted)
+    monkeypatch.setattr(tasks.training.online, "sample_and_grade", noted)
     short = SAMPLING.model_copy(update={"samples": 2, "max_new_tokens": 4})
     fulfil(stage(world, steps=4, sampling=short), alone(world))
     everything = sorted(problem.id for problem in load_problems(world.store, world.problems))
@@ -210,28 +300,37 @@ def test_it_tells_how_far_it_is(world: World, tmp_path: Path):
     assert (last["done"], last["total"]) == (2, 2) and set(last["info"]) == {"accuracy", "kl"}
 
 
-# ------------------------------------------------------------------------------------------------------------- nothing to learn from
+# ---------------------------------------------------------------------------- nothing to learn from
 
 
 @pytest.mark.parametrize("loss", [GRPO(), MSE()], ids=lambda loss: loss.kind)
-def test_a_batch_without_an_informative_group_is_recorded_and_left_alone(world: World, unanswerable: ProblemsRef, loss: GRPO | MSE):
+def test_a_batch_without_an_informative_group_is_recorded_and_left_alone(
+    world: World, unanswerable: ProblemsRef, loss: GRPO | MSE
+):
     ref = fulfil(stage(world, unanswerable, loss=loss, steps=2, prompts_per_step=4), alone(world))
     for record in load_records(world.store, ref):
-        assert (record["reward_mean"], record["groups_informative"], record["updates"], record["kl_theta_start"]) == (0, 0, 0, 0)
+        assert (
+            record["reward_mean"],
+            record["groups_informative"],
+            record["updates"],
+            record["kl_theta_start"],
+        ) == (0, 0, 0, 0)
         assert record["length_mean"] > 1 and record["entropy"] > 0
         assert "loss" not in record and "grad_norm" not in record
-    weights = [load_file(world.store.path(one.id) / "model.safetensors") for one in (world.base, ref.last)]
+    weights = [
+        load_file(world.store.path(one.id) / "model.safetensors") for one in (world.base, ref.last)
+    ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- resume
+# ------------------------------------------------------------------------------------------- resume
 
 RUN = """
 import os, sys
 from pathlib import Path
 from helpers import context
-from tasks.online import OnlineLoop, TrainOnline
-from tasks.stage import fulfil
+from tasks.training.online import OnlineLoop, TrainOnline
+from tasks.execution.stage import fulfil
 from tasks.store import Store
 
 die_at, every = int(sys.argv[3]), int(sys.argv[4])
@@ -244,17 +343,21 @@ def steps(self, done):
         yield record
 OnlineLoop.steps = steps
 fulfil(TrainOnline.model_validate_json(sys.argv[2]), context(Store(Path(sys.argv[1])), cpus=1, checkpoint_every=every))
-"""
+"""  # noqa: E501
 
 
 def run(store: Store, asked: TrainOnline, die_at: int, every: int, home: Path) -> Any:
     path = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"
-    return python(RUN, store.root, asked.model_dump_json(), die_at, every, home=home, PYTHONPATH=path)
+    return python(
+        RUN, store.root, asked.model_dump_json(), die_at, every, home=home, PYTHONPATH=path
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["learning", "nothing to learn"])
-def test_a_killed_run_ends_in_the_same_bits(world: World, unanswerable: ProblemsRef, tmp_path: Path, kind: str):
+def test_a_killed_run_ends_in_the_same_bits(
+    world: World, unanswerable: ProblemsRef, tmp_path: Path, kind: str
+):
     """The second has no optimizer state to go on from, and needs none."""
     if kind == "learning":
         asked = stage(world, steps=6, keep=(3, 5), updates_per_batch=2)
@@ -275,15 +378,23 @@ def test_a_killed_run_ends_in_the_same_bits(world: World, unanswerable: Problems
 
     store = Store(store.root)
     assert asked.stored(store) == undisturbed
-    assert numbers(load_records(store, undisturbed)) == numbers(load_records(world.store, undisturbed))
+    assert numbers(load_records(store, undisturbed)) == numbers(
+        load_records(world.store, undisturbed)
+    )
     for policy in undisturbed.trail:
         for path in world.store.path(policy.id).glob("*.safetensors"):
             assert (store.path(policy.id) / path.name).read_bytes() == path.read_bytes()
-    assert not [path for path in store.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"]
+    assert not [
+        path
+        for path in store.root.rglob("*")
+        if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"
+    ]
     assert not any((store.root / "partial").iterdir())
 
 
-def test_the_machine_changes_neither_identity_nor_what_is_sampled_first(world: World, tmp_path: Path):
+def test_the_machine_changes_neither_identity_nor_what_is_sampled_first(
+    world: World, tmp_path: Path
+):
     asked = stage(world, steps=1)
     here = fulfil(asked, alone(world))
     shutil.copytree(world.store.root, tmp_path / "store")
@@ -293,5 +404,8 @@ def test_the_machine_changes_neither_identity_nor_what_is_sampled_first(world: W
     there = fulfil(asked, context(store, token_budget=300, cpus=1, checkpoint_every=1))
     assert there == here
     ours, theirs = (load_records(one, here)[0] for one in (world.store, store))
-    assert (ours["reward_mean"], ours["length_mean"]) == (theirs["reward_mean"], theirs["length_mean"])
+    assert (ours["reward_mean"], ours["length_mean"]) == (
+        theirs["reward_mean"],
+        theirs["length_mean"],
+    )
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)

@@ -1,4 +1,6 @@
-"""Decisions that nobody took in time, as the process that stays answers them: what a busy server costs, and one that is gone."""
+"""Decisions that nobody took in time, as the process that stays answers them: what a busy server
+costs, and one that is gone.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,28 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
-from deployments.platform import free_port
-from flows.asking import Waiting, answer_overdue, waiting
+from deployments.servers.local_platform import free_port
+from flows.steps.human_decision import Waiting, answer_overdue, waiting
 
 
 def overdue(port: int) -> Waiting:
     one = Waiting(
-        campaign="tiny-0123456789", iteration=1, flow_run=str(uuid4()), api=f"http://127.0.0.1:{port}/api", until=0.0,
-        strategies=("S1", "stop"), students=(), automatic="S1", evidence="",
-    )  # fmt: skip
+        campaign="tiny-0123456789",
+        iteration=1,
+        flow_run=str(uuid4()),
+        api=f"http://127.0.0.1:{port}/api",
+        until=0.0,
+        strategies=("S1", "stop"),
+        students=(),
+        automatic="S1",
+        evidence="",
+    )
     one.path.parent.mkdir(exist_ok=True)
     one.path.write_text(one.model_dump_json())
     return one

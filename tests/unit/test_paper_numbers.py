@@ -1,8 +1,9 @@
-"""The paper's numbers as data: every file loads, printed averages are those of their columns, and what two tables share they share."""
+"""The paper's numbers as data: every file loads, printed averages are those of their columns,
+and what two tables share they share.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import tomllib
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-import flows.paper
+import flows.recipes.paper
 from erpd_core.config import TEMPLATES, CampaignConfig
-from flows.paper import PaperRow, PaperTable, load_paper, load_paper_settings, paper_names
-from flows.recipes import load_recipe, recipe_names
-from flows.studies import is_study, load_study
+from flows.recipes.load import load_recipe, recipe_names
+from flows.recipes.paper import PaperRow, PaperTable, load_paper, load_paper_settings, paper_names
+from flows.recipes.studies import is_study, load_study
 from tasks.datasets import concrete
 from tasks.datasets.catalogue import entry
 
@@ -25,7 +26,8 @@ TABLES = [f"table{number}" for number in range(1, 13)]
 FIGURES = [f"fig{number}" for number in range(4, 11)]
 
 PRINTED_OTHERWISE = {
-    # (table, group, key): what is printed, where the mean of the printed columns rounds to another last digit
+    # (table, group, key): what is printed, where the mean of the printed columns rounds to another
+    # last digit
     ("table1", "Nanbeige4-3B-2511-Thinking", "grpo"): "GRPO 90.4 86.4 67.3 55.3 68.9 73.6",  # 73.66
     ("table2", "With distillation", "batch1.teacher"): "83.6 67.6 70.4 73.8",  # 73.87
     ("table2", "With distillation", "batch1.student"): "82.5 62.9 68.1 71.1",  # 71.17
@@ -56,7 +58,7 @@ class NoTwice(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# ------------------------------------------------------------------------------------------------------------------- the files
+# ---------------------------------------------------------------------------------------- the files
 
 
 def test_every_table_and_every_figure_with_a_measurement_is_there() -> None:
@@ -66,14 +68,22 @@ def test_every_table_and_every_figure_with_a_measurement_is_there() -> None:
 @pytest.mark.parametrize("name", [*FIGURES, *TABLES])
 def test_a_file_says_what_it_is_and_where_it_comes_from(name: str) -> None:
     table = load_paper(name)
-    spoken = re.sub(r"([a-z]+)(\d+)", lambda match: f"{'Figure' if match[1] == 'fig' else 'Table'} {match[2]}", name)
+    spoken = re.sub(
+        r"([a-z]+)(\d+)",
+        lambda match: f"{'Figure' if match[1] == 'fig' else 'Table'} {match[2]}",
+        name,
+    )
     assert table.title.startswith(f"{spoken}: ")
-    assert table.source.startswith("Sec. ") and table.source.endswith(name.capitalize().replace("Fig", "Fig. ").replace("Table", "Table "))
+    assert table.source.startswith("Sec. ") and table.source.endswith(
+        name.capitalize().replace("Fig", "Fig. ").replace("Table", "Table ")
+    )
     assert bool(table.rows) == name.startswith("table")
     assert all(row.values for row in table.rows)
 
 
-@pytest.mark.parametrize("path", sorted(flows.paper.FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(flows.recipes.paper.FOLDER.glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_no_key_is_overwritten_and_no_number_is_read_as_text(path: Path) -> None:
     tree = yaml.load(path.read_text(encoding="utf-8"), NoTwice)
     assert [text for text in texts(tree) if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text)] == [], (
@@ -85,17 +95,31 @@ def test_no_key_is_overwritten_and_no_number_is_read_as_text(path: Path) -> None
 def test_keys_are_unique_within_a_group_and_every_column_is_used(name: str) -> None:
     table = load_paper(name)
     assert len({(row.group, row.key) for row in table.rows}) == len(table.rows)
-    assert {column for row in table.rows for column in row.values} == {*table.benchmarks, *table.other}
-    scores = [row.values[column] for row in table.rows for column in table.benchmarks if column in row.values]
+    assert {column for row in table.rows for column in row.values} == {
+        *table.benchmarks,
+        *table.other,
+    }
+    scores = [
+        row.values[column]
+        for row in table.rows
+        for column in table.benchmarks
+        if column in row.values
+    ]
     assert all(0 < score < 100 and round(score, 1) == score for score in scores)
 
 
 def test_the_wheel_takes_every_file() -> None:
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["flows.paper"]
-    assert all(any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns) for path in flows.paper.FOLDER.glob("*.yaml"))
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    paths = [path.relative_to(ROOT / "flows") for path in (ROOT / "flows").rglob("*.yaml")]
+    missing = [
+        path
+        for path in paths
+        if not any(path.match(pattern) for pattern in setuptools["package-data"]["flows"])
+    ]
+    assert paths and not missing
 
 
-# ----------------------------------------------------------------------------------------------------------------- the numbers
+# -------------------------------------------------------------------------------------- the numbers
 
 
 def averaged(name: str) -> list[tuple[str, str, float, float]]:
@@ -115,9 +139,13 @@ def averaged(name: str) -> list[tuple[str, str, float, float]]:
 @pytest.mark.parametrize("name", ["table1", "table2", "table11"])
 def test_a_printed_average_is_that_of_its_columns(name: str) -> None:
     for group, key, printed, mean in averaged(name):
-        assert abs(printed - mean) < 0.1 + 1e-9, f"{name} {group} {key}: beyond what rounding of the columns explains"
+        assert abs(printed - mean) < 0.1 + 1e-9, (
+            f"{name} {group} {key}: beyond what rounding of the columns explains"
+        )
         rounds = abs(printed - mean) <= 0.05 + 1e-9
-        assert rounds != ((name, group, key) in PRINTED_OTHERWISE), f"{name} {group} {key}: {printed} is printed, the mean is {mean:.3f}"
+        assert rounds != ((name, group, key) in PRINTED_OTHERWISE), (
+            f"{name} {group} {key}: {printed} is printed, the mean is {mean:.3f}"
+        )
 
 
 def test_exceptions_are_as_printed() -> None:
@@ -140,9 +168,20 @@ def test_a_base_model_scores_the_same_wherever_it_is_reported() -> None:
         alone = table.settings.get("model")
         for row in table.rows:
             if row.key in ("base", "base.step0"):
-                named = row.group if any(row.group in model.names for model in settings.models.values()) else str(alone and alone.value)
-                for column in (column for column in table.benchmarks if column in row.values and column != "Avg"):
-                    assert seen.setdefault((settings.model(named).id, column), row.values[column]) == row.values[column], (name, column)
+                named = (
+                    row.group
+                    if any(row.group in model.names for model in settings.models.values())
+                    else str(alone and alone.value)
+                )
+                for column in (
+                    column
+                    for column in table.benchmarks
+                    if column in row.values and column != "Avg"
+                ):
+                    assert (
+                        seen.setdefault((settings.model(named).id, column), row.values[column])
+                        == row.values[column]
+                    ), (name, column)
     assert len(seen) > 15
 
 
@@ -161,69 +200,118 @@ def test_a_base_model_scores_the_same_wherever_it_is_reported() -> None:
         (("table1", "sapo+distill", "Nanbeige4-3B-2511-Thinking"), ("table5", "steps32", None)),
         (("table4", "sapo+distill@32", None), ("table5", "steps32", None)),
         (("table7", "e70-un10", None), ("table12", "all", "Qwen3-4B")),
-        *((("table2", f"batch{n}.student", None), ("table6", f"batch{n}.student", "(a) w/o Entropy Loss")) for n in (1, 2, 3)),
+        *(
+            (
+                ("table2", f"batch{n}.student", None),
+                ("table6", f"batch{n}.student", "(a) w/o Entropy Loss"),
+            )
+            for n in (1, 2, 3)
+        ),
     ],
     ids=lambda cell: f"{cell[0]}-{cell[1]}",
 )
-def test_one_result_printed_in_two_tables_is_one_result(one: tuple[str, str, str | None], other: tuple[str, str, str | None]) -> None:
+def test_one_result_printed_in_two_tables_is_one_result(
+    one: tuple[str, str, str | None], other: tuple[str, str, str | None]
+) -> None:
     here, there = scores(*one), scores(*other)
     both = (here.keys() & there.keys()) - {"Step", "Steps", "Avg"}
-    assert both and {column: here[column] for column in both} == {column: there[column] for column in both}
+    assert both and {column: here[column] for column in both} == {
+        column: there[column] for column in both
+    }
 
 
-# ---------------------------------------------------------------------------------------------------------------- the settings
+# ------------------------------------------------------------------------------------- the settings
 
 
 def test_settings_cover_what_the_tables_name() -> None:
     settings = load_paper_settings()
     for name in paper_names():
         table = load_paper(name)
-        assert {column for column in table.benchmarks if column != "Avg"} <= settings.benchmarks.keys(), name
+        assert {
+            column for column in table.benchmarks if column != "Avg"
+        } <= settings.benchmarks.keys(), name
         for key in ("model", "models"):
             if key in table.settings:
                 value = table.settings[key].value
                 for model in value if isinstance(value, tuple) else (value,):
                     assert name in settings.model(str(model)).experiments, (name, model)
-    assert {name for model in settings.models.values() for name in model.experiments} <= set(paper_names())
+    assert {name for model in settings.models.values() for name in model.experiments} <= set(
+        paper_names()
+    )
 
 
 def test_the_catalogue_has_every_set_of_the_paper_as_the_paper_uses_it() -> None:
     settings = load_paper_settings()
     for name, benchmark in settings.benchmarks.items():
         one = entry(name)
-        assert (one.use, one.rows, one.samples) == ("benchmark", benchmark.count, benchmark.samples), name
+        assert (one.use, one.rows, one.samples) == (
+            "benchmark",
+            benchmark.count,
+            benchmark.samples,
+        ), name
         assert (one.source.id, one.source.split) == (benchmark.id, benchmark.split), name  # type: ignore[union-attr]
         if benchmark.tools in ("polaris", "matharena"):
-            assert (one.source.problem_column, one.source.answer_column) == (benchmark.problem_column, benchmark.answer_column), name  # type: ignore[union-attr]
+            assert (one.source.problem_column, one.source.answer_column) == (
+                benchmark.problem_column,
+                benchmark.answer_column,
+            ), name  # type: ignore[union-attr]
             assert one.source.template == TEMPLATES[benchmark.tools], name
-    for name, use in (("POLARIS-53K", settings.prompts["math"]), ("AReaL-boba-2-RL-Code", settings.prompts["code"])):
+    for name, use in (
+        ("POLARIS-53K", settings.prompts["math"]),
+        ("AReaL-boba-2-RL-Code", settings.prompts["code"]),
+    ):
         one = entry(name)
         assert one.use == "training" and one.source.template == use.template, name
-        assert (one.source.id, one.source.problem_column, one.source.answer_column) == (use.id, use.problem_column, use.answer_column)  # type: ignore[union-attr]
+        assert (one.source.id, one.source.problem_column, one.source.answer_column) == (
+            use.id,
+            use.problem_column,
+            use.answer_column,
+        )  # type: ignore[union-attr]
 
 
 def test_settings_are_the_papers() -> None:
     settings = load_paper_settings()
-    assert {name: benchmark.samples for name, benchmark in settings.benchmarks.items() if benchmark.samples != 32} == {
+    assert {
+        name: benchmark.samples
+        for name, benchmark in settings.benchmarks.items()
+        if benchmark.samples != 32
+    } == {
         "BeyondAIME": 16,
         "IMO AnswerBench": 4,
         "LiveCodeBench v6": None,
     }
-    assert [name for name, benchmark in settings.benchmarks.items() if benchmark.validation] == ["HMMT Feb 25"]
+    assert [name for name, benchmark in settings.benchmarks.items() if benchmark.validation] == [
+        "HMMT Feb 25"
+    ]
     limits = {name: model.evaluation.max_new_tokens for name, model in settings.models.items()}
-    assert (limits["Qwen3-4B"], limits["NBG4-3B"], limits["Qwen3.5-9B"], limits["Qwen3.5-27B"]) == (81_920, 65_536, 192_000, 192_000)
+    assert (limits["Qwen3-4B"], limits["NBG4-3B"], limits["Qwen3.5-9B"], limits["Qwen3.5-27B"]) == (
+        81_920,
+        65_536,
+        192_000,
+        192_000,
+    )
     for name, model in settings.models.items():
-        assert model.sampling.temperature == model.evaluation.temperature == (1.0 if name.startswith("Qwen3.5") else 0.6)
-        assert (model.sampling.samples, model.evaluation.samples, model.sampling.max_new_tokens) == (16, None, 32_768)
-    assert settings.prompts["math"].template.replace("{problem}", "2+2?").endswith("within \\boxed{}.")
+        assert (
+            model.sampling.temperature
+            == model.evaluation.temperature
+            == (1.0 if name.startswith("Qwen3.5") else 0.6)
+        )
+        assert (
+            model.sampling.samples,
+            model.evaluation.samples,
+            model.sampling.max_new_tokens,
+        ) == (16, None, 32_768)
+    assert (
+        settings.prompts["math"].template.replace("{problem}", "2+2?").endswith("within \\boxed{}.")
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is wrong
+# ------------------------------------------------------------------------------------ what is wrong
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(flows.paper, "FOLDER", tmp_path)
+    monkeypatch.setattr(flows.recipes.paper, "FOLDER", tmp_path)
     return tmp_path
 
 
@@ -246,7 +334,9 @@ def complaint(folder: Path, **changes: Any) -> str:
 def test_what_is_wrong_with_a_file_is_said_with_its_place(folder: Path) -> None:
     row = {"key": "ce", "label": "CE", "values": {"AIME24": 1.0}}
     assert "row /ce is there twice" in complaint(folder, rows=[row, row])
-    assert "row /ce: ['AIME25'] are no columns" in complaint(folder, rows=[row | {"values": {"AIME25": 1.0}}])
+    assert "row /ce: ['AIME25'] are no columns" in complaint(
+        folder, rows=[row | {"values": {"AIME25": 1.0}}]
+    )
     assert "rows.0.key" in complaint(folder, rows=[row | {"key": "CE + Distill"}])
     assert "rows.0.values.AIME24" in complaint(folder, rows=[row | {"values": {"AIME24": "high"}}])
     assert "settings.lr.section" in complaint(folder, settings={"lr": {"value": 1e-6}})
@@ -277,23 +367,38 @@ def test_a_table_is_frozen() -> None:
         table.title = "mine"  # type: ignore[misc]
 
 
-# ------------------------------------------------------------------------------------------------- recipes at the paper's scale
+# --------------------------------------------------------------------- recipes at the paper's scale
 
 
 def at_scale() -> list[tuple[str, CampaignConfig]]:
     """The recipe of the paper's scale, and every arm of every study at it."""
-    arms = [arm for name in recipe_names() if is_study(name) for arm in load_study(name, ["scale=paper"]).arms]
+    arms = [
+        arm
+        for name in recipe_names()
+        if is_study(name)
+        for arm in load_study(name, ["scale=paper"]).arms
+    ]
     return [("paper", load_recipe("paper")), *((arm.config.name, arm.config) for arm in arms)]
 
 
 @pytest.mark.parametrize(("name", "config"), at_scale())
-def test_recipes_at_the_papers_scale_say_what_the_paper_says(name: str, config: CampaignConfig) -> None:
+def test_recipes_at_the_papers_scale_say_what_the_paper_says(
+    name: str, config: CampaignConfig
+) -> None:
     settings = load_paper_settings()
-    model = next(one for one in settings.models.values() if one.id == getattr(config.model, "id", None))
-    assert (config.sampling.samples, config.sampling.temperature) == (model.sampling.samples, model.sampling.temperature)
+    model = next(
+        one for one in settings.models.values() if one.id == getattr(config.model, "id", None)
+    )
+    assert (config.sampling.samples, config.sampling.temperature) == (
+        model.sampling.samples,
+        model.sampling.temperature,
+    )
     assert config.sampling.max_new_tokens == model.sampling.max_new_tokens
     for sampling in (config.evaluation.sampling, config.evaluation.validation_sampling):
-        assert (sampling.temperature, sampling.top_p) == (model.evaluation.temperature, model.evaluation.top_p)
+        assert (sampling.temperature, sampling.top_p) == (
+            model.evaluation.temperature,
+            model.evaluation.top_p,
+        )
         assert sampling.max_new_tokens == model.evaluation.max_new_tokens
     known = {one.id: (one, key) for key, one in settings.benchmarks.items()}
     benchmarks = {slug: concrete(source) for slug, source in config.evaluation.benchmarks.items()}
@@ -303,8 +408,11 @@ def test_recipes_at_the_papers_scale_say_what_the_paper_says(name: str, config: 
     for slug, source in benchmarks.items():
         benchmark, key = known[source.id]  # type: ignore[union-attr]
         assert slug.replace("-", " ") == key and source.split == benchmark.split  # type: ignore[union-attr]
-        said_k = benchmark.samples or config.evaluation.sampling.samples  # of LiveCodeBench the paper gives none
+        # of LiveCodeBench the paper gives none
+        said_k = benchmark.samples or config.evaluation.sampling.samples
         assert config.evaluation.samples.get(slug, config.evaluation.sampling.samples) == said_k
     assert validation.id == next(one.id for one in settings.benchmarks.values() if one.validation)  # type: ignore[union-attr]
-    for source in (one for one in (prompts, validation, *benchmarks.values()) if one.extractor != "code"):
+    for source in (
+        one for one in (prompts, validation, *benchmarks.values()) if one.extractor != "code"
+    ):
         assert r"\boxed{}" in source.template and "{{" not in source.template

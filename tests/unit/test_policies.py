@@ -1,4 +1,6 @@
-"""Bases: identified by their bytes, taken as safetensors only, refused with one line otherwise; saved and loaded without loss."""
+"""Bases: identified by their bytes, taken as safetensors only, refused with one line otherwise;
+saved and loaded without loss.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from helpers import World, context, flip_a_bit
 from safetensors.torch import load_file, save_file
 
 from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, PackagedModel
-from tasks.models import load_policy, load_tokenizer, save_policy, stop_tokens, vocabulary
-from tasks.policies import ASSETS, ImportPolicy, import_policy, model_from_text
-from tasks.stage import fulfil
+from tasks.execution.stage import fulfil
+from tasks.models.import_policy import ASSETS, ImportPolicy, import_policy, model_from_text
+from tasks.models.policy import load_policy, load_tokenizer, save_policy, stop_tokens, vocabulary
 from tasks.store import Store
 
 BASE = ASSETS / "tiny-base"
@@ -46,9 +48,15 @@ def test_the_embedded_base_is_small_enough_to_ship():
 
 
 def test_the_same_bytes_elsewhere_are_the_same_policy(folder: Path):
-    assert import_policy(DirectoryModel(path=str(folder))).identity() == import_policy(EmbeddedModel()).identity()
+    assert (
+        import_policy(DirectoryModel(path=str(folder))).identity()
+        == import_policy(EmbeddedModel()).identity()
+    )
     flip_a_bit(folder / "model.safetensors", at=0.9)
-    assert import_policy(DirectoryModel(path=str(folder))).identity() != import_policy(EmbeddedModel()).identity()
+    assert (
+        import_policy(DirectoryModel(path=str(folder))).identity()
+        != import_policy(EmbeddedModel()).identity()
+    )
 
 
 def test_what_is_imported_does_not_change_when_the_source_does(folder: Path, tmp_path: Path):
@@ -60,23 +68,33 @@ def test_what_is_imported_does_not_change_when_the_source_does(folder: Path, tmp
 
 
 @pytest.mark.parametrize("of_the_store", [False, True])
-def test_bytes_that_change_before_they_are_copied_are_not_stored(folder: Path, tmp_path: Path, of_the_store: bool):
+def test_bytes_that_change_before_they_are_copied_are_not_stored(
+    folder: Path, tmp_path: Path, of_the_store: bool
+):
     here = context(Store(tmp_path / "store"))
     asked = import_policy(DirectoryModel(path=str(folder)))
     if of_the_store:
         made = fulfil(asked, here)
         assert here.store.has(made.id)  # which is looked at once per process
         folder = here.store.path(made.id)
-        asked = asked.model_copy(update={"policy": made.id, "folder": str(folder), "trust": "another identity"})
+        asked = asked.model_copy(
+            update={"policy": made.id, "folder": str(folder), "trust": "another identity"}
+        )
     right = (folder / "model.safetensors").read_bytes()
     flip_a_bit(folder / "model.safetensors", at=0.9)
-    with pytest.raises(ValueError, match=r"model\.safetensors: its bytes changed since it was asked for; run the command again") as caught:
+    with pytest.raises(
+        ValueError,
+        match=r"model\.safetensors: its bytes changed since it was asked for; run the command "
+        r"again",
+    ) as caught:
         fulfil(asked, here)
     assert "\n" not in str(caught.value) and not here.store.has(asked.identity())
     assert not list((here.store.root / "partial" / asked.identity()).glob("model.safetensors*"))
     (folder / "model.safetensors").write_bytes(right)
     stored = here.store.path(fulfil(asked, here).id)
-    assert (stored / "model.safetensors").read_bytes() == right and here.store.damage(stored.name) is None
+    assert (stored / "model.safetensors").read_bytes() == right and here.store.damage(
+        stored.name
+    ) is None
 
 
 def test_a_gguf_that_changes_before_it_is_converted_is_not_stored(tmp_path: Path):
@@ -91,10 +109,17 @@ def test_a_gguf_that_changes_before_it_is_converted_is_not_stored(tmp_path: Path
 def test_the_weights_that_are_taken_are_those_that_were_checked(folder: Path):
     plain = set(import_policy(DirectoryModel(path=str(folder))).files)
     (folder / "consolidated.safetensors").write_bytes(b"no safetensors file")
-    (folder / "other.safetensors.index.json").write_text('{"weight_map": {"a": "consolidated.safetensors"}}')
+    (folder / "other.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "consolidated.safetensors"}}'
+    )
     assert set(import_policy(DirectoryModel(path=str(folder))).files) == plain
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')  # as MLX writes them
-    assert set(import_policy(DirectoryModel(path=str(folder))).files) == plain | {"model.safetensors.index.json"}
+    # as MLX writes them
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model.safetensors"}}'
+    )
+    assert set(import_policy(DirectoryModel(path=str(folder))).files) == plain | {
+        "model.safetensors.index.json"
+    }
 
 
 def test_of_shards_the_index_says_which_are_taken_and_they_load(folder: Path, world: World):
@@ -104,7 +129,9 @@ def test_of_shards_the_index_says_which_are_taken_and_they_load(folder: Path, wo
     for shard, names in shards.items():
         save_file({name: held[name] for name in names}, folder / shard, {"format": "pt"})
     listed = {name: shard for shard, names in shards.items() for name in names}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": listed})
+    )
     policy = fulfil(import_policy(DirectoryModel(path=str(folder))), world.context)
     stored = world.store.path(policy.id)
     assert {path.name for path in stored.glob("*.safetensors")} == set(shards)
@@ -117,7 +144,9 @@ def test_code_and_pickles_beside_the_weights_are_not_taken(folder: Path, tmp_pat
         (folder / name).write_bytes(b"evil")
     here = context(Store(tmp_path / "store"))
     policy = fulfil(import_policy(DirectoryModel(path=str(folder))), here)
-    assert {path.name for path in here.store.path(policy.id).iterdir()} == {path.name for path in BASE.iterdir()} | {"manifest.json"}
+    assert {path.name for path in here.store.path(policy.id).iterdir()} == {
+        path.name for path in BASE.iterdir()
+    } | {"manifest.json"}
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path):
@@ -156,15 +185,28 @@ def test_a_saved_policy_loads_to_the_same_numbers(world: World, tmp_path: Path):
     policy = load_policy(source, world.context.runtime)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.01)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.01
+            )
     save_policy(policy, tmp_path / "saved", like=source)
     again = load_policy(tmp_path / "saved", world.context.runtime)
     named = dict(policy.model.named_parameters())
-    assert all(torch.equal(parameter, named[name]) for name, parameter in again.model.named_parameters())
-    assert {path.name for path in (tmp_path / "saved").iterdir()} == {path.name for path in BASE.iterdir()}
+    assert all(
+        torch.equal(parameter, named[name]) for name, parameter in again.model.named_parameters()
+    )
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {
+        path.name for path in BASE.iterdir()
+    }
     text = "12+34+56="
-    assert load_tokenizer(tmp_path / "saved")(text)["input_ids"] == load_tokenizer(BASE)(text)["input_ids"]
-    assert stop_tokens(tmp_path / "saved", load_tokenizer(tmp_path / "saved")) == stop_tokens(BASE, load_tokenizer(BASE)) != set()
+    assert (
+        load_tokenizer(tmp_path / "saved")(text)["input_ids"]
+        == load_tokenizer(BASE)(text)["input_ids"]
+    )
+    assert (
+        stop_tokens(tmp_path / "saved", load_tokenizer(tmp_path / "saved"))
+        == stop_tokens(BASE, load_tokenizer(BASE))
+        != set()
+    )
     assert vocabulary(tmp_path / "saved") == again.head().shape[0]
 
 
@@ -185,5 +227,12 @@ def test_the_packaged_smollm2_converts_to_safetensors(tmp_path: Path):
     policy = fulfil(import_policy(PackagedModel()), here)
     files = {path.name for path in here.store.path(policy.id).iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "manifest.json"} <= files
-    assert not any(path.name.endswith(".tmp") or path.name.startswith(".") for path in here.store.path(policy.id).iterdir())
-    assert load_policy(here.store.path(policy.id), here.runtime).head().shape[0] == vocabulary(here.store.path(policy.id)) == 49152
+    assert not any(
+        path.name.endswith(".tmp") or path.name.startswith(".")
+        for path in here.store.path(policy.id).iterdir()
+    )
+    assert (
+        load_policy(here.store.path(policy.id), here.runtime).head().shape[0]
+        == vocabulary(here.store.path(policy.id))
+        == 49152
+    )

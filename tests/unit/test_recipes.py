@@ -1,4 +1,6 @@
-"""Recipes: every one that ships loads, `extends` and overrides merge as said, and what is wrong is said in one line."""
+"""Recipes: every one that ships loads, `extends` and overrides merge as said, and what is wrong
+is said in one line.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erpd_core.config import CE, SAPO, CampaignConfig, FileProblems, TinyProblems
-from flows.paper import load_paper
-from flows.recipes import load_recipe, recipe_names
-from flows.studies import is_study, load_study
+from flows.recipes.load import load_recipe, recipe_names
+from flows.recipes.paper import load_paper
+from flows.recipes.studies import is_study, load_study
 
 MINIMAL = """
 model: {kind: embedded}
@@ -39,7 +41,7 @@ def complaint(name: str, *overrides: str) -> str:
     return message
 
 
-# ------------------------------------------------------------------------------------------------------------------ what loads
+# --------------------------------------------------------------------------------------- what loads
 
 
 def test_the_default_recipe_is_there():
@@ -55,7 +57,12 @@ def test_every_recipe_that_ships_loads_and_says_what_it_is(name: str):
     config = load_recipe(name)
     assert config.name == name
     assert config.description and "\n" not in config.description.strip()
-    assert CampaignConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+    assert (
+        CampaignConfig.model_validate(
+            yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))
+        )
+        == config
+    )
 
 
 @pytest.mark.parametrize("scale", ["tiny", "smollm2", "paper"])
@@ -64,17 +71,30 @@ def test_every_study_loads_at_every_scale(name: str, scale: str):
     study = load_study(name, [f"scale={scale}"])
     assert study.arms and study.description and "\n" not in study.description
     assert len({arm.config.name for arm in study.arms}) == len(study.arms)
-    assert {"embedded": "tiny", "packaged": "smollm2", "hub": "paper"}[study.arms[0].config.model.kind] == scale
+    assert {"embedded": "tiny", "packaged": "smollm2", "hub": "paper"}[
+        study.arms[0].config.model.kind
+    ] == scale
 
 
 def test_every_table_and_figure_of_the_paper_is_a_study():
-    assert set(STUDIES) == {*(f"table{number}" for number in range(1, 13)), "fig4", "fig5", "fig6", "fig7", "fig8"}
+    assert set(STUDIES) == {
+        *(f"table{number}" for number in range(1, 13)),
+        "fig4",
+        "fig5",
+        "fig6",
+        "fig7",
+        "fig8",
+    }
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_names_rows_that_the_paper_has(name: str):
     table = load_paper(name)
-    known = {one.key for one in table.rows} | {f"{one.group}:{one.key}" for one in table.rows} | table.values.keys()
+    known = (
+        {one.key for one in table.rows}
+        | {f"{one.group}:{one.key}" for one in table.rows}
+        | table.values.keys()
+    )
     for scale in ("tiny", "smollm2", "paper"):
         for arm in load_study(name, [f"scale={scale}"]).arms:
             assert set(arm.rows.values()) <= known, arm.name
@@ -94,12 +114,18 @@ def test_a_study_is_no_campaign():
 def test_a_recipe_file_is_named_after_itself_and_has_the_papers_defaults(tmp_path: Path):
     config = load_recipe(write(tmp_path, MINIMAL))
     assert config.name == "mine"
-    assert (config.sampling.samples, config.sampling.temperature, config.teacher.loss) == (16, 0.6, SAPO())
+    assert (config.sampling.samples, config.sampling.temperature, config.teacher.loss) == (
+        16,
+        0.6,
+        SAPO(),
+    )
     assert config.distill.steps == 10
 
 
 def test_extends_merges_mappings_and_keeps_the_rest(tmp_path: Path):
-    config = load_recipe(write(tmp_path, "extends: tiny\nteacher: {steps: 33, keep: []}\nname: other\n"))
+    config = load_recipe(
+        write(tmp_path, "extends: tiny\nteacher: {steps: 33, keep: []}\nname: other\n")
+    )
     tiny = load_recipe("tiny")
     assert (config.name, config.teacher.steps, config.teacher.keep) == ("other", 33, ())
     assert config.teacher.optimizer == tiny.teacher.optimizer
@@ -110,20 +136,42 @@ def test_extends_reaches_a_file_beside_and_through_several(tmp_path: Path):
     write(tmp_path, MINIMAL + "seed: 1\niterations: 2\n", "grandparent.yaml")
     write(tmp_path, "extends: grandparent.yaml\nseed: 2\nsampling: {samples: 4}\n", "parent.yaml")
     config = load_recipe(write(tmp_path, "extends: parent.yaml\nsampling: {temperature: 0.9}\n"))
-    assert (config.seed, config.iterations, config.sampling.samples, config.sampling.temperature) == (2, 2, 4, 0.9)
+    assert (
+        config.seed,
+        config.iterations,
+        config.sampling.samples,
+        config.sampling.temperature,
+    ) == (2, 2, 4, 0.9)
 
 
 def test_another_kind_replaces_the_section_below(tmp_path: Path):
     """`split` and `count` mean nothing to a file: they must not leak into it."""
-    config = load_recipe(write(tmp_path, "extends: tiny\nprompts: {kind: file, path: p.jsonl}\nteacher: {loss: {kind: sapo}}\n"))
+    config = load_recipe(
+        write(
+            tmp_path,
+            "extends: tiny\nprompts: {kind: file, path: p.jsonl}\nteacher: {loss: {kind: sapo}}\n",
+        )
+    )
     assert config.prompts == FileProblems(path="p.jsonl")
     assert config.teacher.loss == SAPO()
 
 
 def test_the_same_kind_is_merged(tmp_path: Path):
-    below = write(tmp_path, MINIMAL + "teacher: {loss: {kind: ce, beta: 0.2, aggregate: mean}}\n", "below.yaml")
-    assert load_recipe(below, ["teacher.loss.beta=0.3"]).teacher.loss == CE(beta=0.3, aggregate="mean")
-    config = load_recipe(write(tmp_path, "extends: below.yaml\nteacher: {loss: {kind: ce, beta: 0.4}}\nprompts: {kind: tiny, count: 9}\n"))
+    below = write(
+        tmp_path,
+        MINIMAL + "teacher: {loss: {kind: ce, beta: 0.2, aggregate: mean}}\n",
+        "below.yaml",
+    )
+    assert load_recipe(below, ["teacher.loss.beta=0.3"]).teacher.loss == CE(
+        beta=0.3, aggregate="mean"
+    )
+    config = load_recipe(
+        write(
+            tmp_path,
+            "extends: below.yaml\nteacher: {loss: {kind: ce, beta: 0.4}}\nprompts: {kind: tiny, "
+            "count: 9}\n",
+        )
+    )
     assert config.teacher.loss == CE(beta=0.4, aggregate="mean")
     assert isinstance(config.prompts, TinyProblems) and config.prompts.count == 9
 
@@ -142,7 +190,10 @@ def test_the_same_kind_is_merged(tmp_path: Path):
         ("teacher.loss={kind: sapo, tau_neg: 2}", lambda c: c.teacher.loss == SAPO(tau_neg=2)),
         ("description=a = b", lambda c: c.description == "a = b"),
         ("name=7up", lambda c: c.name == "7up"),
-        ("evaluation.benchmarks.more={kind: tiny, split: test}", lambda c: set(c.evaluation.benchmarks) == {"test", "more"}),
+        (
+            "evaluation.benchmarks.more={kind: tiny, split: test}",
+            lambda c: set(c.evaluation.benchmarks) == {"test", "more"},
+        ),
     ],
 )
 def test_overrides_read_as_yaml(override: str, read):
@@ -153,7 +204,7 @@ def test_the_last_override_wins():
     assert load_recipe("tiny", ["seed=1", "seed=2"]).seed == 2
 
 
-# ------------------------------------------------------------------------------------------------------------------ what is wrong
+# ------------------------------------------------------------------------------------ what is wrong
 
 
 def test_a_wrong_name_names_the_right_ones():
@@ -175,7 +226,10 @@ def test_a_tab_names_its_line(tmp_path: Path):
     assert "line 2" in complaint(write(tmp_path, "model:\n\tkind: embedded\n"))
 
 
-@pytest.mark.parametrize(("text", "found"), [("- a\n- b\n", "list"), ("just words\n", "str"), ("", "NoneType"), ("3\n", "int")])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("- a\n- b\n", "list"), ("just words\n", "str"), ("", "NoneType"), ("3\n", "int")],
+)
 def test_a_recipe_is_a_mapping(tmp_path: Path, text: str, found: str):
     message = complaint(write(tmp_path, text))
     assert "mine.yaml" in message and found in message
@@ -220,7 +274,20 @@ def test_what_is_missing_is_named(tmp_path: Path):
     assert all(f"{part}: is missing" in message for part in ("model", "prompts", "evaluation"))
 
 
-@pytest.mark.parametrize("override", ["seed", "=3", "", "seed=[1", "name.first=a", "seed.x=1", ".=1", "a..b=1", "teacher.loss.kind.x=1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed",
+        "=3",
+        "",
+        "seed=[1",
+        "name.first=a",
+        "seed.x=1",
+        ".=1",
+        "a..b=1",
+        "teacher.loss.kind.x=1",
+    ],
+)
 def test_a_bad_override_is_refused(override: str):
     complaint("tiny", override)
 
@@ -254,7 +321,10 @@ def test_yaml_that_is_no_value_is_placed(tmp_path: Path, value: str):
     assert "--set" in complaint("tiny", f"seed={value}")
 
 
-@pytest.mark.parametrize("place", ["teacher.loss.beta", "sampling.temperature", "teacher.optimizer.lr", "decision.min_gain"])
+@pytest.mark.parametrize(
+    "place",
+    ["teacher.loss.beta", "sampling.temperature", "teacher.optimizer.lr", "decision.min_gain"],
+)
 @pytest.mark.parametrize("value", [".inf", ".nan"])
 def test_a_number_that_is_not_finite_is_refused(place: str, value: str):
     """It has no identity: the run would fail later, without a word about where it came from."""
@@ -265,19 +335,54 @@ def test_a_name_too_long_for_a_file():
     complaint("a" * 300 + ".yaml")
 
 
-# ------------------------------------------------------------------------------------------------------------------------ fuzzing
+# ------------------------------------------------------------------------------------------ fuzzing
 
 scalar = st.sampled_from(
-    ["1", "-3", "1e-4", "tiny", "on", "null", "[1, 2]", "{kind: ce}", "'x'", "2020-01-01", "!!binary aGk=", ".nan", "~"]
+    [
+        "1",
+        "-3",
+        "1e-4",
+        "tiny",
+        "on",
+        "null",
+        "[1, 2]",
+        "{kind: ce}",
+        "'x'",
+        "2020-01-01",
+        "!!binary aGk=",
+        ".nan",
+        "~",
+    ]
 ) | st.text(max_size=8)
 key = st.sampled_from(
-    ["name", "seed", "model", "prompts", "teacher", "steps", "kind", "extends", "evaluation", "1", "keep", "? a", "<<"]
+    [
+        "name",
+        "seed",
+        "model",
+        "prompts",
+        "teacher",
+        "steps",
+        "kind",
+        "extends",
+        "evaluation",
+        "1",
+        "keep",
+        "? a",
+        "<<",
+    ]
 ) | st.text(max_size=5)
-line = st.builds(lambda indent, name, value: f"{' ' * indent}{name}: {value}", st.sampled_from([0, 0, 2, 4]), key, scalar)
+line = st.builds(
+    lambda indent, name, value: f"{' ' * indent}{name}: {value}",
+    st.sampled_from([0, 0, 2, 4]),
+    key,
+    scalar,
+)
 yamlish = st.lists(line | st.text(max_size=20), max_size=8).map("\n".join)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=yamlish)
 def test_whatever_a_recipe_holds_it_loads_or_is_a_valueerror(tmp_path: Path, text: str):
     path = tmp_path / "fuzz.yaml"
@@ -290,7 +395,11 @@ def test_whatever_a_recipe_holds_it_loads_or_is_a_valueerror(tmp_path: Path, tex
 
 @settings(max_examples=150, deadline=None)
 @given(
-    override=st.builds(lambda path, value: f"{'.'.join(path)}={value}", st.lists(key, min_size=1, max_size=3), scalar)
+    override=st.builds(
+        lambda path, value: f"{'.'.join(path)}={value}",
+        st.lists(key, min_size=1, max_size=3),
+        scalar,
+    )
     | st.text(max_size=20)
 )
 def test_whatever_an_override_says_it_loads_or_is_a_valueerror(override: str):

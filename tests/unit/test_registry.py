@@ -1,4 +1,6 @@
-"""The registry on real databases: SQLite, and PostgreSQL where it is installed or ERPD_TEST_POSTGRES names a server."""
+"""The registry on real databases: SQLite, and PostgreSQL where it is installed or
+ERPD_TEST_POSTGRES names a server.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 
 from erpd_core.refs import Decision, EvalReport, Score
 from tasks.registry import Registry, database
-from tasks.registry.models import ArtifactRow, Base, EdgeRow
+from tasks.registry.tables import ArtifactRow, Base, EdgeRow
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +42,9 @@ def count(url: str) -> dict[str, int]:
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         rows = {
-            table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            table.name: connection.execute(
+                sa.select(sa.func.count()).select_from(table)
+            ).scalar_one()
             for table in Base.metadata.sorted_tables
         }
     engine.dispose()
@@ -49,25 +53,62 @@ def count(url: str) -> dict[str, int]:
 
 def report(policy: str, avg: float = 0.5, kl: float = 0.25) -> EvalReport:
     score = Score(avg=avg, k=4, problems=32, ci95=(avg - 0.1, avg + 0.1))
-    return EvalReport(policy=policy, scores={"tiny-test": score}, kl_old=kl, kl_base=kl, entropy=1.5, length=12.0)
+    return EvalReport(
+        policy=policy, scores={"tiny-test": score}, kl_old=kl, kl_base=kl, entropy=1.5, length=12.0
+    )
 
 
-DECISION = Decision(strategy="S1", reason="the teacher is better", evidence={"gain": 0.125}, alternatives={"S2": "no weak teacher"})
+DECISION = Decision(
+    strategy="S1",
+    reason="the teacher is better",
+    evidence={"gain": 0.125},
+    alternatives={"S2": "no weak teacher"},
+)
 
 
 def one_iteration(registry: Registry) -> None:
-    """base -> rollouts (with problems) -> column, teacher -> signal -> student, told to the registry as a campaign does."""
-    registry.campaign_started("c-1", "demo", "quickstart", {"seed": 0, "teacher": {"loss": {"kind": "sapo"}}}, git_commit="abc")
+    """base -> rollouts (with problems) -> column, teacher -> signal -> student, told to the
+    registry as a campaign does.
+    """
+    registry.campaign_started(
+        "c-1",
+        "demo",
+        "quickstart",
+        {"seed": 0, "teacher": {"loss": {"kind": "sapo"}}},
+        git_commit="abc",
+    )
     registry.record_artifact("base", "policy", {"name": "tiny"})
     registry.record_artifact("problems", "problems", {"kind": "tiny"}, meta={"count": 8})
     registry.record_artifact(
-        "rollouts", "rollouts", {"samples": 4}, {"policy": "base", "problems": "problems"}, {"tokens": 99}, seconds=2.0
+        "rollouts",
+        "rollouts",
+        {"samples": 4},
+        {"policy": "base", "problems": "problems"},
+        {"tokens": 99},
+        seconds=2.0,
     )
     registry.record_artifact("lp-old", "column", {}, {"policy": "base", "rollouts": "rollouts"})
-    registry.record_artifact("teacher", "policy", {"step": 40}, [("init", "base"), ("rollouts", "rollouts"), ("loss-old", "lp-old")])
-    registry.record_artifact("lp-teacher", "column", {}, {"policy": "teacher", "rollouts": "rollouts"})
-    registry.record_artifact("signal", "signal", {"whiten": "shift"}, {"numerator": "lp-teacher", "denominator": "lp-old"})
-    registry.record_artifact("student", "policy", {"step": 10}, {"init": "base", "signal": "signal", "rollouts": "rollouts"})
+    registry.record_artifact(
+        "teacher",
+        "policy",
+        {"step": 40},
+        [("init", "base"), ("rollouts", "rollouts"), ("loss-old", "lp-old")],
+    )
+    registry.record_artifact(
+        "lp-teacher", "column", {}, {"policy": "teacher", "rollouts": "rollouts"}
+    )
+    registry.record_artifact(
+        "signal",
+        "signal",
+        {"whiten": "shift"},
+        {"numerator": "lp-teacher", "denominator": "lp-old"},
+    )
+    registry.record_artifact(
+        "student",
+        "policy",
+        {"step": 10},
+        {"init": "base", "signal": "signal", "rollouts": "rollouts"},
+    )
     registry.attach("c-1", 0, "base", "base")
     registry.attach("c-1", 1, "teacher", "teacher")
     registry.attach("c-1", 1, "student", "student")
@@ -85,7 +126,9 @@ def test_saying_everything_twice_changes_nothing(registry: Registry, url: str):
         **{"campaign_artifacts": 3, "reports": 3, "scores": 3},
     }
     one_iteration(registry)
-    registry.record_artifact("rollouts", "rollouts", {"samples": 4}, {"policy": "base", "problems": "problems"})
+    registry.record_artifact(
+        "rollouts", "rollouts", {"samples": 4}, {"policy": "base", "problems": "problems"}
+    )
 
     assert count(url) == before
     rollouts = registry.artifact("rollouts")
@@ -95,12 +138,21 @@ def test_saying_everything_twice_changes_nothing(registry: Registry, url: str):
 def test_a_campaign_runs_ends_and_is_resumed(registry: Registry):
     registry.campaign_started("c-1", "demo", "quickstart", {"seed": 0}, git_commit="abc")
     started = registry.campaign("c-1")
-    assert (started.status, started.finished_at, started.config, started.git_commit) == ("running", None, {"seed": 0}, "abc")
+    assert (started.status, started.finished_at, started.config, started.git_commit) == (
+        "running",
+        None,
+        {"seed": 0},
+        "abc",
+    )
     assert abs((datetime.now(UTC) - started.created_at).total_seconds()) < 60
 
     registry.campaign_finished("c-1", "failed")
     failed = registry.campaign("c-1")
-    assert failed.status == "failed" and failed.finished_at is not None and failed.finished_at >= started.created_at
+    assert (
+        failed.status == "failed"
+        and failed.finished_at is not None
+        and failed.finished_at >= started.created_at
+    )
 
     registry.campaign_started("c-1", "demo", "quickstart", {"seed": 0})
     assert registry.campaign("c-1") == started
@@ -120,23 +172,40 @@ def test_a_resumed_iteration_keeps_the_seconds_of_phases_it_skipped(registry: Re
 
 def test_reports_come_back_as_they_were_and_the_last_one_counts(registry: Registry):
     one_iteration(registry)
-    assert [(one.iteration, one.role) for one in registry.reports("c-1")] == [(0, "base"), (1, "student"), (1, "teacher")]
+    assert [(one.iteration, one.role) for one in registry.reports("c-1")] == [
+        (0, "base"),
+        (1, "student"),
+        (1, "teacher"),
+    ]
     assert registry.reports("c-1")[1].report == report("student", 0.7)
 
     again = report("student", 0.9, kl=math.inf).model_copy(update={"entropy": math.nan})
     registry.record_report("c-1", 1, "student", again)
     read = registry.reports("c-1")[1].report
-    assert read.scores["tiny-test"].avg == 0.9 and read.kl_old == math.inf and math.isnan(read.entropy)
+    assert (
+        read.scores["tiny-test"].avg == 0.9 and read.kl_old == math.inf and math.isnan(read.entropy)
+    )
     assert registry.scores("student") == {"tiny-test": [again.scores["tiny-test"]]}
 
-    registry.record_scores("student", {"tiny-test": Score(avg=0.5, k=1, problems=32, ci95=(0.4, 0.6))})
+    registry.record_scores(
+        "student", {"tiny-test": Score(avg=0.5, k=1, problems=32, ci95=(0.4, 0.6))}
+    )
     assert [score.k for score in registry.scores("student")["tiny-test"]] == [1, 4]
 
 
 def test_the_registry_says_what_produced_a_student_and_what_came_of_it(registry: Registry):
     one_iteration(registry)
     made_from = registry.lineage("student")
-    assert made_from.ids == {"student", "base", "problems", "rollouts", "lp-old", "teacher", "lp-teacher", "signal"}
+    assert made_from.ids == {
+        "student",
+        "base",
+        "problems",
+        "rollouts",
+        "lp-old",
+        "teacher",
+        "lp-teacher",
+        "signal",
+    }
     assert [(line.depth, line.role, line.artifact.id) for line in made_from.lines[:5]] == [
         (0, None, "student"),
         (1, "init", "base"),
@@ -145,7 +214,12 @@ def test_the_registry_says_what_produced_a_student_and_what_came_of_it(registry:
         (2, "problems", "problems"),
     ]
     assert len(made_from.lines) == 1 + 14  # the root, and every edge once
-    assert [line.artifact.id for line in made_from.lines if line.repeated] == ["rollouts", "lp-old", "rollouts", "rollouts"]
+    assert [line.artifact.id for line in made_from.lines if line.repeated] == [
+        "rollouts",
+        "lp-old",
+        "rollouts",
+        "rollouts",
+    ]
 
     came = registry.descendants("teacher")
     assert [(line.depth, line.role, line.artifact.id) for line in came.lines] == [
@@ -167,8 +241,13 @@ def test_a_chain_deeper_than_python_recurses_is_walked(registry: Registry, url: 
     blank = {"kind": "policy", "spec": {}, "meta": {}, "created_at": datetime.now(UTC)}
     engine = sa.create_engine(url)
     with engine.begin() as connection:  # at once, since a commit for each would take seconds
-        connection.execute(sa.insert(ArtifactRow), [blank | {"id": f"p-{step}"} for step in range(1, 1201)])
-        connection.execute(sa.insert(EdgeRow), [{"child": f"p-{n}", "parent": f"p-{n - 1}", "role": "init"} for n in range(1, 1201)])
+        connection.execute(
+            sa.insert(ArtifactRow), [blank | {"id": f"p-{step}"} for step in range(1, 1201)]
+        )
+        connection.execute(
+            sa.insert(EdgeRow),
+            [{"child": f"p-{n}", "parent": f"p-{n - 1}", "role": "init"} for n in range(1, 1201)],
+        )
     engine.dispose()
     assert registry.lineage("p-1200").lines[-1].depth == 1200
     assert len(registry.descendants("p-0").ids) == 1201
@@ -181,7 +260,9 @@ def test_campaigns_are_found_by_id_name_or_beginning(registry: Registry):
     assert registry.campaign("c-1").id == "c-1"
     assert registry.campaign("night").id == registry.campaign("nig").id == "c-2"
     assert registry.campaign("d-").id == "d-3"
-    with pytest.raises(LookupError, match=r"^'n' fits several campaigns: noon, night; give more of the name$"):
+    with pytest.raises(
+        LookupError, match=r"^'n' fits several campaigns: noon, night; give more of the name$"
+    ):
         registry.campaign("n")
     with pytest.raises(LookupError, match=r"^no campaign 'dawn'; known: noon, night$"):
         registry.campaign("dawn")
@@ -214,9 +295,18 @@ def test_a_campaign_that_is_forgotten_holds_nothing_until_it_is_started_again(re
     registry.campaign_started("c-2", "other", "quickstart", {})
     registry.attach("c-2", 1, "teacher", "teacher")
     held = registry.held()
-    assert [str(place) for place in held] == ["c-2:1.teacher", "c-1:0.base", "c-1:1.student", "c-1:1.teacher"]
+    assert [str(place) for place in held] == [
+        "c-2:1.teacher",
+        "c-1:0.base",
+        "c-1:1.student",
+        "c-1:1.teacher",
+    ]
     assert {place.artifact for place in held} == {"base", "teacher", "student"}
-    assert {name for name in ("base", "problems", "lp-old", "signal", "student") if registry.is_held(name)} == {
+    assert {
+        name
+        for name in ("base", "problems", "lp-old", "signal", "student")
+        if registry.is_held(name)
+    } == {
         *("base", "problems", "lp-old", "signal", "student"),
     }
 
@@ -224,11 +314,18 @@ def test_a_campaign_that_is_forgotten_holds_nothing_until_it_is_started_again(re
     forgotten = registry.campaign("c-1").forgotten_at
     assert forgotten is not None and abs((datetime.now(UTC) - forgotten).total_seconds()) < 60
     assert [str(place) for place in registry.held()] == ["c-2:1.teacher"]
-    assert {name: registry.is_held(name) for name in ("student", "signal", "lp-teacher", "teacher", "rollouts", "base")} == {
+    assert {
+        name: registry.is_held(name)
+        for name in ("student", "signal", "lp-teacher", "teacher", "rollouts", "base")
+    } == {
         **{"student": False, "signal": False, "lp-teacher": False},  # made after the teacher
         **{"teacher": True, "rollouts": True, "base": True},  # it was made from these
     }
-    assert [str(place) for place in registry.places(["student", "teacher"])] == ["c-2:1.teacher", "c-1:1.student", "c-1:1.teacher"]
+    assert [str(place) for place in registry.places(["student", "teacher"])] == [
+        "c-2:1.teacher",
+        "c-1:1.student",
+        "c-1:1.teacher",
+    ]
     assert [one.id for one in registry.campaigns()] == ["c-2", "c-1"], "it is still known"
 
     registry.forget("c-1")
@@ -239,18 +336,29 @@ def test_a_campaign_that_is_forgotten_holds_nothing_until_it_is_started_again(re
         registry.forget("c-9")
 
 
-def test_what_was_removed_stays_known_and_is_there_again_when_it_is_recorded_again(registry: Registry):
+def test_what_was_removed_stays_known_and_is_there_again_when_it_is_recorded_again(
+    registry: Registry,
+):
     one_iteration(registry)
     before = registry.artifact("student")
     registry.removed("student")
     removed = registry.artifact("student")
-    assert removed.removed_at is not None and removed.model_copy(update={"removed_at": None}) == before
-    assert [line.artifact.id for line in registry.lineage("student").lines if line.artifact.removed_at] == ["student"]
+    assert (
+        removed.removed_at is not None and removed.model_copy(update={"removed_at": None}) == before
+    )
+    assert [
+        line.artifact.id for line in registry.lineage("student").lines if line.artifact.removed_at
+    ] == ["student"]
     registry.removed("student")
     registry.removed("never recorded")
     assert registry.artifact("student") == removed
 
-    registry.record_artifact("student", "policy", {"step": 10}, {"init": "base", "signal": "signal", "rollouts": "rollouts"})
+    registry.record_artifact(
+        "student",
+        "policy",
+        {"step": 10},
+        {"init": "base", "signal": "signal", "rollouts": "rollouts"},
+    )
     assert registry.artifact("student") == before
 
 
@@ -258,15 +366,30 @@ def test_edges_are_every_child_with_every_parent(registry: Registry):
     one_iteration(registry)
     edges = registry.edges()
     assert len(edges) == len(set(edges)) == 14
-    assert {parent for child, parent in edges if child == "student"} == {"base", "signal", "rollouts"}
+    assert {parent for child, parent in edges if child == "student"} == {
+        "base",
+        "signal",
+        "rollouts",
+    }
 
 
 def test_an_artifact_is_found_by_a_beginning_that_only_it_has(registry: Registry):
     for name in ("policy-ab", "policy-abc", "policy-b%", "policy-B_"):
         registry.record_artifact(name, "policy", {})
-    found = {text: registry.find_artifact(text).id for text in ("policy-ab", "policy-abc", "policy-b", "policy-B")}
-    assert found == {"policy-ab": "policy-ab", "policy-abc": "policy-abc", "policy-b": "policy-b%", "policy-B": "policy-B_"}
-    with pytest.raises(LookupError, match=r"^'policy-a' begins several artifacts: policy-ab, policy-abc; give more of it$"):
+    found = {
+        text: registry.find_artifact(text).id
+        for text in ("policy-ab", "policy-abc", "policy-b", "policy-B")
+    }
+    assert found == {
+        "policy-ab": "policy-ab",
+        "policy-abc": "policy-abc",
+        "policy-b": "policy-b%",
+        "policy-B": "policy-B_",
+    }
+    with pytest.raises(
+        LookupError,
+        match=r"^'policy-a' begins several artifacts: policy-ab, policy-abc; give more of it$",
+    ):
         registry.find_artifact("policy-a")
     for wrong in ("policy-x", "policy-__", "%", "POLICY-ab"):
         with pytest.raises(LookupError, match="no artifact"):
@@ -277,14 +400,19 @@ def test_more_artifacts_than_a_statement_may_name_are_placed(registry: Registry,
     registry.campaign_started("c-1", "demo", "quickstart", {})
     registry.record_artifact("last", "policy", {})
     registry.attach("c-1", 1, "student", "last")
-    assert [str(place) for place in registry.places([*(f"none-{number}" for number in range(70_000)), "last"])] == ["c-1:1.student"]
+    assert [
+        str(place)
+        for place in registry.places([*(f"none-{number}" for number in range(70_000)), "last"])
+    ] == ["c-1:1.student"]
 
 
 def test_migrations_lead_to_the_models_and_back(url: str):
     engine = database.connect(url)
     database.upgrade(engine)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
         assert compare_metadata(context, Base.metadata) == []
         assert context.get_current_revision() is not None
     database.downgrade(engine, "base")
@@ -303,17 +431,31 @@ def test_each_step_down_and_up_keeps_what_both_sides_have_a_place_for(registry: 
 
     engine = database.connect(url)
     database.downgrade(engine, "0001")
-    columns = {name: {column["name"] for column in sa.inspect(engine).get_columns(name)} for name in ("artifacts", "campaigns")}
+    columns = {
+        name: {column["name"] for column in sa.inspect(engine).get_columns(name)}
+        for name in ("artifacts", "campaigns")
+    }
     assert "removed_at" not in columns["artifacts"] and "forgotten_at" not in columns["campaigns"]
     with engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT count(*) FROM edges")).scalar_one() == rows["edges"]
+        assert (
+            connection.execute(sa.text("SELECT count(*) FROM edges")).scalar_one() == rows["edges"]
+        )
     engine.dispose()
 
     again = Registry(url)  # which brings the schema up to date
     assert count(url) == rows
     assert again.artifact("student") == before[0].model_copy(update={"removed_at": None})
     assert again.campaign("c-1") == before[1].model_copy(update={"forgotten_at": None})
-    assert again.lineage("student").ids == {"student", "base", "problems", "rollouts", "lp-old", "teacher", "lp-teacher", "signal"}
+    assert again.lineage("student").ids == {
+        "student",
+        "base",
+        "problems",
+        "rollouts",
+        "lp-old",
+        "teacher",
+        "lp-teacher",
+        "signal",
+    }
     again.close()
 
 
@@ -341,10 +483,19 @@ for index in range(25):
 
 @pytest.mark.slow
 def test_two_processes_make_one_database_and_share_it(url: str):
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, name], cwd=ROOT, stderr=subprocess.PIPE, text=True) for name in "ab"]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, url, name], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for name in "ab"
+    ]
     errors = [writer.communicate(timeout=120)[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], errors
-    assert count(url)["artifacts"] == 101 and count(url)["campaigns"] == 1 and count(url)["edges"] == 50
+    assert (
+        count(url)["artifacts"] == 101
+        and count(url)["campaigns"] == 1
+        and count(url)["edges"] == 50
+    )
 
 
 def test_threads_may_share_a_registry_from_its_first_moment(url: str):

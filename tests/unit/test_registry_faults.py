@@ -1,4 +1,6 @@
-"""A SQLite database that is damaged is found, named with what to do, and never hangs; the views are set aside and begun anew."""
+"""A SQLite database that is damaged is found, named with what to do, and never hangs; the views
+are set aside and begun anew.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.host.sqlite import damage, set_aside_if_damaged
 from tasks.registry import Registry
-from tasks.sqlite_files import damage, set_aside_if_damaged
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +40,13 @@ def cut_within_a_page(path: Path) -> None:
     os.truncate(path, path.stat().st_size - PAGE - 100)
 
 
-HARMS = [overwritten_header, overwritten_page, overwritten_everywhere_but_the_first, cut_short, cut_within_a_page]
+HARMS = [
+    overwritten_header,
+    overwritten_page,
+    overwritten_everywhere_but_the_first,
+    cut_short,
+    cut_within_a_page,
+]
 
 
 def _overwrite(path: Path, at: int, data: bytes) -> None:
@@ -51,18 +59,28 @@ def filled(path: Path) -> Path:
     registry = Registry(f"sqlite:///{path}")
     registry.campaign_started("c-1", "demo", "tiny", {"text": "x" * 500})
     for number in range(60):
-        registry.record_artifact(f"policy-{number}", "policy", {"text": "x" * 500}, [("init", f"policy-{number - 1}")] if number else [])
+        registry.record_artifact(
+            f"policy-{number}",
+            "policy",
+            {"text": "x" * 500},
+            [("init", f"policy-{number - 1}")] if number else [],
+        )
         registry.attach("c-1", number, "student", f"policy-{number}")
     registry.close()
     return path
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_registry_is_named_and_left_where_it_is(tmp_path: Path, harm: Callable[[Path], None]):
+def test_a_damaged_registry_is_named_and_left_where_it_is(
+    tmp_path: Path, harm: Callable[[Path], None]
+):
     path = filled(tmp_path / "registry.db")
     harm(path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"the registry {path} is damaged .*put a backup in its place, or move it away") as told:
+    with pytest.raises(
+        ValueError,
+        match=f"the registry {path} is damaged .*put a backup in its place, or move it away",
+    ) as told:
         Registry(f"sqlite:///{path}").check()
     assert "\n" not in str(told.value)
     assert path.read_bytes() == before
@@ -81,7 +99,9 @@ def test_a_sound_registry_passes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_view_makes_way_for_a_new_one(tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture):
+def test_a_damaged_view_makes_way_for_a_new_one(
+    tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+):
     path = filled(tmp_path / "prefect.db")
     harm(path)
     harmed = path.read_bytes()
@@ -92,7 +112,9 @@ def test_a_damaged_view_makes_way_for_a_new_one(tmp_path: Path, harm: Callable[[
     aside, *logs = sorted(tmp_path.glob("prefect.db.damaged-*"))
     assert aside.read_bytes() == harmed and Path(f"{aside}-wal") in logs
     (said,) = [record.getMessage() for record in caplog.records if record.name == "erpd"]
-    assert said.startswith(f"{path} is damaged (") and said.endswith(f"it is set aside as {aside.name}: its history begins anew")
+    assert said.startswith(f"{path} is damaged (") and said.endswith(
+        f"it is set aside as {aside.name}: its history begins anew"
+    )
     assert "\n" not in said
 
 
@@ -104,5 +126,7 @@ def test_a_database_that_is_sound_in_use_or_not_there_stays(tmp_path: Path):
         writer.rollback()
     writer.close()
     set_aside_if_damaged(tmp_path / "none.db", "")
-    assert damage(path) is None and sorted(one.name for one in tmp_path.glob("*.db")) == ["mlflow.db"]
+    assert damage(path) is None and sorted(one.name for one in tmp_path.glob("*.db")) == [
+        "mlflow.db"
+    ]
     assert not list(tmp_path.glob("*.damaged-*"))

@@ -1,4 +1,6 @@
-"""`erpd report` on real registries and stores: what the page says, that it is safe and whole, and that part of a campaign is enough."""
+"""`erpd report` on real registries and stores: what the page says, that it is safe and whole,
+and that part of a campaign is enough.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ from pages import HOSTILE, Page
 from rich.console import Console
 
 from erpd_core.refs import Decision, EvalReport, Score
-from flows.recipes import load_recipe
-from flows.report import PNGS, command, evidence_lines, write_report
-from flows.results import rich_table, summary, table_rows
-from tasks.figures import pareto_front
+from flows.recipes.load import load_recipe
+from flows.reports.campaign import PNGS, command, evidence_lines, write_report
+from flows.reports.figures.campaign import pareto_front
+from flows.reports.results import rich_table, summary, table_rows
 from tasks.registry import Registry
 from tasks.store import Store
 
@@ -46,51 +48,100 @@ class Lab:
         return self
 
     def policy(self, name: str, role: str, step: int, iteration: int) -> str:
-        return self._artifact("policy", name, {"id": f"policy-{name}", "role": role, "step": step}, iteration, role)
+        return self._artifact(
+            "policy", name, {"id": f"policy-{name}", "role": role, "step": step}, iteration, role
+        )
 
-    def measure(self, iteration: int, role: str, policy: str, kl_old: float, kl_base: float, **scores: float) -> None:
+    def measure(
+        self, iteration: int, role: str, policy: str, kl_old: float, kl_base: float, **scores: float
+    ) -> None:
         """A report; every score has an interval of 3 points to each side."""
-        found = {name: Score(avg=avg, k=8, problems=200, ci95=(avg - 0.03, avg + 0.03)) for name, avg in scores.items()}
-        report = EvalReport(policy=f"policy-{policy}", scores=found, kl_old=kl_old, kl_base=kl_base, entropy=0.25, length=8.5)
+        found = {
+            name: Score(avg=avg, k=8, problems=200, ci95=(avg - 0.03, avg + 0.03))
+            for name, avg in scores.items()
+        }
+        report = EvalReport(
+            policy=f"policy-{policy}",
+            scores=found,
+            kl_old=kl_old,
+            kl_base=kl_base,
+            entropy=0.25,
+            length=8.5,
+        )
         self.registry.record_report("tiny-1", iteration, role, report)
 
-    def evaluate(self, iteration: int, role: str, policy: str, turned: int | None, **pass_at_8: float) -> None:
+    def evaluate(
+        self, iteration: int, role: str, policy: str, turned: int | None, **pass_at_8: float
+    ) -> None:
         """What lies beside the report of an evaluation."""
         ref = {"policy": f"policy-{policy}"}
-        with self.store.build("evaluation", {"policy": policy, "iteration": iteration, "role": role}, {}, 1) as build:
+        with self.store.build(
+            "evaluation", {"policy": policy, "iteration": iteration, "role": role}, {}, 1
+        ) as build:
             assert build is not None
             details = {
-                name: {"pass_at_k": {"1": 0.5, "8": value}, "majority": None, "majority_ci95": None, "truncated": 0.031, "unanswered": 0.25,
-                       "length": 812.54, "entropy": 0.31, "kl_old": 0.01, "kl_base": 0.02}
+                name: {
+                    "pass_at_k": {"1": 0.5, "8": value},
+                    "majority": None,
+                    "majority_ci95": None,
+                    "truncated": 0.031,
+                    "unanswered": 0.25,
+                    "length": 812.54,
+                    "entropy": 0.31,
+                    "kl_old": 0.01,
+                    "kl_base": 0.02,
+                }
                 for name, value in pass_at_8.items()
-            }  # fmt: skip
+            }
             build.put("details.json", lambda path: path.write_text(json.dumps(details)))
             if turned is not None:
-                judged = {"id": "judged-x", "rollouts": "rollouts-x", "outcomes": {"same": turned, "different": 3}, "calls": 9, "tokens": 1,
-                          "spent": None}  # fmt: skip
-                build.put("judge.json", lambda path: path.write_text(json.dumps(dict.fromkeys(pass_at_8, judged))))
+                judged = {
+                    "id": "judged-x",
+                    "rollouts": "rollouts-x",
+                    "outcomes": {"same": turned, "different": 3},
+                    "calls": 9,
+                    "tokens": 1,
+                    "spent": None,
+                }
+                build.put(
+                    "judge.json",
+                    lambda path: path.write_text(json.dumps(dict.fromkeys(pass_at_8, judged))),
+                )
             evaluation = build.commit({"ref": ref}).id
         self.registry.record_artifact(evaluation, "evaluation", {}, meta={"ref": ref}, seconds=1.0)
         self.registry.attach("tiny-1", iteration, f"{role} evaluation", evaluation)
 
-    def train(self, iteration: int, role: str, steps: int, validation: dict[int, float] | None = None) -> None:
+    def train(
+        self, iteration: int, role: str, steps: int, validation: dict[int, float] | None = None
+    ) -> None:
         with self.store.build("training", {"iteration": iteration, "role": role}, {}, 1) as build:
             assert build is not None
             build.put(
-                "records.jsonl", lambda path: path.write_text("".join(json.dumps(record(step)) + "\n" for step in range(1, steps + 1)))
+                "records.jsonl",
+                lambda path: path.write_text(
+                    "".join(json.dumps(record(step)) + "\n" for step in range(1, steps + 1))
+                ),
             )
             training = build.commit({"ref": {}}).id
         self.registry.record_artifact(training, "training", {}, meta={}, seconds=9.1)
         self.registry.attach("tiny-1", iteration, f"{role} training", training)
         for step, accuracy in (validation or {}).items():
             ref = {"policy": {"id": "policy-t", "role": role, "step": step}, "accuracy": accuracy}
-            self._artifact("rollouts", f"{role}{iteration}at{step}", ref, iteration, f"{role} validation")
+            self._artifact(
+                "rollouts", f"{role}{iteration}at{step}", ref, iteration, f"{role} validation"
+            )
 
-    def decide(self, iteration: int, strategy: Any, reason: str = "the teacher is better", **evidence: Any) -> None:
-        decision = Decision(strategy=strategy, reason=reason, evidence=evidence, alternatives={"S2": "S1 applies"})
+    def decide(
+        self, iteration: int, strategy: Any, reason: str = "the teacher is better", **evidence: Any
+    ) -> None:
+        decision = Decision(
+            strategy=strategy, reason=reason, evidence=evidence, alternatives={"S2": "S1 applies"}
+        )
         self.registry.record_decision("tiny-1", iteration, decision)
 
-    def _artifact(self, kind: Any, name: str, ref: dict[str, Any], iteration: int, role: str) -> str:
+    def _artifact(
+        self, kind: Any, name: str, ref: dict[str, Any], iteration: int, role: str
+    ) -> str:
         self.registry.record_artifact(f"{kind}-{name}", kind, {}, meta={"ref": ref}, seconds=0.5)
         self.registry.attach("tiny-1", iteration, role, f"{kind}-{name}")
         return name
@@ -118,13 +169,17 @@ def record(step: int) -> dict[str, float]:
 
 
 def run_campaign(lab: Lab) -> None:
-    """Three iterations: a gain that the student keeps for the most part, one beyond its teacher, and a stop."""
+    """Three iterations: a gain that the student keeps for the most part, one beyond its teacher,
+    and a stop.
+    """
     lab.measure(0, "base", "base", 0.0, 0.0, test=0.500)
     lab.policy("teacher1", "teacher", 20, 1)
     lab.policy("student1", "student", 16, 1)
     lab.train(1, "teacher", 60, {20: 0.81, 40: 0.79, 60: 0.74})
     start = {"avg": 0.5, "k": 8, "problems": 128, "ci95": [0.47, 0.53]}
-    lab.decide(1, "S1", start=start, teacher_minus_start=0.312, standard_error=0.019, teacher_step=20)
+    lab.decide(
+        1, "S1", start=start, teacher_minus_start=0.312, standard_error=0.019, teacher_step=20
+    )
     lab.train(1, "student", 16)
     lab.evaluate(0, "base", "base", None, test=0.75)
     lab.evaluate(1, "student", "student1", 17, test=0.925)
@@ -167,11 +222,49 @@ def page(finished: Lab) -> Page:
 
 
 def test_the_table_holds_every_measured_policy_in_order(finished: Lab, page: Page):
-    assert page.row("base") == ["base", "", "50.0 [47.0, 53.0]", "", "0.000", "0.000", "0.250", "8.5", "0"]
-    assert page.row("teacher 1") == ["teacher 1", "", "80.0 [77.0, 83.0]", "+30.0", "0.200", "0.200", "0.250", "8.5", "20"]
-    assert page.row("student 1") == ["student 1", "S1", "77.0 [74.0, 80.0]", "+27.0", "0.050", "0.050", "0.250", "8.5", "16"]
+    assert page.row("base") == [
+        "base",
+        "",
+        "50.0 [47.0, 53.0]",
+        "",
+        "0.000",
+        "0.000",
+        "0.250",
+        "8.5",
+        "0",
+    ]
+    assert page.row("teacher 1") == [
+        "teacher 1",
+        "",
+        "80.0 [77.0, 83.0]",
+        "+30.0",
+        "0.200",
+        "0.200",
+        "0.250",
+        "8.5",
+        "20",
+    ]
+    assert page.row("student 1") == [
+        "student 1",
+        "S1",
+        "77.0 [74.0, 80.0]",
+        "+27.0",
+        "0.050",
+        "0.050",
+        "0.250",
+        "8.5",
+        "16",
+    ]
     names = [row.name for row in table_rows(finished.registry, "tiny-1")]
-    assert names == ["base", "teacher 1", "student 1", "teacher 2", "student 2", "teacher 3", "student 3"]
+    assert names == [
+        "base",
+        "teacher 1",
+        "student 1",
+        "teacher 2",
+        "student 2",
+        "teacher 3",
+        "student 3",
+    ]
     assert page.row("teacher 2 (unlearned run)")[3] == "−20.0"
     assert page.row("student 3 (its start, kept)")[1] == "stop"
 
@@ -185,25 +278,41 @@ def test_more_of_each_benchmark_is_shown_where_the_store_has_it(page: Page):
     assert more["student 1"] == ["student 1", "test", "8", "92.5", *rest]
 
 
-def test_the_best_student_is_the_one_that_was_made_not_the_one_kept_at_a_stop(finished: Lab, page: Page):
-    assert [row.name for row in table_rows(finished.registry, "tiny-1") if row.best] == ["student 2"]
-    best = [attributes for tag, attributes in page.tags if tag == "tr" and "best" in (attributes.get("class") or "")]
+def test_the_best_student_is_the_one_that_was_made_not_the_one_kept_at_a_stop(
+    finished: Lab, page: Page
+):
+    assert [row.name for row in table_rows(finished.registry, "tiny-1") if row.best] == [
+        "student 2"
+    ]
+    best = [
+        attributes
+        for tag, attributes in page.tags
+        if tag == "tr" and "best" in (attributes.get("class") or "")
+    ]
     assert len(best) == 1
 
 
-def test_the_summary_says_what_came_out_in_numbers_that_can_be_checked_by_hand(finished: Lab, page: Page):
+def test_the_summary_says_what_came_out_in_numbers_that_can_be_checked_by_hand(
+    finished: Lab, page: Page
+):
     sentences = summary(table_rows(finished.registry, "tiny-1"))
     assert sentences[0] == (
-        "The best student (iteration 2) scores 81.2 % (test): +31.2 points against base (50.0 %), at 0.080 nats per token from it. "
+        "The best student (iteration 2) scores 81.2 % (test): +31.2 points against base (50.0 %), "
+        "at 0.080 nats per token from it. "
         "The two 95 % intervals do not overlap."
     )
     # 27 of 30 points; 0.05 of 0.20 nats
     assert sentences[1] == (
-        "Iteration 1 (S1): the student kept 90 % of the teacher's gain (+27.0 of +30.0 points) at 25 % of its KL to old "
+        "Iteration 1 (S1): the student kept 90 % of the teacher's gain (+27.0 of +30.0 points) at "
+        "25 % of its KL to old "
         "(0.050 against 0.200 nats per token)."
     )
-    # the start of iteration 2 is the student of iteration 1: 30 - 77 points, 81.2 - 77 points, 0.04 of 1.6 nats
-    assert "not clearly better than its start (−47.0 points); the student came to +4.2 points at 2 % of its KL" in sentences[2]
+    # the start of iteration 2 is the student of iteration 1: 30 - 77 points, 81.2 - 77 points, 0.04
+    # of 1.6 nats
+    assert (
+        "not clearly better than its start (−47.0 points); the student came to +4.2 points at 2 % "
+        "of its KL" in sentences[2]
+    )
     assert sentences[3] == "Iteration 3 stopped: its start was kept as it was."
     assert all(sentence in page.text for sentence in sentences)
 
@@ -217,7 +326,12 @@ def test_decisions_are_told_in_words(page: Page):
 
 
 def test_evidence_of_any_shape_is_shown():
-    shown = evidence_lines({"teacher_minus_student": {"1": {"difference": -0.02, "standard_error": 0.01}}, "new_key": [1, {"a": None}]})
+    shown = evidence_lines(
+        {
+            "teacher_minus_student": {"1": {"difference": -0.02, "standard_error": 0.01}},
+            "new_key": [1, {"a": None}],
+        }
+    )
     assert shown == [
         ("Teacher minus earlier students", "iteration 1: −2.0 points, standard error 1.0"),
         ("new key", "1, a: None"),
@@ -226,7 +340,10 @@ def test_evidence_of_any_shape_is_shown():
 
 def test_pictures_are_whole_and_the_same_in_the_page_and_beside_it(finished: Lab, page: Page):
     images = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
-    embedded = [base64.b64decode(image.removeprefix("data:image/png;base64,"), validate=True) for image in images]
+    embedded = [
+        base64.b64decode(image.removeprefix("data:image/png;base64,"), validate=True)
+        for image in images
+    ]
     assert sorted(embedded) == sorted((finished.out / name).read_bytes() for name in PNGS)
     for image in embedded:
         height, width, _ = imread(io.BytesIO(image), format="png").shape
@@ -260,7 +377,10 @@ def test_the_same_data_gives_the_same_bytes(finished: Lab, tmp_path: Path):
 
 def test_a_campaign_that_has_only_begun_has_a_page(lab: Lab):
     page = lab.start().write()
-    assert "Nothing has been measured yet." in page.text and "This campaign is still running" in page.text
+    assert (
+        "Nothing has been measured yet." in page.text
+        and "This campaign is still running" in page.text
+    )
     assert "img" not in page.names
 
 
@@ -272,12 +392,17 @@ def test_a_killed_campaign_shows_what_there_is(lab: Lab):
     lab.registry.campaign_finished("tiny-1", "killed")
     page = lab.write()
     assert "The base scores 50.0 % (test); no student has been measured yet." in page.text
-    assert "Iteration 1 (running): not decided yet." in page.text and "This campaign was killed" in page.text
+    assert (
+        "Iteration 1 (running): not decided yet." in page.text
+        and "This campaign was killed" in page.text
+    )
     assert {path.name for path in lab.out.glob("*.png")} == {"score_vs_kl.png", "teacher.png"}
 
 
 def test_lost_files_and_impossible_numbers_do_not_stop_a_report(lab: Lab):
-    """The store was emptied and a KL is NaN: the page loses curves and figures, and pictures of an earlier report go."""
+    """The store was emptied and a KL is NaN: the page loses curves and figures, and pictures of
+    an earlier report go.
+    """
     lab.start()
     lab.train(1, "student", 2)
     lab.measure(0, "base", "base", 0.0, 0.0, test=0.5)
@@ -290,11 +415,19 @@ def test_lost_files_and_impossible_numbers_do_not_stop_a_report(lab: Lab):
 
 
 def test_the_command_asks_for_the_same_config_again(lab: Lab):
-    settings = ("seed=3", "teacher.loss={kind: sapo}", "runtime.ray='off'", "teacher.optimizer.lr=1e-5", "description=it's <odd> & long")
+    settings = (
+        "seed=3",
+        "teacher.loss={kind: sapo}",
+        "runtime.ray='off'",
+        "teacher.optimizer.lr=1e-5",
+        "description=it's <odd> & long",
+    )
     line, exact = command(lab.start(settings=settings).registry.campaign("tiny-1"))
     words = shlex.split(line)
     assert exact and words[:3] == ["erpd", "run", "tiny"]
-    assert load_recipe("tiny", [word for word in words[3:] if word != "--set"]) == load_recipe("tiny", settings)
+    assert load_recipe("tiny", [word for word in words[3:] if word != "--set"]) == load_recipe(
+        "tiny", settings
+    )
 
 
 def test_a_recipe_that_is_gone_is_said_to_be_gone(lab: Lab):
@@ -309,7 +442,19 @@ def test_the_terminal_shows_the_same_numbers(finished: Lab):
     console.print(rich_table(table_rows(finished.registry, "tiny-1")))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     student = next(line for line in lines if "student 1" in line)
-    assert student.replace("│", " ").split() == ["student", "1", "S1", "77.0", "[74.0,", "80.0]", "0.050", "0.050", "0.250", "8.5", "16"]
+    assert student.replace("│", " ").split() == [
+        "student",
+        "1",
+        "S1",
+        "77.0",
+        "[74.0,",
+        "80.0]",
+        "0.050",
+        "0.050",
+        "0.250",
+        "8.5",
+        "16",
+    ]
 
 
 def test_an_unknown_campaign_is_refused(lab: Lab):
@@ -319,10 +464,19 @@ def test_an_unknown_campaign_is_refused(lab: Lab):
 
 
 def test_the_pareto_front_keeps_whom_no_other_beats():
-    assert pareto_front([(0.3, 0.9), (0.0, 0.5), (0.2, 0.7), (0.1, 0.8), (0.3, 0.6)]) == [(0.0, 0.5), (0.1, 0.8), (0.3, 0.9)]
+    assert pareto_front([(0.3, 0.9), (0.0, 0.5), (0.2, 0.7), (0.1, 0.8), (0.3, 0.6)]) == [
+        (0.0, 0.5),
+        (0.1, 0.8),
+        (0.3, 0.9),
+    ]
 
 
 def test_a_report_needs_neither_torch_nor_prefect():
-    code = "import flows.report, tasks.figures, sys; print(sorted({'torch', 'prefect', 'ray', 'mlflow'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        "import flows.reports.campaign, flows.reports.figures.campaign, sys; "
+        "print(sorted({'torch', 'prefect', 'ray', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,6 @@
-"""Rollouts and columns: shards go round into a batch, rewards are verdicts, log-probs are a plain forward's, work goes on at a shard."""
+"""Rollouts and columns: shards go round into a batch, rewards are verdicts, log-probs are a
+plain forward's, work goes on at a shard.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,21 @@ from erpd_core.config import SamplingConfig
 from erpd_core.faults import Fault
 from erpd_core.refs import PolicyRef
 from tasks.datasets import load_problems
+from tasks.execution.stage import fulfil
 from tasks.grading import Grader
-from tasks.models import load_policy
+from tasks.models.policy import load_policy
 from tasks.rollouts import SampleRollouts, load_batch, outcomes, seed_of, shards
-from tasks.score import ScoreRollouts, load_column
-from tasks.stage import fulfil
+from tasks.rollouts.score import ScoreRollouts, load_column
 from tasks.store import Store
 
 
 @pytest.fixture(scope="module")
 def rows(world: World) -> list[dict]:
-    return [row for path in shards(world.store, world.rollouts) for row in pq.read_table(path).to_pylist()]
+    return [
+        row
+        for path in shards(world.store, world.rollouts)
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def batch(world: World) -> TokenBatch:
     return load_batch(shards(world.store, world.rollouts))
 
 
-# ---------------------------------------------------------------------------------------------------------------------- shards
+# ------------------------------------------------------------------------------------------- shards
 
 
 def test_shards_hold_problem_after_problem_sample_after_sample(world: World, rows: list[dict]):
@@ -48,21 +54,27 @@ def test_shards_hold_problem_after_problem_sample_after_sample(world: World, row
         "shard-00002.parquet",
     ]
     problems = load_problems(world.store, world.problems)
-    assert [(row["problem"], row["sample"]) for row in rows] == [(one.id, n) for one in problems for n in range(8)]
+    assert [(row["problem"], row["sample"]) for row in rows] == [
+        (one.id, n) for one in problems for n in range(8)
+    ]
 
 
 def test_the_ref_says_what_the_shards_hold(world: World, rows: list[dict]):
     ref = world.rollouts
     assert (ref.sequences, ref.samples) == (len(rows), 8) == (64 * 8, 8)
     assert ref.tokens == sum(len(row["response_tokens"]) for row in rows)
-    assert ref.accuracy == pytest.approx(sum(row["verdict"] == "correct" for row in rows) / len(rows))
+    assert ref.accuracy == pytest.approx(
+        sum(row["verdict"] == "correct" for row in rows) / len(rows)
+    )
     assert 0.3 < ref.accuracy < 0.7, "the base has headroom, and something to learn from"
 
 
 def test_rewards_are_verdicts_and_verdicts_are_the_graders(world: World, rows: list[dict]):
     golds = {problem.id: problem.answer for problem in load_problems(world.store, world.problems)}
     with Grader() as grader:
-        verdicts = grader.grade_many([(golds[row["problem"]], row["text"]) for row in rows], extractor="hash")
+        verdicts = grader.grade_many(
+            [(golds[row["problem"]], row["text"]) for row in rows], extractor="hash"
+        )
     assert [row["verdict"] for row in rows] == list(verdicts)
     assert [row["reward"] for row in rows] == [float(verdict == "correct") for verdict in verdicts]
     for row in rows:  # and by the world's own rule, which knows no grader
@@ -95,29 +107,48 @@ def test_outcomes_are_by_problem(world: World, rows: list[dict]):
 
 
 def test_shard_size_does_not_change_what_is_sampled(world: World, rows: list[dict]):
-    """Up to one draw in some hundred that falls on a boundary, where a batch's shape moves a logit by 1e-6."""
+    """Up to one draw in some hundred that falls on a boundary, where a batch's shape moves a
+    logit by 1e-6.
+    """
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=10)
-    ref = fulfil(SampleRollouts(policy=world.base, problems=world.problems, sampling=sampling, seed=7), world.context)
+    ref = fulfil(
+        SampleRollouts(policy=world.base, problems=world.problems, sampling=sampling, seed=7),
+        world.context,
+    )
     others = [row for path in shards(world.store, ref) for row in pq.read_table(path).to_pylist()]
     assert len(list(shards(world.store, ref))) == 7
-    differing = [a["problem"] for a, b in zip(rows, others, strict=True) if a["response_tokens"] != b["response_tokens"]]
+    differing = [
+        a["problem"]
+        for a, b in zip(rows, others, strict=True)
+        if a["response_tokens"] != b["response_tokens"]
+    ]
     assert len(differing) <= len(rows) // 100
 
 
 def test_seeds_are_apart():
-    seeds = {seed_of(seed, problem, sample) for seed in range(3) for problem in ("a", "b", "a/1") for sample in range(20)}
+    seeds = {
+        seed_of(seed, problem, sample)
+        for seed in range(3)
+        for problem in ("a", "b", "a/1")
+        for sample in range(20)
+    }
     assert len(seeds) == 180 and all(0 <= seed < 2**64 for seed in seeds)
 
 
-# --------------------------------------------------------------------------------------------------------------------- columns
+# ------------------------------------------------------------------------------------------ columns
 
 
 def padded_reference(world: World, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies by transformers alone: right-padded rows, full logits, float32."""
-    model = AutoModelForCausalLM.from_pretrained(world.store.path(world.base.id), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        world.store.path(world.base.id), dtype=torch.float32
+    ).eval()
     lp, entropy = [], []
     for first in range(0, batch.sequences, 64):
-        rows = [torch.cat([batch.prompts[int(batch.group_S[s])], batch.response(s)]) for s in range(first, first + 64)]
+        rows = [
+            torch.cat([batch.prompts[int(batch.group_S[s])], batch.response(s)])
+            for s in range(first, first + 64)
+        ]
         width = max(map(len, rows))
         ids = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
         mask = torch.stack([(torch.arange(width) < len(row)).long() for row in rows])
@@ -140,7 +171,9 @@ def test_columns_are_those_of_a_plain_padded_forward(world: World, batch: TokenB
 
 
 def test_samples_are_as_likely_as_the_trainer_says(world: World, batch: TokenBatch):
-    """Sampled at temperature 1, mean(-lp) estimates the mean entropy: sampler and trainer are the same policy. Bound: 5 standard errors."""
+    """Sampled at temperature 1, mean(-lp) estimates the mean entropy: sampler and trainer are
+    the same policy. Bound: 5 standard errors.
+    """
     surprise = -load_column(world.store, world.old) - load_column(world.store, world.old, "entropy")
     assert abs(float(surprise.mean())) < 5 * float(surprise.std()) / len(surprise) ** 0.5
 
@@ -149,7 +182,10 @@ def test_a_column_does_not_depend_on_the_memory_it_may_use(world: World, tmp_pat
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     store.discard(world.old.id)
-    again = fulfil(ScoreRollouts(policy=world.base, rollouts=world.rollouts), context(store, token_budget=300, cpus=1))
+    again = fulfil(
+        ScoreRollouts(policy=world.base, rollouts=world.rollouts),
+        context(store, token_budget=300, cpus=1),
+    )
     assert again == world.old
     assert (load_column(store, again) - load_column(world.store, world.old)).abs().max() < 1e-4
 
@@ -163,10 +199,17 @@ def test_a_policy_of_another_vocabulary_is_refused(world: World, tmp_path: Path)
             if path.name != "manifest.json":
                 build.put(path.name, lambda target, path=path: shutil.copyfile(path, target))
         config = json.loads((build.folder / "config.json").read_text())
-        build.put("config.json", lambda target: target.write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 16})))
+        build.put(
+            "config.json",
+            lambda target: target.write_text(
+                json.dumps({**config, "vocab_size": config["vocab_size"] + 16})
+            ),
+        )
         build.commit({})
     with pytest.raises(ValueError, match="vocabulary"):
-        fulfil(ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), context(store))
+        fulfil(
+            ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), context(store)
+        )
 
 
 def test_log_probs_that_are_not_finite_stop_the_stage(world: World, tmp_path: Path):
@@ -175,7 +218,7 @@ def test_log_probs_that_are_not_finite_stop_the_stage(world: World, tmp_path: Pa
     policy = load_policy(world.store.path(world.base.id), world.context.runtime)
     with torch.no_grad():
         policy.parameters()[0].fill_(float("nan"))
-    from tasks.models import save_policy
+    from tasks.models.policy import save_policy
 
     with store.build("policy", {"broken": True}, {}, 1) as build:
         assert build is not None
@@ -189,16 +232,16 @@ def test_log_probs_that_are_not_finite_stop_the_stage(world: World, tmp_path: Pa
     assert stage.stored(store) is None
 
 
-# -------------------------------------------------------------------------------------------------------------------- going on
+# ----------------------------------------------------------------------------------------- going on
 
 KILLED = """
 import os, sys
 from pathlib import Path
 from helpers import context
 from tasks.store import Build, Store
-from tasks.stage import fulfil
+from tasks.execution.stage import fulfil
 from tasks.rollouts import SampleRollouts
-from tasks.score import ScoreRollouts
+from tasks.rollouts.score import ScoreRollouts
 
 stage = {"rollouts": SampleRollouts, "column": ScoreRollouts}[sys.argv[2]].model_validate_json(sys.argv[3])
 put, after = Build.put, int(sys.argv[4])
@@ -210,12 +253,14 @@ def put_and_die(self, name, write):
         os._exit(9)
 Build.put = put_and_die
 fulfil(stage, context(Store(Path(sys.argv[1])), Path(os.environ["ERPD_HOME"]) / "logs" / "a.events.jsonl"))
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rollouts", "column"])
-def test_a_killed_stage_goes_on_at_the_next_shard_and_ends_in_the_same_bytes(world: World, tmp_path: Path, kind: str):
+def test_a_killed_stage_goes_on_at_the_next_shard_and_ends_in_the_same_bytes(
+    world: World, tmp_path: Path, kind: str
+):
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     (tmp_path / "logs").mkdir()
@@ -232,19 +277,27 @@ def test_a_killed_stage_goes_on_at_the_next_shard_and_ends_in_the_same_bytes(wor
     assert stage.identity() == ref.id
     store.discard(ref.id)
     path = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"
-    killed = python(KILLED, store.root, kind, stage.model_dump_json(), 2, home=tmp_path, PYTHONPATH=path)
+    killed = python(
+        KILLED, store.root, kind, stage.model_dump_json(), 2, home=tmp_path, PYTHONPATH=path
+    )
     assert killed.returncode == 9, killed.stderr
     partial = store.root / "partial" / ref.id
-    written = {file.name: file.stat().st_mtime_ns for file in partial.glob("shard-*[tk]") if not file.name.endswith(".sum")} | {
-        file.name: file.stat().st_mtime_ns for file in partial.glob("shard-*.safetensors")
-    }
+    written = {
+        file.name: file.stat().st_mtime_ns
+        for file in partial.glob("shard-*[tk]")
+        if not file.name.endswith(".sum")
+    } | {file.name: file.stat().st_mtime_ns for file in partial.glob("shard-*.safetensors")}
     assert len(written) == 2
-    done = python(KILLED, store.root, kind, stage.model_dump_json(), -1, home=tmp_path, PYTHONPATH=path)
+    done = python(
+        KILLED, store.root, kind, stage.model_dump_json(), -1, home=tmp_path, PYTHONPATH=path
+    )
     assert done.returncode == 0, done.stderr
     assert stage.stored(Store(store.root)) == ref
     for file in world.store.path(ref.id).glob("shard-*"):
         ours = store.path(ref.id) / file.name
         assert ours.read_bytes() == file.read_bytes(), "the same bytes as an undisturbed one"
-        assert file.name not in written or ours.stat().st_mtime_ns == written[file.name], "made once, before the kill"
+        assert file.name not in written or ours.stat().st_mtime_ns == written[file.name], (
+            "made once, before the kill"
+        )
     told = [event["done"] for event in events(tmp_path) if "done" in event]
     assert told[-1] == [event["total"] for event in events(tmp_path)][-1]

@@ -10,16 +10,22 @@ import torch
 from benchmarks import _synthetic
 from benchmarks._signal_path import measure
 from benchmarks.scale import draw, exponents
-from tasks.columns import stored_column
 from tasks.rollouts import load_batch
+from tasks.rollouts.columns import stored_column
 from tasks.store import Store
 
 
-def test_a_made_up_batch_is_what_a_campaign_would_leave_and_every_token_of_it_is_read(tmp_path: Path):
+def test_a_made_up_batch_is_what_a_campaign_would_leave_and_every_token_of_it_is_read(
+    tmp_path: Path,
+):
     store = Store(tmp_path)
     of, columns = _synthetic.built(store, shards=3, length=40, columns=4)
     batch = load_batch(iter(_synthetic.files(store, of.id)))
-    assert (batch.sequences, batch.tokens) == (of.sequences, of.tokens) == (3 * _synthetic.SEQUENCES, 3 * _synthetic.SEQUENCES * 40)
+    assert (
+        (batch.sequences, batch.tokens)
+        == (of.sequences, of.tokens)
+        == (3 * _synthetic.SEQUENCES, 3 * _synthetic.SEQUENCES * 40)
+    )
     assert len(batch.prompts) == 3 * _synthetic.PROMPTS and set(batch.length_S.tolist()) == {40}
     assert 0.3 < batch.reward_S.mean() < 0.7
     lp = [stored_column(_synthetic.files(store, column.id), "lp")[:] for column in columns]
@@ -45,14 +51,37 @@ def test_a_part_of_a_batch_is_its_first_shards(tmp_path: Path):
 
 def test_growth_is_the_slope_between_the_smallest_and_the_largest_point():
     def point(x: int, seconds: float) -> dict:
-        return {"x": x, "peak": 1000 * x, "seconds": {"linear": seconds, "square": seconds**2, "short": 1e-3}}
+        return {
+            "x": x,
+            "peak": 1000 * x,
+            "seconds": {"linear": seconds, "square": seconds**2, "short": 1e-3},
+        }
 
     found = exponents([point(100, 1.0), point(400, 9.9), point(800, 8.0)])
-    assert found == {"linear": pytest.approx(1.0), "square": pytest.approx(2.0), "short": None, "memory": pytest.approx(1.0)}
+    assert found == {
+        "linear": pytest.approx(1.0),
+        "square": pytest.approx(2.0),
+        "short": None,
+        "memory": pytest.approx(1.0),
+    }
 
 
 def test_curves_are_drawn(tmp_path: Path):
-    points = [{"x": x, "peak": 5e8, "tokens": x, "disk_rate": 1e9, "build_rate": 8e8, "seconds": {"raw": 1.0, "load": x}} for x in (1, 2)]
+    points = [
+        {
+            "x": x,
+            "peak": 5e8,
+            "tokens": x,
+            "disk_rate": 1e9,
+            "build_rate": 8e8,
+            "seconds": {"raw": 1.0, "load": x},
+        }
+        for x in (1, 2)
+    ]
     rows = [{"x": x, "seconds": {"write": x, "lineage": x}} for x in (1, 2)]
-    draw({"tokens": points, "trajectories": points, "columns": points, "registry rows": rows}, points[-1], tmp_path / "scale.png")
+    draw(
+        {"tokens": points, "trajectories": points, "columns": points, "registry rows": rows},
+        points[-1],
+        tmp_path / "scale.png",
+    )
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,9 @@
-"""Several workers train as one process does, and go on after deaths, in whatever number. Real gloo workers on the CPU, a process each.
+"""Several workers train as one process does, and go on after deaths, in whatever number. Real gloo
+workers on the CPU, a process each.
 
-What two sums in another order differ by is 1e-7 of a gradient; Adam divides by its size, so that where a gradient is as small as that its
-step may point anywhere, as long as lr. Over these few steps records agree to 1e-3 of themselves and 1e-5, weights to a tenth of lr x steps.
+What two sums in another order differ by is 1e-7 of a gradient; Adam divides by its size, so that
+where a gradient is as small as that its step may point anywhere, as long as lr. Over these few
+steps records agree to 1e-3 of themselves and 1e-5, weights to a tenth of lr x steps.
 """
 
 from __future__ import annotations
@@ -20,22 +22,33 @@ from shard_lab import Job, starts, train, without
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from erpd_core.batch import minibatches
-from erpd_core.config import CE, SAPO, DirectoryModel, Distill, OptimizerConfig, RuntimeConfig, SignalSpec, TrainConfig
+from erpd_core.config import (
+    CE,
+    SAPO,
+    DirectoryModel,
+    Distill,
+    OptimizerConfig,
+    RuntimeConfig,
+    SignalSpec,
+    TrainConfig,
+)
 from erpd_core.layout import plan
 from erpd_core.optimize import score
+from erpd_core.parallel import deal, rows_of
 from erpd_core.refs import PolicyRef, TrainingRef
-from erpd_core.team import deal, rows_of
-from tasks.checkpoint import RESUME
-from tasks.models import load_policy, vocabulary
-from tasks.policies import import_policy
-from tasks.resources import Share, asked, trainer_share
+from tasks.execution.requests import Share, trainer_share
+from tasks.execution.stage import fulfil
+from tasks.execution.submit import asked
+from tasks.models.import_policy import import_policy
+from tasks.models.policy import load_policy, vocabulary
 from tasks.rollouts import load_batch, shards
-from tasks.rows import Rows
-from tasks.score import ScoreRollouts
-from tasks.stage import fulfil
+from tasks.rollouts.score import ScoreRollouts
 from tasks.store import Store
-from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
-from tasks.training import load_records
+from tasks.training.checkpoint import RESUME
+from tasks.training.sharded_tensors import Rows
+from tasks.training.stage import load_records
+from tasks.training.student import DistillStudent, SidedSignal, SignalPhase
+from tasks.training.teacher import TrainTeacher
 
 LR, STEPS = 2e-4, 6
 FAST = OptimizerConfig(lr=LR)
@@ -43,11 +56,15 @@ BUDGET: dict[str, Any] = {"token_budget": 270}
 """Several micro-batches for each worker, and not as many for both (a test counts them)."""
 
 
-def teacher(world: World, loss: SAPO | CE, init: PolicyRef | None = None, minibatch: int = 96) -> TrainTeacher:
+def teacher(
+    world: World, loss: SAPO | CE, init: PolicyRef | None = None, minibatch: int = 96
+) -> TrainTeacher:
     init = init or world.base
     old = fulfil(ScoreRollouts(policy=init, rollouts=world.rollouts), world.context)
     config = TrainConfig(loss=loss, optimizer=FAST, minibatch=minibatch, steps=STEPS, keep=(3,))
-    return TrainTeacher(init=init, rollouts=world.rollouts, old=old, role="teacher", config=config, seed=3)
+    return TrainTeacher(
+        init=init, rollouts=world.rollouts, old=old, role="teacher", config=config, seed=3
+    )
 
 
 def live_student(world: World, numerator: PolicyRef) -> DistillStudent:
@@ -55,18 +72,36 @@ def live_student(world: World, numerator: PolicyRef) -> DistillStudent:
     column = fulfil(ScoreRollouts(policy=numerator, rollouts=world.rollouts), world.context)
     signal = SidedSignal(spec=SignalSpec(denominator="live"), numerator=column, denominator=None)
     return DistillStudent(
-        init=world.base, rollouts=world.rollouts, old=world.old, role="student", seed=5,
-        loss=Distill(), optimizer=FAST, minibatch=96, keep=(), phases=(SignalPhase(signals=(signal,), steps=STEPS),),
-    )  # fmt: skip
+        init=world.base,
+        rollouts=world.rollouts,
+        old=world.old,
+        role="student",
+        seed=5,
+        loss=Distill(),
+        optimizer=FAST,
+        minibatch=96,
+        keep=(),
+        phases=(SignalPhase(signals=(signal,), steps=STEPS),),
+    )
 
 
 def qwen(world: World, folder: Path) -> PolicyRef:
-    """A Qwen3 of the world's vocabulary whose output head is a tensor of its own, and whose layers are in several files."""
+    """A Qwen3 of the world's vocabulary whose output head is a tensor of its own, and whose
+    layers are in several files.
+    """
     source = world.store.path(world.base.id)
     config = Qwen3Config(
-        vocab_size=vocabulary(source), hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, tie_word_embeddings=False, initializer_range=0.05, max_position_embeddings=128,
-    )  # fmt: skip
+        vocab_size=vocabulary(source),
+        hidden_size=32,
+        intermediate_size=56,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=False,
+        initializer_range=0.05,
+        max_position_embeddings=128,
+    )
     torch.manual_seed(4)
     Qwen3ForCausalLM(config).save_pretrained(folder, max_shard_size="40KB")
     for path in source.iterdir():
@@ -80,7 +115,9 @@ def weights(store: Store, policy: PolicyRef) -> dict[str, torch.Tensor]:
 
 
 def assert_same_trajectory(one: Store, several: Store, ref: TrainingRef) -> None:
-    """Two stores' answers to one training: records of every step, and weights of every kept policy."""
+    """Two stores' answers to one training: records of every step, and weights of every kept
+    policy.
+    """
     records = load_records(one, ref), load_records(several, ref)
     assert [record["step"] for record in records[1]] == [record["step"] for record in records[0]]
     for expected, found in zip(*records, strict=True):
@@ -89,7 +126,9 @@ def assert_same_trajectory(one: Store, several: Store, ref: TrainingRef) -> None
         expected, found = weights(one, policy), weights(several, policy)
         assert found.keys() == expected.keys()
         for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step)
+            torch.testing.assert_close(
+                found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step
+            )
 
 
 def assert_same_bits(one: Store, other: Store, ref: TrainingRef) -> None:
@@ -99,12 +138,14 @@ def assert_same_bits(one: Store, other: Store, ref: TrainingRef) -> None:
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the same trajectory
+# ------------------------------------------------------------------------------ the same trajectory
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one process made of some trainings, and what two workers did: of all of them, and of "sapo" with arithmetic in bfloat16."""
+    """What one process made of some trainings, and what two workers did: of all of them, and of
+    "sapo" with arithmetic in bfloat16.
+    """
 
     one: Store
     two: Store
@@ -126,10 +167,16 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "one sequence": teacher(world, SAPO(), minibatch=1),
     }
     refs = {name: fulfil(stage, world.context) for name, stage in stages.items()}
-    two, bf16, recomputed = (without(world.store, folder / name, *refs.values()) for name in ("two", "bf16", "recomputed"))
+    two, bf16, recomputed = (
+        without(world.store, folder / name, *refs.values())
+        for name in ("two", "bf16", "recomputed")
+    )
     runtimes: dict[str, dict[str, Any]] = {"sapo": BUDGET, "untied": {"recompute": True}}
     jobs = [Job(two, stage, runtimes.get(name, {})) for name, stage in stages.items()]
-    jobs += [Job(bf16, sapo, {"dtype": "bfloat16"}), Job(recomputed, sapo, {"dtype": "bfloat16", "recompute": True})]
+    jobs += [
+        Job(bf16, sapo, {"dtype": "bfloat16"}),
+        Job(recomputed, sapo, {"dtype": "bfloat16", "recompute": True}),
+    ]
     answers, ended = train(jobs, 2, folder)
     assert answers, [process.stderr for process in ended]
     return Trained(world.store, two, bf16, recomputed, refs)
@@ -138,10 +185,11 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sapo", "ce", "live", "untied", "one sequence"])
 def test_two_workers_train_as_one_process_does(trained: Trained, name: str):
-    """Losses taken chunk by chunk and of whole responses, a signal that is live; a head that is tied and one that is not.
+    """Losses taken chunk by chunk and of whole responses, a signal that is live; a head that is
+    tied and one that is not.
 
-    SAPO's budget makes the workers' numbers of micro-batches differ; of one sequence only one worker has any. The untied model is trained
-    with activation checkpointing besides.
+    SAPO's budget makes the workers' numbers of micro-batches differ; of one sequence only one
+    worker has any. The untied model is trained with activation checkpointing besides.
     """
     assert_same_trajectory(trained.one, trained.two, trained.refs[name])
 
@@ -149,7 +197,10 @@ def test_two_workers_train_as_one_process_does(trained: Trained, name: str):
 @pytest.mark.slow
 def test_what_two_workers_leave_is_what_one_leaves(trained: Trained):
     for ref in trained.refs.values():
-        assert {path.name for path in trained.two.path(ref.id).iterdir()} == {"records.jsonl", "manifest.json"}
+        assert {path.name for path in trained.two.path(ref.id).iterdir()} == {
+            "records.jsonl",
+            "manifest.json",
+        }
         for policy in ref.trail:
             folders = [store.path(policy.id) for store in (trained.one, trained.two)]
             names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
@@ -161,9 +212,13 @@ def test_what_two_workers_leave_is_what_one_leaves(trained: Trained):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sapo", "untied"])
 def test_transformers_reads_what_workers_export(world: World, trained: Trained, name: str):
-    """By transformers alone, with no weight missing or made up, to the log-probs that our own forward gives."""
+    """By transformers alone, with no weight missing or made up, to the log-probs that our own
+    forward gives.
+    """
     folder = trained.two.path(trained.refs[name].last.id)
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     batch = load_batch(shards(world.store, world.rollouts))
     lp_N, _ = score(load_policy(folder, RuntimeConfig(device="cpu")), batch, 4096)
@@ -174,12 +229,14 @@ def test_transformers_reads_what_workers_export(world: World, trained: Trained, 
     torch.testing.assert_close(lp_N[: len(response)], theirs, rtol=0, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 @pytest.mark.slow
 def test_bf16_arithmetic_keeps_float32_weights(trained: Trained):
-    """Steps that bfloat16 would round away are there; the trajectory is that of float32 within bfloat16's rounding."""
+    """Steps that bfloat16 would round away are there; the trajectory is that of float32 within
+    bfloat16's rounding.
+    """
     ref = trained.refs["sapo"]
     found = weights(trained.bf16, ref.last)
     assert all(tensor.dtype == torch.float32 for tensor in found.values())
@@ -198,7 +255,9 @@ def test_activation_checkpointing_changes_no_bit(trained: Trained):
 
 
 @pytest.mark.slow
-def test_activation_checkpointing_changes_no_bit_of_one_process(world: World, trained: Trained, tmp_path: Path):
+def test_activation_checkpointing_changes_no_bit_of_one_process(
+    world: World, trained: Trained, tmp_path: Path
+):
     store = without(world.store, tmp_path / "store", trained.refs["untied"])
     stage = trained.one.manifest(trained.refs["untied"].id)
     again = teacher(world, SAPO(), init=PolicyRef(id=stage.inputs["init"]))
@@ -206,7 +265,7 @@ def test_activation_checkpointing_changes_no_bit_of_one_process(world: World, tr
     assert_same_bits(trained.one, store, trained.refs["untied"])
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ resume
+# ------------------------------------------------------------------------------------------- resume
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +273,16 @@ def killed(world: World, trained: Trained, tmp_path_factory: pytest.TempPathFact
     """Two workers of which one died at step 5, with the checkpoint they wrote after step 4."""
     folder = tmp_path_factory.mktemp("killed")
     store = without(world.store, folder / "store", trained.refs["sapo"])
-    answers, ended = train([Job(store, teacher(world, SAPO()), {"checkpoint_every": 2, **BUDGET}, {1: 5})], 2, folder)
+    answers, ended = train(
+        [Job(store, teacher(world, SAPO()), {"checkpoint_every": 2, **BUDGET}, {1: 5})], 2, folder
+    )
     assert not answers
     assert ended[1].returncode == 9
     assert ended[0].returncode not in (0, 9), "the other notices, and does not wait for ever"
-    left = sorted(path.name for path in (store.root / "partial" / trained.refs["sapo"].id).glob("resume*.safetensors"))
+    left = sorted(
+        path.name
+        for path in (store.root / "partial" / trained.refs["sapo"].id).glob("resume*.safetensors")
+    )
     assert left == [f"resume-000004-0000{rank}-of-00002.safetensors" for rank in (0, 1)]
     return store
 
@@ -232,11 +296,16 @@ class Resumed:
 
 
 @pytest.fixture(scope="module")
-def resumed(world: World, trained: Trained, killed: Store, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+def resumed(
+    world: World, trained: Trained, killed: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Resumed:
     folder = tmp_path_factory.mktemp("resumed")
     stores = {name: without(killed, folder / name) for name in ("whole", "half written", "damaged")}
-    partial = {name: store.root / "partial" / trained.refs["sapo"].id for name, store in stores.items()}
-    for suffix in ("", ".sum"):  # a kill while the next checkpoint was written: one worker's file is there
+    partial = {
+        name: store.root / "partial" / trained.refs["sapo"].id for name, store in stores.items()
+    }
+    # a kill while the next checkpoint was written: one worker's file is there
+    for suffix in ("", ".sum"):
         written = partial["half written"] / f"resume-000004-00000-of-00002.safetensors{suffix}"
         shutil.copyfile(written, written.with_name(written.name.replace("-000004-", "-000006-")))
     flip_a_bit(partial["damaged"] / "resume-000004-00000-of-00002.safetensors")
@@ -244,7 +313,9 @@ def resumed(world: World, trained: Trained, killed: Store, tmp_path_factory: pyt
 
     stage = teacher(world, CE(beta=0.05))
     stores["one process"] = without(world.store, folder / "one", trained.refs["ce"])
-    answers, _ = train([Job(stores["one process"], stage, {"checkpoint_every": 4}, {0: 5})], 1, folder)
+    answers, _ = train(
+        [Job(stores["one process"], stage, {"checkpoint_every": 4}, {0: 5})], 1, folder
+    )
     assert not answers
     assert (stores["one process"].root / "partial" / trained.refs["ce"].id / RESUME).exists()
 
@@ -256,23 +327,32 @@ def resumed(world: World, trained: Trained, killed: Store, tmp_path_factory: pyt
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "start"), [("whole", 4), ("half written", 4), ("damaged", 0)])
-def test_after_a_workers_death_the_same_number_end_in_the_same_bits(trained: Trained, resumed: Resumed, name: str, start: int):
+def test_after_a_workers_death_the_same_number_end_in_the_same_bits(
+    trained: Trained, resumed: Resumed, name: str, start: int
+):
     """From the newest checkpoint whose every file is there, with the bytes that were put."""
     ref, store = trained.refs["sapo"], resumed.stores[name]
     assert resumed.starts[name] == start
     assert_same_bits(trained.two, store, ref)
-    assert {path.name for path in store.path(ref.id).iterdir()} == {"records.jsonl", "manifest.json"}
+    assert {path.name for path in store.path(ref.id).iterdir()} == {
+        "records.jsonl",
+        "manifest.json",
+    }
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_one_process_is_gone_on_from_by_two_workers(trained: Trained, resumed: Resumed):
+def test_a_checkpoint_of_one_process_is_gone_on_from_by_two_workers(
+    trained: Trained, resumed: Resumed
+):
     assert resumed.starts["one process"] == 4
     assert_same_trajectory(trained.one, resumed.stores["one process"], trained.refs["ce"])
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_checkpoint_of_two_workers_is_gone_on_from_by_four(world: World, trained: Trained, killed: Store, tmp_path: Path):
+def test_a_checkpoint_of_two_workers_is_gone_on_from_by_four(
+    world: World, trained: Trained, killed: Store, tmp_path: Path
+):
     ref, store = trained.refs["sapo"], without(killed, tmp_path / "store")
     answers, ended = train([Job(store, teacher(world, SAPO()), BUDGET)], 4, tmp_path)
     assert answers == [ref], [process.stderr for process in ended]
@@ -282,20 +362,27 @@ def test_a_checkpoint_of_two_workers_is_gone_on_from_by_four(world: World, train
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_workers_is_gone_on_from_by_one_process(world: World, trained: Trained, killed: Store, tmp_path: Path):
+def test_a_checkpoint_of_two_workers_is_gone_on_from_by_one_process(
+    world: World, trained: Trained, killed: Store, tmp_path: Path
+):
     ref, store = trained.refs["sapo"], without(killed, tmp_path / "store")
     assert fulfil(teacher(world, SAPO()), context(store)) == ref
     assert_same_trajectory(trained.one, store, ref)
-    assert load_records(store, ref)[:4] == load_records(trained.two, ref)[:4], "what the two had done was not done again"
+    assert load_records(store, ref)[:4] == load_records(trained.two, ref)[:4], (
+        "what the two had done was not done again"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------------- small parts
+# -------------------------------------------------------------------------------------- small parts
 
 
 def test_the_budget_of_these_tests_makes_numbers_of_micro_batches_differ(world: World):
     batch = load_batch(shards(world.store, world.rollouts))
     order = minibatches(batch.sequences, 96, seed=3)
-    counts = [[len(plan(batch, part, BUDGET["token_budget"])) for part in deal(batch, next(order), 2)] for _ in range(STEPS)]
+    counts = [
+        [len(plan(batch, part, BUDGET["token_budget"])) for part in deal(batch, next(order), 2)]
+        for _ in range(STEPS)
+    ]
     assert any(a != b for a, b in counts) and all(min(pair) > 1 for pair in counts)
 
 
@@ -349,9 +436,13 @@ def test_what_trainers_ask_and_their_stage_does_not(world: World):
     runtime = RuntimeConfig(trainers=4, cpus=8, gpus=4.0)
     assert trainer_share(runtime) == Share(2, 1.0)
     assert trainer_share(RuntimeConfig(trainers=4, cpus=2)) == Share(1, 0.0)
-    assert trainer_share(RuntimeConfig(trainers=4, cpus=8, gpus=0.5, trainer_cpus=3, trainer_gpus=0)) == Share(3, 0.0)
+    assert trainer_share(
+        RuntimeConfig(trainers=4, cpus=8, gpus=0.5, trainer_cpus=3, trainer_gpus=0)
+    ) == Share(3, 0.0)
     stage = teacher(world, SAPO())
     assert asked(stage, runtime) == Share(0, 0.0), "it would hold what its trainers wait for"
     assert asked(stage, runtime.model_copy(update={"trainers": 1})) == Share(8, 4.0)
-    assert asked(ScoreRollouts(policy=world.base, rollouts=world.rollouts), runtime) == Share(8, 4.0)
+    assert asked(ScoreRollouts(policy=world.base, rollouts=world.rollouts), runtime) == Share(
+        8, 4.0
+    )
     assert not runtime.model_copy(update={"ray": "off"}).trains_apart

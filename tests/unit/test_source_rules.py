@@ -1,4 +1,6 @@
-"""What no file of the source may do, read off its syntax tree: unpickle, evaluate, ask a shell, trust code unasked, build SQL from text."""
+"""What no file of the source may do, read off its syntax tree: unpickle, evaluate, ask a shell,
+trust code unasked, build SQL from text.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ FOLDERS = ("erpd_core", "tasks", "flows", "deployments", "scripts", "docker", "b
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 RUNS_PROGRAMS = "tasks/grading/code/runner.py"
 """Runs the graded programs, in a process of its own that is contained (docs/code_grading.md)."""
-UNPICKLERS = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
+UNPICKLERS = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "jsonpickle",
+}
 SQL = {"text", "execute", "exec_driver_sql", "executemany", "executescript", "scalar", "scalars"}
 
 
@@ -49,8 +61,14 @@ def is_built(node: ast.AST) -> bool:
 def objections(tree: ast.AST, file: str = "") -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [one.name for one in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            yield from (f"imports {name}" for name in modules if name.partition(".")[0] in UNPICKLERS)
+            modules = (
+                [one.name for one in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+            yield from (
+                f"imports {name}" for name in modules if name.partition(".")[0] in UNPICKLERS
+            )
         if not isinstance(node, ast.Call):
             continue
         name, last = dotted(node.func), dotted(node.func).rpartition(".")[2]
@@ -63,17 +81,30 @@ def objections(tree: ast.AST, file: str = "") -> Iterator[str]:
             yield f"calls {name}"
         if name == "torch.load" and not says("weights_only", True):
             yield "torch.load without weights_only=True"
-        if name in ("np.load", "numpy.load") and not (given.get("allow_pickle") is None or says("allow_pickle", False)):
+        if name in ("np.load", "numpy.load") and not (
+            given.get("allow_pickle") is None or says("allow_pickle", False)
+        ):
             yield "np.load with pickles"
         if name in ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"):
             yield f"{name}: yaml.safe_load is the one"
-        if name in ("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput") or (
-            "shell" in given and not says("shell", False)
-        ):
+        if name in (
+            "os.system",
+            "os.popen",
+            "subprocess.getoutput",
+            "subprocess.getstatusoutput",
+        ) or ("shell" in given and not says("shell", False)):
             yield "asks a shell"
-        if says("trust_remote_code", True) or says("allow_pickle", True) or says("use_safetensors", False):
+        if (
+            says("trust_remote_code", True)
+            or says("allow_pickle", True)
+            or says("use_safetensors", False)
+        ):
             yield "trusts code or pickles unasked"
-        if last == "from_pretrained" and file.startswith("tasks/") and not {"trust_remote_code", "local_files_only"} <= given.keys():
+        if (
+            last == "from_pretrained"
+            and file.startswith("tasks/")
+            and not {"trust_remote_code", "local_files_only"} <= given.keys()
+        ):
             yield "from_pretrained without a word on code and network"
         if last in ("extractall", "unpack_archive"):
             yield f"{last}: members of an archive may lead out of the folder"
@@ -116,5 +147,8 @@ def test_each_rule_finds_what_it_forbids(line: str):
 
 
 def test_bound_parameters_and_constants_are_fine():
-    for line in ("connection.execute(sa.text('SELECT :a'), {'a': a})", "connection.execute(f'PRAGMA busy_timeout = {BUSY * 1000}')"):
+    for line in (
+        "connection.execute(sa.text('SELECT :a'), {'a': a})",
+        "connection.execute(f'PRAGMA busy_timeout = {BUSY * 1000}')",
+    ):
         assert not list(objections(ast.parse(line)))

@@ -1,4 +1,6 @@
-"""The store: whole or not there, found again by what was asked, never silently damaged, made once."""
+"""The store: whole or not there, found again by what was asked, never silently damaged, made
+once.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erpd_core.refs import Frozen
-from tasks.stage import Context, Stage, fulfil
+from tasks.execution.stage import Context, Stage, fulfil
 from tasks.store import SIDE, Build, Store, identity
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 questions = st.dictionaries(st.text(max_size=6), json_values, max_size=5)
@@ -46,11 +54,17 @@ def everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-# -------------------------------------------------------------------------------------------------------------------- identity
+# ----------------------------------------------------------------------------------------- identity
 
 
-@given(question=questions, inputs=st.dictionaries(st.text(max_size=6), st.text(max_size=8), max_size=5), data=st.randoms())
-def test_identity_does_not_depend_on_the_order_of_keys(question: dict[str, Any], inputs: dict[str, str], data: random.Random):
+@given(
+    question=questions,
+    inputs=st.dictionaries(st.text(max_size=6), st.text(max_size=8), max_size=5),
+    data=st.randoms(),
+)
+def test_identity_does_not_depend_on_the_order_of_keys(
+    question: dict[str, Any], inputs: dict[str, str], data: random.Random
+):
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
             items = list(value.items())
@@ -58,7 +72,9 @@ def test_identity_does_not_depend_on_the_order_of_keys(question: dict[str, Any],
             return {key: shuffled(inner) for key, inner in items}
         return [shuffled(inner) for inner in value] if isinstance(value, list) else value
 
-    assert identity("thing", shuffled(question), shuffled(inputs), 1) == identity("thing", question, inputs, 1)
+    assert identity("thing", shuffled(question), shuffled(inputs), 1) == identity(
+        "thing", question, inputs, 1
+    )
 
 
 def test_identity_changes_with_everything_it_is_made_of():
@@ -74,7 +90,9 @@ def test_identity_changes_with_everything_it_is_made_of():
     ]
     found = {identity(*one) for one in [asked, *others]}
     assert len(found) == 1 + len(others)
-    assert all(name.partition("-")[2].isalnum() and len(name.partition("-")[2]) == 20 for name in found)
+    assert all(
+        name.partition("-")[2].isalnum() and len(name.partition("-")[2]) == 20 for name in found
+    )
 
 
 def test_a_question_that_json_cannot_say_has_no_identity():
@@ -82,7 +100,7 @@ def test_a_question_that_json_cannot_say_has_no_identity():
         identity("thing", {"a": float("nan")}, {}, 1)
 
 
-# ---------------------------------------------------------------------------------------------------------------- whole or not
+# ------------------------------------------------------------------------------------- whole or not
 
 
 def test_an_artifact_is_not_there_before_commit_and_whole_after(store: Store):
@@ -132,7 +150,9 @@ def test_a_put_that_fails_leaves_nothing(store: Store):
 
 
 def test_a_put_that_fails_over_an_older_file_does_not_leave_the_older_one_as_done(store: Store):
-    """The question is the same, so the older bytes would be right too; but who puts again has a reason, and half a reason is none."""
+    """The question is the same, so the older bytes would be right too; but who puts again has a
+    reason, and half a reason is none.
+    """
     with store.build("thing", {"a": 1}, {}, 1) as build:
         assert build is not None
         build.put("one.txt", lambda path: path.write_text("1"))
@@ -186,8 +206,10 @@ with Store(root).build("thing", {"a": 1}, {}, 1) as build:
         ("in three.txt", ["one.txt", "two.txt"]),
         ("after three.txt", ["one.txt", "two.txt", "three.txt"]),
     ],
-)  # fmt: skip
-def test_a_killed_build_goes_on_from_its_last_durable_file(tmp_path: Path, point: str, found: list[str]):
+)
+def test_a_killed_build_goes_on_from_its_last_durable_file(
+    tmp_path: Path, point: str, found: list[str]
+):
     assert python(KILLED, tmp_path, point, home=tmp_path).returncode == 9
     again = python(KILLED, tmp_path, "never", home=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -207,7 +229,11 @@ def test_a_build_killed_in_its_commit_is_committed_next_time(tmp_path: Path):
     assert store.artifacts("thing") == []
     assert python(KILLED, tmp_path, "never", home=tmp_path).returncode == 0
     (artifact,) = store.artifacts("thing")
-    assert store.has(artifact) and set(store.manifest(artifact).files) == {"one.txt", "two.txt", "three.txt"}
+    assert store.has(artifact) and set(store.manifest(artifact).files) == {
+        "one.txt",
+        "two.txt",
+        "three.txt",
+    }
 
 
 def test_seconds_add_up_over_sessions(store: Store):
@@ -221,7 +247,7 @@ def test_seconds_add_up_over_sessions(store: Store):
         assert 110.0 <= build.commit({}).seconds < 112.0
 
 
-# --------------------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def flipped(path: Path) -> None:
@@ -246,7 +272,9 @@ def test_a_damaged_file_is_found_and_the_artifact_set_aside(store: Store, harm: 
     assert not fresh.path(artifact).exists()
     (aside,) = (store.root / "damaged").iterdir()
     assert "two.bin" in (aside / "damage.txt").read_text()
-    assert (aside / "one.bin").read_bytes() == bytes(1000), "what was there is kept for a person to look at"
+    assert (aside / "one.bin").read_bytes() == bytes(1000), (
+        "what was there is kept for a person to look at"
+    )
 
 
 def test_a_damaged_manifest_counts_as_damage(store: Store):
@@ -335,7 +363,14 @@ with Store(root).build("thing", {"a": 1}, {}, 1) as build:
 def test_of_several_processes_that_ask_at_once_one_does_the_work(tmp_path: Path):
     command = [sys.executable, "-c", ASKING, str(tmp_path / "store"), str(tmp_path / "log")]
     asking = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(tmp_path), cwd=ROOT)
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(tmp_path),
+            cwd=ROOT,
+        )
         for _ in range(3)
     ]
     for process in asking:

@@ -1,4 +1,6 @@
-"""Bytes that a disk lost or changed are found when they are read, named, and made again; a file is there whole or not at all."""
+"""Bytes that a disk lost or changed are found when they are read, named, and made again; a file
+is there whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, World, context, environment, flip_a_bit
 
-from tasks.manifest import MANIFEST, Manifest
+from tasks.execution.stage import fulfil
 from tasks.rollouts import SampleRollouts
-from tasks.score import ScoreRollouts
-from tasks.stage import fulfil
+from tasks.rollouts.score import ScoreRollouts
 from tasks.store import SIDE, Store
+from tasks.store.manifest import MANIFEST, Manifest
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def make(store: Store) -> str:
     return build.id
 
 
-# ------------------------------------------------------------------------------------------------------------------- manifests
+# ---------------------------------------------------------------------------------------- manifests
 
 
 def test_no_flipped_bit_of_a_manifest_is_believed(store: Store):
@@ -71,7 +73,9 @@ def test_what_is_set_aside_is_said_in_one_line(store: Store, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "erpd"):
         assert not Store(store.root).has(artifact)
     (said,) = [record.getMessage() for record in caplog.records if record.name == "erpd"]
-    assert said.startswith(f"{artifact}: one.bin does not have the bytes its manifest promises; it is set aside as ")
+    assert said.startswith(
+        f"{artifact}: one.bin does not have the bytes its manifest promises; it is set aside as "
+    )
     assert "\n" not in said
 
 
@@ -91,7 +95,7 @@ def test_a_build_whose_notes_are_damaged_goes_on(store: Store, beside: str, harm
     assert store.damage(build.id) is None and store.manifest(build.id).seconds >= 0
 
 
-# ------------------------------------------------------------------------------------------------------------- never trained on
+# --------------------------------------------------------------------------------- never trained on
 
 
 def copied(world: World, folder: Path) -> Store:
@@ -99,27 +103,38 @@ def copied(world: World, folder: Path) -> Store:
     return Store(folder / "store")
 
 
-def test_a_damaged_batch_is_named_not_read_and_sampled_again_to_the_same_bytes(world: World, tmp_path: Path):
+def test_a_damaged_batch_is_named_not_read_and_sampled_again_to_the_same_bytes(
+    world: World, tmp_path: Path
+):
     store = copied(world, tmp_path)
     shards = sorted(store.path(world.rollouts.id).glob("*.parquet"))
     before = [path.read_bytes() for path in shards]
     os.truncate(shards[1], len(before[1]) // 2)
     store.discard(world.old.id)
     scoring = ScoreRollouts(policy=world.base, rollouts=world.rollouts)
-    with pytest.raises(LookupError, match=f"its rollouts, {world.rollouts.id}, is missing or was damaged; run the same command again"):
+    with pytest.raises(
+        LookupError,
+        match=f"its rollouts, {world.rollouts.id}, is missing or was damaged; run the same "
+        f"command again",
+    ):
         fulfil(scoring, context(store))
     (aside,) = (store.root / "damaged").iterdir()
     assert "shard-00001.parquet does not have the bytes" in (aside / "damage.txt").read_text()
 
     manifest = world.store.manifest(world.rollouts.id)
     sampling = manifest.question["sampling"]
-    again = SampleRollouts(policy=world.base, problems=world.problems, sampling=sampling, seed=manifest.question["seed"])
+    again = SampleRollouts(
+        policy=world.base,
+        problems=world.problems,
+        sampling=sampling,
+        seed=manifest.question["seed"],
+    )
     assert fulfil(again, context(store)) == world.rollouts
     assert [path.read_bytes() for path in shards] == before
     assert fulfil(scoring, context(store)) == world.old
 
 
-# ------------------------------------------------------------------------------------------------------------------ whole or not
+# ------------------------------------------------------------------------------------- whole or not
 
 WRITING = """
 import sys
@@ -130,16 +145,20 @@ with Store(Path(sys.argv[1])).build("thing", {"a": 1}, {}, 1) as build:
     print("ready", flush=True)
     for generation in range(1, 256):
         build.put("resume.safetensors", lambda path: path.write_bytes(bytes([generation]) * 4_000_000))
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.slow
 def test_a_checkpoint_killed_at_any_instant_is_the_old_one_the_new_one_or_none(tmp_path: Path):
-    """Each writer is killed without a word a random moment after it began to overwrite what the one before it left."""
+    """Each writer is killed without a word a random moment after it began to overwrite what the
+    one before it left.
+    """
     store, chance = Store(tmp_path / "store"), random.Random(0)
     for _ in range(5):
         command = [sys.executable, "-c", WRITING, str(store.root)]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(tmp_path), cwd=ROOT)
+        writer = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment(tmp_path), cwd=ROOT
+        )
         assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
         time.sleep(chance.uniform(0, 0.2))
         writer.send_signal(signal.SIGKILL)

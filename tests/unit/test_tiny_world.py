@@ -1,4 +1,6 @@
-"""The tiny world and the base committed for it: what the small-scale studies and most end-to-end tests stand on."""
+"""The tiny world and the base committed for it: what the small-scale studies and most end-to-end
+tests stand on.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from erpd_core.refs import Problem
-from tasks import tiny_world
+from tasks.datasets import tiny_world
+from tasks.models.import_policy import ASSETS
 
-BASE = Path(tiny_world.__file__).parent / "assets" / "tiny-base"
+ROOT = Path(__file__).parents[2]
+BASE = ASSETS / "tiny-base"
 SPLITS = ("train", "validation", "test")
 
 
@@ -24,8 +28,11 @@ def numbers(problem: Problem) -> tuple[int, ...]:
 
 
 def test_world_is_light_to_import():
-    code = "import sys, tasks.tiny_world; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'numpy')))"
-    subprocess.run([sys.executable, "-c", code], cwd=BASE.parents[2], check=True)
+    code = (
+        "import sys, tasks.datasets.tiny_world; sys.exit(any(m in sys.modules for m in "
+        "('torch', 'transformers', 'numpy')))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -40,9 +47,16 @@ def test_answers_are_right_and_ids_say_the_question(split):
 def test_no_question_crosses_splits_even_permuted():
     """Whole splits, not samples: together they are every question, and no two share one."""
     capacity = {split: len(tiny_world._triples(split)) for split in SPLITS}
-    held = {s: {tuple(sorted(numbers(p))) for p in tiny_world.problems(s, capacity[s], seed=0)} for s in SPLITS}
+    held = {
+        s: {tuple(sorted(numbers(p))) for p in tiny_world.problems(s, capacity[s], seed=0)}
+        for s in SPLITS
+    }
     assert {s: len(held[s]) for s in SPLITS} == capacity  # distinct within a call
-    assert not held["train"] & held["validation"] and not held["train"] & held["test"] and not held["validation"] & held["test"]
+    assert (
+        not held["train"] & held["validation"]
+        and not held["train"] & held["test"]
+        and not held["validation"] & held["test"]
+    )
     assert sum(capacity.values()) == 92 * 91 * 90 // 6  # multisets of 3 out of 90 numbers
     assert min(capacity.values()) > 10_000
     with pytest.raises(ValueError):
@@ -107,9 +121,13 @@ def test_reading_a_response(response, answer, mode):
 
 def test_base_is_small_enough_to_commit():
     assert sum(f.stat().st_size for f in BASE.iterdir()) < 4e6
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= {
-        f.name for f in BASE.iterdir()
-    }
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } <= {f.name for f in BASE.iterdir()}
 
 
 def test_base_tokenizer_round_trips_prompts_and_responses():
@@ -129,7 +147,9 @@ def test_base_tokenizer_round_trips_prompts_and_responses():
 
 
 def test_base_is_a_mixture_with_headroom():
-    """Loads, has a head size vLLM's CPU kernels run, ends its responses, and knows the good way without always taking it."""
+    """Loads, has a head size vLLM's CPU kernels run, ends its responses, and knows the good way
+    without always taking it.
+    """
     import torch
     import transformers
 
@@ -137,16 +157,23 @@ def test_base_is_a_mixture_with_headroom():
     tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
     assert model.config.architectures == ["Qwen3ForCausalLM"]
     assert model.config.head_dim in (32, 64)
-    assert (model.config.vocab_size, model.config.eos_token_id) == (len(tokenizer), tokenizer.eos_token_id)
+    assert (model.config.vocab_size, model.config.eos_token_id) == (
+        len(tokenizer),
+        tokenizer.eos_token_id,
+    )
 
     asked = [p for p in tiny_world.problems("validation", 150, seed=0) for _ in range(4)]
     torch.manual_seed(0)
     prompts = tokenizer([p.prompt for p in asked], return_tensors="pt")
-    out = model.generate(**prompts, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=16)[:, prompts.input_ids.shape[1] :]
+    out = model.generate(**prompts, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=16)[
+        :, prompts.input_ids.shape[1] :
+    ]
     assert (out == tokenizer.eos_token_id).any(dim=1).float().mean() > 0.99
     said = list(zip(asked, tokenizer.decode(out, skip_special_tokens=True), strict=True))
     right = [tiny_world.extract(r) == p.answer for p, r in said]
-    column = [ok for ok, (p, r) in zip(right, said, strict=True) if tiny_world.mode(p, r) == "column"]
+    column = [
+        ok for ok, (p, r) in zip(right, said, strict=True) if tiny_world.mode(p, r) == "column"
+    ]
     assert 0.45 <= sum(right) / len(right) <= 0.60
     assert sum(column) / len(column) >= 0.95
     assert 0.3 <= len(column) / len(said) <= 0.6

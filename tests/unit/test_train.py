@@ -1,4 +1,6 @@
-"""Training really teaches, keeps a trail, and a killed run ends in the same bits. Evaluation's numbers are recomputed independently."""
+"""Training really teaches, keeps a trail, and a killed run ends in the same bits. Evaluation's
+numbers are recomputed independently.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,29 @@ from helpers import World, context, dying, flip_a_bit, python
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from erpd_core.config import CE, SAPO, Distill, OptimizerConfig, SamplingConfig, SignalSpec, TinyProblems, TrainConfig
+from erpd_core.config import (
+    CE,
+    SAPO,
+    Distill,
+    OptimizerConfig,
+    SamplingConfig,
+    SignalSpec,
+    TinyProblems,
+    TrainConfig,
+)
 from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, TrainingRef
-from tasks.checkpoint import RESUME
 from tasks.datasets import draw_problems
-from tasks.evaluate import EvaluatePolicy
-from tasks.evaluations import load_details
-from tasks.progress import Progress
+from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.evaluation.result_files import load_details
+from tasks.execution.progress import Progress
+from tasks.execution.stage import fulfil
 from tasks.rollouts import SampleRollouts, load_batch, shards
-from tasks.score import ScoreRollouts
-from tasks.stage import fulfil
+from tasks.rollouts.score import ScoreRollouts
 from tasks.store import Store
-from tasks.train import DistillStudent, SidedSignal, SignalPhase, TrainTeacher
-from tasks.training import KeptPolicy, load_records
+from tasks.training.checkpoint import RESUME
+from tasks.training.stage import KeptPolicy, load_records
+from tasks.training.student import DistillStudent, SidedSignal, SignalPhase
+from tasks.training.teacher import TrainTeacher
 
 pytestmark = pytest.mark.slow
 
@@ -38,27 +50,54 @@ FAST = OptimizerConfig(lr=2e-4)
 
 
 def teacher_stage(world: World, config: TrainConfig) -> TrainTeacher:
-    return TrainTeacher(init=world.base, rollouts=world.rollouts, old=world.old, role="teacher", config=config, seed=3)
+    return TrainTeacher(
+        init=world.base,
+        rollouts=world.rollouts,
+        old=world.old,
+        role="teacher",
+        config=config,
+        seed=3,
+    )
 
 
-def student_stage(world: World, teacher: PolicyRef, steps: int = 12, keep: tuple[int, ...] = ()) -> DistillStudent:
+def student_stage(
+    world: World, teacher: PolicyRef, steps: int = 12, keep: tuple[int, ...] = ()
+) -> DistillStudent:
     """Strategy 1: teacher over old, whitened."""
     numerator = fulfil(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
-    phase = SignalPhase(signals=(SidedSignal(spec=SignalSpec(), numerator=numerator, denominator=world.old),), steps=steps)
+    phase = SignalPhase(
+        signals=(SidedSignal(spec=SignalSpec(), numerator=numerator, denominator=world.old),),
+        steps=steps,
+    )
     return DistillStudent(
-        init=world.base, rollouts=world.rollouts, old=world.old, role="student", seed=3,
-        loss=Distill(), optimizer=FAST, minibatch=128, keep=keep, phases=(phase,),
-    )  # fmt: skip
+        init=world.base,
+        rollouts=world.rollouts,
+        old=world.old,
+        role="student",
+        seed=3,
+        loss=Distill(),
+        optimizer=FAST,
+        minibatch=128,
+        keep=keep,
+        phases=(phase,),
+    )
 
 
 @pytest.fixture(scope="module")
 def validation(world: World) -> ProblemsRef:
-    return fulfil(draw_problems("validation", TinyProblems(split="validation", count=64), 1), world.context)
+    return fulfil(
+        draw_problems("validation", TinyProblems(split="validation", count=64), 1), world.context
+    )
 
 
 @pytest.fixture(scope="module")
 def teacher(world: World) -> TrainingRef:
-    return fulfil(teacher_stage(world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=20, keep=(5,))), world.context)
+    return fulfil(
+        teacher_stage(
+            world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=20, keep=(5,))
+        ),
+        world.context,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +106,15 @@ def student(world: World, teacher: TrainingRef) -> TrainingRef:
 
 
 def test_a_distillation_stops_where_its_kl_does(world: World, teacher: TrainingRef):
-    """Eq. 7's radius: the first step whose minibatch is so far from old is the last, and it is kept."""
+    """Eq. 7's radius: the first step whose minibatch is so far from old is the last, and it is
+    kept.
+    """
     free = student_stage(world, teacher.last, steps=6)
     whole = load_records(world.store, fulfil(free, world.context))
     limit = whole[3]["kl_old_theta_on_old_batch"]
-    assert all(record["kl_old_theta_on_old_batch"] < limit for record in whole[:3]), "the seed gives a KL that grows"
+    assert all(record["kl_old_theta_on_old_batch"] < limit for record in whole[:3]), (
+        "the seed gives a KL that grows"
+    )
     stopped = fulfil(free.model_copy(update={"kl_stop": limit}), world.context)
     assert [policy.step for policy in stopped.trail] == [4]
     assert load_records(world.store, stopped) == whole[:4]
@@ -79,7 +122,14 @@ def test_a_distillation_stops_where_its_kl_does(world: World, teacher: TrainingR
 
 
 def report(world: World, policy: PolicyRef, problems: ProblemsRef) -> EvalReport:
-    stage = EvaluatePolicy(policy=policy, old=world.base, base=world.base, benchmarks={"validation": problems}, sampling=SAMPLING, seed=11)
+    stage = EvaluatePolicy(
+        policy=policy,
+        old=world.base,
+        base=world.base,
+        benchmarks={"validation": problems},
+        sampling=SAMPLING,
+        seed=11,
+    )
     return fulfil(stage, world.context)
 
 
@@ -87,10 +137,12 @@ def accuracy(world: World, policy: PolicyRef, problems: ProblemsRef) -> float:
     return report(world, policy, problems).scores["validation"].avg
 
 
-# ------------------------------------------------------------------------------------------------------------------- what is learned
+# ---------------------------------------------------------------------------------- what is learned
 
 
-def test_the_teacher_is_better_on_problems_it_has_not_seen(world: World, teacher: TrainingRef, validation: ProblemsRef):
+def test_the_teacher_is_better_on_problems_it_has_not_seen(
+    world: World, teacher: TrainingRef, validation: ProblemsRef
+):
     gain = accuracy(world, teacher.last, validation) - accuracy(world, world.base, validation)
     assert gain > 0.10, f"20 SAPO steps on 512 samples gain {gain:+.3f}"
 
@@ -98,7 +150,9 @@ def test_the_teacher_is_better_on_problems_it_has_not_seen(world: World, teacher
 def test_the_student_is_better_than_its_start_and_nearer_to_it_than_its_teacher(
     world: World, teacher: TrainingRef, student: TrainingRef, validation: ProblemsRef
 ):
-    base, taught, learned = (report(world, policy, validation) for policy in (world.base, teacher.last, student.last))
+    base, taught, learned = (
+        report(world, policy, validation) for policy in (world.base, teacher.last, student.last)
+    )
     assert learned.scores["validation"].avg > base.scores["validation"].avg + 0.10
     assert 0 < learned.kl_old < taught.kl_old
 
@@ -106,34 +160,62 @@ def test_the_student_is_better_than_its_start_and_nearer_to_it_than_its_teacher(
 def test_records_say_what_happened(world: World, teacher: TrainingRef):
     records = load_records(world.store, teacher)
     assert [record["step"] for record in records] == list(range(1, 21))
-    assert all(torch.isfinite(torch.tensor(list(record.values()), dtype=torch.float64)).all() for record in records)
-    first, last = records[0], records[-1]
-    assert first["ratio_mean"] == pytest.approx(1, abs=1e-4) and first["kl_old_theta_on_old_batch"] == pytest.approx(0, abs=1e-6)
-    assert last["kl_old_theta_on_old_batch"] > 1e-3
-    assert last["prob_positive"] - last["prob_negative"] > first["prob_positive"] - first["prob_negative"], (
-        "it tells right from wrong better"
+    assert all(
+        torch.isfinite(torch.tensor(list(record.values()), dtype=torch.float64)).all()
+        for record in records
     )
+    first, last = records[0], records[-1]
+    assert first["ratio_mean"] == pytest.approx(1, abs=1e-4) and first[
+        "kl_old_theta_on_old_batch"
+    ] == pytest.approx(0, abs=1e-6)
+    assert last["kl_old_theta_on_old_batch"] > 1e-3
+    assert (
+        last["prob_positive"] - last["prob_negative"]
+        > first["prob_positive"] - first["prob_negative"]
+    ), "it tells right from wrong better"
 
 
-def test_the_trail_holds_the_kept_steps_as_policies_of_their_own(world: World, teacher: TrainingRef):
+def test_the_trail_holds_the_kept_steps_as_policies_of_their_own(
+    world: World, teacher: TrainingRef
+):
     assert [policy.step for policy in teacher.trail] == [5, 20]
     assert all(policy.role == "teacher" and world.store.has(policy.id) for policy in teacher.trail)
     assert teacher.at(5).id == KeptPolicy(training=teacher.id, step=5).identity()
     with pytest.raises(LookupError, match=r"\[5, 20\]"):
         teacher.at(7)
-    weights = [load_file(world.store.path(policy.id) / "model.safetensors") for policy in (world.base, *teacher.trail)]
-    assert all(not torch.equal(a[name], b[name]) for a, b in pairwise(weights) for name in a if name.endswith("q_proj.weight"))
-    files = [{path.name for path in world.store.path(policy.id).iterdir()} for policy in (world.base, *teacher.trail)]
+    weights = [
+        load_file(world.store.path(policy.id) / "model.safetensors")
+        for policy in (world.base, *teacher.trail)
+    ]
+    assert all(
+        not torch.equal(a[name], b[name])
+        for a, b in pairwise(weights)
+        for name in a
+        if name.endswith("q_proj.weight")
+    )
+    files = [
+        {path.name for path in world.store.path(policy.id).iterdir()}
+        for policy in (world.base, *teacher.trail)
+    ]
     assert files[0] == files[1] == files[2]
 
 
 def test_a_finished_training_keeps_records_and_no_checkpoint(world: World, teacher: TrainingRef):
-    assert {path.name for path in world.store.path(teacher.id).iterdir()} == {"records.jsonl", "manifest.json"}
+    assert {path.name for path in world.store.path(teacher.id).iterdir()} == {
+        "records.jsonl",
+        "manifest.json",
+    }
 
 
 def test_a_kept_step_is_what_a_shorter_run_ends_in(world: World, teacher: TrainingRef):
-    shorter = fulfil(teacher_stage(world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=5)), world.context)
-    ours, theirs = (load_file(world.store.path(policy.id) / "model.safetensors") for policy in (shorter.last, teacher.at(5)))
+    shorter = fulfil(
+        teacher_stage(world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=5)),
+        world.context,
+    )
+    ours, theirs = (
+        load_file(world.store.path(policy.id) / "model.safetensors")
+        for policy in (shorter.last, teacher.at(5))
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert load_records(world.store, shorter) == load_records(world.store, teacher)[:5]
 
@@ -144,46 +226,71 @@ def test_a_students_trail_ends_with_its_last_step(world: World, teacher: Trainin
 
 def test_phases_follow_each_other(world: World, teacher: TrainingRef):
     one = student_stage(world, teacher.last, steps=3)
-    two = one.model_copy(update={"phases": (*one.phases, one.phases[0].model_copy(update={"steps": 2}))})
+    two = one.model_copy(
+        update={"phases": (*one.phases, one.phases[0].model_copy(update={"steps": 2}))}
+    )
     ref = fulfil(two, world.context)
     assert [record["step"] for record in load_records(world.store, ref)] == [1, 2, 3, 4, 5]
     assert [policy.step for policy in ref.trail] == [5]
-    assert load_records(world.store, fulfil(one, world.context)) == load_records(world.store, ref)[:3]
+    assert (
+        load_records(world.store, fulfil(one, world.context)) == load_records(world.store, ref)[:3]
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- resume
+# ------------------------------------------------------------------------------------------- resume
 
 RUN = (
     """
 import os, sys
 from pathlib import Path
-import tasks.train
+import tasks.training.off_policy
 from helpers import context
-from tasks.stage import fulfil
+from tasks.execution.stage import fulfil
 from tasks.store import Store
-from tasks.train import DistillStudent, TrainTeacher
+from tasks.training.student import DistillStudent
+from tasks.training.teacher import TrainTeacher
 
 stage = {"teacher": TrainTeacher, "student": DistillStudent}[sys.argv[2]].model_validate_json(sys.argv[3])
 die_at, every = int(sys.argv[4]), int(sys.argv[5])
-"""
-    + dying("tasks.train.optimize")
+"""  # noqa: E501
+    + dying("tasks.training.off_policy.optimize")
     + """fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every))
 """
 )
 
 
-def run(store: Store, kind: str, stage: TrainTeacher | DistillStudent, die_at: int, every: int, home: Path):
+def run(
+    store: Store,
+    kind: str,
+    stage: TrainTeacher | DistillStudent,
+    die_at: int,
+    every: int,
+    home: Path,
+):
     path = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"
-    return python(RUN, store.root, kind, stage.model_dump_json(), die_at, every, home=home, PYTHONPATH=path)
+    return python(
+        RUN, store.root, kind, stage.model_dump_json(), die_at, every, home=home, PYTHONPATH=path
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "every", "die_at", "goes_on_from"), [("teacher", 3, 8, 6), ("student", 4, 10, 8)])
+@pytest.mark.parametrize(
+    ("kind", "every", "die_at", "goes_on_from"), [("teacher", 3, 8, 6), ("student", 4, 10, 8)]
+)
 def test_a_killed_training_ends_in_the_same_bits(
-    world: World, tmp_path: Path, kind: str, every: int, die_at: int, goes_on_from: int, teacher: TrainingRef
+    world: World,
+    tmp_path: Path,
+    kind: str,
+    every: int,
+    die_at: int,
+    goes_on_from: int,
+    teacher: TrainingRef,
 ):
     if kind == "teacher":
-        stage = teacher_stage(world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=100, steps=11, keep=(5, 7)))
+        stage = teacher_stage(
+            world,
+            TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=100, steps=11, keep=(5, 7)),
+        )
     else:
         stage = student_stage(world, teacher.last, keep=(5,))  # type: ignore[assignment]
     undisturbed = fulfil(stage, world.context)
@@ -205,13 +312,19 @@ def test_a_killed_training_ends_in_the_same_bits(
     for policy in undisturbed.trail:
         for path in world.store.path(policy.id).glob("*.safetensors"):
             assert (store.path(policy.id) / path.name).read_bytes() == path.read_bytes()
-    assert not [path for path in store.root.rglob("*") if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"]
+    assert not [
+        path
+        for path in store.root.rglob("*")
+        if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"
+    ]
     assert not any((store.root / "partial").iterdir())
 
 
 @dataclass
 class Cut(Progress):
-    """Ends a training after a step, once that is taken and, if it was time to, its checkpoint written."""
+    """Ends a training after a step, once that is taken and, if it was time to, its checkpoint
+    written.
+    """
 
     at: int = 0
 
@@ -222,8 +335,12 @@ class Cut(Progress):
 
 @pytest.mark.slow
 def test_a_training_cut_after_any_step_goes_on_to_the_same_bits(world: World, tmp_path: Path):
-    """Weights, moments and data order are the checkpoint's and the step's; what else has drawn from torch's generator has no part in it."""
-    stage = teacher_stage(world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=16, steps=5, keep=(3,)))
+    """Weights, moments and data order are the checkpoint's and the step's; what else has drawn
+    from torch's generator has no part in it.
+    """
+    stage = teacher_stage(
+        world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=16, steps=5, keep=(3,))
+    )
     undisturbed = fulfil(stage, world.context)
     shutil.copytree(world.store.root, tmp_path / "store")
     for step in range(1, 5):
@@ -238,13 +355,17 @@ def test_a_training_cut_after_any_step_goes_on_to_the_same_bits(world: World, tm
         assert fulfil(stage, resumable) == undisturbed
         assert load_records(store, undisturbed) == load_records(world.store, undisturbed), step
         for policy in undisturbed.trail:
-            ours, theirs = (one.path(policy.id) / "model.safetensors" for one in (store, world.store))
+            ours, theirs = (
+                one.path(policy.id) / "model.safetensors" for one in (store, world.store)
+            )
             assert ours.read_bytes() == theirs.read_bytes(), step
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_was_damaged_is_not_gone_on_from(world: World, tmp_path: Path):
-    stage = teacher_stage(world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=100, steps=11, keep=(5, 7)))
+    stage = teacher_stage(
+        world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=100, steps=11, keep=(5, 7))
+    )
     undisturbed = fulfil(stage, world.context)
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
@@ -255,23 +376,32 @@ def test_a_checkpoint_that_was_damaged_is_not_gone_on_from(world: World, tmp_pat
     again = run(store, "teacher", stage, -1, 3, tmp_path)
     assert again.stdout.split() == ["from", "0"], again.stderr
     last = undisturbed.last.id
-    assert (store.path(last) / "model.safetensors").read_bytes() == (world.store.path(last) / "model.safetensors").read_bytes()
+    assert (store.path(last) / "model.safetensors").read_bytes() == (
+        world.store.path(last) / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("harm", ["flipped", "gone"])
-def test_a_kept_policy_that_was_damaged_is_made_again(world: World, tmp_path: Path, teacher: TrainingRef, harm: str):
+def test_a_kept_policy_that_was_damaged_is_made_again(
+    world: World, tmp_path: Path, teacher: TrainingRef, harm: str
+):
     """The training is found in the store; what it rests its trail on must be there too, whole."""
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     weights = store.path(teacher.last.id) / "model.safetensors"
     flip_a_bit(weights) if harm == "flipped" else shutil.rmtree(weights.parent)
-    stage = teacher_stage(world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=20, keep=(5,)))
+    stage = teacher_stage(
+        world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=20, keep=(5,))
+    )
     assert fulfil(stage, context(store)) == teacher
     assert store.damage(teacher.last.id) is None
-    assert weights.read_bytes() == (world.store.path(teacher.last.id) / "model.safetensors").read_bytes()
+    assert (
+        weights.read_bytes()
+        == (world.store.path(teacher.last.id) / "model.safetensors").read_bytes()
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------------- evaluation
+# --------------------------------------------------------------------------------------- evaluation
 
 
 def test_the_kl_of_the_base_to_itself_is_zero(world: World, validation: ProblemsRef):
@@ -280,20 +410,32 @@ def test_the_kl_of_the_base_to_itself_is_zero(world: World, validation: Problems
     assert found.policy == world.base.id
 
 
-def test_a_reports_numbers_are_those_of_an_independent_computation(world: World, student: TrainingRef, validation: ProblemsRef):
-    """Scores from the shards' verdicts; KL, entropy and length by transformers alone, one response at a time, in float64."""
+def test_a_reports_numbers_are_those_of_an_independent_computation(
+    world: World, student: TrainingRef, validation: ProblemsRef
+):
+    """Scores from the shards' verdicts; KL, entropy and length by transformers alone, one
+    response at a time, in float64.
+    """
     found = report(world, student.last, validation)
-    ref = fulfil(SampleRollouts(policy=student.last, problems=validation, sampling=SAMPLING, seed=11), world.context)
+    ref = fulfil(
+        SampleRollouts(policy=student.last, problems=validation, sampling=SAMPLING, seed=11),
+        world.context,
+    )
     rows = [row for path in shards(world.store, ref) for row in pq.read_table(path).to_pylist()]
     assert len(rows) == 64 * 8
-    assert found.scores["validation"].avg == pytest.approx(sum(row["verdict"] == "correct" for row in rows) / len(rows))
+    assert found.scores["validation"].avg == pytest.approx(
+        sum(row["verdict"] == "correct" for row in rows) / len(rows)
+    )
     assert (found.scores["validation"].k, found.scores["validation"].problems) == (8, 64)
     low, high = found.scores["validation"].ci95
     assert low < found.scores["validation"].avg < high
-    assert found.length == pytest.approx(sum(len(row["response_tokens"]) for row in rows) / len(rows))
+    assert found.length == pytest.approx(
+        sum(len(row["response_tokens"]) for row in rows) / len(rows)
+    )
 
     models = [
-        AutoModelForCausalLM.from_pretrained(world.store.path(one.id), dtype=torch.float32).eval() for one in (student.last, world.base)
+        AutoModelForCausalLM.from_pretrained(world.store.path(one.id), dtype=torch.float32).eval()
+        for one in (student.last, world.base)
     ]
     kl = entropy = 0.0
     tokens = 0
@@ -301,7 +443,10 @@ def test_a_reports_numbers_are_those_of_an_independent_computation(world: World,
         for row in rows:
             prompt, response = row["prompt_tokens"], torch.tensor(row["response_tokens"])
             ids = torch.tensor([prompt + row["response_tokens"]])
-            own, other = (torch.log_softmax(model(ids).logits[0, len(prompt) - 1 : -1].double(), -1) for model in models)
+            own, other = (
+                torch.log_softmax(model(ids).logits[0, len(prompt) - 1 : -1].double(), -1)
+                for model in models
+            )
             kl += float((own - other).gather(1, response[:, None]).sum())
             entropy += float(-(own.exp() * own).sum())
             tokens += len(response)
@@ -309,16 +454,25 @@ def test_a_reports_numbers_are_those_of_an_independent_computation(world: World,
     assert found.entropy == pytest.approx(entropy / tokens, abs=1e-4)
 
 
-def test_several_benchmarks_are_weighed_by_their_tokens(world: World, student: TrainingRef, validation: ProblemsRef):
+def test_several_benchmarks_are_weighed_by_their_tokens(
+    world: World, student: TrainingRef, validation: ProblemsRef
+):
     both = EvaluatePolicy(
-        policy=student.last, old=world.base, base=world.base,
-        benchmarks={"validation": validation, "train": world.problems}, sampling=SAMPLING, seed=11,
-    )  # fmt: skip
+        policy=student.last,
+        old=world.base,
+        base=world.base,
+        benchmarks={"validation": validation, "train": world.problems},
+        sampling=SAMPLING,
+        seed=11,
+    )
     found = fulfil(both, world.context)
     one, two = report(world, student.last, validation), report(world, student.last, world.problems)
     assert found.scores["validation"] == one.scores["validation"]
     weights = [
-        fulfil(SampleRollouts(policy=student.last, problems=p, sampling=SAMPLING, seed=11), world.context).tokens
+        fulfil(
+            SampleRollouts(policy=student.last, problems=p, sampling=SAMPLING, seed=11),
+            world.context,
+        ).tokens
         for p in (validation, world.problems)
     ]
     expected = (one.kl_old * weights[0] + two.kl_old * weights[1]) / sum(weights)
@@ -328,19 +482,40 @@ def test_several_benchmarks_are_weighed_by_their_tokens(world: World, student: T
 
 def test_the_report_is_kept_as_a_file(world: World, validation: ProblemsRef):
     stage = EvaluatePolicy(
-        policy=world.base, old=world.base, base=world.base, benchmarks={"validation": validation}, sampling=SAMPLING, seed=11
+        policy=world.base,
+        old=world.base,
+        base=world.base,
+        benchmarks={"validation": validation},
+        sampling=SAMPLING,
+        seed=11,
     )
     found = fulfil(stage, world.context)
-    assert EvalReport.model_validate(json.loads((world.store.path(stage.identity()) / "report.json").read_text())) == found
+    assert (
+        EvalReport.model_validate(
+            json.loads((world.store.path(stage.identity()) / "report.json").read_text())
+        )
+        == found
+    )
 
 
 def test_responses_cut_at_the_limit_are_counted(world: World, validation: ProblemsRef):
     sampling = SAMPLING.model_copy(update={"max_new_tokens": 3})
-    ref = fulfil(SampleRollouts(policy=world.base, problems=validation, sampling=sampling, seed=1), world.context)
+    ref = fulfil(
+        SampleRollouts(policy=world.base, problems=validation, sampling=sampling, seed=1),
+        world.context,
+    )
     stage = EvaluatePolicy(
-        policy=world.base, old=world.base, base=world.base, benchmarks={"validation": validation}, sampling=sampling, seed=1
+        policy=world.base,
+        old=world.base,
+        base=world.base,
+        benchmarks={"validation": validation},
+        sampling=sampling,
+        seed=1,
     )
     fulfil(stage, world.context)
     batch = load_batch(shards(world.store, ref))
-    assert load_details(world.store, stage.identity())["validation"].truncated > 0.9 and int(batch.length_S.max()) == 3
+    assert (
+        load_details(world.store, stage.identity())["validation"].truncated > 0.9
+        and int(batch.length_S.max()) == 3
+    )
     assert ref.accuracy < 0.1, "three tokens are too few for most answers"

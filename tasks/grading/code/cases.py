@@ -33,28 +33,63 @@ class Tests:
 
 
 def read_tests(unit_tests: object) -> Tests:
-    """Check and read `{"inputs": [...], "outputs": [...], "fn_name": optional}`, or JSON of it. Raises ValueError saying what is wrong."""
+    """Check and read `{"inputs": [...], "outputs": [...], "fn_name": optional}`, or JSON of it.
+    Raises ValueError saying what is wrong.
+    """
     if isinstance(unit_tests, str):
         try:
             unit_tests = json.loads(unit_tests)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"unit_tests are not JSON ({error})") from error
     if not isinstance(unit_tests, Mapping):
-        raise ValueError(f'unit_tests are a {type(unit_tests).__name__}; give {{"inputs": [...], "outputs": [...]}}')
-    inputs, outputs, name = unit_tests.get("inputs"), unit_tests.get("outputs"), unit_tests.get("fn_name")
-    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs) or not inputs:
-        raise ValueError('unit_tests need "inputs" and "outputs", two lists of one length, not empty')
+        raise ValueError(
+            f'unit_tests are a {type(unit_tests).__name__}; give {{"inputs": [...], "outputs": '
+            f"[...]}}"
+        )
+    inputs, outputs, name = (
+        unit_tests.get("inputs"),
+        unit_tests.get("outputs"),
+        unit_tests.get("fn_name"),
+    )
+    if (
+        not isinstance(inputs, list)
+        or not isinstance(outputs, list)
+        or len(inputs) != len(outputs)
+        or not inputs
+    ):
+        raise ValueError(
+            'unit_tests need "inputs" and "outputs", two lists of one length, not empty'
+        )
     if name is None:
-        return Tests(None, [_text(item).encode("utf-8", "replace") for item in inputs], [_text(item) for item in outputs])
+        return Tests(
+            None,
+            [_text(item).encode("utf-8", "replace") for item in inputs],
+            [_text(item) for item in outputs],
+        )
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f'"fn_name" of unit_tests is {json.dumps(name)[:40]}, not a name of a function')
+        raise ValueError(
+            f'"fn_name" of unit_tests is {json.dumps(name)[:40]}, not a name of a function'
+        )
     arguments = [json.dumps(_arguments(item, index)).encode() for index, item in enumerate(inputs)]
-    return Tests(name, arguments, [_json(item, f"output {index}") if isinstance(item, str) else item for index, item in enumerate(outputs)])
+    return Tests(
+        name,
+        arguments,
+        [
+            _json(item, f"output {index}") if isinstance(item, str) else item
+            for index, item in enumerate(outputs)
+        ],
+    )
 
 
 def _text(item: Any) -> str:
     """Some data sets give the lines of an input or output as a list."""
-    return "\n".join(map(_text, item)) if isinstance(item, list) else item if isinstance(item, str) else json.dumps(item)
+    return (
+        "\n".join(map(_text, item))
+        if isinstance(item, list)
+        else item
+        if isinstance(item, str)
+        else json.dumps(item)
+    )
 
 
 def _arguments(item: Any, index: int) -> list[Any]:
@@ -68,16 +103,23 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"unit_tests with a fn_name need JSON; {where} is not ({error})") from error
+        raise ValueError(
+            f"unit_tests with a fn_name need JSON; {where} is not ({error})"
+        ) from error
 
 
 def livecodebench_tests(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`unit_tests` of a row of livecodebench/code_generation_lite: its public cases, then its private ones.
+    """`unit_tests` of a row of livecodebench/code_generation_lite: its public cases, then its
+    private ones.
 
-    **Returns:** `{"inputs", "outputs"}`, and `"fn_name"` where cases are functional. Raises ValueError for cases in no known form.
+    **Returns:** `{"inputs", "outputs"}`, and `"fn_name"` where cases are functional. Raises
+    ValueError for cases in no known form.
     """
     cases = [*_cases(row["public_test_cases"]), *_cases(row["private_test_cases"])]
-    tests: dict[str, Any] = {"inputs": [case["input"] for case in cases], "outputs": [case["output"] for case in cases]}
+    tests: dict[str, Any] = {
+        "inputs": [case["input"] for case in cases],
+        "outputs": [case["output"] for case in cases],
+    }
     metadata = row.get("metadata") or {}
     name = (json.loads(metadata) if isinstance(metadata, str) else metadata).get("func_name")
     return tests | ({"fn_name": name} if name else {})
@@ -89,7 +131,9 @@ def _cases(packed: str) -> list[dict[str, str]]:
         cases = json.loads(packed)
     except ValueError:
         cases = json.loads(unpickle_text(_inflate(packed)))
-    if not isinstance(cases, list) or not all(isinstance(case, dict) and {"input", "output"} <= case.keys() for case in cases):
+    if not isinstance(cases, list) or not all(
+        isinstance(case, dict) and {"input", "output"} <= case.keys() for case in cases
+    ):
         raise ValueError('test cases are not a list of {"input", "output", "testtype"}')
     return cases
 
@@ -106,9 +150,11 @@ def _inflate(packed: str) -> bytes:
 
 
 def unpickle_text(data: bytes) -> str:
-    """The one string that a pickle holds. Nothing is unpickled: its opcodes are read, and any that does more than hold a string is refused.
+    """The one string that a pickle holds. Nothing is unpickled: its opcodes are read, and any that
+    does more than hold a string is refused.
 
-    Raises ValueError for those. (An Unpickler without `find_class` would still allocate what a hostile memo index asks for.)
+    Raises ValueError for those. (An Unpickler without `find_class` would still allocate what a
+    hostile memo index asks for.)
     """
     text: list[str] = []
     try:
@@ -118,7 +164,9 @@ def unpickle_text(data: bytes) -> str:
             elif operation.name not in _AROUND:
                 raise ValueError(f"it has {operation.name}")
     except ValueError as error:
-        raise ValueError(f"the pickle of test cases must hold one string and nothing else: {error}") from error
+        raise ValueError(
+            f"the pickle of test cases must hold one string and nothing else: {error}"
+        ) from error
     if len(text) != 1:
         raise ValueError(f"the pickle of test cases must hold one string; it has {len(text)}")
     return text[0]

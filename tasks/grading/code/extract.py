@@ -1,4 +1,6 @@
-"""Find the program in a response: the last fenced code block after the thinking part. A linear scan: a policy wrote it."""
+"""Find the program in a response: the last fenced code block after the thinking part. A linear
+scan: a policy wrote it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
 def program(response: str) -> str | None:
-    r"""The text of the last closed code block, or None. A block that the response breaks off in is not a program.
+    r"""The text of the last closed code block, or None. A block that the response breaks off in is
+    not a program.
 
     Example: `program("Read it:\n```python\nprint(input())\n```\nDone.") == "print(input())"`
     """

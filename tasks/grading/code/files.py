@@ -1,4 +1,6 @@
-"""`erpd grade-code IN.jsonl OUT.jsonl`: rows with a program and its test cases in, the same rows with an outcome out."""
+"""`erpd grade-code IN.jsonl OUT.jsonl`: rows with a program and its test cases in, the same rows
+with an outcome out.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,29 @@ from typing import Any, get_args
 from tasks.grading.code.cases import Tests, read_tests
 from tasks.grading.code.grader import CodeGrader, CodeVerdict
 from tasks.grading.files import write_rows
-from tasks.input_files import parse_json, short, text_lines
-from tasks.output_files import check_output
+from tasks.untrusted.input_files import parse_json, short, text_lines
+from tasks.untrusted.output_files import check_output
 
 
 def read_code_rows(source: Path) -> list[tuple[dict[str, Any], Tests]]:
-    """All rows of `source` and their test cases, checked. Raises ValueError naming the file, the line and the remedy."""
+    """All rows of `source` and their test cases, checked. Raises ValueError naming the file, the
+    line and the remedy.
+    """
     return [_row(line, where) for where, line in text_lines(source)]
 
 
 def _row(line: str, where: str) -> tuple[dict[str, Any], Tests]:
     row = parse_json(line, where)
     if not isinstance(row, dict) or not {"code", "unit_tests"} <= row.keys():
-        raise ValueError(f'{where}: every row needs "code" and "unit_tests"; write {{"code": "...", "unit_tests": {{...}}}}')
+        raise ValueError(
+            f'{where}: every row needs "code" and "unit_tests"; write {{"code": "...", '
+            f'"unit_tests": {{...}}}}'
+        )
     if not isinstance(row["code"], str):
-        raise ValueError(f'{where}: "code" is {short(json.dumps(row["code"]), 40)}, not a string; put it in quotes')
+        raise ValueError(
+            f'{where}: "code" is {short(json.dumps(row["code"]), 40)}, not a string; put it in '
+            f"quotes"
+        )
     try:
         return row, read_tests(row["unit_tests"])
     except ValueError as error:
@@ -32,12 +42,19 @@ def _row(line: str, where: str) -> tuple[dict[str, Any], Tests]:
 
 
 def grade_code_file(source: Path, target: Path, grader: CodeGrader) -> dict[str, int]:
-    """Grade a JSON-lines file. Rows keep their order and their other keys, and get "verdict", "passed", "total" and "isolation".
+    """Grade a JSON-lines file. Rows keep their order and their other keys, and get "verdict",
+    "passed", "total" and "isolation".
 
-    `target` appears whole or not at all, and may be `source`. **Returns:** how many rows got each verdict.
+    `target` appears whole or not at all, and may be `source`. **Returns:** how many rows got each
+    verdict.
     """
     rows = read_code_rows(source)
     check_output(target)
     outcomes = grader.run([(row["code"], tests) for row, tests in rows])
-    write_rows(target, [row | asdict(outcome) for (row, _), outcome in zip(rows, outcomes, strict=True)])
-    return {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in get_args(CodeVerdict)}
+    write_rows(
+        target, [row | asdict(outcome) for (row, _), outcome in zip(rows, outcomes, strict=True)]
+    )
+    return {
+        verdict: sum(outcome.verdict == verdict for outcome in outcomes)
+        for verdict in get_args(CodeVerdict)
+    }

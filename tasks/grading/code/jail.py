@@ -1,7 +1,9 @@
-"""Start a program in fresh namespaces with a read-only view of a few folders, where bubblewrap is not installed. Linux, standard library.
+"""Start a program in fresh namespaces with a read-only view of a few folders, where bubblewrap is
+not installed. Linux, standard library.
 
-`python jail.py CONFIG COMMAND...`, CONFIG being JSON: `{"visible": [paths], "links": {name: target}, "temporary": bytes, "root": bool}`.
-With `root`, the command starts as root, within the view, and must give it up itself; without, as nobody of a user namespace.
+`python jail.py CONFIG COMMAND...`, CONFIG being JSON: `{"visible": [paths], "links": {name:
+target}, "temporary": bytes, "root": bool}`. With `root`, the command starts as root, within the
+view, and must give it up itself; without, as nobody of a user namespace.
 """
 
 import ctypes
@@ -14,12 +16,25 @@ from typing import Any
 
 from tasks.grading.code import guard
 
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (1 << bit for bit in (17, 26, 27, 28, 29, 30))
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 8192, 16384, 1 << 18
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
+    1 << bit for bit in (17, 26, 27, 28, 29, 30)
+)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = (
+    1,
+    2,
+    4,
+    32,
+    4096,
+    8192,
+    16384,
+    1 << 18,
+)
 NOBODY = 65534
 DEVICES = ("null", "zero", "random", "urandom")
 BASE = Path("/sys")
-"""Where the view is built, inside the new mount namespace: nothing that is to be seen lies below it."""
+"""Where the view is built, inside the new mount namespace: nothing that is to be seen lies below
+it.
+"""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -29,9 +44,16 @@ def checked(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def mount(source: str, target: Path | str, kind: str | None, flags: int, data: str | None = None) -> None:
-    encoded = [part.encode() if part is not None else None for part in (source, str(target), kind, data)]
-    checked(_libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
+def mount(
+    source: str, target: Path | str, kind: str | None, flags: int, data: str | None = None
+) -> None:
+    encoded = [
+        part.encode() if part is not None else None for part in (source, str(target), kind, data)
+    ]
+    checked(
+        _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]),
+        f"mount {target}",
+    )
 
 
 def separate(root: bool) -> None:
@@ -46,26 +68,46 @@ def separate(root: bool) -> None:
 
 
 def bind(source: str, target: Path) -> None:
-    """Show a file or folder read-only. Flags that the source's mount has must stay, or the kernel refuses."""
+    """Show a file or folder read-only. Flags that the source's mount has must stay, or the
+    kernel refuses.
+    """
     if Path(source).is_dir():
         target.mkdir(parents=True, exist_ok=True)
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
     mount(source, target, None, MS_BIND | MS_REC)
-    kept = os.statvfs(target).f_flag & (MS_NODEV | 8 | 1024 | 2048 | 4096)  # noexec, noatime, nodiratime, relatime
-    kept = sum(flag for bit, flag in ((4, 4), (8, 8), (1024, 1024), (2048, 2048), (4096, 1 << 21)) if kept & bit)
+    # noexec, noatime, nodiratime, relatime
+    kept = os.statvfs(target).f_flag & (MS_NODEV | 8 | 1024 | 2048 | 4096)
+    kept = sum(
+        flag
+        for bit, flag in ((4, 4), (8, 8), (1024, 1024), (2048, 2048), (4096, 1 << 21))
+        if kept & bit
+    )
     device = target.is_char_device()
-    mount("none", target, None, MS_REMOUNT | MS_BIND | MS_NOSUID | kept | (0 if device else MS_RDONLY | MS_NODEV))
+    mount(
+        "none",
+        target,
+        None,
+        MS_REMOUNT | MS_BIND | MS_NOSUID | kept | (0 if device else MS_RDONLY | MS_NODEV),
+    )
 
 
 def build_view(config: dict[str, Any]) -> None:
-    """A root of its own: what is visible, a private /tmp of limited size, four devices, nothing else."""
+    """A root of its own: what is visible, a private /tmp of limited size, four devices, nothing
+    else.
+    """
     os.umask(0o022)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", BASE, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     (BASE / "tmp").mkdir()
-    mount("tmpfs", BASE / "tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={config['temporary']},mode=1777")
+    mount(
+        "tmpfs",
+        BASE / "tmp",
+        "tmpfs",
+        MS_NOSUID | MS_NODEV,
+        f"size={config['temporary']},mode=1777",
+    )
     for source in config["visible"]:
         bind(source, BASE / source.lstrip("/"))
     for name in DEVICES:

@@ -1,4 +1,6 @@
-"""What does an isolation level really keep a program from, on this machine? Measured by a program that tries."""
+"""What does an isolation level really keep a program from, on this machine? Measured by a
+program that tries.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ print(json.dumps([name for name, done in tried.items() if done]))
 
 
 def holes(level: Level, slot: int = 0) -> list[str]:
-    """What a program at `level` can do though it should not: of network, reading, writing, signals, memory, processes.
+    """What a program at `level` can do though it should not: of network, reading, writing, signals,
+    memory, processes.
 
     Raises SandboxError if nothing can be started at this level.
     """
@@ -50,13 +53,22 @@ def holes(level: Level, slot: int = 0) -> list[str]:
         secret = Path(folder) / "secret"
         secret.write_text("expected output")
         limits = Limits(memory=1 << 30, processes=32)
-        with socket.create_server(("127.0.0.1", 0)) as server, Sandbox(level, _TRIES, None, limits, slot) as sandbox:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            Sandbox(level, _TRIES, None, limits, slot) as sandbox,
+        ):
             asked = {"port": server.getsockname()[1], "file": str(secret), "pid": os.getpid()}
-            ran = sandbox.run(json.dumps(asked | {"memory": limits.memory, "processes": limits.processes}).encode())
+            ran = sandbox.run(
+                json.dumps(
+                    asked | {"memory": limits.memory, "processes": limits.processes}
+                ).encode()
+            )
         try:
             found = json.loads(ran.output)
         except ValueError:
-            raise SandboxError(f'the probe of isolation level "{level}" ended ({ran.end}) without an answer') from None
+            raise SandboxError(
+                f'the probe of isolation level "{level}" ended ({ran.end}) without an answer'
+            ) from None
         return [str(name) for name in found]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,10 +76,11 @@ def holes(level: Level, slot: int = 0) -> list[str]:
 
 @cache
 def best() -> tuple[Level, str]:
-    """The first level that keeps what it promises, and its name in reports. Measured once per process.
+    """The first level that keeps what it promises, and its name in reports. Measured once per
+    process.
 
-    The last level is taken even if it does not; its name then says so, as in "limits without network".
-    Raises SandboxError if there is none.
+    The last level is taken even if it does not; its name then says so, as in "limits without
+    network". Raises SandboxError if there is none.
     """
     reasons = []
     for level in LEVELS:

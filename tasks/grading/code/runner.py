@@ -1,11 +1,14 @@
-"""The process that runs one program's test cases inside a sandbox. Standard library only; started by `sandbox.Sandbox`, never by hand.
+"""The process that runs one program's test cases inside a sandbox. Standard library only; started
+by `sandbox.Sandbox`, never by hand.
 
-It prepares a Python with the usual imports once and forks it for every case: a case starts in a millisecond, in a process of its own that
-no earlier case has touched. It knows inputs, never expected outputs: whatever a program does to this process, all it can send to the
-other side is a guess.
+It prepares a Python with the usual imports once and forks it for every case: a case starts in a
+millisecond, in a process of its own that no earlier case has touched. It knows inputs, never
+expected outputs: whatever a program does to this process, all it can send to the other side is a
+guess.
 
-It speaks over a private copy of stdin and stdout. In: one JSON line (`Job`), then `{"size": n}` and n bytes of input for each case. Out:
-`{"ready": true}`, then for each case `{"end": ..., "output": n, "result": m}` and n + m bytes.
+It speaks over a private copy of stdin and stdout. In: one JSON line (`Job`), then `{"size": n}` and
+n bytes of input for each case. Out: `{"ready": true}`, then for each case `{"end": ..., "output":
+n, "result": m}` and n + m bytes.
 """
 
 import atexit
@@ -26,10 +29,25 @@ from tasks.grading.code import guard
 
 # What LiveCodeBench puts before every program (its lcb_runner/evaluation/testing_util.py).
 MODULES = (
-    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools"),
+    *(
+        "string",
+        "re",
+        "datetime",
+        "collections",
+        "heapq",
+        "bisect",
+        "copy",
+        "math",
+        "random",
+        "statistics",
+        "itertools",
+    ),
     *("functools", "operator", "io", "sys", "json"),
 )
-PREAMBLE = "\n".join([f"from {name} import *" for name in (*MODULES, "builtins", "typing")] + [f"import {name}" for name in MODULES])
+PREAMBLE = "\n".join(
+    [f"from {name} import *" for name in (*MODULES, "builtins", "typing")]
+    + [f"import {name}" for name in MODULES]
+)
 RECURSION = 50_000
 RESULT = 3
 """The descriptor on which a case says how it ended."""
@@ -56,7 +74,9 @@ def main() -> None:
     while line := requests.readline():
         data = requests.read(json.loads(line)["size"])
         end, output, result = run_case(job, namespace, data, requests.fileno())
-        header = json.dumps({"end": end, "output": len(output), "result": len(result)}).encode() + b"\n"
+        header = (
+            json.dumps({"end": end, "output": len(output), "result": len(result)}).encode() + b"\n"
+        )
         send(replies, header + output + result)
 
 
@@ -67,8 +87,11 @@ def become(job: Job) -> None:
         os.setgroups([])
         os.setresgid(job["user"], job["user"], job["user"])
         os.setresuid(job["user"], job["user"], job["user"])
-    if os.getpid() == 1:  # all others end with the first process of a namespace; elsewhere it must live to end them (`collect`)
-        guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which forgets it
+    # all others end with the first process of a namespace; elsewhere it must live to end them
+    # (`collect`)
+    if os.getpid() == 1:
+        # after the change of user, which forgets it
+        guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)
     guard.prctl(guard.PR_SET_DUMPABLE, 0)
     guard.prctl(guard.PR_SET_NO_NEW_PRIVS, 1)
 
@@ -79,8 +102,12 @@ def send(target: int, data: bytes) -> None:
         view = view[os.write(target, view) :]
 
 
-def run_case(job: Job, namespace: dict[str, Any], data: bytes, parent: int) -> tuple[str, bytes, bytes]:
-    """**Returns:** how the case ended (`exit`, `time`, `output`), what it printed, and what it said on `RESULT`."""
+def run_case(
+    job: Job, namespace: dict[str, Any], data: bytes, parent: int
+) -> tuple[str, bytes, bytes]:
+    """**Returns:** how the case ended (`exit`, `time`, `output`), what it printed, and what it
+    said on `RESULT`.
+    """
     source = os.memfd_create("input")
     send(source, data)
     os.lseek(source, 0, os.SEEK_SET)
@@ -103,7 +130,9 @@ def run_case(job: Job, namespace: dict[str, Any], data: bytes, parent: int) -> t
 
 
 def collect(job: Job, pid: int, output: int, result: int, parent: int) -> tuple[str, bytes, bytes]:
-    """Read both pipes until the case's process has ended; what its children would still write is not waited for."""
+    """Read both pipes until the case's process has ended; what its children would still write is
+    not waited for.
+    """
     until = time.monotonic() + job["deadline"]
     kept = {output: bytearray(), result: bytearray()}
     room = {output: job["output"], result: MAX_RESULT}
@@ -122,7 +151,9 @@ def collect(job: Job, pid: int, output: int, result: int, parent: int) -> tuple[
             os._exit(0)
         end = "time" if not ready else "exit" if ended in ready else ""
         for descriptor in (output, result):
-            if descriptor in ready and not take(descriptor, kept[descriptor], room[descriptor], everything=end == "exit"):
+            if descriptor in ready and not take(
+                descriptor, kept[descriptor], room[descriptor], everything=end == "exit"
+            ):
                 poll.unregister(descriptor)  # closed at the other end
             if len(kept[descriptor]) > room[descriptor]:
                 end = "output"
@@ -131,7 +162,9 @@ def collect(job: Job, pid: int, output: int, result: int, parent: int) -> tuple[
 
 
 def take(descriptor: int, kept: bytearray, room: int, everything: bool) -> bool:
-    """Add what is there, or one piece of it, to `kept`, and stop when it is too much. **Returns:** False at the end of the pipe."""
+    """Add what is there, or one piece of it, to `kept`, and stop when it is too much.
+    **Returns:** False at the end of the pipe.
+    """
     while len(kept) <= room:
         try:
             piece = os.read(descriptor, 1 << 20)
@@ -146,7 +179,8 @@ def take(descriptor: int, kept: bytearray, room: int, everything: bool) -> bool:
 def kill_all() -> None:
     """End everything that cases have started, and reap it."""
     while True:
-        victims = guard.descendants(os.getpid()) if os.getpid() != 1 else [-1]  # -1: everything in this pid namespace but its first
+        # -1: everything in this pid namespace but its first
+        victims = guard.descendants(os.getpid()) if os.getpid() != 1 else [-1]
         for victim in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
@@ -164,7 +198,11 @@ def clean() -> None:
     for folder, folders, names in os.walk("."):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         # Of other devices is what the sandbox shows of the machine, if that lies below /tmp.
-        folders[:] = [name for name in folders if name not in links and os.stat(os.path.join(folder, name)).st_dev == here]
+        folders[:] = [
+            name
+            for name in folders
+            if name not in links and os.stat(os.path.join(folder, name)).st_dev == here
+        ]
         emptied += [os.path.join(folder, name) for name in folders]
         for name in (*names, *links):
             with contextlib.suppress(OSError):
@@ -174,8 +212,12 @@ def clean() -> None:
             os.rmdir(folder)
 
 
-def case_main(job: Job, namespace: dict[str, Any], source: int, output: int, result: int) -> NoReturn:
-    """One case, in its own process. It must end through `finish`: a program that ends the process itself has not run to its end."""
+def case_main(
+    job: Job, namespace: dict[str, Any], source: int, output: int, result: int
+) -> NoReturn:
+    """One case, in its own process. It must end through `finish`: a program that ends the
+    process itself has not run to its end.
+    """
     leave, write = os._exit, os.write  # a program can replace what modules hold, not these names
     os.dup2(source, 0)
     os.dup2(output, 1)
@@ -186,14 +228,21 @@ def case_main(job: Job, namespace: dict[str, Any], source: int, output: int, res
     stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = stdout  # type: ignore[misc]
     sys.argv = ["program"]
-    namespace |= {"stdin": sys.stdin, "stdout": sys.stdout, "argv": sys.argv, "exit": sys.exit, "quit": sys.exit}
+    namespace |= {
+        "stdin": sys.stdin,
+        "stdout": sys.stdout,
+        "argv": sys.argv,
+        "exit": sys.exit,
+        "quit": sys.exit,
+    }
     confine(job)
 
     try:
         message = call(job, namespace) if job["fn_name"] else run(job, namespace)
     except BaseException:
         leave(1)
-    with contextlib.suppress(ValueError, OSError):  # the program closed it, after or instead of printing
+    # the program closed it, after or instead of printing
+    with contextlib.suppress(ValueError, OSError):
         stdout.flush()
     view = memoryview(message.encode())
     while view:
@@ -205,17 +254,27 @@ def confine(job: Job) -> None:
     """The limits of one case. After this, nothing the program does can widen them."""
     guard.prctl(guard.PR_SET_DUMPABLE, 1)
     guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)
-    guard.limit(CORE=0, AS=job["memory"], DATA=job["memory"], FSIZE=job["file_size"], NOFILE=job["files"], NPROC=job["processes"])
+    guard.limit(
+        CORE=0,
+        AS=job["memory"],
+        DATA=job["memory"],
+        FSIZE=job["file_size"],
+        NOFILE=job["files"],
+        NPROC=job["processes"],
+    )
     guard.limit(CPU=int(job["deadline"]) + 2, MEMLOCK=0, MSGQUEUE=0)
     if job["landlock"]:
         guard.restrict_files(job["landlock"], ["."])
     guard.restrict_calls()
     sys.setrecursionlimit(RECURSION)
-    threading.stack_size(8 << 20)  # as usual; else a thread would take as much as the main one's deep stack may grow
+    # as usual; else a thread would take as much as the main one's deep stack may grow
+    threading.stack_size(8 << 20)
 
 
 def run(job: Job, namespace: dict[str, Any]) -> str:
-    """A program that reads stdin and writes stdout, run as `__main__`. Like LiveCodeBench, any `sys.exit` is a normal end."""
+    """A program that reads stdin and writes stdout, run as `__main__`. Like LiveCodeBench, any
+    `sys.exit` is a normal end.
+    """
     namespace["__name__"] = "__main__"
     namespace["open"] = builtins.open = with_stdin(open)
     sys.modules["__main__"].__dict__.update(namespace)
@@ -240,7 +299,9 @@ def with_stdin(real: Any) -> Any:
 
 
 def call(job: Job, namespace: dict[str, Any]) -> str:
-    """A method of class `Solution`, or a function, called with the arguments on stdin; its value, if JSON can say it."""
+    """A method of class `Solution`, or a function, called with the arguments on stdin; its
+    value, if JSON can say it.
+    """
     dump = json.dumps
     arguments = json.loads(sys.stdin.read())
     namespace["__name__"] = "solution"

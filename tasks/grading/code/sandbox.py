@@ -1,4 +1,6 @@
-"""One program in one sandbox: start it, give it inputs case by case, watch what it uses, end all of it."""
+"""One program in one sandbox: start it, give it inputs case by case, watch what it uses, end all
+of it.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,13 @@ from tasks.grading.code.levels import Level, Limits
 START_SECONDS = 60.0
 """For a runner to be ready on a busy machine; not part of any case's deadline."""
 GRACE = 3.0
-"""Seconds beyond a case's deadline after which the whole sandbox goes, if its runner has not ended the case."""
+"""Seconds beyond a case's deadline after which the whole sandbox goes, if its runner has not
+ended the case.
+"""
 LOOK = 0.1
-"""Seconds between two looks at memory and processes: what a sandbox can use beyond its limit is what it can take in this time."""
+"""Seconds between two looks at memory and processes: what a sandbox can use beyond its limit is
+what it can take in this time.
+"""
 MOST = 64 << 20
 """Bytes that a runner may announce; it is not trusted to keep the limits."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -35,7 +41,9 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ran:
-    """How a case ended: by itself, out of time, over its output limit, or with its sandbox lost; what it printed; what it reported."""
+    """How a case ended: by itself, out of time, over its output limit, or with its sandbox lost;
+    what it printed; what it reported.
+    """
 
     end: End
     output: bytes = b""
@@ -43,14 +51,17 @@ class Ran:
 
 
 class Sandbox:
-    """A runner at an isolation level. Use as a context manager; after a case that ends `lost` it is closed.
+    """A runner at an isolation level. Use as a context manager; after a case that ends `lost` it is
+    closed.
 
     Example:
         with Sandbox("bubblewrap", "print(int(input()) + 1)", None, Limits(), slot=0) as sandbox:
             sandbox.run(b"41").output  # b"42\\n"
     """
 
-    def __init__(self, level: Level, code: str, fn_name: str | None, limits: Limits, slot: int) -> None:
+    def __init__(
+        self, level: Level, code: str, fn_name: str | None, limits: Limits, slot: int
+    ) -> None:
         self.limits = limits
         self._start = levels.start(level, limits, slot)
         private = self._start.user is not None or level != "limits"
@@ -60,7 +71,8 @@ class Sandbox:
             "user": self._start.user,
             "landlock": self._start.landlock,
             "packages": self._start.packages,
-            # The kernel counts processes by user. Where the user is not the sandbox's own, those that are there already come on top.
+            # The kernel counts processes by user. Where the user is not the sandbox's own, those
+            # that are there already come on top.
             "processes": limits.processes + (0 if private else tasks_of(os.geteuid())),
         }
         self._buffer = bytearray()
@@ -81,7 +93,10 @@ class Sandbox:
             until = time.monotonic() + START_SECONDS
             self._send(json.dumps(job).encode() + b"\n", until)
             if self._line(until) != {"ready": True}:
-                raise SandboxError(f'a program cannot be started at isolation level "{level}": {" ".join(self._start.command[3:12])} ...')
+                raise SandboxError(
+                    f'a program cannot be started at isolation level "{level}": '
+                    f"{' '.join(self._start.command[3:12])} ..."
+                )
         except BaseException:
             self.close()
             raise
@@ -103,7 +118,9 @@ class Sandbox:
         return self._process.pid
 
     def run(self, data: bytes) -> Ran:
-        """Run the program on `data` in a fresh process. Nothing it started lives when this returns."""
+        """Run the program on `data` in a fresh process. Nothing it started lives when this
+        returns.
+        """
         until = time.monotonic() + self.limits.deadline + GRACE
         ran = Ran("lost")
         if self._send(json.dumps({"size": len(data)}).encode() + b"\n" + data, until):
@@ -117,7 +134,12 @@ class Sandbox:
     def _answer(self, until: float) -> Ran:
         header = self._line(until)
         end, printed, said = header.get("end"), header.get("output"), header.get("result")
-        if end in ("exit", "time", "output") and isinstance(printed, int) and isinstance(said, int) and min(printed, said) >= 0:
+        if (
+            end in ("exit", "time", "output")
+            and isinstance(printed, int)
+            and isinstance(said, int)
+            and min(printed, said) >= 0
+        ):
             body = self._bytes(printed + said, until) if max(printed, said) <= MOST else None
             if body is not None:
                 return Ran(end, body[:printed], body[printed:])
@@ -184,7 +206,9 @@ class Sandbox:
         return piece
 
     def _fill(self, until: float) -> bool:
-        """Read some more. **Returns:** False at the end of the stream, at the deadline, or when too much is used."""
+        """Read some more. **Returns:** False at the end of the stream, at the deadline, or when
+        too much is used.
+        """
         while True:
             try:
                 piece = os.read(self._out, 1 << 20)
@@ -207,13 +231,21 @@ class Sandbox:
         return False
 
     def _uses_too_much(self) -> bool:
-        """More resident memory, many more processes, or more of a shared disk than a case may have."""
+        """More resident memory, many more processes, or more of a shared disk than a case may
+        have.
+        """
         pids = guard.descendants(self._process.pid)
         if len(pids) > self.limits.processes + 8:
             return True
-        if sum(map(_resident, pids)) > self.limits.memory and sum(map(_own, pids)) > self.limits.memory:
+        if (
+            sum(map(_resident, pids)) > self.limits.memory
+            and sum(map(_own, pids)) > self.limits.memory
+        ):
             return True
-        return self._start.folder is not None and _on_disk(self._start.folder, self.limits.temporary) > self.limits.temporary
+        return (
+            self._start.folder is not None
+            and _on_disk(self._start.folder, self.limits.temporary) > self.limits.temporary
+        )
 
 
 def tasks_of(user: int) -> int:
@@ -236,7 +268,9 @@ def _resident(pid: int) -> int:
 
 
 def _own(pid: int) -> int:
-    """Resident memory, what several processes share being divided among them (forks share most); slower to ask for than `_resident`."""
+    """Resident memory, what several processes share being divided among them (forks share most);
+    slower to ask for than `_resident`.
+    """
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
@@ -245,7 +279,9 @@ def _own(pid: int) -> int:
 
 
 def _on_disk(folder: str, enough: int) -> int:
-    """Bytes below `folder`, each name counting as a block at least; a sum above `enough` may be incomplete."""
+    """Bytes below `folder`, each name counting as a block at least; a sum above `enough` may be
+    incomplete.
+    """
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -1,4 +1,6 @@
-"""What several tests of the maths need: small batches, loss inputs in double precision, and a policy of two matrices."""
+"""What several tests of the maths need: small batches, loss inputs in double precision, and a
+policy of two matrices.
+"""
 
 import torch
 from hypothesis import strategies as st
@@ -22,7 +24,9 @@ def loss_inputs(lp, old, signal, rewards, lengths, entropy=None, totals=None):
         lp_N=lp_N,
         old_N=old_N,
         signal_N=signal_N,
-        entropy_N=torch.zeros_like(lp_N) if entropy is None else torch.as_tensor(entropy, dtype=torch.float64),
+        entropy_N=torch.zeros_like(lp_N)
+        if entropy is None
+        else torch.as_tensor(entropy, dtype=torch.float64),
         reward_S=reward_S,
         seq_N=torch.repeat_interleave(torch.arange(len(length_S)), length_S),
         length_S=length_S,
@@ -63,7 +67,9 @@ def random_batch(seed, prompt_lengths, response_lengths, groups, vocab=16):
         return torch.randint(vocab, (count,), generator=generator).tolist()
 
     rewards = torch.randint(2, (len(groups),), generator=generator).tolist()
-    return TokenBatch.build([tokens(n) for n in prompt_lengths], [tokens(n) for n in response_lengths], groups, rewards)
+    return TokenBatch.build(
+        [tokens(n) for n in prompt_lengths], [tokens(n) for n in response_lengths], groups, rewards
+    )
 
 
 @st.composite
@@ -71,12 +77,16 @@ def batches(draw, max_prompt=7, max_response=9, max_groups=3, max_sequences=6):
     """Batches whose groups have any number of samples, in any order."""
     prompts = draw(st.lists(st.integers(1, max_prompt), min_size=1, max_size=max_groups))
     responses = draw(st.lists(st.integers(1, max_response), min_size=1, max_size=max_sequences))
-    groups = draw(st.lists(st.integers(0, len(prompts) - 1), min_size=len(responses), max_size=len(responses)))
+    groups = draw(
+        st.lists(st.integers(0, len(prompts) - 1), min_size=len(responses), max_size=len(responses))
+    )
     return random_batch(draw(st.integers(0, 999)), prompts, responses, groups)
 
 
 class BigramPolicy:
-    """The smallest `PolicyModel`: the next token depends on the present one, and a little on its position."""
+    """The smallest `PolicyModel`: the next token depends on the present one, and a little on its
+    position.
+    """
 
     def __init__(self, vocab=6, width=8, seed=0):
         generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,8 @@
-"""Every loss again, from the SPEC's formulas: padded rows, Python loops over sequences and tokens, no code shared with erpd_core.
+"""Every loss again, from the SPEC's formulas: padded rows, Python loops over sequences and tokens,
+no code shared with erpd_core.
 
-`rows[s]` lists the tokens of sequence s as (lp, old, signal, entropy) tensors; `rewards[s]` is its outcome.
+`rows[s]` lists the tokens of sequence s as (lp, old, signal, entropy) tensors; `rewards[s]` is its
+outcome.
 """
 
 import math
@@ -29,15 +31,24 @@ def mean(values):
 
 
 def grpo(c, rows, rewards):
-    return mean([mean([clipped(lp, old, a, c.clip_low, c.clip_high) for lp, old, a, _ in row]) for row in rows])
+    return mean(
+        [
+            mean([clipped(lp, old, a, c.clip_low, c.clip_high) for lp, old, a, _ in row])
+            for row in rows
+        ]
+    )
 
 
 def sapo(c, rows, rewards):
-    return mean([mean([soft(lp, old, a, c.tau_pos, c.tau_neg) for lp, old, a, _ in row]) for row in rows])
+    return mean(
+        [mean([soft(lp, old, a, c.tau_pos, c.tau_neg) for lp, old, a, _ in row]) for row in rows]
+    )
 
 
 def distill(c, rows, rewards):
-    return mean([clipped(lp, old, a, c.clip_low, c.clip_high) for row in rows for lp, old, a, _ in row])
+    return mean(
+        [clipped(lp, old, a, c.clip_low, c.clip_high) for row in rows for lp, old, a, _ in row]
+    )
 
 
 def ce(c, rows, rewards):
@@ -73,14 +84,18 @@ def reinforce(c, rows, rewards):
 
 
 def cispo(c, rows, rewards):
-    return mean([-min(held_ratio(lp, old), c.max_weight) * a * lp for row in rows for lp, old, a, _ in row])
+    return mean(
+        [-min(held_ratio(lp, old), c.max_weight) * a * lp for row in rows for lp, old, a, _ in row]
+    )
 
 
 def dispo(c, rows, rewards):
     losses = []
     for row, label in zip(rows, rewards):
         low, high = (c.right_low, c.right_high) if label == 1 else (c.wrong_low, c.wrong_high)
-        losses += [-min(max(held_ratio(lp, old), 1 - low), 1 + high) * a * lp for lp, old, a, _ in row]
+        losses += [
+            -min(max(held_ratio(lp, old), 1 - low), 1 + high) * a * lp for lp, old, a, _ in row
+        ]
     return mean(losses)
 
 
@@ -93,14 +108,27 @@ def vespo(c, rows, rewards):
     for row in rows:
         weight = math.prod(held_ratio(lp, old) for lp, old, _, _ in row)
         for lp, _, a, _ in row:
-            losses.append(-gamma(weight, *((c.k_pos, c.lambda_pos) if a >= 0 else (c.k_neg, c.lambda_neg))) * a * lp)
+            losses.append(
+                -gamma(weight, *((c.k_pos, c.lambda_pos) if a >= 0 else (c.k_neg, c.lambda_neg)))
+                * a
+                * lp
+            )
     return mean(losses)
 
 
 ORACLE = {
-    "grpo": grpo, "sapo": sapo, "ce": ce, "mse": mse, "sft": sft, "distill": distill, "ppo": distill,
-    "reinforce": reinforce, "cispo": cispo, "dispo": dispo, "vespo": vespo,
-}  # fmt: skip
+    "grpo": grpo,
+    "sapo": sapo,
+    "ce": ce,
+    "mse": mse,
+    "sft": sft,
+    "distill": distill,
+    "ppo": distill,
+    "reinforce": reinforce,
+    "cispo": cispo,
+    "dispo": dispo,
+    "vespo": vespo,
+}
 
 
 def weight_integral(log_ratio, low, high):
@@ -113,7 +141,9 @@ def weight_integral(log_ratio, low, high):
 
 
 def potential(c, rows, rewards):
-    """A function whose plain gradient in lp is that of a stop-gradient loss (VESPO: where A is the same on a whole response)."""
+    """A function whose plain gradient in lp is that of a stop-gradient loss (VESPO: where A is
+    the same on a whole response).
+    """
     total = 0.0
     for row, label in zip(rows, rewards):
         if c.kind == "vespo":
@@ -126,8 +156,14 @@ def potential(c, rows, rewards):
         if c.kind == "cispo":
             low, high = 0.0, c.max_weight
         else:
-            low, high = (1 - c.right_low, 1 + c.right_high) if label == 1 else (1 - c.wrong_low, 1 + c.wrong_high)
-        total -= sum(float(a) * weight_integral(float(lp - old), low, high) for lp, old, a, _ in row)
+            low, high = (
+                (1 - c.right_low, 1 + c.right_high)
+                if label == 1
+                else (1 - c.wrong_low, 1 + c.wrong_high)
+            )
+        total -= sum(
+            float(a) * weight_integral(float(lp - old), low, high) for lp, old, a, _ in row
+        )
     return total / sum(len(row) for row in rows)
 
 

@@ -12,8 +12,12 @@ from erpd_core.faults import Fault
 
 
 def test_by_hand():
-    """Group 0: rewards 1, 0, 0, 1 -> mean 1/2, sample std sqrt(1/3). Group 1: one right of two -> mean 1/2, std sqrt(1/2)."""
-    advantage = group_normalised(torch.tensor([1.0, 0, 0, 1, 1, 0]), torch.tensor([0, 0, 0, 0, 1, 1]), eps=0.0)
+    """Group 0: rewards 1, 0, 0, 1 -> mean 1/2, sample std sqrt(1/3). Group 1: one right of two
+    -> mean 1/2, std sqrt(1/2).
+    """
+    advantage = group_normalised(
+        torch.tensor([1.0, 0, 0, 1, 1, 0]), torch.tensor([0, 0, 0, 0, 1, 1]), eps=0.0
+    )
     a, b = 0.5 * 3**0.5, 0.5 * 2**0.5
     torch.testing.assert_close(advantage, torch.tensor([a, -a, -a, a, b, -b]))
 
@@ -41,19 +45,28 @@ def test_equals_a_loop_over_groups_in_whatever_order_they_come(rows):
         torch.testing.assert_close(advantage[index].item(), expected, rtol=1e-4, atol=1e-5)
 
 
-# -------------------------------------------------------------------------------------------------------------------------- GAE
+# ---------------------------------------------------------------------------------------------- GAE
 
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 
 
 def random_values(seed, lengths):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(2, (len(lengths),), generator=generator).float(), torch.rand(sum(lengths), generator=generator)
+    return torch.randint(2, (len(lengths),), generator=generator).float(), torch.rand(
+        sum(lengths), generator=generator
+    )
 
 
 def test_gae_by_hand():
-    """One response of two tokens, R = 1, V = 0.25, 0.5, lambda 0.5: last 0.5; first 0.25 + 0.5 * 0.5. One of a single token: 0 - 0.75."""
-    advantage = gae(torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.5, 0.75]), torch.tensor([2, 1]), torch.tensor([0.5, 0.9]))
+    """One response of two tokens, R = 1, V = 0.25, 0.5, lambda 0.5: last 0.5; first 0.25 + 0.5 *
+    0.5. One of a single token: 0 - 0.75.
+    """
+    advantage = gae(
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([0.25, 0.5, 0.75]),
+        torch.tensor([2, 1]),
+        torch.tensor([0.5, 0.9]),
+    )
     assert advantage.tolist() == [0.5, 0.5, -0.75]
 
 
@@ -78,15 +91,30 @@ def test_gae_at_lambda_one_is_return_minus_value_and_at_zero_the_td_error(length
     reward, value = random_values(seed, lengths)
     length_S = torch.tensor(lengths)
     seq_N = torch.repeat_interleave(torch.arange(len(lengths)), length_S)
-    torch.testing.assert_close(gae(reward, value, length_S, torch.ones(len(lengths))), reward[seq_N] - value, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        gae(reward, value, length_S, torch.ones(len(lengths))),
+        reward[seq_N] - value,
+        atol=1e-6,
+        rtol=0,
+    )
     follows_N = torch.cat([seq_N[1:] == seq_N[:-1], torch.tensor([False])])
     td_N = torch.where(follows_N, value.roll(-1), reward[seq_N]) - value
-    torch.testing.assert_close(gae(reward, value, length_S, torch.zeros(len(lengths))), td_N, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        gae(reward, value, length_S, torch.zeros(len(lengths))), td_N, atol=1e-6, rtol=0
+    )
 
 
 def test_gae_of_values_that_know_the_outcome_is_zero():
     length = torch.tensor([3, 2])
-    assert gae(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1, 1, 0, 0]), length, torch.tensor([0.3, 0.8])).tolist() == [0.0] * 5
+    assert (
+        gae(
+            torch.tensor([1.0, 0.0]),
+            torch.tensor([1.0, 1, 1, 0, 0]),
+            length,
+            torch.tensor([0.3, 0.8]),
+        ).tolist()
+        == [0.0] * 5
+    )
 
 
 def test_gae_refuses_values_of_another_batch():
@@ -95,7 +123,9 @@ def test_gae_refuses_values_of_another_batch():
 
 
 def test_the_length_adaptive_lambda_is_vapos_and_stays_between_zero_and_one():
-    """Under 1 / alpha = 20 tokens the paper's own 1 / (0.05 length) exceeds 1, and VAPO's 1 minus it is negative: 0."""
+    """Under 1 / alpha = 20 tokens the paper's own 1 / (0.05 length) exceeds 1, and VAPO's 1
+    minus it is negative: 0.
+    """
     lam = length_adaptive_lambda(torch.tensor([1, 10, 20, 40, 2_000, 32_768]))
     assert lam.tolist() == pytest.approx([0, 0, 0, 0.5, 0.99, 1 - 20 / 32_768])
     assert length_adaptive_lambda(torch.tensor([10]), alpha=0.5).item() == pytest.approx(0.8)

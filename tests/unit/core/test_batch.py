@@ -15,7 +15,12 @@ from .helpers import batches
 @pytest.fixture
 def example():
     """The docstring's example."""
-    return TokenBatch.build(prompts=[[5, 6], [7]], responses=[[1, 2], [3], [4, 4, 4]], groups=[0, 0, 1], rewards=[1, 0, 1])
+    return TokenBatch.build(
+        prompts=[[5, 6], [7]],
+        responses=[[1, 2], [3], [4, 4, 4]],
+        groups=[0, 0, 1],
+        rewards=[1, 0, 1],
+    )
 
 
 def test_the_docstring_example_holds(example):
@@ -70,8 +75,15 @@ def test_a_group_without_a_prompt_is_refused(group):
 
 
 @settings(max_examples=50, deadline=None)
-@given(sequences=st.integers(1, 20), per_epoch=st.integers(1, 5), epochs=st.integers(1, 3), seed=st.integers(0, 99))
-def test_every_epoch_covers_each_sequence_once_when_the_size_divides(sequences, per_epoch, epochs, seed):
+@given(
+    sequences=st.integers(1, 20),
+    per_epoch=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_every_epoch_covers_each_sequence_once_when_the_size_divides(
+    sequences, per_epoch, epochs, seed
+):
     steps = minibatches(sequences * per_epoch, sequences, seed)
     for _ in range(epochs):
         seen = torch.cat(list(islice(steps, per_epoch)))
@@ -85,11 +97,19 @@ def test_the_tail_of_an_epoch_is_dropped():
 
 
 def test_a_size_beyond_the_batch_takes_the_whole_batch():
-    assert [sorted(chosen.tolist()) for chosen in islice(minibatches(3, 64, seed=0), 2)] == [[0, 1, 2], [0, 1, 2]]
+    assert [sorted(chosen.tolist()) for chosen in islice(minibatches(3, 64, seed=0), 2)] == [
+        [0, 1, 2],
+        [0, 1, 2],
+    ]
 
 
 @settings(max_examples=50, deadline=None)
-@given(sequences=st.integers(1, 12), size=st.integers(1, 12), start=st.integers(0, 30), seed=st.integers(0, 99))
+@given(
+    sequences=st.integers(1, 12),
+    size=st.integers(1, 12),
+    start=st.integers(0, 30),
+    seed=st.integers(0, 99),
+)
 def test_steps_resumed_at_k_are_those_of_an_undisturbed_run(sequences, size, start, seed):
     undisturbed = list(islice(minibatches(sequences, size, seed), start + 8))[start:]
     resumed = list(islice(minibatches(sequences, size, seed, start), 8))

@@ -1,4 +1,6 @@
-"""A run's configuration: the paper's defaults, what is refused, and what is part of the question."""
+"""A run's configuration: the paper's defaults, what is refused, and what is part of the
+question.
+"""
 
 import subprocess
 import sys
@@ -33,7 +35,7 @@ from erpd_core.config import (
     TrainConfig,
     WeakTeacherConfig,
 )
-from flows.recipes import load_recipe
+from flows.recipes.load import load_recipe
 
 TINY = {"kind": "tiny"}
 
@@ -44,13 +46,16 @@ def campaign(**change):
             "name": "test",
             "model": {"kind": "embedded"},
             "prompts": TINY,
-            "evaluation": {"validation": TINY | {"split": "validation"}, "benchmarks": {"test": TINY | {"split": "test"}}},
+            "evaluation": {
+                "validation": TINY | {"split": "validation"},
+                "benchmarks": {"test": TINY | {"split": "test"}},
+            },
         }
         | change
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- defaults
+# ----------------------------------------------------------------------------------------- defaults
 
 
 def test_defaults_are_the_papers():
@@ -69,17 +74,35 @@ def test_defaults_are_the_papers():
 
 def test_sampling_defaults_are_the_papers():
     fixed_batch = SamplingConfig()
-    assert (fixed_batch.samples, fixed_batch.temperature, fixed_batch.max_new_tokens) == (16, 0.6, 32_768)
+    assert (fixed_batch.samples, fixed_batch.temperature, fixed_batch.max_new_tokens) == (
+        16,
+        0.6,
+        32_768,
+    )
     evaluation = campaign().evaluation
     for sampling in (evaluation.sampling, evaluation.validation_sampling):
-        assert (sampling.samples, sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (32, 0.6, 0.95, 81_920)
+        assert (
+            sampling.samples,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.max_new_tokens,
+        ) == (32, 0.6, 0.95, 81_920)
 
 
 def test_default_strategies_are_the_papers_three():
     config = DistillConfig()
-    sides = {s: [(p.signal.numerator, p.signal.denominator) for p in config.alternatives(s)[""]] for s in ("S1", "S2", "S3")}
-    assert sides == {"S1": [("teacher", "old")], "S2": [("weak", "unlearned")], "S3": [("teacher", "student:1")]}
-    assert {p.signal.whiten for s in ("S1", "S2", "S3") for p in config.alternatives(s)[""]} == {"shift"}
+    sides = {
+        s: [(p.signal.numerator, p.signal.denominator) for p in config.alternatives(s)[""]]
+        for s in ("S1", "S2", "S3")
+    }
+    assert sides == {
+        "S1": [("teacher", "old")],
+        "S2": [("weak", "unlearned")],
+        "S3": [("teacher", "student:1")],
+    }
+    assert {p.signal.whiten for s in ("S1", "S2", "S3") for p in config.alternatives(s)[""]} == {
+        "shift"
+    }
 
 
 def test_unlearning_is_mse_and_its_checkpoint_early():
@@ -88,7 +111,7 @@ def test_unlearning_is_mse_and_its_checkpoint_early():
     assert 10 <= weak.unlearn_step <= 30
 
 
-# ------------------------------------------------------------------------------------------------------------ what is refused
+# ---------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
@@ -161,7 +184,7 @@ def test_values_without_a_meaning_are_refused(config, change):
         config.model_validate(change)
 
 
-# --------------------------------------------------------------------------------------------------------------- trails, keep
+# ------------------------------------------------------------------------------------- trails, keep
 
 
 def test_the_trail_is_sorted_without_repeats_and_ends_with_the_last_step():
@@ -190,7 +213,10 @@ def test_the_unlearned_step_comes_before_the_last():
 
 def test_phases_without_steps_take_the_distillations_own():
     """Table 8: an ensemble of two signals."""
-    phases = [{"signal": {"numerator": "teacher"}, "steps": 16}, {"signal": {"numerator": "weak", "denominator": "unlearned"}}]
+    phases = [
+        {"signal": {"numerator": "teacher"}, "steps": 16},
+        {"signal": {"numerator": "weak", "denominator": "unlearned"}},
+    ]
     assert DistillConfig(steps=10, S1=phases).total_steps("S1") == 26
 
 
@@ -199,15 +225,19 @@ def test_keeping_a_student_step_beyond_every_strategys_last_is_refused():
         DistillConfig(steps=10, keep=(40,))
 
 
-# --------------------------------------------------------------------------------------------------------------------- sides
+# -------------------------------------------------------------------------------------------- sides
 
 
-@pytest.mark.parametrize("side", ["teacher", "teacher@40", "weak", "weak@60", "unlearned", "student:1", "old", "base"])
+@pytest.mark.parametrize(
+    "side", ["teacher", "teacher@40", "weak", "weak@60", "unlearned", "student:1", "old", "base"]
+)
 def test_every_side_the_paper_uses_can_be_written(side):
     assert SignalSpec(numerator=side, denominator="none").numerator == side
 
 
-@pytest.mark.parametrize("side", ["", "teacher@", "teacher@-1", "student:", "old\n", "Teacher", "student:1@3"])
+@pytest.mark.parametrize(
+    "side", ["", "teacher@", "teacher@-1", "student:", "old\n", "Teacher", "student:1@3"]
+)
 def test_other_sides_are_refused(side):
     with pytest.raises(ValidationError):
         SignalSpec(numerator=side, denominator="none")
@@ -221,13 +251,21 @@ def test_a_side_that_no_run_stands_for_is_refused_by_the_campaign(side):
 
 def test_runs_may_start_from_runs_but_not_in_a_circle():
     runs = "runs={a: {init: unlearned, steps: 3}, b: {init: a, steps: 3}}"
-    assert load_recipe("tiny", [runs, "distill.S1=[{signal: {numerator: b, denominator: a}}]"]).runs["b"].init == "a"
+    assert (
+        load_recipe("tiny", [runs, "distill.S1=[{signal: {numerator: b, denominator: a}}]"])
+        .runs["b"]
+        .init
+        == "a"
+    )
     with pytest.raises(ValueError, match="circle"):
         load_recipe("tiny", ["runs={a: {init: b, steps: 3}, b: {init: a, steps: 3}}"])
     with pytest.raises(ValueError, match="already means"):
         load_recipe("tiny", ["runs={teacher: {steps: 3}}"])
     with pytest.raises(ValueError, match="is not kept"):
-        load_recipe("tiny", ["runs={a: {steps: 3}}", "distill.S1=[{signal: {numerator: a@2, denominator: old}}]"])
+        load_recipe(
+            "tiny",
+            ["runs={a: {steps: 3}}", "distill.S1=[{signal: {numerator: a@2, denominator: old}}]"],
+        )
 
 
 def test_a_live_denominator_stands_alone_and_against_a_policy():
@@ -239,7 +277,9 @@ def test_a_live_denominator_stands_alone_and_against_a_policy():
 
 def test_alternatives_are_phases_by_name_and_the_longest_bounds_keep():
     short, long = {"signal": {}, "steps": 3}, {"signal": {}, "steps": 9}
-    config = DistillConfig.model_validate({"S1": {"short": [short], "long": [short, long]}, "steps": 4, "keep": [12]})
+    config = DistillConfig.model_validate(
+        {"S1": {"short": [short], "long": [short, long]}, "steps": 4, "keep": [12]}
+    )
     assert set(config.alternatives("S1")) == {"short", "long"} and config.total_steps("S1") == 12
 
 
@@ -278,20 +318,32 @@ def test_fixed_s3_needs_a_student_earlier_than_the_start():
         campaign(iterations=2, decision={"mode": "fixed", "fixed": ["S1", "S3"]})
 
 
-@pytest.mark.parametrize("sides", [("weak", "old"), ("teacher", "unlearned"), ("weak@60", "old")], ids=str)
+@pytest.mark.parametrize(
+    "sides", [("weak", "old"), ("teacher", "unlearned"), ("weak@60", "old")], ids=str
+)
 def test_s1_on_the_weak_run_needs_a_weak_teacher_too(sides):
-    """Only S2 is known to be out of reach without one; an S1 that names it would fail hours into the run."""
+    """Only S2 is known to be out of reach without one; an S1 that names it would fail hours into
+    the run.
+    """
     campaign(weak_teacher={"steps": 60}, distill={"S1": phase(*sides)})
     with pytest.raises(ValidationError, match="weak_teacher"):
         campaign(distill={"S1": phase(*sides)})
 
 
-# ------------------------------------------------------------------------------------------------------------------ questions
+# ---------------------------------------------------------------------------------------- questions
 
 
 @pytest.mark.parametrize(
     "runtime",
-    [{"ray": "off"}, {"engine": "vllm"}, {"device": "cuda"}, {"cpus": 3}, {"gpus": 1}, {"token_budget": 9}, {"checkpoint_every": 1}],
+    [
+        {"ray": "off"},
+        {"engine": "vllm"},
+        {"device": "cuda"},
+        {"cpus": 3},
+        {"gpus": 1},
+        {"token_budget": 9},
+        {"checkpoint_every": 1},
+    ],
     ids=str,
 )
 def test_the_machine_is_not_part_of_the_question(runtime):
@@ -305,7 +357,13 @@ def test_the_description_is_not_part_of_the_question():
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"iterations": 2}, {"teacher": {"optimizer": {"lr": 2e-6}}}, {"distill": {"steps": 16}}, {"sampling": {"samples": 8}}],
+    [
+        {"seed": 1},
+        {"iterations": 2},
+        {"teacher": {"optimizer": {"lr": 2e-6}}},
+        {"distill": {"steps": 16}},
+        {"sampling": {"samples": 8}},
+    ],
     ids=str,
 )
 def test_what_changes_the_answer_is_part_of_the_question(change):
@@ -322,7 +380,9 @@ def test_a_template_must_say_where_the_problem_goes():
         campaign(prompts=TINY | {"template": "Solve:"})
 
 
-@pytest.mark.parametrize("benchmarks", [{}, {"validation": TINY}, {"a b": TINY}, {"../x": TINY}], ids=str)
+@pytest.mark.parametrize(
+    "benchmarks", [{}, {"validation": TINY}, {"a b": TINY}, {"../x": TINY}], ids=str
+)
 def test_benchmarks_need_usable_names(benchmarks):
     with pytest.raises(ValidationError, match="benchmark"):
         EvaluationConfig.model_validate({"validation": TINY, "benchmarks": benchmarks})
@@ -330,4 +390,6 @@ def test_benchmarks_need_usable_names(benchmarks):
 
 def test_importing_the_config_does_not_import_torch():
     code = "import erpd_core.config, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0
+    )

@@ -1,4 +1,6 @@
-"""Fitting values on a bigram critic: it learns the outcome, its records are true, it resumes exactly, it stops at nonsense."""
+"""Fitting values on a bigram critic: it learns the outcome, its records are true, it resumes
+exactly, it stops at nonsense.
+"""
 
 import math
 
@@ -42,13 +44,18 @@ class BigramCritic:
 
 
 def naive_values(critic):
-    """One token at a time: the state a token was chosen in is the prompt and the response before it."""
+    """One token at a time: the state a token was chosen in is the prompt and the response before
+    it.
+    """
     values = []
     for s in range(BATCH.sequences):
         prompt, response = BATCH.prompts[int(BATCH.group_S[s])], BATCH.response(s)
         row = torch.cat([prompt, response])
         for place in range(len(prompt) - 1, len(row) - 1):
-            values.append(torch.tanh(critic.body.table[row[place]] + 0.1 * place) @ critic.weight + critic.bias)
+            values.append(
+                torch.tanh(critic.body.table[row[place]] + 0.1 * place) @ critic.weight
+                + critic.bias
+            )
     return torch.stack(values)
 
 
@@ -59,18 +66,37 @@ class Run:
 
     def train(self, steps, start=0, minibatch=4, token_budget=1000, max_grad_norm=1.0, batch=BATCH):
         more = {"seed": 5, "max_grad_norm": max_grad_norm, "token_budget": token_budget}
-        return list(fit_values(self.critic, self.optimizer, batch, steps=steps, start=start, minibatch=minibatch, **more))
+        return list(
+            fit_values(
+                self.critic,
+                self.optimizer,
+                batch,
+                steps=steps,
+                start=start,
+                minibatch=minibatch,
+                **more,
+            )
+        )
 
 
 def test_values_equal_one_token_at_a_time_in_the_batchs_order():
     for budget in (1, 7, 1000):
-        torch.testing.assert_close(predict_values(BigramCritic(), BATCH, budget), naive_values(BigramCritic()).detach())
+        torch.testing.assert_close(
+            predict_values(BigramCritic(), BATCH, budget), naive_values(BigramCritic()).detach()
+        )
 
 
 def test_explained_variance_by_hand():
-    """R = 1 1 0 0 has variance 1/4. Right values: 1. Constant ones: 0. Halfway: R - V has variance 1/16. Reversed: variance 1."""
+    """R = 1 1 0 0 has variance 1/4. Right values: 1. Constant ones: 0. Halfway: R - V has
+    variance 1/16. Reversed: variance 1.
+    """
     known = torch.tensor([1.0, 1, 0, 0])
-    for value, expected in ((known, 1.0), (torch.full((4,), 0.3), 0.0), (known / 2, 0.75), (1 - known, -3.0)):
+    for value, expected in (
+        (known, 1.0),
+        (torch.full((4,), 0.3), 0.0),
+        (known / 2, 0.75),
+        (1 - known, -3.0),
+    ):
         assert explained_variance(known, value) == pytest.approx(expected)
     assert explained_variance(torch.ones(4), known) is None
 
@@ -94,7 +120,8 @@ def test_records_and_the_gradient_equal_an_independent_recomputation():
             "step": step,
             "value_loss": loss.item(),
             "grad_norm": math.sqrt(sum(float(g.square().sum()) for g in grads)),
-            "explained_variance": 1 - float((known - value).var(unbiased=False) / known.var(unbiased=False)),
+            "explained_variance": 1
+            - float((known - value).var(unbiased=False) / known.var(unbiased=False)),
         }
         (record,) = run.train(steps=step, start=step - 1, token_budget=9)
         assert record == pytest.approx(expected, rel=1e-4, abs=1e-6)
@@ -121,13 +148,18 @@ def test_the_token_budget_does_not_change_the_result():
         run.optimizer = torch.optim.SGD(run.critic.parameters(), lr=0.3)
         results.append((run.train(steps=4, token_budget=budget), run.critic.state()))
     for records, state in results[1:]:
-        assert all(ours == pytest.approx(expected, rel=1e-4, abs=1e-6) for ours, expected in zip(records, results[0][0]))
+        assert all(
+            ours == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            for ours, expected in zip(records, results[0][0])
+        )
         for ours, expected in zip(state, results[0][1]):
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_minibatch_of_one_outcome_has_no_explained_variance():
-    only_right = TokenBatch(BATCH.prompts, BATCH.token_N, BATCH.offset_S, BATCH.group_S, torch.ones(8))
+    only_right = TokenBatch(
+        BATCH.prompts, BATCH.token_N, BATCH.offset_S, BATCH.group_S, torch.ones(8)
+    )
     (record,) = Run().train(steps=1, batch=only_right)
     assert record.keys() == {"step", "value_loss", "grad_norm"}
 

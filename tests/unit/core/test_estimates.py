@@ -9,7 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from erpd_core.config import CampaignConfig, RuntimeConfig
-from erpd_core.estimates import Counts, Lengths, Machine, ModelShape, campaign_tasks, costs, forward_flops, training_flops
+from erpd_core.estimates import (
+    Counts,
+    Lengths,
+    Machine,
+    ModelShape,
+    campaign_tasks,
+    costs,
+    forward_flops,
+    training_flops,
+)
 from erpd_core.estimates.campaign import TWICE, Task
 from erpd_core.estimates.machine import Efficiency
 from erpd_core.estimates.memory import HEAD_TOKENS, activation_bytes, cache_bytes, training_memory
@@ -20,16 +29,47 @@ from erpd_core.losses import SEQUENCE_LEVEL
 from .helpers import batches
 
 SMALL = {
-    "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 97
-}  # fmt: skip
-QWEN3_4B = ModelShape(layers=36, hidden=2560, heads=32, kv_heads=8, head_dim=128, intermediate=9728, vocab=151936, tied=True)
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 97,
+}
+QWEN3_4B = ModelShape(
+    layers=36,
+    hidden=2560,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=9728,
+    vocab=151936,
+    tied=True,
+)
 BATCH = Batch(prompts=1000, samples=16, prompt=150, response=20_000, spread=0.5, longest=32_768)
 GPU = Machine(
-    name="x", source="made up", matrix_flops={"bfloat16": 1e15, "float32": 5e14}, bandwidth=3e12, memory=80e9, per_node=8, link=4e11,
-    network=5e10, call=3e-4, step=1e-5, efficiency=Efficiency(train=0.4, score=0.5, memory=0.7),
-)  # fmt: skip
+    name="x",
+    source="made up",
+    matrix_flops={"bfloat16": 1e15, "float32": 5e14},
+    bandwidth=3e12,
+    memory=80e9,
+    per_node=8,
+    link=4e11,
+    network=5e10,
+    call=3e-4,
+    step=1e-5,
+    efficiency=Efficiency(train=0.4, score=0.5, memory=0.7),
+)
 NODE = RuntimeConfig(
-    device="cuda", dtype="bfloat16", gpus=1, samplers=8, sampler_gpus=1, trainers=8, trainer_gpus=1, recompute=True, token_budget=65_536
+    device="cuda",
+    dtype="bfloat16",
+    gpus=1,
+    samplers=8,
+    sampler_gpus=1,
+    trainers=8,
+    trainer_gpus=1,
+    recompute=True,
+    token_budget=65_536,
 )
 
 
@@ -40,10 +80,12 @@ def tiny_models() -> list[tuple[str, torch.nn.Module]]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------- shapes
+# ------------------------------------------------------------------------------------------- shapes
 
 
-@pytest.mark.parametrize(("name", "model"), tiny_models(), ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(
+    ("name", "model"), tiny_models(), ids=lambda one: one if isinstance(one, str) else ""
+)
 def test_a_shape_has_the_weights_of_the_model_it_is_read_from(name: str, model: torch.nn.Module):
     shape = ModelShape.from_config(model.config.to_dict())
     matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
@@ -61,12 +103,16 @@ def test_a_mixture_of_experts_and_a_config_of_something_else_are_refused():
         ModelShape.from_config({"hidden_size": 3})
 
 
-# --------------------------------------------------------------------------------------------------------------------- work
+# --------------------------------------------------------------------------------------------- work
 
 
-@pytest.mark.parametrize(("name", "model"), tiny_models(), ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(
+    ("name", "model"), tiny_models(), ids=lambda one: one if isinstance(one, str) else ""
+)
 def test_flops_of_a_pass_are_those_torch_counts(name: str, model: torch.nn.Module):
-    """One sequence, every position predicted. Torch counts the full square of scores, of which a causal mask needs half."""
+    """One sequence, every position predicted. Torch counts the full square of scores, of which a
+    causal mask needs half.
+    """
     model.set_attn_implementation("eager")
     length = 40
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -80,7 +126,9 @@ def test_counts_by_hand():
     """The docstring's example: a prompt of 10 tokens, two responses of 5."""
     from erpd_core.batch import TokenBatch
 
-    batch = TokenBatch.build(prompts=[[1] * 10], responses=[[2] * 5, [3] * 5], groups=[0, 0], rewards=[1, 0])
+    batch = TokenBatch.build(
+        prompts=[[1] * 10], responses=[[2] * 5, [3] * 5], groups=[0, 0], rewards=[1, 0]
+    )
     assert Counts.of(batch) == Counts(tokens=18, pairs=55 + 2 * (10 + 40), predicted=10)
 
 
@@ -93,13 +141,18 @@ def test_counts_are_what_the_layout_makes_of_a_batch(batch):
     micros = plan(batch, torch.arange(batch.sequences), 1 << 20)
     counts = Counts.of(batch)
     used = {int(group) for group in batch.group_S}
-    alone = [len(prompt) for group, prompt in enumerate(batch.prompts) if group not in used]  # a prompt without a response is not laid out
+    # a prompt without a response is not laid out
+    alone = [len(prompt) for group, prompt in enumerate(batch.prompts) if group not in used]
     assert sum(len(micro.input_T) for micro in micros) == counts.tokens - sum(alone)
-    seen = sum(int(bucket.mask_BQK.flatten(0, 1)[bucket.output_M].sum()) for micro in micros for bucket in micro.buckets)
+    seen = sum(
+        int(bucket.mask_BQK.flatten(0, 1)[bucket.output_M].sum())
+        for micro in micros
+        for bucket in micro.buckets
+    )
     assert seen == counts.pairs - sum(length * (length + 1) / 2 for length in alone)
 
 
-def test_training_is_three_forwards_four_with_recomputation_and_a_head_more_for_losses_of_whole_responses():
+def test_training_is_three_forwards_four_with_recomputation_a_head_more_for_whole_responses():
     shape, counts = QWEN3_4B, BATCH.counts()
     forward = forward_flops(shape, counts)
     head = 2 * shape.hidden * shape.vocab * counts.predicted
@@ -109,22 +162,34 @@ def test_training_is_three_forwards_four_with_recomputation_and_a_head_more_for_
 
 
 def test_expected_counts_are_those_of_a_batch_of_such_lengths():
-    """Lengths 10 and 30 have mean 20 and spread 0.5; minibatches drawn at random share prompts as often as chance has it."""
+    """Lengths 10 and 30 have mean 20 and spread 0.5; minibatches drawn at random share prompts
+    as often as chance has it.
+    """
     from erpd_core.batch import TokenBatch
 
     batch = TokenBatch.build(
-        prompts=[[1] * 7] * 40, responses=[[2] * length for length in (10, 30)] * 40, groups=[n // 2 for n in range(80)], rewards=[0] * 80
+        prompts=[[1] * 7] * 40,
+        responses=[[2] * length for length in (10, 30)] * 40,
+        groups=[n // 2 for n in range(80)],
+        rewards=[0] * 80,
     )
     expected = Batch(prompts=40, samples=2, prompt=7, response=20, spread=0.5, longest=30)
     exact = Counts.of(batch)
-    assert expected.counts().tokens == exact.tokens and expected.counts().predicted == exact.predicted
+    assert (
+        expected.counts().tokens == exact.tokens and expected.counts().predicted == exact.predicted
+    )
     assert expected.counts().pairs == pytest.approx(exact.pairs, rel=0.03)
     order = torch.Generator().manual_seed(0)
-    drawn = [len({int(group) for group in batch.group_S[torch.randperm(80, generator=order)[:20]]}) for _ in range(400)]
-    assert expected.part(20).tokens - 20 * 19 == pytest.approx(7 * sum(drawn) / len(drawn), rel=0.05)
+    drawn = [
+        len({int(group) for group in batch.group_S[torch.randperm(80, generator=order)[:20]]})
+        for _ in range(400)
+    ]
+    assert expected.part(20).tokens - 20 * 19 == pytest.approx(
+        7 * sum(drawn) / len(drawn), rel=0.05
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 def test_what_is_counted_elsewhere_is_what_it_is_there():
@@ -137,23 +202,37 @@ def test_states_are_sixteen_bytes_a_weight_divided_by_the_trainers():
     shared = training_memory(QWEN3_4B, NODE, BATCH, 8)
     states = ("weights", "gradients", "AdamW's moments")
     assert sum(shared[name] for name in states) == pytest.approx(16 * QWEN3_4B.parameters / 8)
-    assert sum(whole[name] for name in states) == pytest.approx(8 * QWEN3_4B.parameters), "alone it trains the bfloat16 weights themselves"
-    assert not training_memory(QWEN3_4B, NODE.model_copy(update={"offload": True}), BATCH, 8).keys() & set(states)
+    assert sum(whole[name] for name in states) == pytest.approx(8 * QWEN3_4B.parameters), (
+        "alone it trains the bfloat16 weights themselves"
+    )
+    assert not training_memory(
+        QWEN3_4B, NODE.model_copy(update={"offload": True}), BATCH, 8
+    ).keys() & set(states)
 
 
 def test_recomputation_keeps_what_goes_into_each_layer_and_one_layer_whole():
     kept = training_memory(QWEN3_4B, NODE, BATCH, 8)["activations"]
-    everything = training_memory(QWEN3_4B, NODE.model_copy(update={"recompute": False}), BATCH, 8)["activations"]
+    everything = training_memory(QWEN3_4B, NODE.model_copy(update={"recompute": False}), BATCH, 8)[
+        "activations"
+    ]
     layer = activation_bytes(QWEN3_4B, "bfloat16") * NODE.token_budget
     assert everything == pytest.approx(36 * layer)
     assert kept == pytest.approx(layer + 36 * 2 * 2560 * NODE.token_budget)
 
 
 def test_activations_are_what_autograd_keeps():
-    """Tensors that a real layer saves for its backward pass, each counted once and weights not at all: within a quarter of the count."""
+    """Tensors that a real layer saves for its backward pass, each counted once and weights not
+    at all: within a quarter of the count.
+    """
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-    config = LlamaConfig(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=1)
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        num_hidden_layers=1,
+    )
     config._attn_implementation = "sdpa"
     layer, rotary, tokens = LlamaDecoderLayer(config, 0), LlamaRotaryEmbedding(config), 256
     weights = {parameter.data_ptr() for parameter in layer.parameters()}
@@ -168,7 +247,9 @@ def test_activations_are_what_autograd_keeps():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         held = layer(hidden, position_embeddings=rotary(hidden, torch.arange(tokens)[None]))
     shape = ModelShape.from_config({**config.to_dict(), "vocab_size": 1})
-    assert sum(saved.values()) / tokens == pytest.approx(activation_bytes(shape, "float32"), rel=0.25)
+    assert sum(saved.values()) / tokens == pytest.approx(
+        activation_bytes(shape, "float32"), rel=0.25
+    )
     assert held is not None
 
 
@@ -176,15 +257,32 @@ def test_a_cache_is_two_values_a_layer_and_key_head_and_a_linear_layers_state_do
     assert cache_bytes(QWEN3_4B, "bfloat16", 1000) == 1000 * 2 * 36 * 8 * 128 * 2
     from erpd_core.estimates import LinearAttention
 
-    mixed = QWEN3_4B.model_copy(update={"linear": LinearAttention(layers=27, key_heads=16, value_heads=32, key_dim=128, value_dim=128)})
-    assert cache_bytes(mixed, "bfloat16", 2000) - cache_bytes(mixed, "bfloat16", 1000) == 1000 * 2 * 9 * 8 * 128 * 2
+    mixed = QWEN3_4B.model_copy(
+        update={
+            "linear": LinearAttention(
+                layers=27, key_heads=16, value_heads=32, key_dim=128, value_dim=128
+            )
+        }
+    )
+    assert (
+        cache_bytes(mixed, "bfloat16", 2000) - cache_bytes(mixed, "bfloat16", 1000)
+        == 1000 * 2 * 9 * 8 * 128 * 2
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------------- time
+# --------------------------------------------------------------------------------------------- time
 
 
 def task(**changes) -> Task:
-    base = {"iteration": 1, "phase": "teacher", "what": "x", "kind": "train", "batch": BATCH, "steps": 10, "minibatch": 1024}
+    base = {
+        "iteration": 1,
+        "phase": "teacher",
+        "what": "x",
+        "kind": "train",
+        "batch": BATCH,
+        "steps": 10,
+        "minibatch": 1024,
+    }
     return Task.model_validate(base | changes)
 
 
@@ -225,7 +323,9 @@ def test_sampling_reads_the_weights_once_a_step_and_the_cache_of_every_token():
     """One prompt, one response, no prompt to read: weights x steps + cache x positions, by hand."""
     alone = Batch(prompts=1, samples=1, prompt=1, response=1000, spread=0.0, longest=1000)
     one = costs([task(kind="sample", shard=1, batch=alone)], QWEN3_4B, NODE, GPU)[0]
-    moved = 1000 * 2 * QWEN3_4B.parameters + sum(cache_bytes(QWEN3_4B, "bfloat16", 1 + n) for n in range(1000))
+    moved = 1000 * 2 * QWEN3_4B.parameters + sum(
+        cache_bytes(QWEN3_4B, "bfloat16", 1 + n) for n in range(1000)
+    )
     reading = moved / (0.7 * 3e12)
     assert reading < one.seconds < reading * 1.1 + 1000 * 36 * 1e-5
 
@@ -233,7 +333,9 @@ def test_sampling_reads_the_weights_once_a_step_and_the_cache_of_every_token():
 def test_a_shard_lasts_as_long_as_its_longest_response():
     short = BATCH.model_copy(update={"samples": 1, "response": 1000.0, "longest": 1000.0})
     long = short.model_copy(update={"longest": 32_000.0})
-    assert seconds(SAMPLE.model_copy(update={"batch": long})) > 5 * seconds(SAMPLE.model_copy(update={"batch": short}))
+    assert seconds(SAMPLE.model_copy(update={"batch": long})) > 5 * seconds(
+        SAMPLE.model_copy(update={"batch": short})
+    )
 
 
 def test_scorers_share_the_shards_and_the_last_shard_is_waited_for():
@@ -241,16 +343,20 @@ def test_scorers_share_the_shards_and_the_last_shard_is_waited_for():
     score = task(phase="score", kind="score", shard=8)
     alone = seconds(score)
     for scorers, busiest in ((8, 16), (200, 1)):
-        assert seconds(score, NODE.model_copy(update={"scorers": scorers})) == pytest.approx(alone * busiest / 125)
+        assert seconds(score, NODE.model_copy(update={"scorers": scorers})) == pytest.approx(
+            alone * busiest / 125
+        )
     assert costs([score], QWEN3_4B, NODE.model_copy(update={"scorers": 200}), GPU)[0].devices == 125
 
 
 def test_an_online_stage_is_one_process_and_stores_no_rows():
     one = costs([SAMPLE.model_copy(update={"online": True})], QWEN3_4B, NODE, GPU)[0]
-    assert one.devices == 1 and one.disk == 0 and costs([SAMPLE], QWEN3_4B, NODE, GPU)[0].devices == 8
+    assert (
+        one.devices == 1 and one.disk == 0 and costs([SAMPLE], QWEN3_4B, NODE, GPU)[0].devices == 8
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ campaigns
+# ---------------------------------------------------------------------------------------- campaigns
 
 
 def config(**changes) -> CampaignConfig:
@@ -258,14 +364,21 @@ def config(**changes) -> CampaignConfig:
         "name": "x",
         "model": {"kind": "embedded"},
         "prompts": {"kind": "tiny", "count": 32},
-        "evaluation": {"validation": {"kind": "tiny", "count": 8}, "benchmarks": {"test": {"kind": "tiny", "count": 16}}},
+        "evaluation": {
+            "validation": {"kind": "tiny", "count": 8},
+            "benchmarks": {"test": {"kind": "tiny", "count": 16}},
+        },
         "teacher": {"steps": 20, "keep": [10], "minibatch": 64},
     }
     return CampaignConfig.model_validate(tree | changes)
 
 
 def done(**changes) -> list[Task]:
-    return campaign_tasks(config(**changes), {"prompts": 32, "validation": 8, "test": 16}, Lengths(response=10, source="made up"))
+    return campaign_tasks(
+        config(**changes),
+        {"prompts": 32, "validation": 8, "test": 16},
+        Lengths(response=10, source="made up"),
+    )
 
 
 def names(tasks: list[Task]) -> list[str]:
@@ -289,9 +402,13 @@ def test_an_iteration_of_strategy_1_in_order():
 def test_strategy_2_trains_the_unlearned_run_and_not_the_teacher():
     fixed = {"mode": "fixed", "fixed": ["S2"]}
     found = names(done(decision=fixed, weak_teacher={"steps": 30, "unlearn_step": 5}))
-    assert "teacher: train weak: mse x1" in found and not any("teacher: sapo" in one for one in found)
+    assert "teacher: train weak: mse x1" in found and not any(
+        "teacher: sapo" in one for one in found
+    )
     assert "score: score sides of the signals x2" in found
-    always = names(done(decision={**fixed, "teacher": "always"}, weak_teacher={"steps": 30, "unlearn_step": 5}))
+    always = names(
+        done(decision={**fixed, "teacher": "always"}, weak_teacher={"steps": 30, "unlearn_step": 5})
+    )
     assert "teacher: train teacher: sapo x1" in always
 
 
@@ -299,19 +416,33 @@ def test_a_run_that_starts_from_another_brings_that_one_along():
     runs = {"recovered": {"loss": {"kind": "sft"}, "init": "unlearned", "steps": 5}}
     signal = [{"signal": {"numerator": "recovered", "denominator": "unlearned"}}]
     found = done(
-        decision={"mode": "fixed", "fixed": ["S2"]}, weak_teacher={"steps": 30, "unlearn_step": 5}, runs=runs, distill={"S2": signal}
+        decision={"mode": "fixed", "fixed": ["S2"]},
+        weak_teacher={"steps": 30, "unlearn_step": 5},
+        runs=runs,
+        distill={"S2": signal},
     )
-    assert [one.what for one in found if one.kind == "train"] == ["train weak: mse", "train recovered: sft", "train student"]
+    assert [one.what for one in found if one.kind == "train"] == [
+        "train weak: mse",
+        "train recovered: sft",
+        "train student",
+    ]
 
 
 def test_ppo_fits_a_critic_first_and_online_stages_sample_at_each_step():
-    assert [one.what for one in done(teacher={"loss": {"kind": "ppo"}}) if one.phase == "teacher"] == [
+    assert [
+        one.what for one in done(teacher={"loss": {"kind": "ppo"}}) if one.phase == "teacher"
+    ] == [
         "train teacher: critic",
         "score teacher: values",
         "train teacher: ppo",
     ]
-    online = done(decision={"mode": "fixed", "fixed": ["online"]}, online={"steps": 7, "prompts_per_step": 4, "sampling": {"samples": 2}})
-    assert [(one.kind, one.repeat or one.steps, one.online) for one in online if one.phase == "online"] == [
+    online = done(
+        decision={"mode": "fixed", "fixed": ["online"]},
+        online={"steps": 7, "prompts_per_step": 4, "sampling": {"samples": 2}},
+    )
+    assert [
+        (one.kind, one.repeat or one.steps, one.online) for one in online if one.phase == "online"
+    ] == [
         ("sample", 7, True),
         ("score", 14, True),
         ("train", 1, True),
@@ -327,7 +458,12 @@ def test_selection_on_validation_measures_every_kept_student():
 def test_what_stays_on_disk():
     """What stays on disk: rows, columns of two float32 a token, and the kept policies."""
     tasks = done()
-    found = {one.task.what: one for one in costs(tasks, QWEN3_4B, NODE.model_copy(update={"trainers": 1}), GPU)}
-    assert found["train teacher: sapo"].disk == 2 * 2 * QWEN3_4B.parameters, "two kept steps in bfloat16"
+    found = {
+        one.task.what: one
+        for one in costs(tasks, QWEN3_4B, NODE.model_copy(update={"trainers": 1}), GPU)
+    }
+    assert found["train teacher: sapo"].disk == 2 * 2 * QWEN3_4B.parameters, (
+        "two kept steps in bfloat16"
+    )
     assert found["score under old"].disk == 8 * 32 * 16 * 10
     assert found["sample prompts"].disk == 4 * 32 * 16 * 10

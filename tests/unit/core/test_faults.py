@@ -1,4 +1,6 @@
-"""Numbers that a training cannot go on with: each is found before the update, and says what, where and how to mend it in one line."""
+"""Numbers that a training cannot go on with: each is found before the update, and says what,
+where and how to mend it in one line.
+"""
 
 import math
 import pickle
@@ -6,15 +8,34 @@ import pickle
 import pytest
 import torch
 
-from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, OptimizerConfig, Reinforce, SignalSpec
+from erpd_core.batch_outcomes import Outcomes
+from erpd_core.config import (
+    CE,
+    CISPO,
+    DISPO,
+    GRPO,
+    MSE,
+    PPO,
+    SAPO,
+    SFT,
+    VESPO,
+    Distill,
+    OptimizerConfig,
+    Reinforce,
+    SignalSpec,
+)
 from erpd_core.critic import fit_values, require_sound_values
 from erpd_core.faults import Fault, placed
-from erpd_core.finite import non_finite, require_bounded_kl, require_finite_column, require_finite_weights
+from erpd_core.finite import (
+    non_finite,
+    require_bounded_kl,
+    require_finite_column,
+    require_finite_weights,
+)
+from erpd_core.loss_requirements import NEEDS, require_lesson
 from erpd_core.losses import LOSSES
 from erpd_core.optimize import Record, StepStatistics, make_optimizer, optimize, score
-from erpd_core.outcomes import Outcomes
 from erpd_core.signals import FixedSignal, build_signal
-from erpd_core.signs import NEEDS, require_lesson
 
 from .helpers import BigramPolicy, loss_inputs, random_batch
 
@@ -28,10 +49,19 @@ def train(policy, old=OLD, signal=SIGNAL, loss=None, steps=3, lr=0.01):
     optimizer = make_optimizer(policy, OptimizerConfig(lr=lr))
     return list(
         optimize(
-            policy, optimizer, BATCH, old, FixedSignal(signal), loss or SAPO(),
-            steps=steps, minibatch=8, seed=5, max_grad_norm=1.0, token_budget=1000,
+            policy,
+            optimizer,
+            BATCH,
+            old,
+            FixedSignal(signal),
+            loss or SAPO(),
+            steps=steps,
+            minibatch=8,
+            seed=5,
+            max_grad_norm=1.0,
+            token_budget=1000,
         )
-    )  # fmt: skip
+    )
 
 
 def with_value(tensor, value, place=2):
@@ -44,19 +74,26 @@ def test_a_fault_is_one_line_and_survives_the_way_between_processes():
     fault = Fault("grad_norm is nan", "lower the learning rate", "step 12")
     with pytest.raises(Fault) as raised, placed("teacher training"), placed("phase 2"):
         raise fault
-    assert str(raised.value) == "teacher training, phase 2, step 12: grad_norm is nan; lower the learning rate"
+    assert (
+        str(raised.value)
+        == "teacher training, phase 2, step 12: grad_norm is nan; lower the learning rate"
+    )
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
     assert str(Fault("all is equal", "change it")) == "all is equal; change it"
 
 
-# -------------------------------------------------------------------------------------------------------------- loss, gradient, weights
+# -------------------------------------------------------------------------- loss, gradient, weights
 
 
 @pytest.mark.parametrize("value", BROKEN)
 def test_a_column_that_is_not_finite_is_named_and_nothing_is_trained_on_it(value):
     policy = BigramPolicy()
     before = policy.state()
-    with pytest.raises(Fault, match=r"^step 1: 1 values of the old policy's log-probs are not finite .*; start from another policy$"):
+    with pytest.raises(
+        Fault,
+        match=r"^step 1: 1 values of the old policy's log-probs are not finite .*; start from "
+        r"another policy$",
+    ):
         train(policy, old=with_value(OLD, value))
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
@@ -90,7 +127,9 @@ def test_a_gradient_that_is_not_finite_ends_it_before_the_update():
         return states_NH + (states_NH * 0).sqrt()
 
     policy.hidden = hidden
-    with pytest.raises(Fault, match=r"^step 1: grad_norm is nan; lower the learning rate or constrain the loss$"):
+    with pytest.raises(
+        Fault, match=r"^step 1: grad_norm is nan; lower the learning rate or constrain the loss$"
+    ):
         train(policy)
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
@@ -109,7 +148,9 @@ def test_weights_are_looked_at_by_name():
     named = {"table": policy.table, "output": policy.output}
     require_finite_weights(named.items(), 3)
     policy.output.data[0, 0] = math.inf
-    with pytest.raises(Fault, match=r"^step 3: 1 weights have become NaN or infinite, first output; lower"):
+    with pytest.raises(
+        Fault, match=r"^step 3: 1 weights have become NaN or infinite, first output; lower"
+    ):
         require_finite_weights(named.items(), 3)
 
 
@@ -120,18 +161,23 @@ def test_large_finite_numbers_are_finite():
         require_finite_column(torch.tensor([1.0, math.nan, -math.inf]), "log-probs", "take another")
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- KL
+# ----------------------------------------------------------------------------------------------- KL
 
 
 def test_a_student_may_be_as_far_as_guessing_and_no_further():
     require_bounded_kl(statistics_of([-3.4, -3.5]), math.log(32), 5)
-    with pytest.raises(Fault, match=r"^step 5: KL\(old \|\| student\) is 3.6 nats per token; .* 3.47; lower .*kl_stop"):
+    with pytest.raises(
+        Fault,
+        match=r"^step 5: KL\(old \|\| student\) is 3.6 nats per token; .* 3.47; lower .*kl_stop",
+    ):
         require_bounded_kl(statistics_of([-3.5, -3.7]), math.log(32), 5)
 
 
 def test_one_unlikely_token_that_became_likely_is_no_student_gone_astray():
     record = statistics_of([-0.05] * 499 + [7.4])
-    assert record["kl_old_theta_on_old_batch"] > math.log(16), "k3 of the minibatch is carried away by it"
+    assert record["kl_old_theta_on_old_batch"] > math.log(16), (
+        "k3 of the minibatch is carried away by it"
+    )
     require_bounded_kl(record, math.log(16), 3)
 
 
@@ -140,21 +186,33 @@ def statistics_of(log_ratios: list[float]) -> Record:
     old_N = torch.full((len(log_ratios),), -8.0)
     zeros_N = torch.zeros_like(old_N)
     statistics = StepStatistics()
-    statistics.add(loss_inputs(old_N + torch.tensor(log_ratios), old_N, zeros_N, torch.ones(1), torch.tensor([len(old_N)]), zeros_N), {})
+    statistics.add(
+        loss_inputs(
+            old_N + torch.tensor(log_ratios),
+            old_N,
+            zeros_N,
+            torch.ones(1),
+            torch.tensor([len(old_N)]),
+            zeros_N,
+        ),
+        {},
+    )
     return statistics.record()
 
 
-# --------------------------------------------------------------------------------------------------------------------------- signals
+# ------------------------------------------------------------------------------------------ signals
 
 
 def test_a_mask_that_leaves_nothing_is_refused():
-    """Every token is of a right response, and the teacher only raised them: `min` masks them all."""
+    """Every token is of a right response, and the teacher only raised them: `min` masks them
+    all.
+    """
     right = torch.ones(BATCH.tokens, dtype=torch.bool)
     with pytest.raises(Fault, match=r"same on every token.*positives"):
         build_signal(SignalSpec(positives="min"), OLD + SIGNAL.abs() + 0.1, OLD, right)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ the lesson
+# --------------------------------------------------------------------------------------- the lesson
 
 MIXED = Outcomes(responses=8, right=4, empty=0, truncated=1, groups=4, telling=4)
 NO_RIGHT = Outcomes(responses=8, right=0, empty=0, truncated=1, groups=4, telling=0)
@@ -184,12 +242,19 @@ def test_what_each_loss_learns_from(loss):
         "no wrong": loss.kind in ("sft", "distill"),
         "all groups equal": loss not in GROUPED,
     }
-    batches = {"mixed": MIXED, "no right": NO_RIGHT, "no wrong": NO_WRONG, "all groups equal": ALL_EQUAL}
+    batches = {
+        "mixed": MIXED,
+        "no right": NO_RIGHT,
+        "no wrong": NO_WRONG,
+        "all groups equal": ALL_EQUAL,
+    }
     assert {name: teaches(batch, loss) for name, batch in batches.items()} == expected
 
 
 def test_mse_without_a_weight_on_wrong_responses_needs_none():
-    assert teaches(NO_WRONG, MSE(negative_weight=0.0)) and not teaches(NO_RIGHT, MSE(negative_weight=0.0))
+    assert teaches(NO_WRONG, MSE(negative_weight=0.0)) and not teaches(
+        NO_RIGHT, MSE(negative_weight=0.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +274,7 @@ def test_the_line_counts_the_outcomes_and_says_what_would_help(outcomes, mend):
     assert str(outcomes) in str(raised.value) and "\n" not in str(raised.value)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ the critic
+# --------------------------------------------------------------------------------------- the critic
 
 
 class LinearCritic:
@@ -233,14 +298,29 @@ def test_a_critic_whose_loss_is_not_finite_ends_before_the_update(weight):
     critic = LinearCritic(weight)
     optimizer = make_optimizer(critic, OptimizerConfig())
     with pytest.raises(Fault, match=r"^step 1: .*"):
-        list(fit_values(critic, optimizer, BATCH, steps=1, minibatch=8, seed=1, max_grad_norm=1.0, token_budget=1000))
+        list(
+            fit_values(
+                critic,
+                optimizer,
+                BATCH,
+                steps=1,
+                minibatch=8,
+                seed=1,
+                max_grad_norm=1.0,
+                token_budget=1000,
+            )
+        )
     assert not optimizer.state
 
 
 def test_a_critic_that_is_further_off_than_outcomes_are_apart_has_diverged():
     return_N = BATCH.per_token(BATCH.reward_S)[:]
     require_sound_values(torch.full_like(return_N, 0.5), return_N)
-    with pytest.raises(Fault, match=r"diverged: the mean squared error of its values is \d.*; lower the critic's learning rate"):
+    with pytest.raises(
+        Fault,
+        match=r"diverged: the mean squared error of its values is \d.*; lower the critic's "
+        r"learning rate",
+    ):
         require_sound_values(return_N + 1.5, return_N)
     with pytest.raises(Fault, match=r"1 of 26 values are not finite"):
         require_sound_values(with_value(return_N, math.nan), return_N)

@@ -1,4 +1,6 @@
-"""The fused path: losses that are sums over tokens, their gradients made chunk by chunk in one pass."""
+"""The fused path: losses that are sums over tokens, their gradients made chunk by chunk in one
+pass.
+"""
 
 import dataclasses
 
@@ -14,7 +16,20 @@ from erpd_core.losses import LOSSES, SEQUENCE_LEVEL, policy_loss
 
 from .helpers import random_inputs, totals_of
 
-CONFIGS = [CE(), CE(aggregate="mean"), CISPO(), DISPO(), GRPO(), MSE(), PPO(), SAPO(), SFT(), VESPO(), Distill(), Reinforce()]
+CONFIGS = [
+    CE(),
+    CE(aggregate="mean"),
+    CISPO(),
+    DISPO(),
+    GRPO(),
+    MSE(),
+    PPO(),
+    SAPO(),
+    SFT(),
+    VESPO(),
+    Distill(),
+    Reinforce(),
+]
 BY_TOKEN = [config for config in CONFIGS if config.kind not in SEQUENCE_LEVEL]
 
 
@@ -24,7 +39,12 @@ def named(config):
 
 def stretch(x, part):
     return dataclasses.replace(
-        x, lp_N=x.lp_N[part], old_N=x.old_N[part], signal_N=x.signal_N[part], entropy_N=x.entropy_N[part], seq_N=x.seq_N[part]
+        x,
+        lp_N=x.lp_N[part],
+        old_N=x.old_N[part],
+        signal_N=x.signal_N[part],
+        entropy_N=x.entropy_N[part],
+        seq_N=x.seq_N[part],
     )
 
 
@@ -64,17 +84,25 @@ def test_value_and_gradients_equal_the_path_through_columns(config, chunk, monke
     weight = torch.randn(9, 6, generator=generator, requires_grad=True)
     token = torch.randint(9, (count,), generator=generator)
     x = dataclasses.replace(
-        x, old_N=x.old_N.float(), signal_N=x.signal_N.float(), reward_S=x.reward_S.float(), totals=totals_of(x.length_S, x.reward_S)
+        x,
+        old_N=x.old_N.float(),
+        signal_N=x.signal_N.float(),
+        reward_S=x.reward_S.float(),
+        totals=totals_of(x.length_S, x.reward_S),
     )
 
     def loss(part, lp, entropy):
-        return policy_loss(config, dataclasses.replace(stretch(x, part), lp_N=lp, entropy_N=entropy))[0]
+        return policy_loss(
+            config, dataclasses.replace(stretch(x, part), lp_N=lp, entropy_N=entropy)
+        )[0]
 
     fused = fused_loss(hidden, weight, token, loss)
     through_columns = loss(slice(None), *token_logprobs(hidden, weight, token))
     torch.testing.assert_close(fused, through_columns)
     for ours, expected in zip(
-        torch.autograd.grad(2 * fused, [hidden, weight]), torch.autograd.grad(2 * through_columns, [hidden, weight]), strict=True
+        torch.autograd.grad(2 * fused, [hidden, weight]),
+        torch.autograd.grad(2 * through_columns, [hidden, weight]),
+        strict=True,
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
@@ -87,5 +115,10 @@ def test_a_chunk_is_asked_once_and_in_order():
         return lp.sum()
 
     count = 2 * logprobs.CHUNK + 3
-    fused_loss(torch.randn(count, 2, requires_grad=True), torch.randn(3, 2), torch.zeros(count, dtype=torch.int64), loss)
+    fused_loss(
+        torch.randn(count, 2, requires_grad=True),
+        torch.randn(3, 2),
+        torch.zeros(count, dtype=torch.int64),
+        loss,
+    )
     assert asked == [(0, logprobs.CHUNK), (logprobs.CHUNK, logprobs.CHUNK), (2 * logprobs.CHUNK, 3)]

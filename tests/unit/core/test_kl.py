@@ -43,7 +43,9 @@ def test_k2_is_biased_and_k1_alone_can_be_negative():
 
 
 def test_expected_k2_gradient_is_that_of_the_reverse_kl_and_k3s_is_not():
-    """On theta's own samples (sampling not differentiated), over logits: what makes k2 the penalty and k3 a biased one."""
+    """On theta's own samples (sampling not differentiated), over logits: what makes k2 the
+    penalty and k3 a biased one.
+    """
     logits = P.log().clone().requires_grad_()
 
     def gradient(value):

@@ -1,4 +1,6 @@
-"""Packed rows with shared prompts give what padded rows give, on a real (tiny, random) Qwen3; and every plan is a fair one."""
+"""Packed rows with shared prompts give what padded rows give, on a real (tiny, random) Qwen3;
+and every plan is a fair one.
+"""
 
 import functools
 
@@ -41,7 +43,8 @@ def qwen3(attention):
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
-                weight.mul_(8.0)  # the initial 0.02 makes attention nearly uniform: mistakes in it would hardly show
+                # the initial 0.02 makes attention nearly uniform: mistakes in it would hardly show
+                weight.mul_(8.0)
     return model
 
 
@@ -49,7 +52,9 @@ def packed_scores(batch, token_budget, sequences=None):
     """(lp_N, entropy_N) in the batch's order, through `plan` and shared-prefix attention."""
     model = qwen3("erpd_shared")
     order, lps, entropies = [], [], []
-    for micro in plan(batch, torch.arange(batch.sequences) if sequences is None else sequences, token_budget):
+    for micro in plan(
+        batch, torch.arange(batch.sequences) if sequences is None else sequences, token_budget
+    ):
         hidden_TH = model.model(
             input_ids=micro.input_T[None],
             position_ids=micro.position_T[None],
@@ -57,7 +62,9 @@ def packed_scores(batch, token_budget, sequences=None):
             use_cache=False,
             row=Row(micro, torch.device("cpu")),
         ).last_hidden_state[0]
-        lp, entropy = token_logprobs(hidden_TH[micro.predict_N], model.lm_head.weight, micro.token_N)
+        lp, entropy = token_logprobs(
+            hidden_TH[micro.predict_N], model.lm_head.weight, micro.token_N
+        )
         order.append(batch.token_index(micro.sequences))
         lps.append(lp)
         entropies.append(entropy)
@@ -66,8 +73,13 @@ def packed_scores(batch, token_budget, sequences=None):
 
 
 def padded_rows(batch):
-    """One right-padded row per sequence, prompt and response together, with transformers' own attention."""
-    rows = [torch.cat([batch.prompts[int(batch.group_S[s])], batch.response(s)]) for s in range(batch.sequences)]
+    """One right-padded row per sequence, prompt and response together, with transformers' own
+    attention.
+    """
+    rows = [
+        torch.cat([batch.prompts[int(batch.group_S[s])], batch.response(s)])
+        for s in range(batch.sequences)
+    ]
     width = max(len(row) for row in rows)
     ids = torch.stack([torch.cat([row, row.new_zeros(width - len(row))]) for row in rows])
     mask = torch.stack([torch.arange(width) < len(row) for row in rows]).long()
@@ -112,13 +124,22 @@ def test_long_and_short_branches_in_several_buckets_equal_padded_scores():
     torch.testing.assert_close(entropy, expected_entropy, **CLOSE)
 
 
-LOSS_CONFIGS = [GRPO(), SAPO(entropy_weight=0.5), CE(beta=0.3), MSE(negative_weight=0.5), SFT(), Distill(kl_weight=0.2)]
+LOSS_CONFIGS = [
+    GRPO(),
+    SAPO(entropy_weight=0.5),
+    CE(beta=0.3),
+    MSE(negative_weight=0.5),
+    SFT(),
+    Distill(kl_weight=0.2),
+]
 
 
 @settings(max_examples=4, deadline=None)
 @given(batch=batches(), budget=budgets, seed=st.integers(0, 99))
 @pytest.mark.parametrize("config", LOSS_CONFIGS, ids=lambda c: c.kind)
-def test_packed_gradients_of_every_loss_equal_those_of_padded_rows_and_plain_formulas(config, batch, budget, seed):
+def test_packed_gradients_of_every_loss_equal_those_of_padded_rows_and_plain_formulas(
+    config, batch, budget, seed
+):
     generator = torch.Generator().manual_seed(seed)
     batch.reward_S[0] = 1.0  # SFT needs a right response
     signal = torch.randn(batch.tokens, generator=generator)
@@ -126,10 +147,23 @@ def test_packed_gradients_of_every_loss_equal_those_of_padded_rows_and_plain_for
         old = padded_scores(batch)[0] + 0.3 * torch.randn(batch.tokens, generator=generator)
 
     lp, entropy = packed_scores(batch, budget)
-    x = LossInputs(lp, old, signal, entropy, batch.reward_S, batch.seq_N, batch.length_S, totals_of(batch.length_S, batch.reward_S))
+    x = LossInputs(
+        lp,
+        old,
+        signal,
+        entropy,
+        batch.reward_S,
+        batch.seq_N,
+        batch.length_S,
+        totals_of(batch.length_S, batch.reward_S),
+    )
     ours = policy_loss(config, x)[0]
     lp, entropy = padded_scores(batch)
-    expected = oracle.policy_loss(config, oracle.rows_of(lp, old, signal, entropy, batch.length_S.tolist()), batch.reward_S.tolist())
+    expected = oracle.policy_loss(
+        config,
+        oracle.rows_of(lp, old, signal, entropy, batch.length_S.tolist()),
+        batch.reward_S.tolist(),
+    )
     torch.testing.assert_close(ours, expected, **CLOSE)
 
     ours = torch.autograd.grad(ours, list(qwen3("erpd_shared").parameters()))
@@ -143,8 +177,12 @@ def test_a_response_does_not_see_its_siblings():
     """Changing one sample of a group changes no score of the others."""
     prompts, groups, rewards = [[3, 1, 4]], [0, 0, 0], [1, 0, 1]
     with torch.no_grad():
-        lp, _ = packed_scores(TokenBatch.build(prompts, [[5, 6, 7], [8, 9], [2, 2]], groups, rewards), 10_000)
-        other, _ = packed_scores(TokenBatch.build(prompts, [[5, 6, 7], [1, 1], [2, 2]], groups, rewards), 10_000)
+        lp, _ = packed_scores(
+            TokenBatch.build(prompts, [[5, 6, 7], [8, 9], [2, 2]], groups, rewards), 10_000
+        )
+        other, _ = packed_scores(
+            TokenBatch.build(prompts, [[5, 6, 7], [1, 1], [2, 2]], groups, rewards), 10_000
+        )
     assert lp[[0, 1, 2, 5, 6]].tolist() == pytest.approx(other[[0, 1, 2, 5, 6]].tolist(), abs=1e-6)
     assert (lp[[3, 4]] - other[[3, 4]]).abs().min() > 1e-3
 
@@ -157,20 +195,28 @@ def test_one_kernel_over_the_row_sees_what_its_branches_see(window):
     (micro,) = plan(batch, torch.arange(6), 10_000)
     row = Row(micro, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, heads, len(micro.input_T), 16, generator=generator) for heads in (4, 2, 2))
+    query, key, value = (
+        torch.randn(1, heads, len(micro.input_T), 16, generator=generator) for heads in (4, 2, 2)
+    )
     by_branch = attend_by_branch(query, key, value, row, 0.25, window)
     assert not row.in_one_kernel and by_branch.shape == (1, len(micro.input_T), 4, 16)
-    torch.testing.assert_close(attend_in_one_kernel(query, key, value, row, 0.25, window), by_branch, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        attend_in_one_kernel(query, key, value, row, 0.25, window), by_branch, atol=1e-5, rtol=1e-5
+    )
     if window:
         assert not torch.allclose(by_branch, attend_by_branch(query, key, value, row, 0.25, None))
 
 
-# ------------------------------------------------------------------------------------------------------------------- plans
+# -------------------------------------------------------------------------------------------- plans
 
 
 def test_a_row_by_hand():
-    """Prompt 5 6 with responses 1 2 3 and 4: the prompt once, no last tokens, positions that go on from the prompt."""
-    (micro,) = plan(TokenBatch.build([[5, 6]], [[1, 2, 3], [4]], [0, 0], [1, 0]), torch.arange(2), 100)
+    """Prompt 5 6 with responses 1 2 3 and 4: the prompt once, no last tokens, positions that go
+    on from the prompt.
+    """
+    (micro,) = plan(
+        TokenBatch.build([[5, 6]], [[1, 2, 3], [4]], [0, 0], [1, 0]), torch.arange(2), 100
+    )
     assert micro.sequences.tolist() == [0, 1]
     assert micro.input_T.tolist() == [5, 6, 1, 2]
     assert micro.position_T.tolist() == [0, 1, 2, 3]
@@ -183,7 +229,9 @@ def test_a_row_by_hand():
 def test_every_token_is_predicted_exactly_once_whatever_the_budget(batch, budget, random):
     chosen = torch.tensor(random.sample(range(batch.sequences), random.randint(1, batch.sequences)))
     micros = plan(batch, chosen, budget)
-    assert sorted(s for micro in micros for s in micro.sequences.tolist()) == sorted(chosen.tolist())
+    assert sorted(s for micro in micros for s in micro.sequences.tolist()) == sorted(
+        chosen.tolist()
+    )
     for micro in micros:
         assert micro.token_N.tolist() == batch.token_N[batch.token_index(micro.sequences)].tolist()
         assert len(micro.predict_N) == len(micro.token_N)
@@ -195,13 +243,20 @@ def test_the_budget_is_kept_except_by_a_single_too_long_sequence(batch, budget):
     for micro in plan(batch, torch.arange(batch.sequences), budget):
         if len(micro.input_T) > budget:
             (sequence,) = micro.sequences.tolist()
-            assert len(micro.input_T) == len(batch.prompts[int(batch.group_S[sequence])]) + int(batch.length_S[sequence]) - 1
+            assert (
+                len(micro.input_T)
+                == len(batch.prompts[int(batch.group_S[sequence])])
+                + int(batch.length_S[sequence])
+                - 1
+            )
 
 
 @settings(max_examples=100, deadline=None)
 @given(batches(max_sequences=10))
 def test_a_group_within_the_budget_stores_its_prompt_once(batch):
-    """With room for any group, the rows together hold each used prompt once and each response but its last token."""
+    """With room for any group, the rows together hold each used prompt once and each response
+    but its last token.
+    """
     sizes = {g: len(batch.prompts[g]) for g in batch.group_S.tolist()}
     for s in range(batch.sequences):
         sizes[int(batch.group_S[s])] += int(batch.length_S[s]) - 1
@@ -214,7 +269,9 @@ def test_a_group_within_the_budget_stores_its_prompt_once(batch):
 
 
 def test_pieces_of_a_group_that_meet_in_one_row_share_its_prompt():
-    """Budget 20, prompt 1, branches 10 10 9 8: the first piece (11) leaves room for the last (8), prompt not stored again."""
+    """Budget 20, prompt 1, branches 10 10 9 8: the first piece (11) leaves room for the last
+    (8), prompt not stored again.
+    """
     batch = random_batch(0, [1], [11, 11, 10, 9], [0, 0, 0, 0])
     stored = sum(len(micro.input_T) for micro in plan(batch, torch.arange(4), 20))
     assert stored == 10 + 10 + 9 + 8 + 2
@@ -223,7 +280,9 @@ def test_pieces_of_a_group_that_meet_in_one_row_share_its_prompt():
 @settings(max_examples=50, deadline=None)
 @given(batches(max_sequences=10), st.integers(1, 60))
 def test_buckets_attend_from_each_row_token_once_to_its_prompt_and_past_only(batch, budget):
-    """The branches, padding removed, say who sees whom; a walk over the row says it independently."""
+    """The branches, padding removed, say who sees whom; a walk over the row says it
+    independently.
+    """
     for micro in plan(batch, torch.arange(batch.sequences), budget):
         seen = {}
         for bucket in micro.buckets:
@@ -244,12 +303,16 @@ def test_padding_wastes_at_most_a_third_of_a_large_bucket(seed):
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(1, 200, (8,), generator=generator).tolist()
     responses = torch.randint(1, 300, (40,), generator=generator).tolist()
-    batch = random_batch(seed, prompts, responses, torch.randint(8, (40,), generator=generator).tolist())
+    batch = random_batch(
+        seed, prompts, responses, torch.randint(8, (40,), generator=generator).tolist()
+    )
     for micro in plan(batch, torch.arange(40), 100_000):
         for bucket in micro.buckets:
             count, width_q = bucket.query_BQ.shape
             width_k = bucket.key_BK.shape[1]
             if width_q * width_k > 64 * 64:
                 lengths = [int((bucket.output_M // width_q == b).sum()) for b in range(count)]
-                useful = sum(q * int(bucket.mask_BQK[b, q - 1].sum()) for b, q in enumerate(lengths))
+                useful = sum(
+                    q * int(bucket.mask_BQK[b, q - 1].sum()) for b, q in enumerate(lengths)
+                )
                 assert useful >= 2 / 3 * count * width_q * width_k

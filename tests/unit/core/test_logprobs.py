@@ -24,10 +24,14 @@ BOUNDARIES = [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 3]
 
 def test_by_hand():
     """Logits 0 and log 3: probabilities 1/4 and 3/4."""
-    lp, entropy = token_logprobs(torch.ones(1, 1), torch.tensor([[1.0], [3.0]]).log(), torch.tensor([0]))
+    lp, entropy = token_logprobs(
+        torch.ones(1, 1), torch.tensor([[1.0], [3.0]]).log(), torch.tensor([0])
+    )
     quarter = torch.tensor(0.25)
     torch.testing.assert_close(lp[0], quarter.log())
-    torch.testing.assert_close(entropy[0], -(quarter * quarter.log() + (1 - quarter) * (1 - quarter).log()))
+    torch.testing.assert_close(
+        entropy[0], -(quarter * quarter.log() + (1 - quarter) * (1 - quarter).log())
+    )
 
 
 @pytest.mark.parametrize("n", BOUNDARIES)
@@ -53,7 +57,11 @@ def test_gradients_are_autograds_own(n, parts):
     grads = []
     for function in (token_logprobs, naive):
         lp, entropy = function(hidden, weight, token)
-        value = {"lp": up_lp @ lp, "entropy": up_entropy @ entropy, "both": up_lp @ lp + up_entropy @ entropy}[parts]
+        value = {
+            "lp": up_lp @ lp,
+            "entropy": up_entropy @ entropy,
+            "both": up_lp @ lp + up_entropy @ entropy,
+        }[parts]
         grads.append(torch.autograd.grad(value, [hidden, weight]))
     for ours, expected in zip(*grads):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)

@@ -17,7 +17,14 @@ from .helpers import loss_inputs, part_of, random_inputs
 # SAPO's and MSE's constants pass through float32 inside torch.where, hence the tolerance.
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}
 
-STOPPED = [CISPO(), CISPO(max_weight=1.1), VESPO(), VESPO(k_pos=1.0, lambda_pos=0.5), DISPO(), DISPO(wrong_low=0.1, wrong_high=0.2)]
+STOPPED = [
+    CISPO(),
+    CISPO(max_weight=1.1),
+    VESPO(),
+    VESPO(k_pos=1.0, lambda_pos=0.5),
+    DISPO(),
+    DISPO(wrong_low=0.1, wrong_high=0.2),
+]
 """Losses that stop the gradient of a weight: their gradient is not that of their value."""
 CONFIGS = [
     GRPO(),
@@ -35,11 +42,18 @@ CONFIGS = [
     Reinforce(),
     *STOPPED,
 ]
-TERMS = [{}, {"kl_weight": 0.2}, {"entropy_weight": 0.5}, {"kl_weight": 0.05, "entropy_weight": -0.1}]
+TERMS = [
+    {},
+    {"kl_weight": 0.2},
+    {"entropy_weight": 0.5},
+    {"kl_weight": 0.05, "entropy_weight": -0.1},
+]
 
 
 def name(value):
-    return " ".join(f"{k}={v}" for k, v in (value if isinstance(value, dict) else value.model_dump()).items())
+    return " ".join(
+        f"{k}={v}" for k, v in (value if isinstance(value, dict) else value.model_dump()).items()
+    )
 
 
 def value(config, x):
@@ -53,11 +67,13 @@ def gradient(config, x):
 
 log = math.log
 
-# ---------------------------------------------------------------------------------------------------------------- by hand
+# ------------------------------------------------------------------------------------------ by hand
 
 
 def test_grpo_by_hand():
-    """Two responses. Ratios 1.5 and 0.5 with A = 1: -min(1.5, 1.28), -min(0.5, 0.8); then ratio 0.5 with A = -2: -min(-1, -1.6)."""
+    """Two responses. Ratios 1.5 and 0.5 with A = 1: -min(1.5, 1.28), -min(0.5, 0.8); then ratio
+    0.5 with A = -2: -min(-1, -1.6).
+    """
     x = loss_inputs([log(1.5), log(0.5), log(0.5)], [0, 0, 0], [1, 1, -2], [1, 0], [2, 1])
     loss, metrics = LOSSES["grpo"](GRPO(), x)
     assert loss.item() == pytest.approx(((-1.28 - 0.5) / 2 + 1.6) / 2)
@@ -79,7 +95,9 @@ def test_sapo_by_hand():
 
 
 def test_ce_by_hand():
-    """beta 0.5, sums of log-ratios 2 and 4: -log sigma(1) for the right one, -log(1 - sigma(2)) for the wrong one."""
+    """beta 0.5, sums of log-ratios 2 and 4: -log sigma(1) for the right one, -log(1 - sigma(2))
+    for the wrong one.
+    """
     x = loss_inputs([-1, -1, -1], [-2, -2, -5], [0, 0, 0], [1, 0], [2, 1])
     loss, metrics = LOSSES["ce"](CE(beta=0.5), x)
     assert loss.item() == pytest.approx((log(1 + math.exp(-1)) + log(1 + math.exp(2))) / 2)
@@ -94,9 +112,13 @@ def test_ce_mean_divides_the_sum_by_the_length():
 
 def test_ce_of_a_very_long_response_is_finite():
     """A sum of 10,000 log-ratios of -1 at beta 1: sigma underflows, its logarithm must not."""
-    x = loss_inputs(torch.full((10_000,), -2.0), torch.full((10_000,), -1.0), torch.zeros(10_000), [1], [10_000])
+    x = loss_inputs(
+        torch.full((10_000,), -2.0), torch.full((10_000,), -1.0), torch.zeros(10_000), [1], [10_000]
+    )
     assert LOSSES["ce"](CE(beta=1.0), x)[0].item() == pytest.approx(10_000)
-    torch.testing.assert_close(gradient(CE(beta=1.0), x), torch.full((10_000,), -1.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        gradient(CE(beta=1.0), x), torch.full((10_000,), -1.0, dtype=torch.float64)
+    )
 
 
 def test_mse_by_hand():
@@ -121,30 +143,44 @@ def test_sft_without_a_right_response_is_zero_with_zero_gradient():
 def test_reinforce_by_hand_is_a_token_mean_and_knows_no_ratio():
     """A = 1, 1, -2 on log-probs -1, -2, -3: (1 + 2 - 6) / 3, whatever old was."""
     for old in ([0, 0, 0], [-9, -1, -5]):
-        assert value(Reinforce(), loss_inputs([-1, -2, -3], old, [1, 1, -2], [1, 0], [2, 1])).item() == pytest.approx(-1.0)
+        assert value(
+            Reinforce(), loss_inputs([-1, -2, -3], old, [1, 1, -2], [1, 0], [2, 1])
+        ).item() == pytest.approx(-1.0)
 
 
 def test_cispo_by_hand():
-    """Ratios 8 (cut to 5), 2 and 1/4 (kept) on log-probs -1, -1, -2 with A = 1, -1, 1: (5 - 2 + 0.5) / 3."""
-    x = loss_inputs([-1, -1, -2], [-1 - log(8), -1 - log(2), -2 + log(4)], [1, -1, 1], [1, 0], [2, 1])
+    """Ratios 8 (cut to 5), 2 and 1/4 (kept) on log-probs -1, -1, -2 with A = 1, -1, 1: (5 - 2 +
+    0.5) / 3.
+    """
+    x = loss_inputs(
+        [-1, -1, -2], [-1 - log(8), -1 - log(2), -2 + log(4)], [1, -1, 1], [1, 0], [2, 1]
+    )
     loss, metrics = LOSSES["cispo"](CISPO(), x)
     assert loss.item() == pytest.approx(3.5 / 3)
     assert metrics["clip_fraction"].tolist() == [1, 0, 0]
-    torch.testing.assert_close(gradient(CISPO(), x), torch.tensor([-5, 2, -0.25], dtype=torch.float64) / 3)
+    torch.testing.assert_close(
+        gradient(CISPO(), x), torch.tensor([-5, 2, -0.25], dtype=torch.float64) / 3
+    )
 
 
 def test_dispo_by_hand():
-    """Ratios 2 and 1/2 in a right response: 1.28 and 0.8. The same in a wrong one are kept; 8 there becomes 5. lp -1, A = 1 and -1."""
+    """Ratios 2 and 1/2 in a right response: 1.28 and 0.8. The same in a wrong one are kept; 8
+    there becomes 5. lp -1, A = 1 and -1.
+    """
     ratios = [log(2), log(0.5), log(2), log(0.5), log(8)]
     x = loss_inputs([-1] * 5, [-1 - ratio for ratio in ratios], [1, 1, -1, -1, -1], [1, 0], [2, 3])
     loss, metrics = LOSSES["dispo"](DISPO(), x)
     assert loss.item() == pytest.approx((1.28 + 0.8 - 2 - 0.5 - 5) / 5)
     assert metrics["clip_fraction"].tolist() == [1, 1, 0, 0, 1]
-    torch.testing.assert_close(gradient(DISPO(), x), torch.tensor([-1.28, -0.8, 2, 0.5, 5], dtype=torch.float64) / 5)
+    torch.testing.assert_close(
+        gradient(DISPO(), x), torch.tensor([-1.28, -0.8, 2, 0.5, 5], dtype=torch.float64) / 5
+    )
 
 
 def test_vespo_by_hand():
-    """A right response of ratios 2 and 3 (w = 6, k 2, lambda 3), a wrong one of ratio 1/2 (k 3, lambda 2); lp -1, A = 1 and -1."""
+    """A right response of ratios 2 and 3 (w = 6, k 2, lambda 3), a wrong one of ratio 1/2 (k 3,
+    lambda 2); lp -1, A = 1 and -1.
+    """
     x = loss_inputs([-1] * 3, [-1 - log(2), -1 - log(3), -1 + log(2)], [1, 1, -1], [1, 0], [2, 1])
     loss, metrics = LOSSES["vespo"](VESPO(), x)
     right, wrong = 36 * math.exp(-15), math.exp(1) / 8
@@ -154,21 +190,31 @@ def test_vespo_by_hand():
 
 @pytest.mark.parametrize("step", [-1.0, 1.0])
 def test_vespo_of_a_very_long_response_that_moved_far_is_finite(step):
-    """10,000 tokens that each moved by a nat: w overflows or underflows, its weight must be a small number and not NaN."""
-    x = loss_inputs(torch.full((10_000,), -2.0), torch.full((10_000,), -2.0 - step), torch.ones(10_000), [1], [10_000])
+    """10,000 tokens that each moved by a nat: w overflows or underflows, its weight must be a
+    small number and not NaN.
+    """
+    x = loss_inputs(
+        torch.full((10_000,), -2.0),
+        torch.full((10_000,), -2.0 - step),
+        torch.ones(10_000),
+        [1],
+        [10_000],
+    )
     assert LOSSES["vespo"](VESPO(), x)[1]["sequence_weight"].max() < 1e-13
     assert torch.isfinite(gradient(VESPO(), x)).all()
 
 
 @pytest.mark.parametrize("config", [GRPO(), Reinforce(), CISPO(), VESPO(), DISPO()], ids=name)
 def test_kl_and_entropy_terms_by_hand(config):
-    """k2 of log-ratios 1 and 3: (0.5 + 4.5) / 2; entropies 0.2 and 0.6: mean 0.4. The signal is 0, so only the terms are left."""
+    """k2 of log-ratios 1 and 3: (0.5 + 4.5) / 2; entropies 0.2 and 0.6: mean 0.4. The signal is
+    0, so only the terms are left.
+    """
     x = loss_inputs([-1, -1], [-2, -4], [0, 0], [1, 1], [1, 1], entropy=[0.2, 0.6])
     assert value(config.model_copy(update={"kl_weight": 0.1}), x).item() == pytest.approx(0.25)
     assert value(config.model_copy(update={"entropy_weight": 0.5}), x).item() == pytest.approx(-0.2)
 
 
-# ---------------------------------------------------------------------------------------------------- oracle and gradients
+# ----------------------------------------------------------------------------- oracle and gradients
 
 
 @pytest.mark.parametrize("terms", TERMS, ids=name)
@@ -183,11 +229,18 @@ def test_value_and_gradients_equal_the_oracles(config, terms):
         ours = value(config, x)
         torch.testing.assert_close(ours, expected, **CLOSE)
         of = [lp_N, entropy_N]
-        for mine, theirs in zip(*[torch.autograd.grad(z, of, allow_unused=True, materialize_grads=True) for z in (ours, expected)]):
+        for mine, theirs in zip(
+            *[
+                torch.autograd.grad(z, of, allow_unused=True, materialize_grads=True)
+                for z in (ours, expected)
+            ]
+        ):
             torch.testing.assert_close(mine, theirs, **CLOSE)
 
 
-@pytest.mark.parametrize("config", [config for config in CONFIGS if config not in STOPPED], ids=name)
+@pytest.mark.parametrize(
+    "config", [config for config in CONFIGS if config not in STOPPED], ids=name
+)
 def test_gradcheck_by_finite_differences(config):
     config = config.model_copy(update={"kl_weight": 0.1, "entropy_weight": 0.3})
     x = random_inputs(5)
@@ -195,20 +248,31 @@ def test_gradcheck_by_finite_differences(config):
     def loss_of(lp_N, entropy_N):
         return value(config, dataclasses.replace(x, lp_N=lp_N, entropy_N=entropy_N))
 
-    assert torch.autograd.gradcheck(loss_of, (x.lp_N.requires_grad_(), x.entropy_N.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        loss_of, (x.lp_N.requires_grad_(), x.entropy_N.requires_grad_())
+    )
 
 
 @pytest.mark.parametrize("config", STOPPED, ids=name)
 def test_a_stopped_gradient_is_that_of_its_potential_by_finite_differences(config):
-    """The gradient is weight times A: that of the weight's integral, which is worked out apart, in plain floats."""
+    """The gradient is weight times A: that of the weight's integral, which is worked out apart,
+    in plain floats.
+    """
     for seed in range(3):
         x = random_inputs(seed)
-        x = dataclasses.replace(x, signal_N=torch.randn(4, generator=torch.Generator().manual_seed(seed)).double()[x.seq_N])
+        x = dataclasses.replace(
+            x,
+            signal_N=torch.randn(4, generator=torch.Generator().manual_seed(seed)).double()[
+                x.seq_N
+            ],
+        )
         gradient_N = gradient(config, x)
 
         def potential(lp_N, x=x):
             return oracle.potential(
-                config, oracle.rows_of(lp_N, x.old_N, x.signal_N, x.entropy_N, x.length_S.tolist()), x.reward_S.tolist()
+                config,
+                oracle.rows_of(lp_N, x.old_N, x.signal_N, x.entropy_N, x.length_S.tolist()),
+                x.reward_S.tolist(),
             )
 
         for n in range(len(x.lp_N)):
@@ -218,12 +282,14 @@ def test_a_stopped_gradient_is_that_of_its_potential_by_finite_differences(confi
             assert gradient_N[n].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
-# -------------------------------------------------------------------------------------------------------------- identities
+# --------------------------------------------------------------------------------------- identities
 
 
 @pytest.mark.parametrize("config", [Reinforce(), *STOPPED], ids=name)
 def test_at_ratio_one_these_losses_are_reinforce(config):
-    """Token means of -A lp, in value and in gradient: every weight is 1 there, whatever its bounds."""
+    """Token means of -A lp, in value and in gradient: every weight is 1 there, whatever its
+    bounds.
+    """
     x = random_inputs(1)
     x = dataclasses.replace(x, lp_N=x.old_N.clone())
     torch.testing.assert_close(value(config, x), -(x.signal_N * x.lp_N).mean(), **CLOSE)
@@ -245,24 +311,40 @@ def test_dispo_with_the_same_bounds_on_both_sides_knows_no_outcome():
 
 
 def test_vespo_fades_on_both_sides_of_one():
-    """phi rises to its top at w = k / lambda and falls: below 1 for right responses, above 1 for wrong ones."""
+    """phi rises to its top at w = k / lambda and falls: below 1 for right responses, above 1 for
+    wrong ones.
+    """
     for signal, top in ((1.0, 2 / 3), (-1.0, 3 / 2)):
         weights = [top * factor for factor in (0.05, 0.5, 1.0, 2.0, 6.0)]
-        phi = [LOSSES["vespo"](VESPO(), loss_inputs([log(w)], [0], [signal], [1], [1]))[1]["sequence_weight"].item() for w in weights]
+        phi = [
+            LOSSES["vespo"](VESPO(), loss_inputs([log(w)], [0], [signal], [1], [1]))[1][
+                "sequence_weight"
+            ].item()
+            for w in weights
+        ]
         assert phi[0] < phi[1] < phi[2] > phi[3] > phi[4]
 
 
-@pytest.mark.parametrize("config", [SAPO(), SAPO(tau_pos=0.3, tau_neg=4.0), GRPO(), GRPO(clip_low=0.0, clip_high=0.0)], ids=name)
+@pytest.mark.parametrize(
+    "config",
+    [SAPO(), SAPO(tau_pos=0.3, tau_neg=4.0), GRPO(), GRPO(clip_low=0.0, clip_high=0.0)],
+    ids=name,
+)
 def test_at_ratio_one_the_gradient_is_reinforces(config):
     """REINFORCE: -A d lp, averaged as GRPO and SAPO average."""
     x = random_inputs(1)
     x = dataclasses.replace(x, lp_N=x.old_N.clone())
     reinforce_N = -x.signal_N / x.length_S[x.seq_N] / len(x.length_S)
-    # With no room to clip at all, min() shares the tie between its two equal sides and clamp passes the gradient at its own bound.
+    # With no room to clip at all, min() shares the tie between its two equal sides and clamp passes
+    # the gradient at its own bound.
     torch.testing.assert_close(gradient(config, x), reinforce_N, **CLOSE)
 
 
-@pytest.mark.parametrize("config", [GRPO(clip_low=0.2, clip_high=0.28), PPO(), Distill(clip_low=0.1, clip_high=0.4)], ids=name)
+@pytest.mark.parametrize(
+    "config",
+    [GRPO(clip_low=0.2, clip_high=0.28), PPO(), Distill(clip_low=0.1, clip_high=0.4)],
+    ids=name,
+)
 def test_the_surrogate_is_cut_only_where_the_ratio_has_gone_far_in_the_signals_direction(config):
     low, high = 1 - config.clip_low, 1 + config.clip_high
     cases = [  # ratio, signal, does the gradient stop
@@ -286,7 +368,8 @@ def test_sapo_fades_smoothly_and_faster_for_negatives():
     for got, tau in zip(gate.tolist(), (1.0, 1.05)):
         s = 1 / (1 + math.exp(-2 * tau))
         assert got == pytest.approx(4 * s * (1 - s), rel=1e-6)
-    torch.testing.assert_close(gradient(SAPO(), x).abs() * 2, gate * 3, **CLOSE)  # d ratio / d lp = 3, two sequences
+    # d ratio / d lp = 3, two sequences
+    torch.testing.assert_close(gradient(SAPO(), x).abs() * 2, gate * 3, **CLOSE)
     assert gate[1] < gate[0] < 1
 
 
@@ -342,17 +425,23 @@ def test_the_entropy_bonus_reaches_the_entropy_it_rewards():
 
 
 def test_aggregations_differ_where_lengths_do():
-    """One long and one short response with one signal each: sequence means weigh them alike, the token mean by length."""
+    """One long and one short response with one signal each: sequence means weigh them alike, the
+    token mean by length.
+    """
     x = loss_inputs([0] * 4, [0] * 4, [1, 1, 1, 5], [1, 1], [3, 1])
     assert value(GRPO(), x).item() == pytest.approx(-3.0)
     assert value(Distill(), x).item() == pytest.approx(-2.0)
 
 
-# ------------------------------------------------------------------------------------------------------------ micro-batches
+# ------------------------------------------------------------------------------------ micro-batches
 
 
 @settings(max_examples=25, deadline=None)
-@given(data=st.data(), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=6), seed=st.integers(0, 99))
+@given(
+    data=st.data(),
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    seed=st.integers(0, 99),
+)
 @pytest.mark.parametrize("config", CONFIGS, ids=name)
 def test_any_split_into_micro_batches_adds_up_to_the_whole(config, data, lengths, seed):
     config = config.model_copy(update={"kl_weight": 0.1, "entropy_weight": 0.2})
@@ -364,7 +453,9 @@ def test_any_split_into_micro_batches_adds_up_to_the_whole(config, data, lengths
     together = sum(value(config, part_of(x, members)) for members in parts)
     whole = value(config, x)
     torch.testing.assert_close(together, whole)
-    for ours, expected in zip(torch.autograd.grad(together, x.lp_N), torch.autograd.grad(whole, x.lp_N)):
+    for ours, expected in zip(
+        torch.autograd.grad(together, x.lp_N), torch.autograd.grad(whole, x.lp_N)
+    ):
         torch.testing.assert_close(ours, expected)
 
 

@@ -1,4 +1,6 @@
-"""The losses that TRL has, too: its own `GRPOTrainer._compute_loss`, with its own defaults, on the same tokens, padded."""
+"""The losses that TRL has, too: its own `GRPOTrainer._compute_loss`, with its own defaults, on
+the same tokens, padded.
+"""
 
 from collections import defaultdict
 from types import SimpleNamespace
@@ -20,18 +22,26 @@ CASES = [
     (Distill(), {"loss_type": "dapo"}),
     (PPO(), {"loss_type": "bnpo"}),
     (SAPO(), {"loss_type": "sapo"}),
-    (SAPO(tau_pos=0.5, tau_neg=2.0), {"loss_type": "sapo", "sapo_temperature_pos": 0.5, "sapo_temperature_neg": 2.0}),
+    (
+        SAPO(tau_pos=0.5, tau_neg=2.0),
+        {"loss_type": "sapo", "sapo_temperature_pos": 0.5, "sapo_temperature_neg": 2.0},
+    ),
     (CISPO(), {"loss_type": "cispo", "epsilon_high": 5.0}),
     (CISPO(max_weight=1.1), {"loss_type": "cispo", "epsilon_high": 1.1}),
     (CISPO(entropy_weight=0.5), {"loss_type": "cispo", "epsilon_high": 5.0, "entropy_coef": 0.5}),
     (VESPO(), {"loss_type": "vespo"}),
-    (VESPO(k_pos=1.0, lambda_neg=0.5), {"loss_type": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_neg": 0.5}),
+    (
+        VESPO(k_pos=1.0, lambda_neg=0.5),
+        {"loss_type": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_neg": 0.5},
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def trl():
-    """The module of TRL's GRPO. Imported here, for it takes longer than all the tests and every collection would wait for it."""
+    """The module of TRL's GRPO. Imported here, for it takes longer than all the tests and every
+    collection would wait for it.
+    """
     pytest.importorskip("trl", reason="compares with TRL: pip install -e '.[bench]'")
     from trl.trainer import grpo_trainer
 
@@ -50,7 +60,9 @@ def trl_loss(trl, args, lp_N, old_N, signal_N, entropy_N):
         _get_per_token_logps_and_entropies=lambda *_, **__: (padded(lp_N), padded(entropy_N), None),
         _entropy_bonus_enabled=args.entropy_coef != 0,
         _metrics={"train": defaultdict(list)},
-        accelerator=SimpleNamespace(num_processes=1, sync_gradients=True, gather=lambda x: x, reduce=lambda x, reduction: x),
+        accelerator=SimpleNamespace(
+            num_processes=1, sync_gradients=True, gather=lambda x: x, reduce=lambda x, reduction: x
+        ),
         args=args,
         aux_loss_enabled=False,
         beta=args.beta,
@@ -80,9 +92,15 @@ def trl_loss(trl, args, lp_N, old_N, signal_N, entropy_N):
 
 
 @pytest.mark.parametrize("one_signal_per_response", [True, False])
-@pytest.mark.parametrize(("config", "settings"), CASES, ids=lambda value: str(value) if isinstance(value, dict) else value.kind)
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    CASES,
+    ids=lambda value: str(value) if isinstance(value, dict) else value.kind,
+)
 def test_value_and_gradients_are_trls(config, settings, one_signal_per_response, tmp_path, trl):
-    args = trl.GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **settings)
+    args = trl.GRPOConfig(
+        output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **settings
+    )
     for seed in range(5):
         x = random_inputs(seed, LENGTHS)
         if one_signal_per_response:
@@ -91,14 +109,24 @@ def test_value_and_gradients_are_trls(config, settings, one_signal_per_response,
         ours = policy_loss(config, x)[0]
         theirs = trl_loss(trl, args, x.lp_N, x.old_N, x.signal_N, x.entropy_N)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
-        for mine, other in zip(*(torch.autograd.grad(loss, of, allow_unused=True, materialize_grads=True) for loss in (ours, theirs))):
+        for mine, other in zip(
+            *(
+                torch.autograd.grad(loss, of, allow_unused=True, materialize_grads=True)
+                for loss in (ours, theirs)
+            )
+        ):
             torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
 
 
 def test_our_defaults_are_trls(tmp_path, trl):
-    """Those TRL has: SAPO's temperatures and VESPO's k and lambda. GRPO's upper clip and CISPO's weight it only recommends."""
+    """Those TRL has: SAPO's temperatures and VESPO's k and lambda. GRPO's upper clip and CISPO's
+    weight it only recommends.
+    """
     args = trl.GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
-    assert (SAPO().tau_pos, SAPO().tau_neg) == (args.sapo_temperature_pos, args.sapo_temperature_neg)
+    assert (SAPO().tau_pos, SAPO().tau_neg) == (
+        args.sapo_temperature_pos,
+        args.sapo_temperature_neg,
+    )
     assert (VESPO().k_pos, VESPO().lambda_pos) == (args.vespo_k_pos, args.vespo_lambda_pos)
     assert (VESPO().k_neg, VESPO().lambda_neg) == (args.vespo_k_neg, args.vespo_lambda_neg)
     assert GRPO().clip_low == args.epsilon

@@ -1,4 +1,6 @@
-"""The training loop on a bigram policy: it learns, its records are true, it resumes exactly, it stops at nonsense."""
+"""The training loop on a bigram policy: it learns, its records are true, it resumes exactly, it
+stops at nonsense.
+"""
 
 import math
 
@@ -6,7 +8,19 @@ import pytest
 import torch
 
 from erpd_core.batch import TokenBatch, minibatches
-from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, SAPO, SFT, VESPO, Distill, OptimizerConfig, Reinforce
+from erpd_core.config import (
+    CE,
+    CISPO,
+    DISPO,
+    GRPO,
+    MSE,
+    SAPO,
+    SFT,
+    VESPO,
+    Distill,
+    OptimizerConfig,
+    Reinforce,
+)
 from erpd_core.faults import Fault
 from erpd_core.losses import policy_loss
 from erpd_core.optimize import make_optimizer, optimize, score
@@ -28,7 +42,19 @@ class Run:
         self.policy = BigramPolicy()
         self.optimizer = make_optimizer(self.policy, OptimizerConfig(lr=lr))
 
-    def train(self, loss, steps, start=0, minibatch=4, token_budget=1000, max_grad_norm=1.0, old=OLD, signal=SIGNAL, seed=5, batch=BATCH):
+    def train(
+        self,
+        loss,
+        steps,
+        start=0,
+        minibatch=4,
+        token_budget=1000,
+        max_grad_norm=1.0,
+        old=OLD,
+        signal=SIGNAL,
+        seed=5,
+        batch=BATCH,
+    ):
         return list(
             optimize(
                 self.policy,
@@ -63,7 +89,10 @@ LEARNING = [SAPO(), GRPO(), CE(beta=0.5), Distill(), Reinforce(), CISPO(), VESPO
 def test_rewarded_responses_become_likelier_and_wrong_ones_rarer(loss):
     run = Run(lr=0.01)
     run.train(loss, steps=20, minibatch=8)
-    change_S = torch.zeros(8).index_add(0, BATCH.seq_N, score(run.policy, BATCH, 1000)[0] - OLD) / BATCH.length_S
+    change_S = (
+        torch.zeros(8).index_add(0, BATCH.seq_N, score(run.policy, BATCH, 1000)[0] - OLD)
+        / BATCH.length_S
+    )
     assert change_S[REWARD == 1].mean() > 0.05
     assert change_S[REWARD == 0].mean() < -0.05
 
@@ -81,7 +110,10 @@ def test_an_entropy_bonus_raises_entropy():
     plain, with_bonus = Run(), Run()
     plain.train(SAPO(), steps=20, minibatch=8)
     with_bonus.train(SAPO(entropy_weight=0.5), steps=20, minibatch=8)
-    assert score(with_bonus.policy, BATCH, 1000)[1].mean() > score(plain.policy, BATCH, 1000)[1].mean() + 0.05
+    assert (
+        score(with_bonus.policy, BATCH, 1000)[1].mean()
+        > score(plain.policy, BATCH, 1000)[1].mean() + 0.05
+    )
 
 
 def test_a_kl_weight_keeps_the_policy_near_old():
@@ -93,13 +125,17 @@ def test_a_kl_weight_keeps_the_policy_near_old():
 
 
 def test_records_equal_an_independent_recomputation():
-    """Two steps; before each, everything is computed again from the policy as it stands, one token at a time."""
+    """Two steps; before each, everything is computed again from the policy as it stands, one
+    token at a time.
+    """
     run, loss = Run(), GRPO(kl_weight=0.1)
     for step, chosen in zip((1, 2), minibatches(8, 4, seed=5)):
         lp_N, entropy_N = naive_scores(run.policy, BATCH)
         index = BATCH.token_index(chosen)
         lp, old, reward = lp_N[index], OLD[index], REWARD[BATCH.seq_N][index]
-        x = loss_inputs(lp, old, SIGNAL[index], REWARD[chosen], BATCH.length_S[chosen], entropy_N[index])
+        x = loss_inputs(
+            lp, old, SIGNAL[index], REWARD[chosen], BATCH.length_S[chosen], entropy_N[index]
+        )
         value, metrics = policy_loss(loss, x)
         grads = torch.autograd.grad(value, run.policy.parameters())
         p = lp.detach().exp()
@@ -118,14 +154,17 @@ def test_records_equal_an_independent_recomputation():
             "prob_negative": p[reward == 0].mean().item(),
             "log_ratio_positive": log_ratio[reward == 1].mean().item(),
             "log_ratio_negative": log_ratio[reward == 0].mean().item(),
-            "explained_variance": 1 - (reward - p).var(unbiased=False).item() / reward.var(unbiased=False).item(),
+            "explained_variance": 1
+            - (reward - p).var(unbiased=False).item() / reward.var(unbiased=False).item(),
         }
         (record,) = run.train(loss, steps=step, start=step - 1, token_budget=9)
         assert record == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_a_minibatch_of_one_outcome_has_no_explained_variance():
-    only_right = TokenBatch(BATCH.prompts, BATCH.token_N, BATCH.offset_S, BATCH.group_S, torch.ones(8))
+    only_right = TokenBatch(
+        BATCH.prompts, BATCH.token_N, BATCH.offset_S, BATCH.group_S, torch.ones(8)
+    )
     (record,) = Run().train(SAPO(), steps=1, batch=only_right)
     assert "explained_variance" not in record
     assert "prob_negative" not in record
@@ -133,12 +172,21 @@ def test_a_minibatch_of_one_outcome_has_no_explained_variance():
 
 
 def test_one_step_is_adamw_on_the_clipped_gradient():
-    """The whole first step by hand: gradient clipped to norm 0.01, then Adam's first update, lr * g / (|g| + eps)."""
+    """The whole first step by hand: gradient clipped to norm 0.01, then Adam's first update, lr
+    * g / (|g| + eps).
+    """
     run = Run(lr=0.1)
     (before, _), chosen = run.policy.state(), next(minibatches(8, 8, seed=5))
     lp_N, entropy_N = naive_scores(run.policy, BATCH)
     index = BATCH.token_index(chosen)
-    x = loss_inputs(lp_N[index], OLD[index], SIGNAL[index], REWARD[chosen], BATCH.length_S[chosen], entropy_N[index])
+    x = loss_inputs(
+        lp_N[index],
+        OLD[index],
+        SIGNAL[index],
+        REWARD[chosen],
+        BATCH.length_S[chosen],
+        entropy_N[index],
+    )
     grads = torch.autograd.grad(policy_loss(SAPO(), x)[0], run.policy.parameters())
     norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
     clipped = grads[0] * min(1.0, 0.01 / norm)
@@ -147,7 +195,9 @@ def test_one_step_is_adamw_on_the_clipped_gradient():
     assert norm > 0.01
     certain = clipped.abs() > 1e-6
     expected = before - 0.1 * clipped / (clipped.abs() + 1e-8)
-    torch.testing.assert_close(run.policy.table.detach()[certain], expected[certain], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        run.policy.table.detach()[certain], expected[certain], rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])

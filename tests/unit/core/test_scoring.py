@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from erpd_core.scoring import avg_at_k, compare, p_value, pass_at_k
 
-rows = st.integers(1, 6).flatmap(lambda k: st.lists(st.lists(st.integers(0, 1), min_size=k, max_size=k), min_size=1, max_size=8))
+rows = st.integers(1, 6).flatmap(
+    lambda k: st.lists(st.lists(st.integers(0, 1), min_size=k, max_size=k), min_size=1, max_size=8)
+)
 
 
 def named(outcomes):
@@ -38,7 +40,10 @@ def test_the_interval_lies_within_0_and_1_and_holds_the_average(outcomes):
     assert score.avg - 1e-12 <= score.ci95[1] <= 1
 
 
-@pytest.mark.parametrize(("right", "of", "problems"), [(4, 4, 30), (0, 4, 30), (2, 4, 30), (1, 5, 3), (2, 5, 6), (1, 3, 100)])
+@pytest.mark.parametrize(
+    ("right", "of", "problems"),
+    [(4, 4, 30), (0, 4, 30), (2, 4, 30), (1, 5, 3), (2, 5, 6), (1, 3, 100)],
+)
 def test_problems_that_all_score_the_same_still_leave_an_uncertainty(right, of, problems):
     """Wilson's interval over problems; rounding in the mean must not count as spread."""
     score = avg_at_k(named([[1] * right + [0] * (of - right)] * problems))
@@ -52,7 +57,9 @@ def test_wilson_by_hand_when_everything_is_right():
 
 
 def simulated_problems(generator, problems, k):
-    """Problems differ in difficulty (uniform): samples of one problem are alike. The true average is 1/2."""
+    """Problems differ in difficulty (uniform): samples of one problem are alike. The true
+    average is 1/2.
+    """
     difficulty = [generator.random() for _ in range(problems)]
     return named([[int(generator.random() < p) for _ in range(k)] for p in difficulty])
 
@@ -100,7 +107,9 @@ def test_pass_at_k_needs_as_many_samples(k):
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "message"), [({}, "no problem"), ({"a": []}, r"\[0\]"), ({"a": [1], "b": [1, 0]}, r"\[1, 2\]")], ids=str
+    ("outcomes", "message"),
+    [({}, "no problem"), ({"a": []}, r"\[0\]"), ({"a": [1], "b": [1, 0]}, r"\[1, 2\]")],
+    ids=str,
 )
 def test_outcomes_without_one_k_are_refused(outcomes, message):
     for measure in (avg_at_k, lambda o: pass_at_k(o, 1), lambda o: compare(o, o)):
@@ -126,10 +135,14 @@ def test_compare_is_paired_by_problem_and_not_by_order():
 
 
 def test_pairing_removes_what_problems_share():
-    """Very different difficulties, the same gain of about 1/8: paired it is clear, unpaired it would drown."""
+    """Very different difficulties, the same gain of about 1/8: paired it is clear, unpaired it
+    would drown.
+    """
     generator = random.Random(1)
     difficulty = [generator.randint(0, 7) for _ in range(40)]
-    a = named([[1] * (d + (i % 8 != 0)) + [0] * (8 - d - (i % 8 != 0)) for i, d in enumerate(difficulty)])
+    a = named(
+        [[1] * (d + (i % 8 != 0)) + [0] * (8 - d - (i % 8 != 0)) for i, d in enumerate(difficulty)]
+    )
     b = named([[1] * d + [0] * (8 - d) for d in difficulty])
     comparison = compare(a, b)
     assert comparison.beyond_noise(3)
@@ -158,7 +171,10 @@ def test_the_interval_of_a_difference_covers_no_difference_about_95_times_in_100
     covered = 0
     for _ in range(600):
         difficulty = [generator.random() for _ in range(30)]
-        a, b = (named([[int(generator.random() < p) for _ in range(8)] for p in difficulty]) for _ in range(2))
+        a, b = (
+            named([[int(generator.random() < p) for _ in range(8)] for p in difficulty])
+            for _ in range(2)
+        )
         low, high = compare(a, b).ci95
         covered += low <= 0 <= high
     assert 0.91 < covered / 600 < 0.98
@@ -169,7 +185,9 @@ def test_the_interval_of_a_difference_by_hand_and_where_there_is_no_spread():
     half = 1.959964 * (1 / 12) ** 0.5
     assert comparison.ci95 == pytest.approx((0.5 - half, 1.0), abs=1e-6), "cut at 1"
     alike = compare(named([[1]] * 10), named([[1]] * 10)).ci95
-    assert alike == pytest.approx((-(1.959964**2) / (10 + 1.959964**2), 1.959964**2 / (10 + 1.959964**2)), abs=1e-6)
+    assert alike == pytest.approx(
+        (-(1.959964**2) / (10 + 1.959964**2), 1.959964**2 / (10 + 1.959964**2)), abs=1e-6
+    )
     assert compare({"x": [1]}, {"x": [0]}).ci95 == (-1, 1), "one problem says nothing"
 
 
@@ -180,13 +198,20 @@ def test_the_p_value_counts_all_ways_to_turn_differences_round(solved):
     a = named([[1] * one + [0] * (4 - one) for one, _ in solved])
     b = named([[1] * other + [0] * (3 - other) for _, other in solved])
     gains = [3 * one - 4 * other for one, other in solved]
-    sums = [sum(sign * gain for sign, gain in zip(signs, gains, strict=True)) for signs in itertools.product((1, -1), repeat=len(gains))]
-    assert p_value(a, b) == pytest.approx(sum(abs(one) >= abs(sum(gains)) for one in sums) / len(sums))
+    sums = [
+        sum(sign * gain for sign, gain in zip(signs, gains, strict=True))
+        for signs in itertools.product((1, -1), repeat=len(gains))
+    ]
+    assert p_value(a, b) == pytest.approx(
+        sum(abs(one) >= abs(sum(gains)) for one in sums) / len(sums)
+    )
     assert p_value(a, b) == pytest.approx(p_value(b, a))
 
 
 def test_p_values_by_hand():
-    assert p_value(named([[1]] * 5), named([[0]] * 5)) == pytest.approx(2 / 32), "all five one way: two of 32 choices of signs"
+    assert p_value(named([[1]] * 5), named([[0]] * 5)) == pytest.approx(2 / 32), (
+        "all five one way: two of 32 choices of signs"
+    )
     assert p_value(named([[1, 0]] * 5), named([[0, 1]] * 5)) == 1
 
 
@@ -195,14 +220,20 @@ def test_equal_policies_are_called_different_no_more_than_5_times_in_100():
     called = 0
     for _ in range(400):
         difficulty = [generator.random() for _ in range(20)]
-        a, b = (named([[int(generator.random() < p) for _ in range(4)] for p in difficulty]) for _ in range(2))
+        a, b = (
+            named([[int(generator.random() < p) for _ in range(4)] for p in difficulty])
+            for _ in range(2)
+        )
         called += p_value(a, b) < 0.05
     assert 5 <= called <= 30
 
 
 def test_a_large_comparison_is_quick():
     generator = random.Random(4)
-    a, b = (named([[int(generator.random() < p) for _ in range(32)] for _ in range(400)]) for p in (0.5, 0.47))
+    a, b = (
+        named([[int(generator.random() < p) for _ in range(32)] for _ in range(400)])
+        for p in (0.5, 0.47)
+    )
     started = time.process_time()
     assert p_value(a, b) < 0.01
     assert time.process_time() - started < 10

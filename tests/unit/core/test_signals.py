@@ -20,7 +20,9 @@ def build(numerator=TEACHER, denominator=OLD, **spec):
 
 
 finite = st.floats(-20, 0, width=32, allow_subnormal=False)
-varied = st.lists(finite, min_size=2, max_size=40).filter(lambda values: max(values) - min(values) > 1e-2)
+varied = st.lists(finite, min_size=2, max_size=40).filter(
+    lambda values: max(values) - min(values) > 1e-2
+)
 
 
 def test_the_signal_is_numerator_minus_denominator():
@@ -39,7 +41,12 @@ def test_no_side_at_all_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("positives", "expected"), [("all", RATIO.tolist()), ("max", [1.0, 0.0, -0.5, 2.0, -1.0]), ("min", [0.0, -1.0, -0.5, 2.0, -1.0])]
+    ("positives", "expected"),
+    [
+        ("all", RATIO.tolist()),
+        ("max", [1.0, 0.0, -0.5, 2.0, -1.0]),
+        ("min", [0.0, -1.0, -0.5, 2.0, -1.0]),
+    ],
 )
 def test_max_and_min_act_on_positive_tokens_only(positives, expected):
     """Table 12."""
@@ -74,7 +81,9 @@ def test_off_changes_nothing():
 
 
 def test_masking_comes_before_whitening_and_the_order_matters():
-    """min(0, .) on positives: [0, -1, -0.5, 2, -1], whose mean is -0.1 and variance 1.24 (6.25 / 5 - 0.01)."""
+    """min(0, .) on positives: [0, -1, -0.5, 2, -1], whose mean is -0.1 and variance 1.24 (6.25 /
+    5 - 0.01).
+    """
     masked_first = torch.tensor([0.1, -0.9, -0.4, 2.1, -0.9]) / 1.24**0.5
     torch.testing.assert_close(build(positives="min"), masked_first)
 
@@ -92,7 +101,9 @@ def test_a_constant_signal_is_refused(mode, constant):
 
 
 def test_identical_sides_are_refused_whatever_the_whitening():
-    """`build_signal` promises to raise when the signal is constant; without whitening a zero signal would train on nothing."""
+    """`build_signal` promises to raise when the signal is constant; without whitening a zero
+    signal would train on nothing.
+    """
     with pytest.raises(Fault, match="nothing to distil"):
         build(numerator=OLD, whiten="off")
 
@@ -120,7 +131,7 @@ def test_clip_cuts_the_whitened_signal_in_standard_deviations():
     torch.testing.assert_close(white[:99], whiten(ratio, "shift")[:99])
 
 
-# -------------------------------------------------------------------------------------------------- live denominator, weighted sums
+# ------------------------------------------------------------------ live denominator, weighted sums
 
 
 def live(**spec):
@@ -130,7 +141,9 @@ def live(**spec):
 EVERY = torch.arange(5)
 
 
-@pytest.mark.parametrize("spec", [{}, {"whiten": "off"}, {"whiten": "scale", "positives": "min"}, {"clip": 0.5}])
+@pytest.mark.parametrize(
+    "spec", [{}, {"whiten": "off"}, {"whiten": "scale", "positives": "min"}, {"clip": 0.5}]
+)
 def test_a_live_denominator_begins_as_the_fixed_one(spec):
     """At the start the policy in training is old."""
     torch.testing.assert_close(live(**spec).at(EVERY, OLD), build(**spec))
@@ -154,7 +167,11 @@ def test_a_live_signal_is_asked_for_by_micro_batch_and_gives_no_gradient():
 
 def test_a_fixed_signal_does_not_look_at_the_policy():
     some = torch.tensor([4, 0])
-    assert FixedSignal(RATIO).at(some, TEACHER[some]).tolist() == FixedSignal(RATIO).at(some, OLD[some]).tolist() == [-1.0, 1.0]
+    assert (
+        FixedSignal(RATIO).at(some, TEACHER[some]).tolist()
+        == FixedSignal(RATIO).at(some, OLD[some]).tolist()
+        == [-1.0, 1.0]
+    )
 
 
 def test_a_weighted_sum_is_whitened_again_and_knows_only_relative_weights():

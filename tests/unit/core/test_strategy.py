@@ -12,7 +12,9 @@ AUTO = DecisionConfig()
 
 
 def outcomes(average, seed):
-    """Problems of every difficulty with this average; policies share the problems and differ in their samples."""
+    """Problems of every difficulty with this average; policies share the problems and differ in
+    their samples.
+    """
     problems, samples = random.Random(7), random.Random(seed)
     difficulty = [problems.random() for _ in range(PROBLEMS)]
     scale = (1 - average) / 0.5
@@ -49,13 +51,17 @@ def test_s3_takes_the_student_furthest_behind():
 
 
 def test_the_start_itself_is_never_the_earlier_student():
-    """At iteration 2 the only student is the start; however weak its outcomes are given to be, S3 may not choose it."""
+    """At iteration 2 the only student is the start; however weak its outcomes are given to be,
+    S3 may not choose it.
+    """
     decision = decide(AUTO, 2, MIDDLE, MIDDLE_AGAIN, {1: WEAK}, weak_available=True)
     assert decision.strategy == "S2"
 
 
 def test_s2_when_no_earlier_student_is_behind():
-    decision = decide(AUTO, 3, MIDDLE, MIDDLE_AGAIN, {1: outcomes(0.70, 6), 2: MIDDLE}, weak_available=True)
+    decision = decide(
+        AUTO, 3, MIDDLE, MIDDLE_AGAIN, {1: outcomes(0.70, 6), 2: MIDDLE}, weak_available=True
+    )
     assert decision.strategy == "S2"
 
 
@@ -82,20 +88,33 @@ def test_min_gain_and_z_raise_the_bar():
 
 
 @pytest.mark.parametrize(
-    ("allowed", "expected"), [(("S2", "S3"), "S3"), (("S2",), "S2"), (("S3",), "S3"), (("S1",), "S1")], ids=lambda value: str(value)
+    ("allowed", "expected"),
+    [(("S2", "S3"), "S3"), (("S2",), "S2"), (("S3",), "S3"), (("S1",), "S1")],
+    ids=lambda value: str(value),
 )
 def test_a_strategy_that_is_not_allowed_is_passed_over(allowed, expected):
-    decision = decide(DecisionConfig(allowed=allowed), 3, MIDDLE, STRONG, {1: WEAK, 2: MIDDLE}, weak_available=True)
+    decision = decide(
+        DecisionConfig(allowed=allowed),
+        3,
+        MIDDLE,
+        STRONG,
+        {1: WEAK, 2: MIDDLE},
+        weak_available=True,
+    )
     assert decision.strategy == expected
     if "S1" not in allowed:
         assert decision.alternatives["S1"] == "not allowed by the recipe"
 
 
 @pytest.mark.parametrize("teacher", [STRONG, MIDDLE_AGAIN, WEAK], ids=["better", "equal", "worse"])
-@pytest.mark.parametrize("students", [{}, {1: WEAK, 2: MIDDLE}, {1: MIDDLE, 2: MIDDLE}], ids=["none", "behind", "level"])
+@pytest.mark.parametrize(
+    "students", [{}, {1: WEAK, 2: MIDDLE}, {1: MIDDLE, 2: MIDDLE}], ids=["none", "behind", "level"]
+)
 @pytest.mark.parametrize("weak_available", [True, False])
 @pytest.mark.parametrize("allowed", [("S1", "S2", "S3"), ("S1",), ("S3", "S2")], ids=str)
-def test_every_strategy_is_taken_or_its_absence_explained(teacher, students, weak_available, allowed):
+def test_every_strategy_is_taken_or_its_absence_explained(
+    teacher, students, weak_available, allowed
+):
     decision = decide(DecisionConfig(allowed=allowed), 3, MIDDLE, teacher, students, weak_available)
     assert taken_or_explained(decision) == {"S1", "S2", "S3", "online"}
     assert decision.strategy not in decision.alternatives
@@ -107,8 +126,13 @@ def test_every_strategy_is_taken_or_its_absence_explained(teacher, students, wea
 def test_evidence_holds_the_numbers_the_decision_rests_on():
     decision = decide(AUTO, 3, MIDDLE, STRONG, {1: WEAK, 2: MIDDLE}, weak_available=True)
     evidence = decision.evidence
-    assert evidence["teacher_minus_start"] == pytest.approx(evidence["teacher"]["avg"] - evidence["start"]["avg"])
-    assert evidence["teacher_minus_start"] > evidence["z"] * evidence["standard_error"] + evidence["min_gain"]
+    assert evidence["teacher_minus_start"] == pytest.approx(
+        evidence["teacher"]["avg"] - evidence["start"]["avg"]
+    )
+    assert (
+        evidence["teacher_minus_start"]
+        > evidence["z"] * evidence["standard_error"] + evidence["min_gain"]
+    )
     assert set(evidence["teacher_minus_student"]) == {"1"}
 
 
@@ -120,29 +144,38 @@ def test_a_decision_read_back_from_json_is_the_one_made():
 def test_fixed_mode_follows_the_recipe_and_repeats_its_last_entry():
     config = DecisionConfig(mode="fixed", fixed=("S1", "S3", "S2"))
     students = {1: WEAK, 2: MIDDLE, 3: MIDDLE}
-    chosen = [decide(config, i, MIDDLE, WEAK, students, weak_available=True).strategy for i in (1, 2, 3, 4, 5)]
+    chosen = [
+        decide(config, i, MIDDLE, WEAK, students, weak_available=True).strategy
+        for i in (1, 2, 3, 4, 5)
+    ]
     assert chosen == ["S1", "S3", "S2", "S2", "S2"]
 
 
 def test_fixed_s3_names_the_student_furthest_behind():
     config = DecisionConfig(mode="fixed", fixed=("S3",))
-    decision = decide(config, 4, MIDDLE, STRONG, {1: MIDDLE, 2: WEAK, 3: MIDDLE}, weak_available=True)
+    decision = decide(
+        config, 4, MIDDLE, STRONG, {1: MIDDLE, 2: WEAK, 3: MIDDLE}, weak_available=True
+    )
     assert decision.evidence["student"] == 2
 
 
 def test_fixed_mode_too_explains_the_strategies_not_taken():
-    decision = decide(DecisionConfig(mode="fixed", fixed=("S1",)), 1, MIDDLE, STRONG, {}, weak_available=True)
+    decision = decide(
+        DecisionConfig(mode="fixed", fixed=("S1",)), 1, MIDDLE, STRONG, {}, weak_available=True
+    )
     assert set(decision.alternatives) == {"S2", "S3", "online"}
 
 
-# ------------------------------------------------------------------------------------------------------- the paper's Table 2
+# ------------------------------------------------------------------------------ the paper's Table 2
 
 TEACHERS = {1: 0.738, 2: 0.756, 3: 0.772, 4: 0.775, 5: 0.794, 6: 0.802}
 STUDENTS = {0: 0.679, 1: 0.711, 2: 0.736, 3: 0.764, 4: 0.793, 5: 0.799}
 
 
 def exact(average):
-    """1,000 problems of one sample, right on the first ones: policies are nested, so the paired gains are Table 2's own."""
+    """1,000 problems of one sample, right on the first ones: policies are nested, so the paired
+    gains are Table 2's own.
+    """
     return {f"p{i}": [int(i < round(1000 * average))] for i in range(1000)}
 
 
@@ -153,26 +186,45 @@ def paper_decision(batch, **config):
     students = {i: exact(STUDENTS[i]) for i in range(1, batch)}
     config = DecisionConfig(min_gain=0.02, **config)
     return decide(
-        config, batch, exact(STUDENTS[batch - 1]), exact(TEACHERS[batch]), students, weak_available=True, before=PAPER[: batch - 1]
+        config,
+        batch,
+        exact(STUDENTS[batch - 1]),
+        exact(TEACHERS[batch]),
+        students,
+        weak_available=True,
+        before=PAPER[: batch - 1],
     )
 
 
 def test_the_six_batches_of_table_2_are_decided_as_the_paper_did():
-    """Gains over the start: 5.9, 4.5 and 3.6 points, then 1.1, 0.1 and 0.3; with 2 points asked for S1 three times, then S3 against
-    student 1, and as that is taken once until a teacher helps again, S2."""
+    """Gains over the start: 5.9, 4.5 and 3.6 points, then 1.1, 0.1 and 0.3; with 2 points asked for
+    S1 three times, then S3 against student 1, and as that is taken once until a teacher helps
+    again, S2.
+    """
     assert tuple(paper_decision(batch).strategy for batch in range(1, 7)) == PAPER
     assert paper_decision(4).evidence["student"] == 1
 
 
 def test_without_a_limit_the_rule_would_stay_with_s3():
-    """Student 1 is still far behind at batches 5 and 6; the paper left strategy 3 for its cost in KL and length."""
+    """Student 1 is still far behind at batches 5 and 6; the paper left strategy 3 for its cost
+    in KL and length.
+    """
     assert [paper_decision(batch, at_most={}).strategy for batch in (5, 6)] == ["S3", "S3"]
 
 
 def test_an_online_stage_comes_when_every_offline_strategy_has_run_out():
     def chosen(before, **change):
         config = DecisionConfig(**change)
-        return decide(config, 6, MIDDLE, MIDDLE_AGAIN, {1: MIDDLE, 5: MIDDLE}, True, online_available=True, before=before).strategy
+        return decide(
+            config,
+            6,
+            MIDDLE,
+            MIDDLE_AGAIN,
+            {1: MIDDLE, 5: MIDDLE},
+            True,
+            online_available=True,
+            before=before,
+        ).strategy
 
     assert chosen(("S1", "S1", "S1", "S1", "S2")) == "S2"
     assert chosen(("S1", "S1", "S1", "S2", "S2")) == "online"
@@ -181,5 +233,7 @@ def test_an_online_stage_comes_when_every_offline_strategy_has_run_out():
 
 
 def test_an_online_stage_needs_its_section():
-    decision = decide(AUTO, 1, MIDDLE, MIDDLE_AGAIN, {}, weak_available=False, online_available=True)
+    decision = decide(
+        AUTO, 1, MIDDLE, MIDDLE_AGAIN, {}, weak_available=False, online_available=True
+    )
     assert decision.strategy == "online"

@@ -1,0 +1,1 @@
+"""Commands: the bodies of the `erpd` subcommands."""

@@ -1,0 +1,215 @@
+"""What `erpd eval` prints: a table of measures, the comparison in words, and the problems that
+say most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.inspect.problem_table import Row, counts, worth_showing
+from flows.reports.results import nats, percent, points
+from tasks.untrusted.display_text import one_line
+
+CUT = 0.05
+"""Share of truncated responses from which a score says more about the length limit than about
+the model.
+"""
+
+NUMBERS = ("solved", "against", "tokens", "cut", "votes")
+"""Columns of the per-problem table that are."""
+
+
+def print_evaluation(
+    result: Mapping[str, Any], rows: Sequence[Row], names: Mapping[str, str], console: Console
+) -> None:
+    """`rows` are those of the per-problem table; `names` are `model` and `against` as the user
+    called them.
+    """
+    paired = "against" in result
+    console.print(
+        "Scores in % with their 95 % interval over problems; entropy and KL in nats per token",
+        style="italic",
+        highlight=False,
+    )
+    if paired:
+        for benchmark in result["scores"]:
+            console.print(_side_by_side(benchmark, result, names))
+            console.print(
+                _plain(_comparison(benchmark, result["comparison"][benchmark], names)),
+                highlight=False,
+            )
+    else:
+        console.print(_measures(result))
+    reports = (
+        {names["model"]: result, names["against"]: result["against"]} if paired else {"": result}
+    )
+    for name, report in reports.items():
+        console.print(_plain(_sampled(name, report)), highlight=False)
+        for benchmark, judged in report.get("judge", {}).items():
+            console.print(_plain(_judged(name, benchmark, judged)), highlight=False)
+    for benchmark in result["scores"]:
+        of_benchmark = [row for row in rows if row["benchmark"] == benchmark]
+        shown = worth_showing(of_benchmark)
+        console.print(
+            _plain(_counted(benchmark, of_benchmark, len(shown), paired)),
+            style="italic",
+            highlight=False,
+        )
+        if shown:
+            console.print(_problems(shown, paired))
+    console.print(
+        _plain(f"every problem: {result['per_problem']}"), highlight=False, soft_wrap=True
+    )
+
+
+def _plain(text: str) -> Text:
+    """In one line, as it is: names and answers of others are neither markup nor orders to the
+    terminal.
+    """
+    return Text(one_line(text))
+
+
+def _measures(report: Mapping[str, Any]) -> Table:
+    """A row for each benchmark."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("benchmark", overflow="fold")
+    for name in ("n x K", "AVG@K", "95 %", "pass@K", "maj@K", "cut", "none", "tokens", "entropy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for benchmark, score in report["scores"].items():
+        one = report["details"][benchmark]
+        cells = [
+            f"{score['problems']} x {score['k']}",
+            percent(score["avg"]),
+            _interval(score),
+            *(text for _, text in _figures(score, one)),
+        ]
+        table.add_row(*(_plain(cell) for cell in (benchmark, *cells)))
+    return table
+
+
+def _side_by_side(benchmark: str, result: Mapping[str, Any], names: Mapping[str, str]) -> Table:
+    """A column for each model."""
+    reports = (result, result["against"])
+    scores = [report["scores"][benchmark] for report in reports]
+    details = [report["details"][benchmark] for report in reports]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(_plain(f"{benchmark}, {scores[0]['problems']} x {scores[0]['k']}"))
+    for name in names.values():
+        table.add_column(_plain(name), justify="right", overflow="fold")
+    table.add_row("AVG@K", *(f"{percent(score['avg'])} ({_interval(score)})" for score in scores))
+    figures = [_figures(score, one) for score, one in zip(scores, details, strict=True)]
+    for (name, left), (_, right) in zip(*figures, strict=True):
+        table.add_row(name, left, right)
+    table.add_row("KL to the other", *(nats(one["kl_base"]) for one in details))
+    return table
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    low, high = score["ci95"]
+    return f"{percent(low)} to {percent(high)}"
+
+
+def _figures(score: Mapping[str, Any], one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of a benchmark beside its score, with its name."""
+    return [
+        ("pass@K", percent(one["pass_at_k"][str(score["k"])])),
+        ("majority@K", "–" if one["majority"] is None else percent(one["majority"])),
+        ("cut at the limit", percent(one["truncated"])),
+        ("no answer", percent(one["unanswered"])),
+        ("tokens", f"{one['length']:.1f}"),
+        ("entropy", nats(one["entropy"])),
+    ]
+
+
+def _sampled(name: str, report: Mapping[str, Any]) -> str:
+    sampling = report["sampling"]
+    more = f", top-k {sampling['top_k']}" if sampling.get("top_k") else ""
+    more += (
+        f", presence penalty {sampling['presence_penalty']:g}"
+        if sampling.get("presence_penalty")
+        else ""
+    )
+    said = f"{name}: " if name else ""
+    said += (
+        f"sampled at temperature {sampling['temperature']}, top-p {sampling['top_p']}{more}, "
+        f"up to {sampling['max_new_tokens']} tokens"
+    )
+    cut = max(one["truncated"] for one in report["details"].values())
+    return (
+        f"{said}. Up to {percent(cut)} % were cut there: raise --max-new-tokens before you trust "
+        f"the scores"
+        if cut > CUT
+        else said
+    )
+
+
+def _judged(name: str, benchmark: str, judged: Mapping[str, Any]) -> str:
+    outcomes = ", ".join(
+        f"{outcome} {count}" for outcome, count in judged["outcomes"].items() if count
+    )
+    said = (
+        f"{f'{name}: ' if name else ''}the judge on {benchmark}: "
+        f"{outcomes or 'nothing to ask'} ({judged['calls']} requests)"
+    )
+    return f"{said}; stopped at {judged['spent']}" if judged["spent"] else said
+
+
+def _comparison(benchmark: str, one: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    low, high = one["ci95"]
+    verdict = "beyond noise" if one["beyond_noise"] else "within noise"
+    return (
+        f"{benchmark}: {names['model']} minus {names['against']} is {points(one['difference'])} "
+        f"points "
+        f"(95 % {points(low)} to {points(high)}), p = {one['p_value']:.3g}: {verdict}, paired "
+        f"over {one['problems']} problems"
+    )
+
+
+def _counted(benchmark: str, rows: Sequence[Row], shown: int, paired: bool) -> str:
+    said = ", ".join(f"{word} {count}" for word, count in counts(rows).items())
+    chosen = (
+        f"the {shown} that {'differ most' if paired else 'were solved least'}"
+        if shown
+        else "the models differ on none"
+    )
+    return f"{benchmark}: problems solved {said}; {chosen}"
+
+
+def _problems(rows: Sequence[Row], paired: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (
+        "problem",
+        "solved",
+        *(["against"] if paired else []),
+        "tokens",
+        "cut",
+        "gold",
+        "most common answer",
+        "votes",
+    ):
+        table.add_column(
+            name,
+            overflow="ellipsis",
+            max_width=24,
+            no_wrap=True,
+            justify="right" if name in NUMBERS else "left",
+        )
+    for row in rows:
+        cells = [
+            row["problem"],
+            f"{row['solved']}/{row['samples']}",
+            *([f"{row['against_solved']}/{row['against_samples']}"] if paired else []),
+            f"{row['length']:.0f}",
+            str(row["truncated"]),
+            row["gold"],
+            row["answer"] or "–",
+            str(row["votes"]),
+        ]
+        table.add_row(*(_plain(cell) for cell in cells))
+    return table

@@ -1,0 +1,1 @@
+"""Servers: the local platform (Prefect, MLflow), its access rules, and the served deployments."""

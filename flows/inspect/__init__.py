@@ -1,0 +1,3 @@
+"""Inspection of finished work: lineage, comparison of campaigns, evaluation of models, garbage
+collection.
+"""

@@ -1,0 +1,189 @@
+"""`erpd compare A B`: where the configs of two campaigns differ, what each measured, and what
+lies between their last students.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flows.inspect.evaluate_models import compare_results
+from flows.reports.evaluation_details import evaluation_of
+from flows.reports.results import ORDER, Row, benchmarks_of, last_student, table_rows
+from tasks.evaluation.result_files import load_results
+from tasks.registry import Campaign, Registry
+from tasks.store import Store
+
+ABSENT = "absent"
+"""Stands for the value of a key that a config does not have."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same policy of two campaigns: their bases, or their teachers or students of one
+    iteration.
+
+    Example: `Pair("student 1", Row(1, "student", ...), None)`
+    """
+
+    name: str
+    a: Row | None
+    b: Row | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A's last student minus B's on a benchmark, of 1.
+
+    Example: `Difference("test", 0.05, (-0.01, 0.11), paired={"p_value": 0.12, "problems": 200,
+    ...})`
+    """
+
+    benchmark: str
+    difference: float
+    ci95: tuple[float, float]
+    paired: Mapping[str, Any] | None
+    """Problem by problem (`flows.inspect.evaluate_models.compare_results`); None where that
+    cannot be.
+    """
+    why_not: str = ""
+    """Why the two could only be taken as independent."""
+
+
+@dataclass(frozen=True)
+class CampaignPair:
+    """Two campaigns side by side."""
+
+    a: Campaign
+    b: Campaign
+    config: Mapping[str, tuple[Any, Any]]
+    """Dotted key -> its two values, where they differ."""
+    pairs: tuple[Pair, ...]
+    students: tuple[Row | None, Row | None]
+    """The last ones."""
+    differences: tuple[Difference, ...]
+
+    def tree(self) -> dict[str, Any]:
+        """As JSON."""
+
+        def report(row: Row | None) -> dict[str, Any] | None:
+            return row.report.model_dump(mode="json") if row else None
+
+        return {
+            "a": self.a.id,
+            "b": self.b.id,
+            "config": {key: {"a": a, "b": b} for key, (a, b) in self.config.items()},
+            "policies": [
+                {"name": pair.name, "a": report(pair.a), "b": report(pair.b)} for pair in self.pairs
+            ],
+            "last_students": {
+                "a": self.students[0].name if self.students[0] else None,
+                "b": self.students[1].name if self.students[1] else None,
+                "a_minus_b": {
+                    one.benchmark: {
+                        "difference": one.difference,
+                        "ci95": list(one.ci95),
+                        "paired": one.paired is not None,
+                        **(
+                            {"p_value": one.paired["p_value"], "problems": one.paired["problems"]}
+                            if one.paired
+                            else {"why": one.why_not}
+                        ),
+                    }
+                    for one in self.differences
+                },
+            },
+        }
+
+
+def compare_campaigns(registry: Registry, store: Store, a: str, b: str) -> CampaignPair:
+    """Campaigns by id, name, or a beginning. **Raises:** LookupError: there is no such campaign."""
+    first, second = registry.campaign(a), registry.campaign(b)
+    rows = [table_rows(registry, campaign.id) for campaign in (first, second)]
+    students = (last_student(rows[0]), last_student(rows[1]))
+    differences = tuple(
+        _differences(registry, store, (first.id, students[0]), (second.id, students[1]))
+    )
+    return CampaignPair(
+        first,
+        second,
+        config_differences(first.config, second.config),
+        _pairs(*rows),
+        students,
+        differences,
+    )
+
+
+def config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> the two values, where they differ; `ABSENT` where one has no such key (a
+    setting of another loss, say).
+    """
+    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    values = {key: (flat_a.get(key, ABSENT), flat_b.get(key, ABSENT)) for key in flat_a | flat_b}
+    return {key: (left, right) for key, (left, right) in values.items() if left != right}
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _pairs(a: list[Row], b: list[Row]) -> tuple[Pair, ...]:
+    places = {
+        (row.iteration, ORDER.get(row.role, len(ORDER)), row.role): row.name for row in (*a, *b)
+    }
+    found = [{(row.iteration, row.role): row for row in rows} for rows in (a, b)]
+    return tuple(
+        Pair(places[place], *(rows.get((place[0], place[2])) for rows in found))
+        for place in sorted(places)
+    )
+
+
+Student = tuple[str, Row | None]
+"""Campaign id and the row of its last student."""
+
+
+def _differences(registry: Registry, store: Store, a: Student, b: Student) -> Iterator[Difference]:
+    if a[1] is None or b[1] is None:
+        return
+    evaluations = [
+        evaluation_of(row, registry.artifacts(campaign), store) for campaign, row in (a, b) if row
+    ]
+    for benchmark in benchmarks_of([a[1]]):
+        if benchmark not in b[1].report.scores:
+            continue
+        paired, why_not = _paired(store, evaluations[0], evaluations[1], benchmark)
+        if paired:
+            yield Difference(benchmark, paired["difference"], tuple(paired["ci95"]), paired)
+            continue
+        scores = [row.report.scores[benchmark] for row in (a[1], b[1])]
+        difference = scores[0].avg - scores[1].avg
+        half = math.hypot(
+            *(max(score.ci95[1] - score.avg, score.avg - score.ci95[0]) for score in scores)
+        )
+        yield Difference(
+            benchmark, difference, (difference - half, difference + half), None, why_not
+        )
+
+
+def _paired(
+    store: Store, a: str | None, b: str | None, benchmark: str
+) -> tuple[dict[str, Any] | None, str]:
+    """The paired difference on a benchmark, or why there is none."""
+    if a is None or b is None:
+        return None, "results of single problems are not in the store any more"
+    problems = [
+        store.manifest(evaluation).inputs.get(f"benchmark-{benchmark}") for evaluation in (a, b)
+    ]
+    if problems[0] is None or problems[0] != problems[1]:
+        return None, "they were measured on other problems"
+    results = [
+        [one for one in load_results(store, evaluation) if one.benchmark == benchmark]
+        for evaluation in (a, b)
+    ]
+    return compare_results(*results)[benchmark], ""

@@ -1,0 +1,1 @@
+"""Figures: matplotlib plots as functions of plain data."""

@@ -1,0 +1,70 @@
+"""What a stage gets of the machine, and what of a runtime cannot work here. Light: imports
+neither Prefect nor Ray.
+"""
+
+from __future__ import annotations
+
+from erpd_core.config import PPO, CampaignConfig, RuntimeConfig
+from tasks.engines import check_engine
+from tasks.estimate import known_model
+from tasks.execution.capacity import Need, needs, refuse_impossible, this_node
+from tasks.host.home import home
+from tasks.host.services import ray_address
+
+SOCKET_LIMIT = 45
+"""Longest Ray folder whose sockets still fit into the 107 bytes a Unix socket path may have."""
+
+
+def check_runtime(runtime: RuntimeConfig) -> None:
+    """Raises ValueError when the runtime cannot work here, before anything starts.
+
+    Of a cluster nothing is said here: its nodes have the devices and engines, which this machine
+    need not have (`tasks.execution.capacity`).
+    """
+    if runtime.ray == "on" and ray_address(runtime.ray_address):
+        return
+    check_engine(runtime)
+    if runtime.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "runtime.device: cuda, but torch sees no GPU here; use runtime.device=cpu, or a "
+                "CUDA build of torch"
+            )
+    folder = home() / "ray"
+    if runtime.ray == "on" and len(str(folder)) > SOCKET_LIMIT:
+        raise ValueError(
+            f"runtime.ray: Ray's sockets do not fit under {folder} ({len(str(folder))} "
+            f"characters, at most {SOCKET_LIMIT});"
+            " set ERPD_HOME to a shorter path, or --set runtime.ray=off"
+        )
+
+
+def check_room(config: CampaignConfig) -> None:
+    """Raises ValueError when a stage of the campaign asks for more than the cluster, or the Ray
+    that is started here, can ever give.
+    """
+    runtime = config.runtime
+    if runtime.ray == "off":
+        return
+    asked = campaign_needs(config)
+    if ray_address(runtime.ray_address):
+        from tasks.execution.ray_cluster import cluster_nodes
+
+        refuse_impossible(asked, cluster_nodes(runtime), runtime)
+    else:
+        refuse_impossible(asked, [this_node(asked, runtime)], runtime)
+
+
+def campaign_needs(config: CampaignConfig) -> list[Need]:
+    """What the stages of a campaign need."""
+    trained = [config.teacher, config.weak_teacher, *config.runs.values()]
+    alone = (
+        ["the critic's training"]
+        if any(one and isinstance(one.loss, PPO) for one in trained)
+        else []
+    )
+    alone += ["the online stage"] if config.online else []
+    shape = known_model(config.model, config.sampling.max_new_tokens).shape
+    return needs(config.runtime, shape.parameters if shape else 0, alone)

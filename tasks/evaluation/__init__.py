@@ -1,0 +1,3 @@
+"""Evaluation: a policy's scores on benchmarks, majority votes, statistics of signals, and the
+LLM judge.
+"""

@@ -1,0 +1,156 @@
+"""The Ray cluster of this process: joined, or started locally, when the first stage needs it.
+Only `tasks.execution` imports Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+
+from erpd_core.config import RuntimeConfig
+from tasks.execution.capacity import Need, Node, needs, refuse_impossible
+from tasks.execution.machines import machine, machine_names
+from tasks.execution.node_watch import NodeWatch, watch_own_node
+from tasks.execution.requests import local_cpus, stage_share
+from tasks.host.home import home
+from tasks.host.services import ray_address
+from tasks.host.shutdown import signals_kept
+
+KNOCK_SECONDS = 10
+"""Within these a cluster's head answers, if it is there."""
+ACCELERATOR = "accelerator_type:"
+_lock = threading.Lock()
+_watches: list[NodeWatch] = []
+
+
+def places(runtime: RuntimeConfig) -> int:
+    """How many stages can be at work at once, at least one."""
+    if runtime.ray == "off":
+        return 1
+    share = stage_share(runtime)
+    if not (ray_address(runtime.ray_address) or share.gpus):
+        return max(1, local_cpus(runtime) // share.cpus)
+    nodes = cluster_nodes(runtime)
+    stages = Need("stages", share, {}, count=sum(int(node.cpus) for node in nodes))
+    return max(1, sum(map(stages.room, nodes)))
+
+
+def ensure_ray(runtime: RuntimeConfig) -> None:
+    """Connect to the runtime's cluster, or start a local one under ERPD_HOME. Idempotent; a start
+    that fails is tried once more.
+
+    **Raises:** ValueError: no cluster to connect to, or one that can never give what stages ask
+    for.
+    """
+    import ray
+
+    with _lock:
+        if ray.is_initialized():
+            return
+        with signals_kept():
+            if address := ray_address(runtime.ray_address):
+                _connect(address)
+            else:
+                _start(runtime)
+        _watches.append(watch_own_node())
+    refuse_impossible(needs(runtime), cluster_nodes(runtime), runtime)
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdigit():  # Ray itself would knock for minutes
+            socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+        # of several on one machine
+        which = {"_node_ip_address": node} if (node := os.environ.get("RAY_NODE_IP")) else {}
+        ray.init(
+            address, namespace="prefect", log_to_driver=False, configure_logging=False, **which
+        )
+    except Exception as error:
+        ray.shutdown()
+        raise ValueError(
+            f"runtime.ray_address: cannot join the Ray cluster at {address} "
+            f"({' '.join(str(error).split())[:200]}); see that it runs, that"
+            " this machine is a node of it (docker/ray-node.sh driver) and that RAY_AUTH_TOKEN is "
+            "its token"
+        ) from error
+
+
+def _start(runtime: RuntimeConfig) -> None:
+    import ray
+
+    for attempt in (1, 2):
+        try:
+            ray.init(
+                namespace="prefect",
+                num_cpus=local_cpus(runtime),
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=256 << 20,  # references travel, tensors do not
+                _temp_dir=str(home() / "ray"),
+                _node_ip_address="127.0.0.1",
+            )
+            break
+        except Exception:  # about one local start in ten times out on a busy machine (ray#65983)
+            ray.shutdown()
+            if attempt == 2:
+                raise
+
+
+def cluster_nodes(runtime: RuntimeConfig) -> list[Node]:
+    """What each living node of the runtime's cluster offers."""
+    import ray
+
+    ensure_ray(runtime)
+    return [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _node(offers: Mapping[str, float]) -> Node:
+    """Of GPUs Ray says the kind, and their memory is that of the table of machines."""
+    kinds = [name.removeprefix(ACCELERATOR) for name in offers if name.startswith(ACCELERATOR)]
+    known = [machine(kind, None).memory for kind in kinds if kind in machine_names()]
+    return Node(
+        offers.get("CPU", 0),
+        offers.get("GPU", 0),
+        offers.get("memory", math.inf),
+        min(known, default=math.inf),
+    )
+
+
+def start_ahead(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
+    """Start Ray before the first stage needs it; on a local Ray, one worker for each place imports
+    `modules` meanwhile.
+
+    In the caller's thread, which must outlive Ray: Linux ends its processes with the thread that
+    started them.
+    """
+    if runtime.ray == "off":
+        return
+    import ray
+
+    ensure_ray(runtime)
+    if ray_address(runtime.ray_address) is None:
+        work = ray.remote(_import_all).options(**stage_share(runtime).options)
+        for _ in range(places(runtime)):
+            work.remote(modules)
+
+
+def _import_all(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+
+
+def stop_ray() -> None:
+    """Stop the local Ray of this process, or leave the cluster."""
+    while _watches:
+        _watches.pop().close()
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

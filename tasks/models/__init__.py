@@ -1,0 +1,3 @@
+"""Models: import a base model into the store, load and save policies, check and describe their
+files.
+"""

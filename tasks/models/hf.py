@@ -1,0 +1,41 @@
+"""What this project uses of transformers, imported without scikit-learn and scipy: a second and
+140 MB for what it never calls.
+"""
+
+from __future__ import annotations
+
+import transformers.utils
+
+_told = {
+    name: getattr(transformers.utils, name)
+    for name in ("is_sklearn_available", "is_scipy_available")
+}
+vars(transformers.utils).update(dict.fromkeys(_told, lambda: False))
+from transformers import (  # noqa: E402
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import DynamicLayer  # noqa: E402
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
+
+vars(transformers.utils).update(_told)
+
+__all__ = [
+    "AttentionInterface",
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "DynamicCache",
+    "DynamicLayer",
+    "PreTrainedTokenizerBase",
+    "knows",
+]
+
+
+def knows(model_type: str) -> bool:
+    """Has the library code of its own for causal language models of this type?"""
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -1,0 +1,254 @@
+"""A model directory is looked at before anything starts: its config, its weights' headers and
+shapes, its tokenizer. Nothing is unpickled and no code of it runs; of the weights only headers are
+read, so this takes seconds whatever their size.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.untrusted.input_files import parse_json, readable, short
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where transformers looks for weights: in the one file, else in those that the index names."""
+
+LARGEST = 64 << 20
+"""Bytes of a JSON file of a model that is read: the index of a thousand shards has a tenth of
+it.
+"""
+AGAIN = "copy the model's files again"
+PARTS = 10_000
+"""Modules and parameters that a model may have however few its tensors are. One takes 0.1 ms and
+some KB, also without its numbers.
+"""
+PARTS_A_TENSOR = 8
+"""Of a Llama it is 2.5, of a mixture of experts, whose files hold each expert by itself, less
+than 1.
+"""
+MOST_PARTS = 400_000
+BUFFERS = 256 << 20
+"""Bytes that a model may work out while it is loaded, and that are in no file, however small its
+weights: masks, tables of positions.
+"""
+BUFFERS_A_BYTE = 4
+
+Shape = tuple[int, ...]
+
+
+def check_model(folder: Path) -> None:
+    """Raises ValueError, one line that names the folder, the file and the mend, for a model that
+    cannot be loaded from `folder`.
+
+    What is held against each other: the tensors that config.json calls for and those that the
+    weights have, by name and shape; the tokenizer's ids and the model's output tokens.
+    """
+    config = read_json(folder, "config.json")
+    if (folder / "generation_config.json").exists():
+        read_json(folder, "generation_config.json")
+    held = weights(folder)
+    with _quiet():
+        model = _model(folder, config, len(held))
+        _check_buffers(folder, model)
+        _compare(folder, model, held)
+        _check_tokenizer(folder, int(model.config.get_text_config().vocab_size))
+
+
+def weights(folder: Path) -> dict[str, Shape]:
+    """Name -> shape of every tensor in the folder's weights, headers and lengths checked. Raises
+    ValueError for a bad one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Shape] = {}
+    for name in weight_files(folder):
+        try:
+            with safe_open(readable(folder / name, "model:"), "pt") as file:
+                found |= {
+                    tensor: tuple(file.get_slice(tensor).get_shape())
+                    for tensor in file.keys()  # noqa: SIM118 (it is no mapping)
+                }
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"model: {folder / name} is no whole safetensors file ({short(error, 120)}); "
+                f"{AGAIN}"
+            ) from error
+    return found
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The files that the weights are loaded from. Raises ValueError for an index that names what is
+    not there, or leaves the folder, and where it is not plain which files those are.
+    """
+    there = {path.name for path in folder.glob("*.safetensors")}
+    if (folder / INDEX).exists():
+        names = _indexed(folder, there)
+        if SINGLE in there and names != [SINGLE]:
+            raise ValueError(
+                f"model: {folder / INDEX} names other files than {SINGLE} beside it; remove the "
+                f"one that is not the model's"
+            )
+        return names
+    if SINGLE not in there:
+        raise ValueError(
+            f"model: {folder} holds neither {SINGLE} nor {INDEX}, so that no weights would be "
+            f"loaded; {AGAIN}"
+        )
+    return [SINGLE]
+
+
+def _indexed(folder: Path, there: set[str]) -> list[str]:
+    listed = read_json(folder, INDEX).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise ValueError(
+            f"model: {folder / INDEX}: weight_map is no mapping of tensors to files; {AGAIN}"
+        )
+    names = sorted(set(listed.values()))
+    if missing := [name for name in names if name not in there]:
+        raise ValueError(
+            f"model: {folder / INDEX} names {short(missing[0])}, which is not in {folder}; {AGAIN}"
+        )
+    return names
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of the model. Raises ValueError, one line, where there is none."""
+    path = readable(folder / name, "model:")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"model: {path} has more than {LARGEST >> 20} MiB; {AGAIN}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"model: {path}: not UTF-8 text; {AGAIN}") from error
+    found = parse_json(text, f"model: {path}", AGAIN)
+    if not isinstance(found, dict):
+        raise ValueError(f"model: {path}: a {type(found).__name__}, not an object; {AGAIN}")
+    return found
+
+
+def _model(folder: Path, config: Mapping[str, Any], tensors: int) -> Any:
+    """The model that config.json describes, without memory for its weights. Raises ValueError for a
+    kind transformers does not know, and for a model that would have far more parts than the weights
+    have tensors.
+    """
+    import torch
+
+    from tasks.models.hf import AutoConfig, AutoModelForCausalLM
+
+    where, kind = f"model: {folder / 'config.json'}", config.get("model_type")
+    if not isinstance(kind, str):
+        raise ValueError(f"{where}: no model_type; give the config.json of a Hugging Face model")
+    try:
+        read = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"), _at_most(min(max(PARTS, PARTS_A_TENSOR * tensors), MOST_PARTS)):
+            return AutoModelForCausalLM.from_config(read, trust_remote_code=False)
+    except Exception as error:  # of a hundred kinds of config each fails in its own way
+        why = short(" ".join(f"{error}".split()), 160)
+        raise ValueError(
+            f"{where}: no causal language model of kind {short(kind, 40)!r} can be made of it "
+            f"({why}); {AGAIN}"
+        ) from error
+
+
+@contextmanager
+def _at_most(parts: int) -> Iterator[None]:
+    """Stops, by a ValueError, the making of a model of more parts: whatever key of its config
+    asks for them, it could go on for hours.
+    """
+    from torch.nn.modules import module
+
+    made, thread = 0, threading.get_ident()  # other threads may be making models of their own
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == thread
+        if made > parts:
+            raise ValueError(f"it has more than {parts} parts, too many for its weights")
+
+    hooks = [
+        module.register_module_module_registration_hook(count),
+        module.register_module_parameter_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_buffers(folder: Path, model: Any) -> None:
+    """Raises ValueError where loading would fill far more memory than the weights do."""
+    stored = model.state_dict().keys()
+    asked = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in stored)
+    most = max(
+        BUFFERS,
+        BUFFERS_A_BYTE * sum((folder / name).stat().st_size for name in weight_files(folder)),
+    )
+    if asked > most:
+        raise ValueError(
+            f"model: {folder}/config.json asks for {asked >> 20} MiB beside the weights, "
+            f"{most >> 20} at most fit these; mend it"
+        )
+
+
+def _compare(folder: Path, model: Any, held: Mapping[str, Shape]) -> None:
+    """Raises ValueError where weights are missing or of other shapes. Loading renames some, so a
+    missing name beside unknown ones is left to it; with none left over, or none in common, the
+    files are not this model's.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, shape in wanted.items():
+        if name in held and held[name] != shape:
+            raise ValueError(
+                f"model: {folder}: {name} has shape {list(held[name])} in the weights and "
+                f"{list(shape)} by config.json; {AGAIN}, all of one"
+            )
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    prefix = f"{model.base_model_prefix}."
+    missing = [
+        name
+        for name in wanted
+        if name not in tied and name not in held and name.removeprefix(prefix) not in held
+    ]
+    if missing and (not held.keys() - wanted.keys() or len(missing) == len(wanted) - len(tied)):
+        raise ValueError(
+            f"model: {folder}: its weights lack {len(missing)} of {len(wanted)} tensors "
+            f"({missing[0]} is one); {AGAIN}"
+        )
+
+
+def _check_tokenizer(folder: Path, outputs: int) -> None:
+    from tasks.models.hf import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+    except Exception as error:  # the tokenizers library raises Exception itself
+        why = short(" ".join(f"{error}".split()), 160)
+        raise ValueError(
+            f"model: {folder}: its tokenizer cannot be loaded ({why}); copy the tokenizer files "
+            f"of the model again"
+        ) from error
+    if not 0 <= largest < outputs:
+        raise ValueError(
+            f"model: {folder}: its tokenizer has ids up to {largest} and the model {outputs} "
+            f"tokens; take the tokenizer of this very model"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What transformers warns of is said in one line here, or is no fault."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,16 @@
+"""What Alembic runs: the migrations, on the connection (and in the transaction) that
+`tasks.registry.database` hands over.
+"""
+
+from alembic import context
+
+from tasks.registry.tables import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,101 @@
+"""Policy x rollouts -> one column of token log-probs, always by the trainer's forward, never by
+the sampler.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from typing import Any, ClassVar
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from erpd_core.columns import Column
+from erpd_core.config import RuntimeConfig
+from erpd_core.faults import placed
+from erpd_core.finite import require_finite_column
+from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef, ValuesRef
+from tasks.execution.stage import Context, Stage
+from tasks.models.policy import load_tokenizer, vocabulary
+from tasks.rollouts import shards
+from tasks.rollouts.columns import stored_column
+from tasks.rollouts.scorers import scored
+from tasks.store import Build, Store
+
+
+class ScoreRollouts(Stage[LogprobRef]):
+    """One float32 column per rollout shard, durable as soon as it exists, with the entropy
+    column beside it.
+    """
+
+    KIND: ClassVar[str] = "column"
+    VERSION: ClassVar[int] = 2
+    REF: ClassVar[type] = LogprobRef
+
+    policy: PolicyRef
+    rollouts: RolloutRef
+
+    def waits(self, runtime: RuntimeConfig) -> bool:
+        return runtime.scores_apart
+
+    def question(self) -> dict[str, Any]:
+        return {}
+
+    def inputs(self) -> dict[str, str]:
+        return {"policy": self.policy.id, "rollouts": self.rollouts.id}
+
+    def run(self, context: Context, build: Build) -> LogprobRef:
+        require_same_vocabulary(context.store, self.policy, self.rollouts.policy)
+        names = {
+            path: path.with_suffix(".safetensors").name
+            for path in shards(context.store, self.rollouts)
+        }
+        todo = [path for path, name in names.items() if not build.done(name)]
+        with closing(
+            scored(todo, context.store.path(self.policy.id), context.runtime, context.progress)
+        ) as columns:
+            for count, (path, column) in enumerate(columns, len(names) - len(todo) + 1):
+                with placed(f"{self.policy.id} on {path.name} of {self.rollouts.id}"):
+                    require_finite_column(
+                        column["lp"],
+                        "log-probs",
+                        "train that policy again with a lower learning rate, or take another",
+                    )
+                build.put(names[path], partial(save_file, column))
+                context.progress(count, len(names))
+        return LogprobRef(id=build.id, policy=self.policy, rollouts=self.rollouts.id)
+
+
+def open_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> Column:
+    """The column over the whole rollout: [N] float32, left on disk where it is large.
+
+    `name` is `lp` or `entropy`; of a critic's values, `value`.
+    """
+    return stored_column(sorted(store.path(ref.id).glob("shard-*.safetensors")), name)
+
+
+def load_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> Tensor:
+    """`open_column`, all of it in memory."""
+    return open_column(store, ref, name)[:]
+
+
+def require_same_vocabulary(store: Store, a: PolicyRef, b: PolicyRef) -> None:
+    """Raises ValueError when two policies whose log-probs are compared do not share a
+    vocabulary: its size and its tokens.
+    """
+    sizes = [vocabulary(store.path(policy.id)) for policy in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{a.id} has {sizes[0]} tokens and {b.id} {sizes[1]}: a log-ratio needs one "
+            f"vocabulary; use policies of one family"
+        )
+    files = [store.manifest(policy.id).files.get("tokenizer.json") for policy in (a, b)]
+    if files[0] and files[0] == files[1]:
+        return
+    ours, theirs = (load_tokenizer(store.path(policy.id)).get_vocab() for policy in (a, b))
+    if apart := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1]):
+        raise ValueError(
+            f"token {apart[0][1]} is not the same in {a.id} and in {b.id}: a log-ratio needs one "
+            f"vocabulary; use policies of one family"
+        )

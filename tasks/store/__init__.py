@@ -1,0 +1,5 @@
+"""The content-addressed store of artifacts."""
+
+from tasks.store.store import SIDE, Build, Store, identity, lock_path, note_path, open_store
+
+__all__ = ["SIDE", "Build", "Store", "identity", "lock_path", "note_path", "open_store"]

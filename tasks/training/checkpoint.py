@@ -1,0 +1,148 @@
+"""What a killed training goes on from, and the records of its steps.
+
+One process writes ONE file. Of several workers each writes its own, all of one step; whoever goes
+on reads whatever number was left.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from erpd_core.optimize import Record
+from erpd_core.parallel import ALONE, Team, local, rows_of
+from tasks.store import Build
+from tasks.training.sharded_tensors import Rows
+
+RESUME = "resume.safetensors"
+RECORDS = "records.jsonl"
+_SHARD = re.compile(r"resume-(\d+)-(\d+)-of-(\d+)\.safetensors")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Resumable(Protocol):
+    """What a checkpoint needs of a model: parameters, each whole or this worker's shard of it."""
+
+    def named_parameters(self) -> Iterable[tuple[str, torch.nn.Parameter]]: ...
+
+
+def checkpoint(
+    build: Build,
+    model: Resumable,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    records: Sequence[Record],
+    team: Team = ALONE,
+) -> None:
+    """Weights, optimizer moments, step and records in one file, so that they can never disagree.
+    Data order follows from the step.
+
+    Every member of the team calls it. The checkpoint before is removed when all parts of this one
+    are durable.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight/{name}"] = local(parameter.detach())
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = local(value)
+    metadata = {"step": str(step), "records": _lines(records)}
+    build.put(_name(step, team.rank, team.size), partial(save_file, tensors, metadata=metadata))
+    team.gather(None)
+    if team.first:
+        forget(build, keep={_name(step, rank, team.size) for rank in range(team.size)})
+
+
+def resume(
+    build: Build, model: Resumable, optimizer: torch.optim.Optimizer, team: Team = ALONE
+) -> tuple[int, list[Record]]:
+    """Steps done and their records; 0 and none without a whole checkpoint. Every member of the
+    team calls it.
+    """
+    for paths in team.gather(_checkpoints(build))[0]:
+        sound = [build.done(path.name) for path in paths[team.rank :: team.size]]
+        if all(all(one) for one in team.gather(sound)):
+            break
+    else:
+        return 0, []
+    rows = Rows(paths)
+    for name, parameter in model.named_parameters():
+        _fill(parameter, rows, f"weight/{name}", team)
+        keys = [key for key in MOMENTS if f"{key}/{name}" in rows]  # none before the first update
+        if keys:
+            state = {key: torch.zeros_like(parameter.detach()) for key in keys if key != "step"}
+            for key, moment in state.items():
+                _fill(moment, rows, f"{key}/{name}", team)
+            device = local(parameter).device
+            optimizer.state[parameter] = {
+                "step": rows.read(f"step/{name}", 0, 0).to(device),
+                **state,
+            }
+    with safe_open(paths[0], "pt") as file:
+        metadata = file.metadata()
+    return int(metadata["step"]), [json.loads(line) for line in metadata["records"].splitlines()]
+
+
+def written(build: Build) -> list[str]:
+    """The files of the newest complete checkpoint: a sign of how far a training is."""
+    return [path.name for path in _checkpoints(build)[0]]
+
+
+def forget(build: Build, keep: Iterable[str] = ()) -> None:
+    """Remove checkpoints, but for the files to `keep`."""
+    names = {path.name for paths in _sets(build).values() for path in paths} | {RESUME}
+    for name in sorted(names - set(keep)):
+        build.drop(name)
+
+
+def _fill(tensor: Tensor, rows: Rows, name: str, team: Team) -> None:
+    with torch.no_grad():
+        shape = tensor.shape
+        start, stop = rows_of(shape[0], team.rank, team.size) if shape else (0, 0)
+        local(tensor).copy_(rows.read(name, start, stop))
+
+
+def _name(step: int, rank: int, size: int) -> str:
+    return RESUME if size == 1 else f"resume-{step:06d}-{rank:05d}-of-{size:05d}.safetensors"
+
+
+def _sets(build: Build) -> dict[tuple[int, int], list[Path]]:
+    """(step, workers) -> files of a checkpoint that several wrote, by rank; some may be missing."""
+    found: dict[tuple[int, int], list[Path]] = {}
+    for path in sorted(build.folder.glob("resume-*.safetensors")):
+        if match := _SHARD.fullmatch(path.name):
+            found.setdefault((int(match[1]), int(match[3])), []).append(path)
+    return found
+
+
+def _checkpoints(build: Build) -> list[list[Path]]:
+    """The files of each complete checkpoint, the newest first. Another than the newest is there
+    only after a kill between two of them.
+    """
+    several = [
+        paths
+        for (_, size), paths in sorted(_sets(build).items(), reverse=True)
+        if len(paths) == size
+    ]
+    return [*several, [build.folder / RESUME]]
+
+
+def put_records(build: Build, records: Sequence[Record]) -> None:
+    build.put(RECORDS, lambda path: path.write_text(_lines(records)))
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The record of every optimizer step, in order."""
+    return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
+
+
+def _lines(records: Sequence[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)

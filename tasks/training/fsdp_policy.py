@@ -1,0 +1,164 @@
+"""A transformers model of which this worker holds a shard: rows of every parameter (FSDP2), whole
+only while they are computed with.
+
+Decoder blocks are gathered one by one, before they run and again before their gradient. What is
+left, embeddings, last norm and output head, is the root's: gathered before a micro-batch's forward
+and kept until its backward is over, because the fused head loss (`erpd_core.logprobs`) runs on the
+whole head between the two. The head's gradient, and where it is tied to them the embeddings' with
+it, goes back to shards with the root's, summed over workers, once a micro-batch.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+
+from erpd_core.config import RuntimeConfig
+from erpd_core.parallel import Team, local, rows_of
+from tasks.models.hf import AutoConfig, AutoModelForCausalLM
+from tasks.models.layouts import Layout, choose_rows
+from tasks.models.model_files import trusts_code
+from tasks.models.policy import HFPolicy, device_of
+from tasks.training.sharded_tensors import Rows
+
+
+class _Root(nn.Module):
+    """What is sharded as a whole: the model, whose forward here is its body's, so that the
+    root's parameters are there for both uses.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Any) -> Tensor:
+        states: Tensor = self.model.base_model(use_cache=False, **inputs).last_hidden_state
+        return states
+
+
+class ShardedPolicy(HFPolicy):
+    """`HFPolicy` over shards. Weights are float32; it computes in the runtime's dtype, sums
+    gradients in float32.
+    """
+
+    def __init__(self, folder: Path, runtime: RuntimeConfig, team: Team) -> None:
+        self._folder, self._device = folder, device_of(runtime)
+        super().__init__(_blank(folder))
+        if runtime.recompute:
+            self.recompute()
+        self._root = self._shard(runtime, team)
+        self._root.to_empty(device="cpu" if self._offloads(runtime) else self._device)
+        _fill_buffers(self.model, self._device)
+        self._fill(team)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @cached_property
+    def _chosen(self) -> tuple[Layout, str | None]:
+        """Tried by all workers together. That its head is plain was seen when the columns were
+        made.
+        """
+        chosen = choose_rows(self.model, self.body, self.device)
+        # after a forward without a backward the root's weights are there in full
+        cast(FSDPModule, self._root).reshard()
+        return chosen
+
+    def body(self, **inputs: Any) -> Tensor:
+        states: Tensor = self._root(**inputs)
+        return states
+
+    def whole(self) -> HFPolicy | None:
+        """The policy on the CPU of the first worker, as one process has it; None for the others.
+        Every worker takes part.
+
+        Parameters are gathered one by one: the host of the first needs room for the whole model, a
+        device for the largest of them.
+        """
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters():
+            full = cast(DTensor, parameter.detach()).full_tensor()
+            if torch.distributed.get_rank() == 0:
+                state[name] = full.cpu()
+        if not state:
+            return None
+        model = _blank(self._folder)
+        model.load_state_dict(state, strict=False, assign=True)
+        model.tie_weights()
+        return HFPolicy(model)
+
+    def _offloads(self, runtime: RuntimeConfig) -> bool:
+        return runtime.offload and self._device.type != "cpu"
+
+    def _shard(self, runtime: RuntimeConfig, team: Team) -> _Root:
+        dtype = getattr(torch, runtime.dtype)
+        how: dict[str, Any] = {
+            "mesh": init_device_mesh(self._device.type, (team.size,)),
+            "mp_policy": MixedPrecisionPolicy()
+            if dtype == torch.float32
+            else MixedPrecisionPolicy(dtype, torch.float32),
+            "offload_policy": CPUOffloadPolicy() if self._offloads(runtime) else OffloadPolicy(),
+        }
+        for layer in self.layers:
+            fully_shard(layer, **how, reshard_after_forward=True)
+        root = _Root(self.model)
+        fully_shard(root, **how, reshard_after_forward=False)
+        for module in root.modules():
+            # a loss has the totals of the whole minibatch, so gradients are added, not averaged
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        return root
+
+    def _fill(self, team: Team) -> None:
+        """This worker's rows of every parameter, from the policy's files. Raises LookupError
+        where they have other names or shapes.
+        """
+        rows = Rows(sorted(self._folder.glob("model*.safetensors")))
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                local(parameter).copy_(
+                    rows.read(name, *rows_of(parameter.shape[0], team.rank, team.size))
+                )
+
+
+def _blank(folder: Path) -> Any:
+    """The model of `folder` without memory for its weights."""
+    trust = trusts_code(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust
+        ).eval()
+
+
+def _fill_buffers(model: Any, device: torch.device) -> None:
+    """What no file holds, such as the frequencies of rotary embeddings, is worked out by the
+    module it belongs to.
+    """
+    for module in model.modules():
+        names = sorted(module._non_persistent_buffers_set)
+        for name in names:
+            setattr(module, name, torch.full_like(getattr(module, name), torch.nan, device=device))
+        if names:
+            model._init_weights(module)
+        for name in names:
+            if not bool(torch.isfinite(getattr(module, name)).all()):
+                raise ValueError(
+                    f"{type(model).__name__}: {type(module).__name__}.{name} is in no file; "
+                    f"runtime.trainers=1 trains it"
+                )

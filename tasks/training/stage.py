@@ -1,0 +1,126 @@
+"""What every training is: policies kept at some steps, a record of every step, and one file to
+go on from after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from erpd_core.finite import require_finite_weights
+from erpd_core.optimize import Record
+from erpd_core.parallel import ALONE, Team
+from erpd_core.refs import PolicyRef, Role, TrainingRef, ValuesRef
+from tasks.execution.stage import Context, Stage
+from tasks.models.policy import HFPolicy, save_policy
+from tasks.store import Build, Store
+from tasks.training.checkpoint import checkpoint, forget, put_records, read_records
+
+
+class Training(Stage[TrainingRef]):
+    """A run that starts from `init` and leaves a trail of policies."""
+
+    KIND: ClassVar[str] = "training"
+    VERSION: ClassVar[int] = 2
+    REF: ClassVar[type] = TrainingRef
+
+    init: PolicyRef
+    role: Role
+    seed: int
+
+    def stored(self, store: Store) -> TrainingRef | None:
+        """A training whose kept policies are not all there, whole, has to be done again; those
+        that are whole stay.
+        """
+        ref = super().stored(store)
+        if ref is not None and not all([store.has(policy.id) for policy in ref.trail]):
+            store.discard(ref.id)
+            return None
+        return ref
+
+    def after_step(
+        self,
+        context: Context,
+        build: Build,
+        policy: HFPolicy,
+        optimizer: torch.optim.Optimizer,
+        records: Sequence[Record],
+        keep: Sequence[int],
+        team: Team = ALONE,
+    ) -> None:
+        """Keep the policy if the last record's step is in `keep` (ascending; its last is the
+        run's), write a checkpoint when it is time.
+
+        Raises Fault, and writes nothing, when its weights are not finite.
+        """
+        step = int(records[-1]["step"])
+        resumable = step % context.runtime.checkpoint_every == 0 and step < keep[-1]
+        if resumable or step in keep:
+            require_finite_weights(policy.named_parameters(), step, team)
+        if step in keep:
+            whole = policy.whole()
+            if whole is not None:
+                self._keep(context, build.id, step, whole)
+        if resumable:
+            checkpoint(build, policy, optimizer, step, records, team)
+
+    def finish(
+        self, build: Build, records: Sequence[Record], keep: Sequence[int], team: Team = ALONE
+    ) -> TrainingRef:
+        """The run's answer, once every step of `keep` is stored: its records stay, what only
+        served to resume goes.
+        """
+        if team.first:
+            put_records(build, records)
+            forget(build)
+        return TrainingRef(
+            id=build.id, trail=tuple(self._policy_ref(build.id, step) for step in keep)
+        )
+
+    def _policy_ref(self, training: str, step: int) -> PolicyRef:
+        return PolicyRef(
+            id=KeptPolicy(training=training, step=step).identity(), role=self.role, step=step
+        )
+
+    def _keep(self, context: Context, training: str, step: int, policy: HFPolicy) -> None:
+        kept = KeptPolicy(training=training, step=step)
+        with context.store.build(kept.KIND, kept.question(), kept.inputs(), kept.VERSION) as build:
+            if build is None:
+                return
+            scratch = build.folder / ".scratch"
+            save_policy(policy, scratch, like=context.store.path(self.init.id))
+            for path in sorted(scratch.iterdir()):
+                build.put(path.name, path.rename)
+            scratch.rmdir()
+            build.commit({"ref": self._policy_ref(training, step).model_dump(mode="json")})
+
+
+class KeptPolicy(Stage[PolicyRef]):
+    """The identity of a policy kept at a step of a training run. It is made by that run, never
+    by itself.
+    """
+
+    KIND: ClassVar[str] = "policy"
+    VERSION: ClassVar[int] = 1
+    REF: ClassVar[type] = PolicyRef
+
+    training: str
+    step: int
+
+    def question(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def inputs(self) -> dict[str, str]:
+        return {"training": self.training}
+
+    def run(self, context: Context, build: Build) -> PolicyRef:
+        raise LookupError(
+            f"step {self.step} of {self.training} is not in the store; run the training again"
+        )
+
+
+def load_records(store: Store, ref: TrainingRef | ValuesRef) -> list[Record]:
+    """The record of every optimizer step, in order."""
+    return read_records(store.path(ref.id))

@@ -9,10 +9,11 @@ from torch import Tensor
 from erpd_core.advantages import group_normalised
 from erpd_core.batch import TokenBatch
 from erpd_core.config import Loss, ModelConfig, OptimizerConfig, PackagedModel, RuntimeConfig
-from erpd_core.optimize import Record, make_optimizer, optimize
+from erpd_core.optimize import make_optimizer, optimize
 from erpd_core.signals import FixedSignal
+from erpd_core.step_statistics import Record
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.host.home import home, prepare
 from tasks.models.import_policy import import_policy
 from tasks.models.policy import HFPolicy, load_policy
@@ -32,7 +33,9 @@ def policy_folder(model: ModelConfig) -> Path:
     """The folder of a model in the store."""
     prepare()
     store = Store(home() / "store")
-    return store.path(fulfil(import_policy(model), Context(store, RUNTIME, Progress(None))).id)
+    return store.path(
+        get_or_compute(import_policy(model), Context(store, RUNTIME, Progress(None))).id
+    )
 
 
 class Trainer:

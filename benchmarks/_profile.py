@@ -11,13 +11,13 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import _ours
 from benchmarks._report import quiet
 from benchmarks._work import our_step
-from tasks.execution.stage import compute_on
+from tasks.host.machine import use_threads
 
 
 def main() -> None:
     quiet()
     folder = _ours.smollm2()
-    compute_on(None)
+    use_threads(None)
     _, step = our_step(folder, "sapo", sys.argv[1])
     step()  # the first takes memory that later ones have
     with profile(activities=[ProfilerActivity.CPU]) as found:

@@ -25,7 +25,7 @@ from benchmarks._sides import Side, serve
 from erpd_core.batch import TokenBatch
 from erpd_core.config import CE, GRPO, MSE, SAPO, Distill, Loss
 from erpd_core.optimize import score
-from tasks.execution.stage import compute_on
+from tasks.host.machine import use_threads
 from tasks.models.policy import load_policy
 
 LOSSES: dict[str, Loss] = {
@@ -89,7 +89,7 @@ def main() -> None:
     quiet()
     folder = _ours.smollm2()
     if side == "ours":
-        compute_on(None)
+        use_threads(None)
     else:
         torch.set_num_threads(os.cpu_count() or 1)
     with ExitStack() as stack:

@@ -15,14 +15,14 @@ from benchmarks._measure import compared, in_turn, rate
 from benchmarks._report import finish, parser, said
 from benchmarks._work import Row
 from erpd_core.logprobs import CHUNK, FORWARD_CHUNK, logits
-from tasks.execution.stage import compute_on
+from tasks.host.machine import use_threads
 
 HIDDEN, VOCABULARY = 576, 49_152
 
 
 def main() -> None:
     args = parser(__doc__, rounds=20).parse_args()
-    compute_on(None)
+    use_threads(None)
     results = [said(compare(rows, args.rounds)) for rows in (FORWARD_CHUNK, CHUNK)]
     finish(
         args.json,

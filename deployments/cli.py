@@ -20,7 +20,7 @@ from deployments.commands.grade import grading
 from deployments.commands.lineage import lineage_commands
 from deployments.commands.schedule import scheduling
 from deployments.output.console import BadInput, Json, checking, only_json, prepare_for, say
-from tasks.host.disk_faults import in_words
+from tasks.host.disk_faults import describe_disk_fault
 from tasks.host.home import home, point, prepare, remove_empty
 from tasks.host.services import check_urls
 
@@ -60,7 +60,7 @@ def main() -> None:
             f"{context.command_path if context else 'erpd'} --help"
         )
     except Exception as error:
-        if (fault := in_words(error)) is None:
+        if (fault := describe_disk_fault(error)) is None:
             raise
         say(f"{fault}, and give the same command again")
         sys.exit(1)
@@ -74,26 +74,20 @@ def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
     """Run a campaign or a study in the foreground, or go on with one that was interrupted.
     `--set scale=paper` is for studies.
     """
-    from flows.recipes.load import load_recipe
-    from flows.recipes.studies import Study, is_study, load_study
-    from flows.steps.preflight import check_inputs
+    from flows.steps.preflight import PreparedStudy, prepare_run
 
     with checking():
-        asked = (
-            load_study(recipe, set_ or ()) if is_study(recipe) else load_recipe(recipe, set_ or ())
-        )
-        for one in [arm.config for arm in asked.arms] if isinstance(asked, Study) else [asked]:
-            check_inputs(one)
+        prepared = prepare_run(recipe, set_ or ())
     with only_json(as_json) as out:
         prepare()
-        from deployments.commands.run import run_in_foreground, run_study_in_foreground
+        from deployments.commands.run import run_campaign_in_foreground, run_study_in_foreground
 
         console = Console(stderr=as_json)
         with failing():
-            if isinstance(asked, Study):
-                result = run_study_in_foreground(asked, console)
+            if isinstance(prepared, PreparedStudy):
+                result = run_study_in_foreground(prepared, console)
             else:
-                result = run_in_foreground(asked, recipe, console)
+                result = run_campaign_in_foreground(prepared, recipe, console)
         if as_json:
             out(json.dumps(result))
 
@@ -300,7 +294,7 @@ def report(campaigns: Campaigns) -> None:
     the page of their score against KL.
     """
     prepare_for(campaigns[0])
-    from deployments.commands.run import report_campaign, report_efficiency, report_study
+    from deployments.commands.report import report_campaign, report_efficiency, report_study
     from flows.recipes.study_files import remembered
 
     with checking():

@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from erpd_core.layout import AttentionBucket, MicroBatch
 
 
-class Row:
+class FlatRow:
     """A micro-batch's branches on the device of its model; what a way of attending needs is made
     when first asked for.
     """
@@ -78,7 +78,7 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row: Row,
+    row: FlatRow,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -101,7 +101,12 @@ def shared_prefix_attention(
 
 
 def attend_in_one_kernel(
-    query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row: FlatRow,
+    scaling: float | None,
+    window: int | None,
 ) -> Tensor:
     """[1, T, heads, D] by flex attention over the row; blocks of the row that see nothing of
     each other cost nothing.
@@ -116,7 +121,12 @@ def attend_in_one_kernel(
 
 
 def attend_by_branch(
-    query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row: FlatRow,
+    scaling: float | None,
+    window: int | None,
 ) -> Tensor:
     """[1, T, heads, D], a bucket of branches after the other."""
     heads, width = query.shape[1], query.shape[2]
@@ -139,7 +149,9 @@ def attend_by_branch(
     return out_T[None]
 
 
-def shared_prefix_recurrence(layer: Callable[[Tensor], Tensor], hidden: Tensor, row: Row) -> Tensor:
+def shared_prefix_recurrence(
+    layer: Callable[[Tensor], Tensor], hidden: Tensor, row: FlatRow
+) -> Tensor:
     """A layer with a state that goes from token to token (linear attention, a short convolution) on
     every branch of the row.
 

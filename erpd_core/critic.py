@@ -17,7 +17,8 @@ from torch import Tensor
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.faults import Fault
 from erpd_core.finite import require_finite, require_finite_column
-from erpd_core.optimize import Record, Trainable
+from erpd_core.optimize import Trainable
+from erpd_core.step_statistics import Record
 
 SLOWER = "lower the critic's learning rate"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from erpd_core.faults import Fault
-from erpd_core.parallel import ALONE, Team, local
+from erpd_core.parallel import SINGLE, WorkerGroup, local
 
 SLOWER = "lower the learning rate or constrain the loss"
 
@@ -50,13 +50,13 @@ def _told(wrong: list[tuple[str, float]]) -> str:
 
 
 def require_finite_weights(
-    named: Iterable[tuple[str, Tensor]], step: int, team: Team = ALONE
+    named: Iterable[tuple[str, Tensor]], step: int, workers: WorkerGroup = SINGLE
 ) -> None:
-    """Raises Fault when weights are not finite. Every member of the team calls it, with its
+    """Raises Fault when weights are not finite. Every member of the workers calls it, with its
     shards, and all of them raise.
     """
     own = [name for name, weight in named if non_finite(local(weight.detach()))]
-    if wrong := sorted({name for names in team.gather(own) for name in names}):
+    if wrong := sorted({name for names in workers.gather(own) for name in names}):
         raise Fault(
             f"{len(wrong)} weights have become NaN or infinite, first {wrong[0]}",
             SLOWER,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erpd_core.batch import TokenBatch
 from erpd_core.kl import k1
-from erpd_core.optimize import Record
+from erpd_core.step_statistics import Record
 
 
 def informative_groups(advantage_S: Tensor, group_S: Tensor) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,13 +13,12 @@ from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.columns import Column
 from erpd_core.config import Loss, OptimizerConfig
 from erpd_core.finite import SLOWER, Suspects, require_finite
-from erpd_core.kl import k3
+from erpd_core.kl import k2
 from erpd_core.logprobs import fused_loss, token_logprobs
-from erpd_core.losses import SEQUENCE_LEVEL, LossInputs, Totals, policy_loss
-from erpd_core.parallel import ALONE, Team, deal, local
+from erpd_core.losses import LOSSES, LossInputs, Metrics, Totals
+from erpd_core.parallel import SINGLE, WorkerGroup, local, partition
 from erpd_core.signals import Signal
-
-Record = dict[str, float]
+from erpd_core.step_statistics import Record, StepStatistics
 
 
 class Trainable(Protocol):
@@ -71,6 +70,19 @@ def score(model: PolicyModel, batch: TokenBatch, token_budget: int) -> tuple[Ten
     return lp_N, entropy_N
 
 
+def objective(config: Loss, x: LossInputs) -> tuple[Tensor, Metrics]:
+    """The configured loss, plus its KL penalty to old (k2) and minus its entropy bonus.
+
+    Penalty and bonus are token means over the minibatch (Sec. 4.2; Tables 5, 6).
+    """
+    loss, metrics = LOSSES[config.kind](config, x)
+    if config.kl_weight:
+        loss = loss + config.kl_weight * x.token_mean(k2(x.lp_N, x.old_N))
+    if config.entropy_weight:
+        loss = loss - config.entropy_weight * x.token_mean(x.entropy_N)
+    return loss, metrics
+
+
 def optimize(
     model: PolicyModel,
     optimizer: torch.optim.Optimizer,
@@ -85,188 +97,132 @@ def optimize(
     max_grad_norm: float,
     token_budget: int,
     start: int = 0,
-    team: Team = ALONE,
+    workers: WorkerGroup = SINGLE,
 ) -> Iterator[Record]:
-    """Take optimizer steps `start + 1 ... steps` on a fixed batch; yield the record of each after
-    it is taken.
+    """Take optimizer steps `start + 1 ... steps` on a fixed batch.
 
-    **Arguments:** `old_N` a column over the batch's tokens; `signal` what the loss sees as
-    advantage; `seed` fixes the data order, so a run resumed at `start` with the optimizer's state
-    goes on exactly as an undisturbed one; `team` who else trains this model: every member makes the
-    same call, does its part of each minibatch, and yields the same records. Raises Fault, before
-    the update, at a loss, a gradient or any other number of the record that is not finite.
+    **Arguments:**
+        old_N: Log-probs of the policy that sampled the batch, one per response token.
+        signal: What the loss sees as advantage.
+        minibatch: Responses of a step.
+        seed: Fixes the order of the data, so that a run resumed at `start` with the optimizer's
+            state equals an undisturbed one.
+        token_budget: Input tokens of one forward pass, at most.
+        workers: The processes that train this model together. Each makes the same call, works on
+            its part of every minibatch, and yields the same records.
+    **Yields:** The record of each step, after it is taken.
+    **Raises:** Fault, before the update, if a number of the record is not finite.
     """
+    job = _Job(model, optimizer, batch, old_N, signal, loss, max_grad_norm, token_budget, workers)
     order = minibatches(batch.sequences, minibatch, seed, start)
     for step in range(start + 1, steps + 1):
-        yield _step(
-            model,
-            optimizer,
-            batch,
-            next(order),
-            old_N,
-            signal,
-            loss,
-            max_grad_norm,
-            token_budget,
-            step,
-            team,
-        )
+        yield _Step(job, next(order), step).take()
 
 
-def _step(
-    model: PolicyModel,
-    optimizer: torch.optim.Optimizer,
-    batch: TokenBatch,
-    chosen: Tensor,
-    old_N: Column,
-    signal: Signal,
-    loss: Loss,
-    max_grad_norm: float,
-    token_budget: int,
-    step: int,
-    team: Team,
-) -> Record:
-    length = batch.length_S[chosen]
-    totals = Totals(int(length.sum()), len(chosen), int(length[batch.reward_S[chosen] > 0.5].sum()))
-    statistics = StepStatistics()
-    optimizer.zero_grad(set_to_none=True)
-    value = 0.0
-    mine = model.plan(batch, deal(batch, chosen, team.size)[team.rank], token_budget)
-    calls = max(team.gather(len(mine)))
-    for micro in mine:
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same from step to step."""
+
+    model: PolicyModel
+    optimizer: torch.optim.Optimizer
+    batch: TokenBatch
+    old_N: Column
+    signal: Signal
+    loss: Loss
+    max_grad_norm: float
+    token_budget: int
+    workers: WorkerGroup
+
+
+class _Step:
+    """One optimizer step on a minibatch: `chosen_S` are its sequences in the batch."""
+
+    def __init__(self, job: _Job, chosen_S: Tensor, number: int) -> None:
+        self.job, self.chosen_S, self.number = job, chosen_S, number
+        length_S = job.batch.length_S[chosen_S]
+        right_S = job.batch.reward_S[chosen_S] > 0.5
+        self.totals = Totals(int(length_S.sum()), len(chosen_S), int(length_S[right_S].sum()))
+        self.statistics = StepStatistics()
+
+    def take(self) -> Record:
+        """Accumulate gradients, check every number, update the weights."""
+        model, workers = self.job.model, self.job.workers
+        self.job.optimizer.zero_grad(set_to_none=True)
+        own_S = partition(self.job.batch, self.chosen_S, workers.size)[workers.rank]
+        micros = model.plan(self.job.batch, own_S, self.job.token_budget)
+        most = max(workers.gather(len(micros)))  # before the first collective of the model
+        value = 0.0
+        for micro in micros:
+            value += self._backward(micro)
+        for _ in range(most - len(micros)):
+            _dummy_backward(model, self.job.batch, self.chosen_S)
+        value = sum(workers.gather(value))
+        norm = workers.clip(model.parameters(), self.job.max_grad_norm)
+        statistics = self.statistics.record(workers)
+        record = {"step": self.number, "loss": value, "grad_norm": norm, **statistics}
+        require_finite(record, self.number, self._suspects)
+        self.job.optimizer.step()
+        return record
+
+    def _backward(self, micro: Any) -> float:
+        """Add a micro-batch's gradients; returns what it adds to the minibatch's loss."""
+        model = self.job.model
         hidden, head = model.hidden(micro), model.head()
-        device = hidden.device
-        index = batch.token_index(micro.sequences)
-        lengths = batch.length_S[micro.sequences].to(device)
-        old_n, reward_S = old_N[index].to(device), batch.reward_S[micro.sequences].to(device)
-        seq_n = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+        part_loss = self._part_loss(micro, hidden.device)
+        token_N = micro.token_N.to(hidden.device)
+        if self.job.loss.SEQUENCE_LEVEL:
+            added = part_loss(slice(None), *token_logprobs(hidden, head, token_N))
+        else:
+            added = fused_loss(hidden, head, token_N, part_loss)
+        added.backward()
+        return added.item()
 
-        def part_loss(
-            part: slice,
-            lp_n: Tensor,
-            entropy_n: Tensor,
-            index: Tensor = index,
-            old_n: Tensor = old_n,
-            seq_n: Tensor = seq_n,
-            reward_S: Tensor = reward_S,
-            lengths: Tensor = lengths,
-        ) -> Tensor:
-            """What some tokens of the micro-batch add to the minibatch's loss; their statistics
-            are taken on the way.
-            """
-            signal_n = signal.at(index[part], lp_n.detach())
+    def _part_loss(
+        self, micro: Any, device: torch.device
+    ) -> Callable[[slice, Tensor, Tensor], Tensor]:
+        """The loss of a stretch of a micro-batch's tokens, as a function of their log-probs."""
+        job = self.job
+        index_N = job.batch.token_index(micro.sequences)
+        length_S = job.batch.length_S[micro.sequences].to(device)
+        old_N = job.old_N[index_N].to(device)
+        reward_S = job.batch.reward_S[micro.sequences].to(device)
+        seq_N = torch.repeat_interleave(torch.arange(len(length_S), device=device), length_S)
+
+        def part_loss(part: slice, lp_N: Tensor, entropy_N: Tensor) -> Tensor:
             x = LossInputs(
-                lp_n, old_n[part], signal_n, entropy_n, reward_S, seq_n[part], lengths, totals
+                lp_N=lp_N,
+                old_N=old_N[part],
+                signal_N=job.signal.at(index_N[part], lp_N.detach()),
+                entropy_N=entropy_N,
+                reward_S=reward_S,
+                seq_N=seq_N[part],
+                length_S=length_S,
+                totals=self.totals,
             )
-            added, metrics = policy_loss(loss, x)
-            statistics.add(x, metrics)
+            added, metrics = objective(job.loss, x)
+            self.statistics.add(x, metrics)
             return added
 
-        token_n = micro.token_N.to(device)
-        if loss.kind in SEQUENCE_LEVEL:
-            added = part_loss(slice(None), *token_logprobs(hidden, head, token_n))
-        else:
-            added = fused_loss(hidden, head, token_n, part_loss)
-        added.backward()
-        value += added.item()
-    for _ in range(calls - len(mine)):
-        _keep_company(model, batch, chosen)
-    value = sum(team.gather(value))
-    norm = team.clip(model.parameters(), max_grad_norm)
-    record = {"step": step, "loss": value, "grad_norm": norm, **statistics.record(team)}
+        return part_loss
 
-    def suspects() -> Suspects:
-        place = batch.token_index(chosen)
+    def _suspects(self) -> Suspects:
+        """Where to look when a number is not finite, each with its remedy."""
+        job = self.job
+        index_N = job.batch.token_index(self.chosen_S)
+        weights = (local(parameter.detach()) for parameter in job.model.parameters())
         return {
-            "the old policy's log-probs": ([old_N[place]], "start from another policy"),
+            "the old policy's log-probs": ([job.old_N[index_N]], "start from another policy"),
             "the signal": (
-                [signal.at(place, old_N[place])],
+                [job.signal.at(index_N, job.old_N[index_N])],
                 "look at the policies of its two sides",
             ),
-            "the weights": (
-                (local(parameter.detach()) for parameter in model.parameters()),
-                SLOWER,
-            ),
+            "the weights": (weights, SLOWER),
         }
 
-    require_finite(record, step, suspects)
-    optimizer.step()
-    return record
 
-
-def _keep_company(model: PolicyModel, batch: TokenBatch, chosen: Tensor) -> None:
-    """A model call without a gradient, on the shortest sequence: members that still have a
-    micro-batch need everyone's shards.
-    """
-    shortest = int(chosen[batch.length_S[chosen].argmin()])
-    (micro,) = model.plan(batch, chosen.new_tensor([shortest]), 1)
+def _dummy_backward(model: PolicyModel, batch: TokenBatch, chosen_S: Tensor) -> None:
+    """Zero-gradient pass, so that ranks without work still join the FSDP collectives."""
+    shortest = int(chosen_S[batch.length_S[chosen_S].argmin()])
+    (micro,) = model.plan(batch, chosen_S.new_tensor([shortest]), 1)
     hidden, head = model.hidden(micro), model.head()
     torch.autograd.backward((hidden, head), (torch.zeros_like(hidden), torch.zeros_like(head)))
-
-
-class StepStatistics:
-    """Means over a minibatch's tokens of what Fig. 4, 5, 9 and 10 plot, taken before the step's
-    update. Only sums are kept.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._ratios: list[float] = []
-        """The smallest and the largest of each part."""
-
-    def add(self, x: LossInputs, metrics: dict[str, Tensor]) -> None:
-        lp_N, reward_N, old_N = (
-            column.detach().double() for column in (x.lp_N, x.reward_N, x.old_N)
-        )
-        log_ratio_N, prob_N, positive_N = lp_N - old_N, lp_N.exp(), (reward_N > 0.5).double()
-        error_N = reward_N - prob_N
-        columns = {
-            "tokens": torch.ones_like(lp_N),
-            "entropy": x.entropy_N.detach(),
-            "kl_old_theta_on_old_batch": k3(x.old_N, x.lp_N.detach()),
-            **metrics,
-            "ratio_mean": log_ratio_N.exp(),
-            **{f"reward^{power}": reward_N**power for power in (1, 2)},
-            **{f"error^{power}": error_N**power for power in (1, 2)},
-        }
-        for name, mask_N in (("positive", positive_N), ("negative", 1 - positive_N)):
-            columns |= {
-                f"{name}s": mask_N,
-                f"prob_{name}": prob_N * mask_N,
-                f"log_ratio_{name}": log_ratio_N * mask_N,
-            }
-        sums = torch.stack([column.double().sum() for column in columns.values()])
-        ends = log_ratio_N.aminmax()
-        *found, low, high = torch.cat([sums, ends.min.exp()[None], ends.max.exp()[None]]).tolist()
-        for name, value in zip(columns, found, strict=True):
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._ratios += [low, high]
-
-    def record(self, team: Team = ALONE) -> Record:
-        """Of the tokens of all members, the same for each.
-
-        `kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL,
-        which is on fresh samples of theta.
-        """
-        told = team.gather((self._sums, self._ratios))
-        names = next(sums for sums, _ in told if sums)
-        sums = {name: math.fsum(one[name] for one, _ in told if one) for name in names}
-        ratios = [ratio for _, found in told for ratio in found]
-        tokens = sums.pop("tokens")
-        spread, left = (
-            sums.pop(f"{name}^2") / tokens - (sums.pop(f"{name}^1") / tokens) ** 2
-            for name in ("reward", "error")
-        )
-        of_sign: Record = {}
-        for name in ("positive", "negative"):
-            count, parts = (
-                sums.pop(f"{name}s"),
-                {key: sums.pop(f"{key}_{name}") for key in ("prob", "log_ratio")},
-            )
-            if count:
-                of_sign |= {f"{key}_{name}": total / count for key, total in parts.items()}
-        record = {name: total / tokens for name, total in sums.items()}
-        record |= {"ratio_max": max(ratios), "ratio_min": min(ratios), **of_sign}
-        if spread > 1e-12:  # explained variance has no meaning where all outcomes are equal
-            record["explained_variance"] = 1.0 - left / spread
-        return record

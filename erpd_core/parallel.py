@@ -22,7 +22,7 @@ from erpd_core.batch import TokenBatch
 T = TypeVar("T")
 
 
-class Team:
+class WorkerGroup:
     """A process that trains a whole model by itself."""
 
     rank: int = 0
@@ -42,10 +42,10 @@ class Team:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
 
 
-ALONE = Team()
+SINGLE = WorkerGroup()
 
 
-class Gang(Team):
+class DistributedGroup(WorkerGroup):
     """A member of the process group of this process, with its shard of every parameter."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def rows_of(length: int, rank: int, size: int) -> tuple[int, int]:
     return min(rank * each, length), min((rank + 1) * each, length)
 
 
-def deal(batch: TokenBatch, sequences: Tensor, size: int) -> list[Tensor]:
+def partition(batch: TokenBatch, sequences: Tensor, size: int) -> list[Tensor]:
     """A minibatch's sequences for each of `size` workers, about as many input tokens for each; one
     may get none.
 

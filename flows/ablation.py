@@ -1,55 +1,42 @@
-"""A study as a flow: its arms, each a campaign, one after another or side by side where Ray has
-places for more than one stage.
+"""A study as a flow: its arms are campaigns that run in turn, or side by side where Ray has room.
 
-What they share is worked out once, and shown as Cached after that.
+What arms share is computed once, and shown as Cached after that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 
 from erpd_core.faults import Fault
 from erpd_core.refs import Frozen
-from flows.campaign import CampaignResult, campaign, campaign_id
-from flows.live.artifacts import Shown
+from flows.campaign import CampaignResult, run_campaign
+from flows.live.artifacts import LiveArtifact
 from flows.live.progress import name_run
-from flows.recipes.forms import StudyChoice, Written
-from flows.recipes.studies import Arm, Study
+from flows.recipes.forms import StudyChoice
+from flows.recipes.studies import Study
 from flows.recipes.study_files import remember
 from flows.reports.study import write_efficiency_page, write_study_report
-from flows.reports.study_table import entries, study_markdown
-from flows.steps.in_flight import halt
-from flows.steps.preflight import check_inputs
-from flows.steps.recorder import reports_path
+from flows.reports.study_table import study_markdown, study_rows
+from flows.steps.preflight import PreparedStudy, prepare_study
+from flows.steps.recorder import cancel_all
 from flows.steps.tracking_queue import open_tracker
-from tasks.execution.ray_cluster import places
+from tasks.execution.ray_cluster import max_concurrent_stages
+from tasks.host.home import reports_path
 from tasks.registry import open_registry
-from tasks.store import Store, identity, open_store
+from tasks.store import Store, open_store
 
 
 class StudyResult(Frozen):
-    """What a study came to: its arms' campaigns."""
+    """The result of a study: the results of its arms."""
 
     study: str
     arms: dict[str, CampaignResult]
-
-
-def study_id(study: Study) -> str:
-    """The same arms are the same study."""
-    question: dict[str, Any] = {arm.name: campaign_id(arm.config) for arm in study.arms}
-    return f"{study.name}-{study.scale}-{identity('study', question, {}, 1)[-10:]}"
-
-
-def run_study(study: Study) -> StudyResult:
-    """Run (or go on with) a study as a Prefect flow."""
-    return ablation(StudyChoice.of(study))
 
 
 @flow(
@@ -58,32 +45,39 @@ def run_study(study: Study) -> StudyResult:
     "common.",
 )
 def ablation(what: StudyChoice) -> StudyResult:
-    """Every arm of a study. An arm that fails does not keep the others from running; the study
-    fails at its end, naming it.
+    """Every arm of a study."""
+    return carry_out_study(prepare_study(what.resolve()))
+
+
+def carry_out_study(prepared: PreparedStudy) -> StudyResult:
+    """Run or resume every arm of a study in the current flow run.
+
+    A failing arm does not keep the others from running; the study fails at its end and names it.
     """
-    study = what.resolve()
-    for arm in study.arms:
-        check_inputs(arm.config)
-    name = study_id(study)
-    name_run(name)
-    remember(name, study)
+    name_run(prepared.id)
+    remember(prepared.id, prepared.study)
     results: dict[str, CampaignResult] = {}
     failed: dict[str, Exception] = {}
-    for arm, result in _run_arms(study):
+    for arm, result in _run_arms(prepared):
         try:
-            results[arm.name] = result()
+            results[arm] = result()
         except Exception as error:
-            failed[arm.name] = error
-        show_table(study, name)
-    publish_study(name, study)
+            failed[arm] = error
+        show_table(prepared)
+    publish_study(prepared)
     if failed:
         raise failure_of(failed)
-    return StudyResult(study=name, arms={arm.name: results[arm.name] for arm in study.arms})
+    return StudyResult(study=prepared.id, arms={arm: results[arm] for arm in prepared.arms})
+
+
+run_study = flow(name="ablation", validate_parameters=False)(carry_out_study)
+"""`carry_out_study` as a flow of its own, for the command line."""
 
 
 def failure_of(failed: dict[str, Exception]) -> Exception:
-    """What a study ends with whose other arms are done: where numbers are at fault, the first of
-    them, in its own words.
+    """The error of a study with failed arms.
+
+    If all of them failed by a numerical fault, it is the first of these, in its own words.
     """
     faults = [(arm, error) for arm, error in failed.items() if isinstance(error, Fault)]
     if len(faults) < len(failed):
@@ -96,62 +90,67 @@ def failure_of(failed: dict[str, Exception]) -> Exception:
     )
 
 
-def _run_arms(study: Study) -> Iterator[tuple[Arm, Callable[[], CampaignResult]]]:
-    """Each arm with what gives its result or raises its error: as many at a time as stages have
-    places, as they end.
-    """
-    at_once = min(places(study.arms[0].config.runtime), len(study.arms))
+def _run_arms(prepared: PreparedStudy) -> Iterator[tuple[str, Callable[[], CampaignResult]]]:
+    """Each arm, as it ends, with a function that gives its result or raises its error."""
+    runs = {
+        arm: partial(run_campaign, campaign, prepared.study.name)
+        for arm, campaign in prepared.arms.items()
+    }
+    first = prepared.study.arms[0].config.runtime
+    at_once = min(max_concurrent_stages(first), len(runs))
     if at_once == 1:
-        for arm in study.arms:
-            yield arm, partial(_run_arm, study, arm)
+        yield from runs.items()
         return
-    halt(False)
+    cancel_all(False)
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="arm")
     try:
-        running = {pool.submit(copy_context().run, _run_arm, study, arm): arm for arm in study.arms}
+        running = {pool.submit(copy_context().run, run): arm for arm, run in runs.items()}
         for future in as_completed(running):
             yield running[future], future.result
     except BaseException:
-        # an interrupt meets this thread alone; the others end before what they use is stopped
-        halt(True)
+        # An interrupt meets this thread alone; the others end before what they use is stopped.
+        cancel_all(True)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _run_arm(study: Study, arm: Arm) -> CampaignResult:
-    return campaign(Written(config=arm.config, recipe=study.name))
-
-
-def publish_study(name: str, study: Study) -> None:
-    """Write the study's report, failed arms and all, and attach it to MLflow."""
-    path = write_report_of(name, study, open_store())
+def publish_study(prepared: PreparedStudy) -> None:
+    """Write the study's report, also about failed arms, and attach it to MLflow."""
+    study = prepared.study
+    path = write_study_pages(prepared.id, study, prepared.campaigns, open_store())
     tracker = open_tracker()
-    run = tracker.campaign_run(
-        name, name, {"scale": study.scale}, {"recipe": study.name, "kind": "study"}
-    )
+    tags = {"recipe": study.name, "kind": "study"}
+    run = tracker.campaign_run(prepared.id, prepared.id, {"scale": study.scale}, tags)
     tracker.log_artifact(run, path.parent, "report")
     tracker.finish(run)
 
 
-def show_table(study: Study, name: str) -> None:
-    """The table as it stands, as an artifact of the Prefect run."""
-    table = study_markdown(entries(open_registry(), known_arms(study), study))
+def show_table(prepared: PreparedStudy) -> None:
+    """Show the current table as an artifact of the Prefect run."""
+    rows = study_rows(open_registry(), begun(prepared.campaigns), prepared.study)
+    path = reports_path(prepared.id) / "report.html"
     report = (
-        f"{study.description}\n\n{table}\n\nThe whole report, at the end: "
-        f"`{reports_path(name) / 'report.html'}`"
+        f"{prepared.study.description}\n\n{study_markdown(rows)}\n\n"
+        f"The whole report, at the end: `{path}`"
     )
-    Shown("markdown", "study-report").show(report, f"{name}: every arm beside the paper's numbers")
+    title = f"{prepared.id}: every arm beside the paper's numbers"
+    LiveArtifact("markdown", "study-report").show(report, title)
 
 
-def write_report_of(name: str, study: Study, store: Store) -> Path:
-    """Write `report.html`, its pictures and the KL-efficiency page; the path of the report."""
-    registry, folder = open_registry(), reports_path(name)
-    write_efficiency_page(registry, known_arms(study), folder)
-    return write_study_report(registry, store, study, known_arms(study), folder)
+def write_study_pages(name: str, study: Study, campaigns: Mapping[str, str], store: Store) -> Path:
+    """Write `report.html`, its figures and the KL-efficiency page.
+
+    **Arguments:**
+        campaigns: Arm -> campaign.
+    **Returns:** The path of `report.html`.
+    """
+    registry, folder, there = open_registry(), reports_path(name), begun(campaigns)
+    write_efficiency_page(registry, there, folder)
+    return write_study_report(registry, store, study, there, folder)
 
 
-def known_arms(study: Study) -> dict[str, str]:
-    """The campaigns of the arms that have begun."""
-    begun = {campaign.id for campaign in open_registry().campaigns()}
-    return {arm.name: one for arm in study.arms if (one := campaign_id(arm.config)) in begun}
+def begun(campaigns: Mapping[str, str]) -> dict[str, str]:
+    """Arm -> campaign, for the campaigns that are in the registry."""
+    known = {campaign.id for campaign in open_registry().campaigns()}
+    return {arm: campaign for arm, campaign in campaigns.items() if campaign in known}

@@ -1,12 +1,9 @@
-"""A campaign: iterations of batch, teacher, signal and student, each starting from the last
-student (Sec. 4.4).
-"""
+"""A campaign: iterations of batch, teacher, signal and student (Sec. 4.4)."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 from prefect.exceptions import Pause
@@ -14,30 +11,26 @@ from prefect.states import State
 
 from erpd_core.config import CampaignConfig
 from erpd_core.faults import Fault
-from erpd_core.refs import EvalReport, Frozen
+from erpd_core.refs import EvalReport, Frozen, PolicyRef, ProblemsRef
 from flows.live.progress import Live, log_line, name_run
 from flows.live.publish import publish
-from flows.recipes.forms import What, Written
-from flows.steps.context import Known, seed_for
+from flows.recipes.forms import What
+from flows.steps.context import CampaignState, seed_for
 from flows.steps.hooks import HOOKS
-from flows.steps.human_decision import Question, ask_elsewhere, can_suspend
-from flows.steps.iteration import IterationResult, iteration
-from flows.steps.preflight import check_inputs
-from flows.steps.recorder import Desk
-from flows.steps.tracking_queue import Aside
+from flows.steps.human_decision import DecisionRequest, ask_elsewhere, can_suspend
+from flows.steps.iteration import IterationResult, run_iteration
+from flows.steps.preflight import PreparedCampaign, prepare_campaign
+from flows.steps.recorder import CampaignRecorder, StageCall
+from flows.steps.selection import evaluation_stage, validation_stage
+from flows.steps.tracking_queue import TrackingQueue
 from tasks.datasets import draw_problems
-from tasks.evaluation.evaluate import EvaluatePolicy
-from tasks.evaluation.judge.rollouts import judge_question
 from tasks.execution.submit import StageRunner
 from tasks.host.shutdown import stop_in, why_stopped
-from tasks.models.import_policy import import_policy
 from tasks.registry import open_registry
-from tasks.rollouts import SampleRollouts
-from tasks.store import identity
 
 
 class CampaignResult(Frozen):
-    """What a campaign came to: the contract's JSON, but for the links."""
+    """The result of a campaign: the JSON of `erpd run`, without the links."""
 
     campaign: str
     status: str
@@ -48,33 +41,6 @@ class CampaignResult(Frozen):
     """Path of the campaign's page in MLflow's UI."""
 
 
-def campaign_id(config: CampaignConfig) -> str:
-    """The same question is the same campaign, on every machine: that is how a killed one is found
-    again.
-
-    The model and data files enter by their bytes, not by where they lie.
-    """
-    sources = {
-        "prompts": config.prompts,
-        "validation": config.evaluation.validation,
-        **config.evaluation.benchmarks,
-    }
-    question = config.question() | {"model": import_policy(config.model).identity()}
-    question |= {
-        "sources": {
-            name: draw_problems(name, source, 0).question() for name, source in sources.items()
-        }
-    }
-    question["prompts"] = None
-    del question["iterations"]  # how far to go: more of them add to the same campaign
-    judge = {"judge": judge_question(config.evaluation.judge)} if config.evaluation.judge else {}
-    kept = config.evaluation.model_dump(
-        mode="json", include={"validation_sampling", "sampling", "samples", "signal"}
-    )
-    question["evaluation"] = kept | judge
-    return f"{config.name}-{identity('campaign', question, {}, 1)[-10:]}"
-
-
 @flow(
     name="campaign",
     task_runner=StageRunner(),
@@ -82,91 +48,87 @@ def campaign_id(config: CampaignConfig) -> str:
     **HOOKS,
 )
 def campaign(what: What) -> CampaignResult:
-    """Every stage that the store already answers is shown as Cached; the rest is worked out."""
-    return carry_out(*what.resolve())
+    """Every stage that the store already holds is shown as Cached; the rest is computed."""
+    config, recipe = what.resolve()
+    return carry_out(prepare_campaign(config), recipe)
 
 
-def run_campaign(config: CampaignConfig, recipe: str) -> CampaignResult:
-    """Run (or go on with) a campaign as a Prefect flow."""
-    return campaign(Written(config=config, recipe=recipe))
-
-
-def carry_out(config: CampaignConfig, recipe: str) -> CampaignResult:
-    """A campaign in the flow run this is called in, which gets its name."""
-    check_inputs(config)
-    name = campaign_id(config)
-    name_run(name)
+def carry_out(prepared: PreparedCampaign, recipe: str) -> CampaignResult:
+    """Run or resume a campaign in the current flow run, which gets the campaign's name."""
+    name_run(prepared.id)
+    config = prepared.config
     commit = _git_commit()
     open_registry().campaign_started(
-        name, config.name, recipe, config.model_dump(mode="json"), commit
+        prepared.id, config.name, recipe, config.model_dump(mode="json"), commit
     )
-    # MLflow's never change, and this may grow
-    params = {key: value for key, value in config.question().items() if key != "iterations"}
-    desk = Desk.open(name, config, Aside(name, params))
-    desk.aside.say(lambda tracker, run: tracker.tag(run, {**desk.tags, "fault": "none"}))
+    # MLflow's parameters never change, and the number of iterations may grow.
+    params = {key: value for key, value in config.spec().items() if key != "iterations"}
+    tracking = TrackingQueue(prepared.id, params)
+    recorder = CampaignRecorder.open(prepared.id, config, tracking=tracking)
+    tracking.submit(lambda tracker, run: tracker.tag(run, {**recorder.tags, "fault": "none"}))
     status = "failed"
     try:
-        with Live(desk, config.iterations):
-            result = Campaign(config, recipe, desk).run()
+        with Live(recorder, config.iterations):
+            result = Campaign(prepared, recipe, recorder).run()
         status = "completed"
         return result
     except Pause:
         status = "running"  # suspended: it begins again where it is
         raise
     except Fault as fault:
-        desk.record_end(str(fault))
+        recorder.record_end(str(fault))
         raise
     except BaseException as error:
         if (stop := stop_in(error)) is None:
             raise
         status = "killed"
         if why := why_stopped():
-            desk.record_end(why)
+            recorder.record_end(why)
             log_line(f"ends: {why}")
         raise stop from None
     finally:
         if status != "running":
-            desk.registry.campaign_finished(name, status)  # type: ignore[arg-type]
-        publish(desk)
+            recorder.registry.campaign_finished(prepared.id, status)  # type: ignore[arg-type]
+        publish(recorder)
         if status != "running":
-            desk.aside.say(lambda tracker, run: tracker.finish(run, status))
-        desk.aside.settle()
-        desk.aside.close()
+            tracking.submit(lambda tracker, run: tracker.finish(run, status))
+        tracking.flush()
+        tracking.close()
+
+
+run_campaign = flow(name="campaign", task_runner=StageRunner(), validate_parameters=False, **HOOKS)(
+    carry_out
+)
+"""`carry_out` as a flow of its own, for the command line and for the arms of studies."""
 
 
 class Campaign:
     """The steps of a campaign."""
 
-    def __init__(self, config: CampaignConfig, recipe: str, desk: Desk) -> None:
-        self.config, self.recipe, self.desk = config, recipe, desk
+    def __init__(self, prepared: PreparedCampaign, recipe: str, recorder: CampaignRecorder) -> None:
+        self.prepared, self.recipe, self.recorder = prepared, recipe, recorder
+
+    @property
+    def config(self) -> CampaignConfig:
+        return self.prepared.config
 
     def run(self) -> CampaignResult:
-        known, report = self._begin()
+        """Measure the base, then run every iteration; a decision to stop ends the campaign."""
+        state, report = self._begin()
         results: list[IterationResult] = []
         for index in range(1, self.config.iterations + 1):
-            result = self._iteration(index, known)
+            result = self._iteration(index, state)
             if result is None:
                 break
             results.append(result)
             if index < self.config.iterations:  # the last one is published at the end
-                publish(self.desk)
-            known = known.model_copy(
-                update={
-                    "start": result.student_policy,
-                    "start_validation": result.student_validation,
-                    "students": {**known.students, index: result.student_policy},
-                    "strategies": (*known.strategies, result.strategy),
-                    "student_validations": {
-                        **known.student_validations,
-                        index: result.student_validation,
-                    },
-                }
-            )
-        self.desk.aside.settle()
-        pages = self.desk.aside.pages()
-        assert pages, "everything is said, so MLflow was reached"
+                publish(self.recorder)
+            state = _after(state, result)
+        self.recorder.tracking.flush()
+        pages = self.recorder.tracking.pages()
+        assert pages, "everything was written, so MLflow was reached"
         return CampaignResult(
-            campaign=self.desk.campaign,
+            campaign=self.prepared.id,
             status="completed",
             recipe=self.recipe,
             base=report,
@@ -174,85 +136,83 @@ class Campaign:
             tracked=pages[0],
         )
 
-    def _iteration(self, index: int, known: Known) -> IterationResult | None:
-        """Its result, once a person has decided what a person is to decide."""
-        waits = self.config.runtime
-        asks = not can_suspend(waits.answer_seconds, waits.pause_seconds)
-        while isinstance(
-            result := iteration(self.config, index, known, self.desk.campaign, asks), Question
-        ):
-            publish(self.desk)
-            self.desk.aside.settle()
-            self.desk.record_decision(index, ask_elsewhere(result))
-        assert not isinstance(result, State), "a flow that is called answers with its state's data"
-        return result
+    def _iteration(self, index: int, state: CampaignState) -> IterationResult | None:
+        """An iteration's result, once a person has decided what a person is to decide."""
+        runtime = self.config.runtime
+        asks = not can_suspend(runtime.answer_seconds, runtime.pause_seconds)
+        while True:
+            result = run_iteration(self.config, index, state, self.prepared.id, asks)
+            assert not isinstance(result, State), "a flow that is called returns its state's data"
+            if not isinstance(result, DecisionRequest):
+                return result
+            publish(self.recorder)
+            self.recorder.tracking.flush()
+            self.recorder.at(index).record_decision(ask_elsewhere(result))
 
-    def _begin(self) -> tuple[Known, EvalReport]:
-        """The base model and the problems, then the base's validation and its evaluation: side
-        by side what can be.
-        """
-        asked = self.config.evaluation
-        sources: dict[str, Any] = {"validation": asked.validation, **asked.benchmarks}
-        draws = [
-            (draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", name)
-            for name, source in sources.items()
-        ]
-        importing = self.desk.start(
-            "import", [(import_policy(self.config.model), "import the base model", "base")], 0
+    def _begin(self) -> tuple[CampaignState, EvalReport]:
+        """Import the base, draw the problems, and measure the base: side by side where possible."""
+        base, validation, benchmarks = self._inputs()
+        validating = validation_stage(self.config, base, validation)
+        evaluating = evaluation_stage(self.config, base, base, base, benchmarks)
+        validations = self.recorder.start(
+            [StageCall(validating, "validate base", "base validation")]
         )
-        drawing = self.desk.start("problems", draws, 0)
-        (base,), (validation, *benchmarks) = importing(), drawing()
-        sampling = SampleRollouts(
-            policy=base,
-            problems=validation,
-            sampling=asked.validation_sampling,
-            seed=seed_for(self.config, 0, "validation"),
+        evaluations = self.recorder.start(
+            [StageCall(evaluating, "evaluate base", "base evaluation")]
         )
-        evaluation = EvaluatePolicy(
-            policy=base,
-            old=base,
-            base=base,
-            benchmarks=dict(zip(asked.benchmarks, benchmarks, strict=True)),
-            sampling=asked.sampling,
-            samples=asked.samples,
-            judge=asked.judge,
-            seed=seed_for(self.config, 0, "benchmarks"),
-        )
-        validating = self.desk.start(
-            "rollouts", [(sampling, "validate base", "base validation")], 0
-        )
-        evaluating = self.desk.start(
-            "evaluate", [(evaluation, "evaluate base", "base evaluation")], 0
-        )
-        (rollouts,), (report,) = validating(), evaluating()
-        self.desk.record_report(0, "base", report, evaluation)
-        for problems, context in (
-            (validation, "validation"),
-            *((one, "test") for one in benchmarks),
-        ):
-            self.desk.record_problems(problems, context)
-        known = Known(
+        (start_validation,), (report,) = validations(), evaluations()
+        self.recorder.record_report("base", report, evaluating)
+        self.recorder.record_problems(validation, "validation")
+        for problems in benchmarks.values():
+            self.recorder.record_problems(problems, "test")
+        state = CampaignState(
             base=base,
             start=base,
-            start_validation=rollouts,
+            start_validation=start_validation,
             students={},
             student_validations={},
             validation=validation,
-            benchmarks=evaluation.benchmarks,
+            benchmarks=benchmarks,
         )
-        return known, report
+        return state, report
+
+    def _inputs(self) -> tuple[PolicyRef, ProblemsRef, dict[str, ProblemsRef]]:
+        """The base model, the validation problems, and the problems of each benchmark."""
+        evaluation = self.config.evaluation
+        sources = {"validation": evaluation.validation, **evaluation.benchmarks}
+        draws = [
+            StageCall(
+                draw_problems(name, source, seed_for(self.config, 0, name)), f"draw {name}", name
+            )
+            for name, source in sources.items()
+        ]
+        importing = self.recorder.start(
+            [StageCall(self.prepared.base, "import the base model", "base")]
+        )
+        drawing = self.recorder.start(draws)
+        (base,), (validation, *benchmarks) = importing(), drawing()
+        return base, validation, dict(zip(evaluation.benchmarks, benchmarks, strict=True))
+
+
+def _after(state: CampaignState, result: IterationResult) -> CampaignState:
+    """What the campaign knows after an iteration."""
+    index = result.index
+    return state.model_copy(
+        update={
+            "start": result.student_policy,
+            "start_validation": result.student_validation,
+            "students": {**state.students, index: result.student_policy},
+            "strategies": (*state.strategies, result.strategy),
+            "student_validations": {**state.student_validations, index: result.student_validation},
+        }
+    )
 
 
 def _git_commit() -> str | None:
-    """The project's commit, when it runs from a checkout."""
+    """The project's commit, if it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from erpd_core.refs import EvalReport
 from flows.inspect.evaluate_models import Asked, evaluate_models, plan_evaluation
-from flows.inspect.problem_table import Row
+from flows.inspect.problem_table import ProblemRow
 from flows.recipes.forms import Change, Form
 from flows.reports.results import interval, nats, percent, points
 from tasks.host.home import home
@@ -70,7 +70,7 @@ def evaluation(what: EvaluationForm) -> dict[str, Any]:
     return result
 
 
-def _shown(row: Row) -> Row:
+def _shown(row: ProblemRow) -> ProblemRow:
     """What a model answered, and what a data file says, in one line each."""
     return {
         name: one_line(value) if isinstance(value, str) else value for name, value in row.items()

@@ -7,11 +7,11 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from erpd_core.config import CampaignConfig
-from flows.campaign import CampaignResult, campaign_id, carry_out
+from flows.campaign import CampaignResult, carry_out
 from flows.recipes.forms import What
 from flows.recipes.load import config_of
 from flows.steps.hooks import HOOKS
+from flows.steps.preflight import PreparedCampaign, prepare_campaign
 from tasks.execution.submit import StageRunner
 from tasks.registry import open_registry
 
@@ -39,12 +39,13 @@ def next_iteration(what: What, more: More = 1) -> CampaignResult:
         more: How many more iterations. One that was cut off is finished first.
     """
     config, recipe = what.resolve()
-    return carry_out(longer(config, more), recipe)
+    return carry_out(longer(prepare_campaign(config), more), recipe)
 
 
-def longer(config: CampaignConfig, more: int) -> CampaignConfig:
-    """The campaign with `more` iterations than it has completed."""
-    completed = sum(
-        one.status == "completed" for one in open_registry().iterations(campaign_id(config))
-    )
-    return config_of(config.model_dump(mode="json") | {"iterations": completed + more}, config.name)
+def longer(prepared: PreparedCampaign, more: int) -> PreparedCampaign:
+    """The campaign with `more` iterations than it has completed; its identity stays the same."""
+    iterations = open_registry().iterations(prepared.id)
+    wanted = sum(one.status == "completed" for one in iterations) + more
+    config = prepared.config
+    config = config_of(config.model_dump(mode="json") | {"iterations": wanted}, config.name)
+    return prepared.model_copy(update={"config": config})

@@ -15,6 +15,7 @@ from flows.campaign import CampaignResult, carry_out
 from flows.recipes.forms import What
 from flows.recipes.load import config_of
 from flows.steps.hooks import HOOKS
+from flows.steps.preflight import prepare_campaign
 from tasks.execution.submit import StageRunner
 from tasks.registry import open_registry
 
@@ -44,7 +45,7 @@ Iterations = Annotated[
 def online(what: What, start: Start = "base", iterations: Iterations = 1) -> CampaignResult:
     """A campaign whose every iteration is online."""
     config, recipe = what.resolve()
-    return carry_out(online_config(config, start, iterations), recipe)
+    return carry_out(prepare_campaign(online_config(config, start, iterations)), recipe)
 
 
 def online_config(config: CampaignConfig, start: str, iterations: int) -> CampaignConfig:

@@ -8,13 +8,14 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from flows.ablation import known_arms, write_report_of
+from flows.ablation import begun, write_study_pages
 from flows.live.publish import campaign_markdown
 from flows.recipes.study_files import remembered
 from flows.reports.campaign import write_report
 from flows.reports.results import summary, table_rows
-from flows.reports.study_table import entries, study_markdown
-from flows.steps.recorder import reports_path
+from flows.reports.study_table import study_markdown, study_rows
+from flows.steps.preflight import study_campaigns
+from tasks.host.home import reports_path
 from tasks.registry import open_registry
 from tasks.store import open_store
 from tasks.untrusted.display_text import markdown
@@ -34,8 +35,10 @@ def report(name: Name) -> str:
     """The report's path. Raises LookupError for a campaign that is not known."""
     registry, store = open_registry(), open_store()
     if found := remembered(name):
-        path = write_report_of(*found, store)
-        text = study_markdown(entries(registry, known_arms(found[1]), found[1]))
+        id, study = found
+        campaigns = study_campaigns(study)
+        path = write_study_pages(id, study, campaigns, store)
+        text = study_markdown(study_rows(registry, begun(campaigns), study))
     else:
         campaign = registry.campaign(name).id
         path = write_report(registry, store, campaign, reports_path(campaign))

@@ -62,7 +62,7 @@ def run(name: str, settings: list[str]) -> str:
 def section(name: str, settings: list[str], study_id: str, seconds: float) -> str:
     from flows.recipes.paper import load_paper
     from flows.recipes.studies import load_study
-    from flows.reports.study_table import entries, study_markdown
+    from flows.reports.study_table import study_markdown, study_rows
     from tasks.host.home import prepare
     from tasks.registry import open_registry
 
@@ -77,7 +77,7 @@ def section(name: str, settings: list[str], study_id: str, seconds: float) -> st
         f"`erpd run {name} --set {settings[0]}`; {seconds:.0f} s, without what earlier "
         f"studies had in common"
     )
-    table = study_markdown(entries(registry, campaigns, study))
+    table = study_markdown(study_rows(registry, campaigns, study))
     return f"## {study.description}\n\n{made}.\n\n{table}\n\nThe paper's findings:\n\n{findings}\n"
 
 

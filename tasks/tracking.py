@@ -40,7 +40,7 @@ from filelock import FileLock
 
 from erpd_core.evaluation_details import BenchmarkDetails
 from erpd_core.refs import EvalReport
-from tasks.host.disk_faults import in_words
+from tasks.host.disk_faults import describe_disk_fault
 from tasks.host.sqlite import set_aside_if_damaged
 
 BATCH = 1000
@@ -63,7 +63,7 @@ def is_away(error: Exception) -> bool:
     """
     import sqlalchemy.exc
 
-    if in_words(error):  # a full disk, say: waiting mends nothing
+    if describe_disk_fault(error):  # a full disk, say: waiting mends nothing
         return False
     if isinstance(error, _mlflow().exceptions.MlflowException):
         return "API request to" in str(error) or error.get_http_status_code() in (

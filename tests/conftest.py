@@ -68,20 +68,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
     from erpd_core.config import EmbeddedModel, SamplingConfig, TinyProblems
     from tasks.datasets import draw_problems
-    from tasks.execution.stage import fulfil
+    from tasks.execution.stage import get_or_compute
     from tasks.models.import_policy import import_policy
     from tasks.rollouts import SampleRollouts
     from tasks.rollouts.score import ScoreRollouts
     from tasks.store import Store
 
     here = context(Store(tmp_path_factory.mktemp("world")))
-    base = fulfil(import_policy(EmbeddedModel()), here)
-    problems = fulfil(draw_problems("prompts", TinyProblems(count=64), 7), here)
+    base = get_or_compute(import_policy(EmbeddedModel()), here)
+    problems = get_or_compute(draw_problems("prompts", TinyProblems(count=64), 7), here)
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
-    rollouts = fulfil(
+    rollouts = get_or_compute(
         SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=7), here
     )
-    old = fulfil(ScoreRollouts(policy=base, rollouts=rollouts), here)
+    old = get_or_compute(ScoreRollouts(policy=base, rollouts=rollouts), here)
     return World(here.store, base, problems, rollouts, old)
 
 

@@ -64,7 +64,7 @@ def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[Trainin
     with ExitStack() as stack:
         builds = [
             stack.enter_context(
-                j.store.build(j.stage.KIND, j.stage.question(), j.stage.inputs(), j.stage.VERSION)
+                j.store.build(j.stage.KIND, j.stage.spec(), j.stage.inputs(), j.stage.VERSION)
             )
             for j in jobs
         ]

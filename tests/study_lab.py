@@ -81,27 +81,25 @@ class Lab:
         role: str,
         name: str,
         text: str,
-        question: str,
+        spec: str,
         seconds: float = 40.0,
     ) -> None:
-        """An artifact with one file in it. The same question is the same artifact, in whichever
+        """An artifact with one file in it. The same spec is the same artifact, in whichever
         arm.
         """
-        with self.store.build(kind, {"q": question}, {}, 1) as build:
+        with self.store.build(kind, {"q": spec}, {}, 1) as build:
             if build is not None:
                 build.put(name, lambda path: path.write_text(text))
                 build.commit({"ref": {}})
         identity = next(
             one
             for one in self.store.artifacts(kind)
-            if self.store.manifest(one).question == {"q": question}
+            if self.store.manifest(one).spec == {"q": spec}
         )
         self.registry.record_artifact(identity, kind, {}, meta={}, seconds=seconds)
         self.registry.attach(self.campaigns[arm], iteration, role, identity)
 
-    def train(
-        self, arm: str, role: str, question: str, kept: dict[int, float], **more: float
-    ) -> None:
+    def train(self, arm: str, role: str, spec: str, kept: dict[int, float], **more: float) -> None:
         records = [{"step": step, "loss": 1 / step, "entropy": 0.2, **more} for step in range(1, 5)]
         self.file(
             "training",
@@ -110,15 +108,15 @@ class Lab:
             f"{role} training",
             "records.jsonl",
             "\n".join(json.dumps(one) for one in records),
-            question,
+            spec,
         )
         for step, accuracy in kept.items():
             ref = {"policy": {"id": "policy-t", "role": role, "step": step}, "accuracy": accuracy}
             self.registry.record_artifact(
-                f"rollouts-{question}-{step}", "rollouts", {}, meta={"ref": ref}
+                f"rollouts-{spec}-{step}", "rollouts", {}, meta={"ref": ref}
             )
             self.registry.attach(
-                self.campaigns[arm], 1, f"{role} validation", f"rollouts-{question}-{step}"
+                self.campaigns[arm], 1, f"{role} validation", f"rollouts-{spec}-{step}"
             )
 
     def signal(self, arm: str) -> None:

@@ -37,20 +37,20 @@ class Written:
     def artifact(
         self,
         kind: Any,
-        question: dict[str, Any],
+        spec: dict[str, Any],
         inputs: dict[str, str],
         ref: Mapping[str, Any],
         files: Mapping[str, str] | None = None,
     ) -> str:
-        with self.store.build(kind, question, inputs, 1) as build:
+        with self.store.build(kind, spec, inputs, 1) as build:
             if build is not None:
                 for name, text in (files or {"bytes": "0" * 1000}).items():
                     build.put(name, lambda path, text=text: path.write_text(text))
                 build.commit({"ref": {"id": build.id, **ref}})
-        id = identity(kind, question, inputs, 1)
+        id = identity(kind, spec, inputs, 1)
         manifest = self.store.manifest(id)
         self.registry.record_artifact(
-            id, kind, question, list(inputs.items()), manifest.meta, seconds=12.5
+            id, kind, spec, list(inputs.items()), manifest.meta, seconds=12.5
         )
         return id
 
@@ -105,12 +105,10 @@ class Written:
         self.registry.campaign_finished(id)
         return id
 
-    def trained(
-        self, question: dict[str, Any], inputs: dict[str, str], role: str, step: int
-    ) -> str:
+    def trained(self, spec: dict[str, Any], inputs: dict[str, str], role: str, step: int) -> str:
         """A training and the policy it kept; the training's identity is that of its inputs."""
         training = self.artifact(
-            "training", question, inputs, {"trail": [{"role": role, "step": step}]}
+            "training", spec, inputs, {"trail": [{"role": role, "step": step}]}
         )
         return self.artifact(
             "policy", {"step": step}, {"training": training}, {"role": role, "step": step}

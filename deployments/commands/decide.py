@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from flows.recipes.load import explain
-from flows.steps.human_decision import Waiting, answer, waiting
+from flows.steps.human_decision import PendingDecision, answer, pending_decisions
 
 
 def show_waiting(console: Console) -> None:
     """Every decision that waits, with its evidence and how to answer it."""
-    found = waiting()
+    found = pending_decisions()
     if not found:
         console.print("No decision waits.")
     for one in found:
@@ -35,13 +35,13 @@ def show_waiting(console: Console) -> None:
         )
 
 
-def decide(campaign: str, given: Mapping[str, Any]) -> Waiting:
+def decide(campaign: str, given: Mapping[str, Any]) -> PendingDecision:
     """Answer the decision that a campaign waits for. Raises LookupError when none does,
     ValueError for what is not possible.
     """
-    one = next((one for one in waiting() if one.campaign == campaign), None)
+    one = next((one for one in pending_decisions() if one.campaign == campaign), None)
     if one is None:
-        names = ", ".join(dict.fromkeys(other.campaign for other in waiting())) or "none"
+        names = ", ".join(dict.fromkeys(other.campaign for other in pending_decisions())) or "none"
         raise LookupError(f"{campaign}: no decision of it waits; waiting campaigns: {names}")
     try:
         answer(one, {name: value for name, value in given.items() if value is not None})

@@ -14,7 +14,7 @@ import typer
 
 from deployments.output.console import BadInput
 from erpd_core.faults import Fault
-from tasks.host.disk_faults import in_words
+from tasks.host.disk_faults import describe_disk_fault
 from tasks.host.home import home
 from tasks.untrusted.display_text import one_line
 
@@ -60,7 +60,7 @@ def _explain_failure(error: Exception) -> None:
     import traceback
 
     log = home() / "logs" / "failure.log"
-    fault = in_words(error)
+    fault = describe_disk_fault(error)
     # there is no room for it on a full disk
     with contextlib.suppress(OSError) if fault else contextlib.nullcontext():
         log.write_text("".join(traceback.format_exception(error)))

@@ -42,12 +42,12 @@ def lineage(
     with only_json(as_json) as out:
         prepare_for(policy)
         from deployments.output.lineage import print_tree
-        from flows.inspect.lineage import find, told
+        from flows.inspect.lineage import lineage_lines, resolve_artifact
         from tasks.registry import open_registry
 
         with checking():
             registry = open_registry()
-            found = told(registry, find(registry, policy), descendants)
+            found = lineage_lines(registry, resolve_artifact(registry, policy), descendants)
         if as_json:
             out(
                 json.dumps(
@@ -74,11 +74,11 @@ def campaigns(
     with only_json(as_json) as out:
         prepare()
         from deployments.output.lineage import campaign_table, console
-        from flows.inspect.campaigns import overview
+        from flows.inspect.campaigns import campaign_summaries
         from tasks.registry import open_registry
 
         with checking():
-            found = overview(open_registry(), forgotten=every, last=last)
+            found = campaign_summaries(open_registry(), forgotten=every, last=last)
         if as_json:
             out(json.dumps({"campaigns": [one.tree() for one in found]}))
         elif found:

@@ -1,27 +1,25 @@
-"""`erpd run` and `erpd report`: a campaign or a study in the foreground, its table, and where to
-look.
-"""
+"""`erpd run`: a campaign or a study in the foreground, with progress, its table, and links."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
+from deployments.commands.report import show_campaign, show_study
 from deployments.output.progress_bars import Display, elapsed
 from deployments.servers import local_platform
-from erpd_core.config import CampaignConfig, RuntimeConfig
-from tasks.host.home import home
+from erpd_core.config import RuntimeConfig
+from flows.steps.preflight import PreparedCampaign, PreparedStudy
+from tasks.host.home import events_path, home
 from tasks.host.services import mlflow_ui, mlflow_url
-
-if TYPE_CHECKING:
-    from flows.recipes.studies import Study
+from tasks.registry import open_registry
 
 STAGE_MODULES = (
     "tasks.engines.hf",
@@ -30,62 +28,56 @@ STAGE_MODULES = (
     "tasks.training.teacher",
 )
 """What most stages import, slowly: Ray's workers import it while the campaign starts."""
-Ready = Callable[[str, str, Mapping[str, RuntimeConfig]], None]
-"""Takes a run's name, its description, and the runtime of each of its campaigns."""
+Ready = Callable[[str, str, Sequence[PreparedCampaign]], None]
+"""Takes a run's name, its description, and its campaigns; returns when the server answers."""
 
 
-def run_in_foreground(config: CampaignConfig, recipe: str, console: Console) -> dict[str, Any]:
-    """Run a campaign whose inputs were checked, and return the contract's JSON object."""
-    started = time.monotonic()
-    with _servers(console) as ready:
-        from flows.campaign import CampaignResult, campaign_id, run_campaign
-        from flows.steps.recorder import events_path
+def run_campaign_in_foreground(
+    prepared: PreparedCampaign, recipe: str, console: Console
+) -> dict[str, Any]:
+    """Run a campaign with its progress on the console.
 
-        name = campaign_id(config)
-        ready(name, config.description, {name: config.runtime})
-        with Display({events_path(name): ""}, console):
-            result: CampaignResult = run_campaign(config, recipe)
-    report = show_campaign(name, console)
-    _farewell(console, report, started)
-    return contract(result, report)
-
-
-def run_study_in_foreground(study: Study, console: Console) -> dict[str, Any]:
-    """Run every arm of a study; the contract's JSON object, each iteration with its `arm`, and
-    the campaigns of the arms.
+    **Returns:** The JSON object of `erpd run --json`.
     """
     started = time.monotonic()
     with _servers(console) as ready:
-        from flows.ablation import StudyResult, run_study, study_id
-        from flows.campaign import campaign_id
-        from flows.steps.recorder import events_path
+        from flows.campaign import CampaignResult, run_campaign
 
-        name = study_id(study)
-        ready(
-            name,
-            study.description,
-            {campaign_id(arm.config): arm.config.runtime for arm in study.arms},
-        )
+        ready(prepared.id, prepared.config.description, [prepared])
+        with Display({events_path(prepared.id): ""}, console):
+            result: CampaignResult = run_campaign(prepared, recipe)
+    report = show_campaign(prepared.id, console)
+    _say_where_to_look(console, report, started)
+    return result_json(result, report)
+
+
+def run_study_in_foreground(prepared: PreparedStudy, console: Console) -> dict[str, Any]:
+    """Run every arm of a study with progress on the console.
+
+    **Returns:** The JSON object of the first arm, with the iterations of all arms, each with its
+    `arm`, and `arms`: arm -> campaign.
+    """
+    started = time.monotonic()
+    with _servers(console) as ready:
+        from flows.ablation import StudyResult, run_study
+
+        ready(prepared.id, prepared.study.description, list(prepared.arms.values()))
+        count = len(prepared.arms)
         headings = {
-            arm.name: f"{arm.name} ({number} of {len(study.arms)})"
-            for number, arm in enumerate(study.arms, 1)
+            events_path(campaign): f"{arm} ({number} of {count})"
+            for number, (arm, campaign) in enumerate(prepared.campaigns.items(), 1)
         }
-        arms = {events_path(campaign_id(arm.config)): headings[arm.name] for arm in study.arms}
-        with Display(arms, console):
-            result: StudyResult = run_study(study)
-    report = show_study(name, study, console)
-    _farewell(console, report, started)
-    whole = {arm: contract(one, report) for arm, one in result.arms.items()}
+        with Display(headings, console):
+            result: StudyResult = run_study(prepared)
+    report = show_study(prepared.id, prepared.study, prepared.campaigns, console)
+    _say_where_to_look(console, report, started)
+    whole = {arm: result_json(one, report) for arm, one in result.arms.items()}
     first = next(iter(whole.values()))
     iterations = [
         {"arm": arm, **iteration} for arm, one in whole.items() for iteration in one["iterations"]
     ]
-    return {
-        **first,
-        "campaign": name,
-        "iterations": iterations,
-        "arms": {arm: one["campaign"] for arm, one in whole.items()},
-    }
+    campaigns = {arm: one["campaign"] for arm, one in whole.items()}
+    return {**first, "campaign": prepared.id, "iterations": iterations, "arms": campaigns}
 
 
 @contextmanager
@@ -101,7 +93,7 @@ def _servers(console: Console) -> Iterator[Ready]:
         from deployments.servers.dead_runs import watch_for_dead_runs
         from tasks.execution.ray_cluster import start_ahead, stop_ray
 
-        def ready(name: str, description: str, campaigns: Mapping[str, RuntimeConfig]) -> None:
+        def ready(name: str, description: str, campaigns: Sequence[PreparedCampaign]) -> None:
             if runtime := _first_to_do(campaigns):
                 start_ahead(runtime, STAGE_MODULES)
             console.print(f"[bold]{name}[/]  {description}", highlight=False)
@@ -120,19 +112,16 @@ def _servers(console: Console) -> Iterator[Ready]:
             stop_ray()
 
 
-def _first_to_do(campaigns: Mapping[str, RuntimeConfig]) -> RuntimeConfig | None:
-    """The runtime of the first campaign that is not known to be completed: of one that is, every
-    stage may well be stored.
+def _first_to_do(campaigns: Sequence[PreparedCampaign]) -> RuntimeConfig | None:
+    """The runtime of the first campaign that is not completed.
+
+    Of a completed one every stage may be stored, so that no Ray is needed.
     """
-    from tasks.registry import open_registry
-
-    completed = {
-        campaign.id for campaign in open_registry().campaigns() if campaign.status == "completed"
-    }
-    return next((runtime for name, runtime in campaigns.items() if name not in completed), None)
+    completed = {one.id for one in open_registry().campaigns() if one.status == "completed"}
+    return next((one.config.runtime for one in campaigns if one.id not in completed), None)
 
 
-def _farewell(console: Console, report: Path, started: float) -> None:
+def _say_where_to_look(console: Console, report: Path, started: float) -> None:
     console.print(f"\nReport   {report}", highlight=False)
     console.print(
         "Browse   erpd up   (Prefect's pages, where runs are asked for too, and MLflow's charts)",
@@ -141,7 +130,7 @@ def _farewell(console: Console, report: Path, started: float) -> None:
     console.print(f"took {elapsed(started)}", style="dim", highlight=False)
 
 
-def contract(result: Any, report: Path) -> dict[str, Any]:
+def result_json(result: Any, report: Path) -> dict[str, Any]:
     """The JSON object that `erpd run --json` prints."""
     ui = mlflow_ui()
     hidden = {"teacher_policy", "student_policy", "student_validation"}
@@ -154,63 +143,3 @@ def contract(result: Any, report: Path) -> dict[str, Any]:
         "mlflow_url": f"{ui}{result.tracked}" if ui else mlflow_url(),
         "report": str(report),
     }
-
-
-def report_campaign(campaign: str, console: Console) -> Path:
-    """Write a campaign's report and print its table; the path of the HTML file. Raises
-    LookupError for a campaign that is not known.
-    """
-    from flows.reports.campaign import write_report
-    from flows.steps.recorder import reports_path
-    from tasks.registry import open_registry
-    from tasks.store import open_store
-
-    registry = open_registry()
-    found = registry.campaign(campaign).id
-    write_report(registry, open_store(), found, reports_path(found))
-    return show_campaign(found, console)
-
-
-def show_campaign(campaign: str, console: Console) -> Path:
-    """Print the table of a campaign whose report is written; the path of that."""
-    from flows.reports.results import rich_table, table_rows
-    from flows.steps.recorder import reports_path
-    from tasks.registry import open_registry
-
-    console.print(rich_table(table_rows(open_registry(), campaign)))
-    return reports_path(campaign) / "report.html"
-
-
-def report_study(name: str, study: Study, console: Console) -> Path:
-    """Write a study's report and print its table; the path of the HTML file."""
-    from flows.ablation import write_report_of
-    from tasks.store import open_store
-
-    write_report_of(name, study, open_store())
-    return show_study(name, study, console)
-
-
-def show_study(name: str, study: Study, console: Console) -> Path:
-    """Print the table of a study whose report is written; the path of that."""
-    from rich.markdown import Markdown
-
-    from flows.ablation import known_arms
-    from flows.reports.study_table import entries, study_markdown
-    from flows.steps.recorder import reports_path
-    from tasks.registry import open_registry
-
-    console.print(Markdown(study_markdown(entries(open_registry(), known_arms(study), study))))
-    return reports_path(name) / "report.html"
-
-
-def report_efficiency(campaigns: list[str]) -> Path:
-    """Write the KL-efficiency page of several campaigns; its path. Raises LookupError for one
-    that is not known.
-    """
-    from flows.reports.study import write_efficiency_page
-    from flows.steps.recorder import reports_path
-    from tasks.registry import open_registry
-
-    return write_efficiency_page(
-        open_registry(), {name: name for name in campaigns}, reports_path("efficiency")
-    )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.inspect.problem_table import Row, counts, worth_showing
+from flows.inspect.problem_table import ProblemRow, counts, worth_showing
 from flows.reports.results import nats, percent, points
 from tasks.untrusted.display_text import one_line
 
@@ -26,7 +26,10 @@ NUMBERS = ("solved", "against", "tokens", "cut", "votes")
 
 
 def print_evaluation(
-    result: Mapping[str, Any], rows: Sequence[Row], names: Mapping[str, str], console: Console
+    result: Mapping[str, Any],
+    rows: Sequence[ProblemRow],
+    names: Mapping[str, str],
+    console: Console,
 ) -> None:
     """`rows` are those of the per-problem table; `names` are `model` and `against` as the user
     called them.
@@ -171,7 +174,7 @@ def _comparison(benchmark: str, one: Mapping[str, Any], names: Mapping[str, str]
     )
 
 
-def _counted(benchmark: str, rows: Sequence[Row], shown: int, paired: bool) -> str:
+def _counted(benchmark: str, rows: Sequence[ProblemRow], shown: int, paired: bool) -> str:
     said = ", ".join(f"{word} {count}" for word, count in counts(rows).items())
     chosen = (
         f"the {shown} that {'differ most' if paired else 'were solved least'}"
@@ -181,7 +184,7 @@ def _counted(benchmark: str, rows: Sequence[Row], shown: int, paired: bool) -> s
     return f"{benchmark}: problems solved {said}; {chosen}"
 
 
-def _problems(rows: Sequence[Row], paired: bool) -> Table:
+def _problems(rows: Sequence[ProblemRow], paired: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in (
         "problem",

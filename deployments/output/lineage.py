@@ -17,8 +17,8 @@ from rich.tree import Tree
 from flows.inspect.campaigns import Overview
 from flows.inspect.compare import ABSENT, CampaignPair, Difference, Pair
 from flows.inspect.gc import Cleaned, total
-from flows.inspect.lineage import Told, in_words
-from flows.reports.results import Row, interval, nats, percent, points
+from flows.inspect.lineage import LineageLine, describe_figures
+from flows.reports.results import PolicyRow, interval, nats, percent, points
 from tasks.untrusted.display_text import one_line
 
 WIDE = 160
@@ -29,14 +29,14 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
-def print_tree(found: Sequence[Told], descendants: bool) -> None:
+def print_tree(found: Sequence[LineageLine], descendants: bool) -> None:
     """Rich cuts a tree's lines at the console's width, so that is more than any line has; the
     terminal wraps them.
     """
     Console(width=10_000).print(lineage_tree(found, descendants))
 
 
-def lineage_tree(found: Sequence[Told], descendants: bool = False) -> Tree:
+def lineage_tree(found: Sequence[LineageLine], descendants: bool = False) -> Tree:
     """The lines as a tree; a branch that stands further up with everything below it is not
     opened again.
     """
@@ -48,7 +48,7 @@ def lineage_tree(found: Sequence[Told], descendants: bool = False) -> Tree:
     return root
 
 
-def _label(one: Told, descendants: bool) -> Text:
+def _label(one: LineageLine, descendants: bool) -> Text:
     """With what it was to the line above or, of a descendant, what that one was to it."""
     artifact = one.line.artifact
     role = f"{'as ' if descendants else ''}{one.line.role}:" if one.line.role else ""
@@ -60,7 +60,7 @@ def _label(one: Told, descendants: bool) -> Text:
     if one.line.repeated:
         return label.append(" (above)", "dim")
     figures = [
-        *in_words(one.figures),
+        *describe_figures(one.figures),
         *([took(seconds)] if (seconds := artifact.seconds or 0.0) >= 1 else []),
     ]
     label.append(f"  {one_line(', '.join(figures))}" if figures else "", "cyan")
@@ -89,7 +89,7 @@ def campaign_table(found: Sequence[Overview]) -> Table:
     return table
 
 
-def _mean(row: Row) -> str:
+def _mean(row: PolicyRow) -> str:
     low, high = row.mean_ci95
     return f"{percent(row.mean)} [{percent(low)}, {percent(high)}]"
 
@@ -138,12 +138,12 @@ def _pair_table(pairs: Sequence[Pair]) -> Table:
     return table
 
 
-def _score(row: Row | None, benchmark: str) -> str:
+def _score(row: PolicyRow | None, benchmark: str) -> str:
     score = row.report.scores.get(benchmark) if row else None
     return f"{percent(score.avg)} {interval(score)}" if score else "–"
 
 
-def _difference(one: Difference, students: Sequence[Row | None]) -> str:
+def _difference(one: Difference, students: Sequence[PolicyRow | None]) -> str:
     names = " minus ".join(
         f"{side}'s {row.name}" for side, row in zip("AB", students, strict=True) if row
     )

@@ -162,7 +162,7 @@ class CampaignConfig(Config):
                 seen.append(here)
                 here = self.runs[here].init.partition("@")[0]
 
-    def question(self) -> dict[str, object]:
+    def spec(self) -> dict[str, object]:
         """What was asked, without the machine it is asked on: the part of a config that
         identities are made of.
         """

@@ -59,7 +59,7 @@ class JudgeConfig(Config):
             )
         return endpoint.rstrip("/").removesuffix("/chat/completions")
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         """What of it affects verdicts: the model and how it is asked, and the limits, which
         decide what is not judged at all.
         """

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat
 
 from erpd_core.config.common import Config, Fraction, NonNegative
 from erpd_core.config.critic import CriticConfig
 
+RequiredOutcomes = Literal["mixed_groups", "both", "right"]
+"""What a batch must hold for a loss to learn from it: groups with right and wrong responses
+(elsewhere group-normalised advantages are 0), right and wrong responses, or right responses.
+"""
+
 
 class _Loss(Config):
+    """Settings of every loss, and the facts about a loss that other code asks for.
+
+    A new loss is a subclass here, listed in `_TeacherLoss`, and a function of the name of its
+    `kind` in `erpd_core/losses/<kind>.py`.
+    """
+
+    SEQUENCE_LEVEL: ClassVar[bool] = False
+    """It needs whole responses; other losses are sums over tokens and are computed in chunks."""
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = None
+
     kl_weight: NonNegative = 0.0
     """Weight of the k2 penalty, whose on-policy gradient is that of KL(theta || old) (Sec. 4.2,
     Table 5).
@@ -18,10 +33,16 @@ class _Loss(Config):
     entropy_weight: float = 0.0
     """Weight of the entropy bonus, token mean (Table 6b: 0.5)."""
 
+    @property
+    def required_outcomes(self) -> RequiredOutcomes | None:
+        """What a batch must hold for this loss, with these settings, to learn from it."""
+        return self.REQUIRED_OUTCOMES
+
 
 class GRPO(_Loss):
     """Hard-clipped surrogate with group-normalised reward (Sec. 4.1)."""
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
     kind: Literal["grpo"] = "grpo"
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.28
@@ -32,6 +53,7 @@ class PPO(_Loss):
     clip; 0.2 is PPO's own.
     """
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "both"
     kind: Literal["ppo"] = "ppo"
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.2
@@ -45,6 +67,7 @@ class PPO(_Loss):
 class SAPO(_Loss):
     """Soft-clipped surrogate: a sigmoid of the ratio instead of a cut (Sec. 4.1; tau_neg 1.05)."""
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
     kind: Literal["sapo"] = "sapo"
     tau_pos: PositiveFloat = 1.0
     tau_neg: PositiveFloat = 1.05
@@ -55,6 +78,8 @@ class CE(_Loss):
     0.001 to 0.05, sum or mean over tokens).
     """
 
+    SEQUENCE_LEVEL: ClassVar[bool] = True
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "both"
     kind: Literal["ce"] = "ce"
     beta: PositiveFloat = 0.01
     aggregate: Literal["sum", "mean"] = "sum"
@@ -65,9 +90,15 @@ class MSE(_Loss):
     unlearns first.
     """
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "both"
     kind: Literal["mse"] = "mse"
     negative_weight: NonNegative = 1.0
     """Weight of tokens of wrong responses relative to right ones (Table 9: w = 0.5 or 1)."""
+
+    @property
+    def required_outcomes(self) -> RequiredOutcomes | None:
+        """Without weight on wrong responses, right ones are enough."""
+        return self.REQUIRED_OUTCOMES if self.negative_weight else "right"
 
 
 class SFT(_Loss):
@@ -75,6 +106,7 @@ class SFT(_Loss):
     policy (Table 9).
     """
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "right"
     kind: Literal["sft"] = "sft"
 
 
@@ -83,6 +115,7 @@ class Reinforce(_Loss):
     `kl_weight` may.
     """
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
     kind: Literal["reinforce"] = "reinforce"
 
 
@@ -91,6 +124,7 @@ class CISPO(_Loss):
     arXiv 2506.13585).
     """
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
     kind: Literal["cispo"] = "cispo"
     max_weight: PositiveFloat = 5.0
     """Largest weight. MiniMax-M1 tunes it without giving a number; 5 is ScaleRL's (arXiv
@@ -103,6 +137,8 @@ class VESPO(_Loss):
     whose values these are).
     """
 
+    SEQUENCE_LEVEL: ClassVar[bool] = True
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
     kind: Literal["vespo"] = "vespo"
     k_pos: PositiveFloat = 2.0
     lambda_pos: PositiveFloat = 3.0
@@ -119,6 +155,7 @@ class DISPO(_Loss):
     restricted too much (so no floor, and CISPO's ceiling of 5).
     """
 
+    REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
     kind: Literal["dispo"] = "dispo"
     right_low: Fraction = 0.2
     right_high: NonNegative = 0.28
@@ -138,11 +175,8 @@ class Distill(_Loss):
     clip_high: NonNegative = 0.2
 
 
-TeacherLoss = Annotated[
-    GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO,
-    Field(discriminator="kind"),
-]
-Loss = Annotated[
-    GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO | Distill,
-    Field(discriminator="kind"),
-]
+_TeacherLoss = GRPO | PPO | SAPO | CE | MSE | SFT | Reinforce | CISPO | VESPO | DISPO
+TeacherLoss = Annotated[_TeacherLoss, Field(discriminator="kind")]
+Loss = Annotated[_TeacherLoss | Distill, Field(discriminator="kind")]
+LOSS_CONFIGS: tuple[type[_Loss], ...] = (*get_args(_TeacherLoss), Distill)
+"""The config class of every loss."""

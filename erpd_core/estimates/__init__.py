@@ -6,7 +6,7 @@ campaign.py (a config as a list of such work), machine.py (what it is done on), 
 device must hold), cost.py (all of it put together).
 """
 
-from erpd_core.estimates.campaign import Lengths, Task, campaign_tasks
+from erpd_core.estimates.campaign import Lengths, PlannedWork, campaign_tasks
 from erpd_core.estimates.cost import Cost, costs
 from erpd_core.estimates.machine import Machine
 from erpd_core.estimates.memory import scoring_memory, training_memory
@@ -20,7 +20,7 @@ __all__ = [
     "LinearAttention",
     "Machine",
     "ModelShape",
-    "Task",
+    "PlannedWork",
     "campaign_tasks",
     "costs",
     "forward_flops",

@@ -4,12 +4,22 @@ trained, and how much of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from erpd_core.config import PPO, CampaignConfig, RunConfig, SamplingConfig, TrainConfig
+from erpd_core.config import PPO, CampaignConfig, Loss, SamplingConfig, Strategy
 from erpd_core.estimates.work import Batch
 from erpd_core.refs import Frozen
+from erpd_core.schedule import (
+    first_runs,
+    is_strategy,
+    kept_steps,
+    run_config,
+    run_order,
+    runs_of,
+    scored_sides,
+    validates_students,
+)
 
 Phase = Literal[
     "base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "online"
@@ -26,11 +36,6 @@ PHASES: tuple[Phase, ...] = (
 )
 """As a campaign books its seconds; `base` is what is measured of the base before the first
 iteration.
-"""
-
-TWICE = frozenset({"ce", "vespo"})
-"""Losses of whole responses, which make the head's logits twice
-(`erpd_core.losses.SEQUENCE_LEVEL`; a test holds them equal).
 """
 
 
@@ -61,7 +66,7 @@ class Lengths(Frozen):
         )
 
 
-class Task(Frozen):
+class PlannedWork(Frozen):
     """One stage of a campaign, as far as its cost goes."""
 
     iteration: int
@@ -89,7 +94,7 @@ class Task(Frozen):
 
 def campaign_tasks(
     config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths
-) -> list[Task]:
+) -> list[PlannedWork]:
     """Everything a campaign does.
 
     **Arguments:** `problems`: how many there are of `prompts`, `validation` and each benchmark. An
@@ -105,7 +110,7 @@ class _Walk:
         self.config, self.problems, self.lengths = config, problems, lengths
         self.index = 0
 
-    def tasks(self) -> Iterator[Task]:
+    def tasks(self) -> Iterator[PlannedWork]:
         yield self._sample("base", "validation", self.config.evaluation.validation_sampling)
         yield from self._evaluate("base", policies=1, columns=1)
         for index in range(1, self.config.iterations + 1):
@@ -115,82 +120,55 @@ class _Walk:
 
     # ----------------------------------------------------------------------------------- iterations
 
-    def _offline(self, choice: str) -> Iterator[Task]:
+    def _offline(self, choice: str) -> Iterator[PlannedWork]:
         config = self.config
         batch = self.lengths.batch(self.problems["prompts"], config.sampling)
         yield self._sample("rollouts", "prompts", config.sampling)
         yield self._score("score", "under old", batch, config.sampling)
-        sides = config.distill.sides(choice) if choice in ("S1", "S2", "S3") else ()  # type: ignore[arg-type]
-        runs = self._runs(sides)
-        looked_at = (
-            choice == "none" or "teacher" in runs or not runs or config.decision.teacher == "always"
-        )
-        if looked_at and "teacher" not in runs:
-            runs = ["teacher", *runs]
-        for name in runs:
+        runs = first_runs(config, choice)
+        sides = config.distill.sides(choice) if is_strategy(choice) else ()
+        for name in run_order(config, [*runs, *runs_of(sides)]):
             yield from self._run(name, batch)
-        candidates = len(config.teacher.trail) if looked_at else 1
-        yield self._sample(
-            "validation",
-            "validation",
-            config.evaluation.validation_sampling,
-            candidates,
-            "teacher: ",
-        )
-        if choice != "none":
-            named = {
-                side
-                for side in sides
-                if side not in ("none", "live", "old") and not (side == "base" and self.index == 1)
-            }
-            if named:
+        candidates = len(config.teacher.trail) if "teacher" in runs else 1
+        sampling = config.evaluation.validation_sampling
+        yield self._sample("validation", "validation", sampling, candidates, "teacher: ")
+        if is_strategy(choice):
+            scored = [side for side in scored_sides(sides) if side != "base" or self.index > 1]
+            if scored:
                 yield self._score(
-                    "score", "sides of the signals", batch, config.sampling, len(named)
+                    "score", "sides of the signals", batch, config.sampling, len(scored)
                 )
             yield from self._distil(choice, batch)
         if config.evaluation.signal:
             yield self._score(
                 "score", "what the student made of its signal", batch, config.sampling
             )
-        policies = 1 if choice == "none" else 2
-        yield from self._evaluate("evaluate", policies, columns=2 if self.index == 1 else 3)
+        yield from self._evaluate("evaluate", 2 if is_strategy(choice) else 1, self._references)
 
-    def _distil(self, choice: str, batch: Batch) -> Iterator[Task]:
-        config, evaluation = self.config.distill, self.config.evaluation
-        alternatives = config.alternatives(choice)  # type: ignore[arg-type]
+    @property
+    def _references(self) -> int:
+        """Columns of an evaluation: the policy, the iteration's start, and the base."""
+        return 2 if self.index <= 1 else 3
+
+    def _distil(self, choice: Strategy, batch: Batch) -> Iterator[PlannedWork]:
+        config = self.config.distill
+        sampling = self.config.evaluation.validation_sampling
         tried = 0
-        for name, phases in alternatives.items():
+        for name, phases in config.alternatives(choice).items():
             steps = sum(phase.steps or config.steps for phase in phases)
-            kept = len({*(step for step in config.keep if step < steps), steps})
+            kept = len(kept_steps(config.keep, steps))
             tried += kept
-            yield self._train(
-                "distill",
-                f"student {name}".rstrip(),
-                batch,
-                steps,
-                config.minibatch,
-                "distill",
-                kept,
-            )
-        if config.select == "validation" or len(alternatives) > 1:
-            yield self._sample(
-                "validation", "validation", evaluation.validation_sampling, tried, "students: "
-            )
-            sampling = evaluation.validation_sampling
+            what = f"student {name}".rstrip()
+            yield self._train("distill", what, batch, steps, config.minibatch, config.loss, kept)
+        if validates_students(config, choice):
+            yield self._sample("validation", "validation", sampling, tried, "students: ")
             seen = self.lengths.batch(self.problems["validation"], sampling)
-            yield self._score(
-                "validation",
-                "KL of teacher and students",
-                seen,
-                sampling,
-                (tried + 1) * (2 if self.index == 1 else 3),
-            )
+            count = (tried + 1) * self._references
+            yield self._score("validation", "KL of teacher and students", seen, sampling, count)
         else:
-            yield self._sample(
-                "validation", "validation", evaluation.validation_sampling, 1, "student: "
-            )
+            yield self._sample("validation", "validation", sampling, 1, "student: ")
 
-    def _online(self) -> Iterator[Task]:
+    def _online(self) -> Iterator[PlannedWork]:
         online = self.config.online
         assert online is not None, "the config checks that online stages have their section"
         fresh = self.lengths.batch(online.prompts_per_step, online.sampling)
@@ -199,7 +177,7 @@ class _Walk:
             min(online.sampling.shard, online.prompts_per_step),
         )
         for task in (
-            Task(
+            PlannedWork(
                 iteration=self.index,
                 phase="online",
                 what="sample",
@@ -215,7 +193,7 @@ class _Walk:
                 fresh,
                 online.steps * updates,
                 fresh.sequences // updates,
-                online.loss.kind,
+                online.loss,
                 len(online.trail),
             ),
         ):
@@ -227,30 +205,12 @@ class _Walk:
             len(online.trail),
             "online: ",
         )
-        yield from self._evaluate("evaluate", 1, columns=2 if self.index == 1 else 3)
+        yield from self._evaluate("evaluate", 1, self._references)
 
     # -------------------------------------------------------------------------------- training runs
 
-    def _runs(self, sides: Sequence[str]) -> list[str]:
-        """Training runs that sides rest on, and those that these start from, each after what it
-        starts from.
-        """
-        found: list[str] = []
-        for side in sides:
-            name = {"unlearned": "weak"}.get(side.partition("@")[0], side.partition("@")[0])
-            if name in self.config.runs:
-                found += [*self._runs([self.config.runs[name].init]), name]
-            elif name in ("teacher", "weak"):
-                found.append(name)
-        return list(dict.fromkeys(found))
-
-    def _run(self, name: str, batch: Batch) -> Iterator[Task]:
-        config: TrainConfig | RunConfig | None = {
-            "teacher": self.config.teacher,
-            "weak": self.config.weak_teacher,
-            **self.config.runs,
-        }[name]
-        assert config is not None, "the config checks that every side has its run"
+    def _run(self, name: str, batch: Batch) -> Iterator[PlannedWork]:
+        config = run_config(self.config, name)
         if isinstance(config.loss, PPO):
             critic = config.loss.critic
             yield self._train(
@@ -259,7 +219,7 @@ class _Walk:
                 batch,
                 critic.steps,
                 critic.minibatch,
-                "critic",
+                None,
                 len(critic.trail),
             )
             values = self._score("teacher", f"{name}: values", batch, self.config.sampling)
@@ -270,7 +230,7 @@ class _Walk:
             batch,
             config.steps,
             config.minibatch,
-            config.loss.kind,
+            config.loss,
             len(config.trail),
         )
 
@@ -284,11 +244,11 @@ class _Walk:
         repeat: int = 1,
         about: str = "",
         samples: int | None = None,
-    ) -> Task:
+    ) -> PlannedWork:
         batch = self.lengths.batch(self.problems[on], sampling, samples)
         what = f"sample {about}{on if on in ('prompts', 'validation') else 'benchmarks'}"
         shard = min(sampling.shard, batch.prompts)
-        return Task(
+        return PlannedWork(
             iteration=self.index,
             phase=phase,
             what=what,
@@ -300,9 +260,9 @@ class _Walk:
 
     def _score(
         self, phase: Phase, what: str, batch: Batch, sampling: SamplingConfig, repeat: int = 1
-    ) -> Task:
+    ) -> PlannedWork:
         shard = min(sampling.shard, batch.prompts)
-        return Task(
+        return PlannedWork(
             iteration=self.index,
             phase=phase,
             what=f"score {what}",
@@ -319,10 +279,10 @@ class _Walk:
         batch: Batch,
         steps: int,
         minibatch: int,
-        loss: str,
+        loss: Loss | None,
         kept: int,
-    ) -> Task:
-        return Task(
+    ) -> PlannedWork:
+        return PlannedWork(
             iteration=self.index,
             phase=phase,
             what=f"train {what}",
@@ -330,11 +290,11 @@ class _Walk:
             batch=batch,
             steps=steps,
             minibatch=min(minibatch, batch.sequences),
-            twice=loss in TWICE,
+            twice=loss is not None and loss.SEQUENCE_LEVEL,
             kept=kept,
         )
 
-    def _evaluate(self, phase: Phase, policies: int, columns: int) -> Iterator[Task]:
+    def _evaluate(self, phase: Phase, policies: int, columns: int) -> Iterator[PlannedWork]:
         evaluation = self.config.evaluation
         for name in evaluation.benchmarks:
             samples = evaluation.samples.get(name)

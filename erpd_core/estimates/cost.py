@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 from erpd_core.config import RuntimeConfig
-from erpd_core.estimates.campaign import Task
+from erpd_core.estimates.campaign import PlannedWork
 from erpd_core.estimates.machine import Machine
 from erpd_core.estimates.memory import (
     Parts,
@@ -51,7 +51,7 @@ EVALUATIONS = ("base", "validation", "evaluate")
 class Cost(Frozen):
     """What one task costs, all its repeats together."""
 
-    task: Task
+    task: PlannedWork
     flops: float
     seconds: float
     devices: int
@@ -70,7 +70,7 @@ class Cost(Frozen):
 
 
 def costs(
-    tasks: Sequence[Task], shape: ModelShape, runtime: RuntimeConfig, machine: Machine
+    tasks: Sequence[PlannedWork], shape: ModelShape, runtime: RuntimeConfig, machine: Machine
 ) -> list[Cost]:
     """The cost of every task, done one after the other with nothing else on the machine."""
     works = {"sample": _sampling, "score": _scoring, "train": _training}
@@ -96,7 +96,9 @@ def devices(runtime: RuntimeConfig, machine: Machine) -> dict[str, int]:
 # --------------------------------------------------------------------------------------- two passes
 
 
-def _scoring(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Machine) -> Cost:
+def _scoring(
+    task: PlannedWork, shape: ModelShape, runtime: RuntimeConfig, machine: Machine
+) -> Cost:
     counts = task.batch.counts()
     shards = math.ceil(task.batch.prompts / task.shard)
     # an evaluation with room of its own scores there
@@ -121,7 +123,9 @@ def _scoring(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Mac
     )
 
 
-def _training(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Machine) -> Cost:
+def _training(
+    task: PlannedWork, shape: ModelShape, runtime: RuntimeConfig, machine: Machine
+) -> Cost:
     counts = task.batch.part(task.minibatch)
     count = 1 if task.online else devices(runtime, machine)["train"]
     options = {"sequence_level": task.twice, "recompute": runtime.recompute}
@@ -163,13 +167,13 @@ def _moved(shape: ModelShape, runtime: RuntimeConfig, counts: Counts, work: str)
     return layers + (head if work == "score" else head / 3)
 
 
-def _calls(shape: ModelShape, runtime: RuntimeConfig, task: Task, counts: Counts) -> float:
+def _calls(shape: ModelShape, runtime: RuntimeConfig, task: PlannedWork, counts: Counts) -> float:
     """Layers called in one forward pass over all micro-batches."""
     return shape.layers * math.ceil(counts.tokens / micro_tokens(runtime, task.batch))
 
 
 def _exchange(
-    task: Task,
+    task: PlannedWork,
     shape: ModelShape,
     runtime: RuntimeConfig,
     machine: Machine,
@@ -190,7 +194,9 @@ def _exchange(
 # ----------------------------------------------------------------------------------------- sampling
 
 
-def _sampling(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Machine) -> Cost:
+def _sampling(
+    task: PlannedWork, shape: ModelShape, runtime: RuntimeConfig, machine: Machine
+) -> Cost:
     batch = task.batch
     each = runtime.tensor_parallel if machine.is_gpu else 1
     count = each if task.online else devices(runtime, machine)["sample"]
@@ -263,7 +269,9 @@ def _sampling(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Ma
     )
 
 
-def _cache_room(task: Task, shape: ModelShape, runtime: RuntimeConfig, machine: Machine) -> float:
+def _cache_room(
+    task: PlannedWork, shape: ModelShape, runtime: RuntimeConfig, machine: Machine
+) -> float:
     """Bytes of keys and values that a device has room for."""
     if not machine.is_gpu:
         return machine.memory

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.reports.results import Row, last_student, rows_of
+from flows.reports.results import PolicyRow, last_student, rows_of
 from tasks.registry import Campaign, Iteration, Registry
 
 
@@ -24,8 +24,8 @@ class Overview:
     """Iterations completed."""
     asked: int | None
     """Iterations its config asks for; None where it does not say."""
-    base: Row | None
-    student: Row | None
+    base: PolicyRow | None
+    student: PolicyRow | None
     """The last student that was measured."""
 
     @property
@@ -50,7 +50,7 @@ class Overview:
         }
 
 
-def overview(
+def campaign_summaries(
     registry: Registry, forgotten: bool = False, last: int | None = None
 ) -> list[Overview]:
     """Every campaign, or the `last` so many, the newest first; those that were forgotten only
@@ -71,7 +71,9 @@ def overview(
     ]
 
 
-def _overview(campaign: Campaign, rows: Sequence[Row], iterations: Sequence[Iteration]) -> Overview:
+def _overview(
+    campaign: Campaign, rows: Sequence[PolicyRow], iterations: Sequence[Iteration]
+) -> Overview:
     done = sum(one.status == "completed" for one in iterations)
     base = next((row for row in rows if row.role == "base"), None)
     return Overview(campaign, done, campaign.config.get("iterations"), base, last_student(rows))

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.inspect.evaluate_models import compare_results
 from flows.reports.evaluation_details import evaluation_of
-from flows.reports.results import ORDER, Row, benchmarks_of, last_student, table_rows
+from flows.reports.results import ORDER, PolicyRow, benchmarks_of, last_student, table_rows
 from tasks.evaluation.result_files import load_results
 from tasks.registry import Campaign, Registry
 from tasks.store import Store
@@ -29,8 +29,8 @@ class Pair:
     """
 
     name: str
-    a: Row | None
-    b: Row | None
+    a: PolicyRow | None
+    b: PolicyRow | None
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class CampaignPair:
     config: Mapping[str, tuple[Any, Any]]
     """Dotted key -> its two values, where they differ."""
     pairs: tuple[Pair, ...]
-    students: tuple[Row | None, Row | None]
+    students: tuple[PolicyRow | None, PolicyRow | None]
     """The last ones."""
     differences: tuple[Difference, ...]
 
     def tree(self) -> dict[str, Any]:
         """As JSON."""
 
-        def report(row: Row | None) -> dict[str, Any] | None:
+        def report(row: PolicyRow | None) -> dict[str, Any] | None:
             return row.report.model_dump(mode="json") if row else None
 
         return {
@@ -133,7 +133,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{key}", value
 
 
-def _pairs(a: list[Row], b: list[Row]) -> tuple[Pair, ...]:
+def _pairs(a: list[PolicyRow], b: list[PolicyRow]) -> tuple[Pair, ...]:
     places = {
         (row.iteration, ORDER.get(row.role, len(ORDER)), row.role): row.name for row in (*a, *b)
     }
@@ -144,7 +144,7 @@ def _pairs(a: list[Row], b: list[Row]) -> tuple[Pair, ...]:
     )
 
 
-Student = tuple[str, Row | None]
+Student = tuple[str, PolicyRow | None]
 """Campaign id and the row of its last student."""
 
 

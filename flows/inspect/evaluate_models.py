@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from erpd_core.config import JudgeConfig, ProblemsConfig, RuntimeConfig, SamplingConfig
-from flows.inspect.problem_table import Row, check_path, join, write_table
+from flows.inspect.problem_table import ProblemRow, check_path, join, write_table
 from flows.recipes.load import apply_overrides, explain
 from flows.recipes.paper import load_paper_settings
 from tasks.host.home import home
@@ -90,7 +90,7 @@ def plan_evaluation(asked: Asked) -> Planned:
     return Planned(asked, runtime, judge, models, draws, samples, sampling)
 
 
-def evaluate_models(plan: Planned, events: Path | None) -> tuple[dict[str, Any], list[Row]]:
+def evaluate_models(plan: Planned, events: Path | None) -> tuple[dict[str, Any], list[ProblemRow]]:
     """The contract's REPORT of a model, with more measures beside it, and a row for every problem.
 
     With `against`, that model's REPORT, its columns and the paired comparison too.
@@ -99,14 +99,14 @@ def evaluate_models(plan: Planned, events: Path | None) -> tuple[dict[str, Any],
     is its own base and both are 0. Progress goes to `events`.
     """
     from tasks.execution.progress import Progress
-    from tasks.execution.stage import Context, fulfil
+    from tasks.execution.stage import Context, get_or_compute
     from tasks.store import open_store
 
     context = Context(open_store(), plan.runtime, Progress(events, "evaluate"))
     stages = _stages(plan, context)
     for name, stage in stages.items():
         label = f"evaluate {name}" if len(stages) > 1 else "evaluate"
-        fulfil(stage, Context(context.store, plan.runtime, Progress(events, label)))
+        get_or_compute(stage, Context(context.store, plan.runtime, Progress(events, label)))
     return _result(plan.asked, stages, context)
 
 
@@ -137,13 +137,13 @@ def read_settings(overrides: Sequence[str]) -> tuple[RuntimeConfig, JudgeConfig 
 def _stages(plan: Planned, context: Context) -> dict[str, EvaluatePolicy]:
     """One evaluation for each model, all on the same problems with the same seeds."""
     from tasks.evaluation.evaluate import EvaluatePolicy
-    from tasks.execution.stage import fulfil
+    from tasks.execution.stage import get_or_compute
 
     policies: dict[str, PolicyRef] = {
-        role: fulfil(stage, context) for role, stage in plan.models.items()
+        role: get_or_compute(stage, context) for role, stage in plan.models.items()
     }
     problems: dict[str, ProblemsRef] = {
-        name: fulfil(stage, context) for name, stage in plan.draws.items()
+        name: get_or_compute(stage, context) for name, stage in plan.draws.items()
     }
     most = max(plan.samples.values())
     stages = {}
@@ -231,7 +231,7 @@ def _comparable(store: Store, a: PolicyRef, b: PolicyRef) -> bool:
 
 def _result(
     asked: Asked, stages: Mapping[str, EvaluatePolicy], context: Context
-) -> tuple[dict[str, Any], list[Row]]:
+) -> tuple[dict[str, Any], list[ProblemRow]]:
     from tasks.evaluation.result_files import load_details, load_judged, load_results
 
     reports = {}

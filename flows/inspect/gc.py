@@ -104,12 +104,12 @@ def _check_ended(campaign: Campaign) -> None:
     """Of a campaign killed without a word the status is still `running`; its silence tells."""
     if campaign.status != "running":
         return
-    from flows.steps.human_decision import waiting  # slow to import
-    from flows.steps.recorder import events_path
+    from flows.steps.human_decision import pending_decisions  # slow to import
+    from tasks.host.home import events_path
 
     events = events_path(campaign.id)
     heard = events.stat().st_mtime if events.exists() else campaign.created_at.timestamp()
-    asked = [one.until for one in waiting() if one.campaign == campaign.id]
+    asked = [one.until for one in pending_decisions() if one.campaign == campaign.id]
     if time.time() < max([heard + SILENT, *asked]):
         raise ValueError(
             f"{campaign.id} is running; stop it before it is forgotten"

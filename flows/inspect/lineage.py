@@ -11,22 +11,22 @@ from typing import Any
 
 from erpd_core.refs import Decision
 from flows.reports.results import nats, percent
-from tasks.registry import Artifact, Line, Place, Registry
+from tasks.registry import Artifact, ArtifactRole, Line, Registry
 
 PLACE = re.compile(r"(?:(?P<iteration>\d+)\.)?(?P<role>.+)")
 
 
 @dataclass(frozen=True)
-class Told:
+class LineageLine:
     """A line of the tree, with what is known of its artifact.
 
-    Example: `Told(line, figures={"role": "student", "step": 16, "scores": {"test": 0.65}},
+    Example: `LineageLine(line, figures={"role": "student", "step": 16, "scores": {"test": 0.65}},
     places=(Place(...),), decision=Decision(...))`
     """
 
     line: Line
     figures: Mapping[str, Any]
-    places: tuple[Place, ...]
+    places: tuple[ArtifactRole, ...]
     """Where it plays a role."""
     decision: Decision | None = None
     """What was decided in the iteration that it is the student of; said once, at the first line
@@ -52,7 +52,7 @@ class Told:
         }
 
 
-def find(registry: Registry, text: str) -> str:
+def resolve_artifact(registry: Registry, text: str) -> str:
     """The artifact that `text` names: an identity or its beginning, `CAMPAIGN:ROLE` or
     `CAMPAIGN:ITERATION.ROLE`.
 
@@ -91,17 +91,19 @@ def find(registry: Registry, text: str) -> str:
     found = attached[there[-1]]
     if len(found) > 1:
         some = "; ".join(
-            " ".join([artifact.id, *in_words(figures(artifact))]) for artifact in found
+            " ".join([artifact.id, *describe_figures(figures(artifact))]) for artifact in found
         )
         raise LookupError(f"{text} is several artifacts: {some}; give one of them")
     return found[0].id
 
 
-def told(registry: Registry, artifact: str, descendants: bool = False) -> list[Told]:
+def lineage_lines(
+    registry: Registry, artifact: str, descendants: bool = False
+) -> list[LineageLine]:
     """The tree, top down. **Raises:** LookupError: there is no such artifact."""
     lines = (registry.descendants(artifact) if descendants else registry.lineage(artifact)).lines
     ids = list(dict.fromkeys(line.artifact.id for line in lines))
-    places: dict[str, list[Place]] = {}
+    places: dict[str, list[ArtifactRole]] = {}
     for place in registry.places(ids):
         places.setdefault(place.artifact, []).append(place)
     deciding = {
@@ -122,7 +124,7 @@ def told(registry: Registry, artifact: str, descendants: bool = False) -> list[T
             if place.role == "student"
         ]
         shown = figures(line.artifact) | scores.get(line.artifact.id, {})
-        found.append(Told(line, shown, mine, next((one for one in decided if one), None)))
+        found.append(LineageLine(line, shown, mine, next((one for one in decided if one), None)))
     return found
 
 
@@ -160,7 +162,7 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
 """Figures in words, in the order they are shown."""
 
 
-def in_words(found: Mapping[str, Any]) -> list[str]:
+def describe_figures(found: Mapping[str, Any]) -> list[str]:
     return [words(found[name]) for name, words in WORDS.items() if name in found]
 
 

@@ -11,7 +11,7 @@ from erpd_core.evaluation_details import ProblemResult
 from tasks.host.atomic_files import write_atomically
 from tasks.untrusted.output_files import check_output
 
-Row = dict[str, Any]
+ProblemRow = dict[str, Any]
 SHOWN = 10
 """Problems of a benchmark that are printed."""
 BESIDE = ("samples", "solved", "length", "truncated", "unanswered", "answer", "votes")
@@ -27,7 +27,9 @@ def check_path(path: Path) -> None:
     check_output(path, "--per-problem")
 
 
-def join(model: Sequence[ProblemResult], against: Sequence[ProblemResult] | None) -> list[Row]:
+def join(
+    model: Sequence[ProblemResult], against: Sequence[ProblemResult] | None
+) -> list[ProblemRow]:
     """A row for every problem, in the order of the benchmarks; with the other model's columns
     beside, when there is one.
     """
@@ -41,7 +43,7 @@ def join(model: Sequence[ProblemResult], against: Sequence[ProblemResult] | None
     return rows
 
 
-def write_table(rows: Sequence[Row], path: Path) -> None:
+def write_table(rows: Sequence[ProblemRow], path: Path) -> None:
     """JSON lines, or Parquet when the file is called so; there whole or not at all."""
     if path.suffix == ".parquet":
         import pyarrow as pa
@@ -55,7 +57,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
         write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
-def worth_showing(rows: Sequence[Row]) -> list[Row]:
+def worth_showing(rows: Sequence[ProblemRow]) -> list[ProblemRow]:
     """The problems that say most: where two models differ most, or those solved least often."""
     if rows and "difference" in rows[0]:
         differing = [row for row in rows if row["difference"]]
@@ -63,7 +65,7 @@ def worth_showing(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row["solved"] / row["samples"])[:SHOWN]
 
 
-def counts(rows: Sequence[Row]) -> Mapping[str, int]:
+def counts(rows: Sequence[ProblemRow]) -> Mapping[str, int]:
     """How many problems were solved never, sometimes and always."""
     never = sum(row["solved"] == 0 for row in rows)
     always = sum(row["solved"] == row["samples"] for row in rows)

@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
 from prefect.runtime import flow_run
 
 
-class Shown:
+class LiveArtifact:
     """The artifact `key` of the flow run this is called in, made when there is something to show
     and changed in place after that.
 

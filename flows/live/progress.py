@@ -18,8 +18,8 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
 
-from flows.live.artifacts import Shown
-from flows.steps.recorder import Desk
+from flows.live.artifacts import LiveArtifact
+from flows.steps.recorder import CampaignRecorder
 from tasks.execution.progress import follow
 from tasks.host.services import mlflow_ui
 from tasks.untrusted.display_text import one_line
@@ -38,17 +38,20 @@ def name_run(name: str) -> None:
 class Live:
     """Context manager in a campaign's flow run: follows its events from now on."""
 
-    def __init__(self, desk: Desk, wanted: int) -> None:
-        self.desk, self.wanted = desk, wanted
+    def __init__(self, recorder: CampaignRecorder, wanted: int) -> None:
+        self.recorder, self.wanted = recorder, wanted
         self.stages: dict[str, dict[str, Any]] = {}
         """Label -> its line of the table."""
         self._since: dict[str, float] = {}
-        self._position = desk.events.stat().st_size if desk.events.exists() else 0
+        self._position = recorder.events.stat().st_size if recorder.events.exists() else 0
         self._campaign, self._stage = (
-            Shown("progress", "campaign-progress"),
-            Shown("progress", "stage-progress"),
+            LiveArtifact("progress", "campaign-progress"),
+            LiveArtifact("progress", "stage-progress"),
         )
-        self._table, self._links = Shown("table", "stages"), Shown("markdown", "mlflow")
+        self._table, self._links = (
+            LiveArtifact("table", "stages"),
+            LiveArtifact("markdown", "mlflow"),
+        )
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._follow,), name="live", daemon=True
@@ -72,12 +75,12 @@ class Live:
                 get_logger("erpd").debug("not shown: %r", error)
 
     def _show(self) -> None:
-        events, self._position = follow(self.desk.events, self._position)
+        events, self._position = follow(self.recorder.events, self._position)
         for event in events:
             self._note(event)
         if events:
             self._table.show(
-                json.dumps(list(self.stages.values())[-LINES:]), f"{self.desk.campaign}: stages"
+                json.dumps(list(self.stages.values())[-LINES:]), f"{self.recorder.campaign}: stages"
             )
             self._show_bars(events[-1])
             self._show_links()
@@ -108,7 +111,7 @@ class Live:
                 line["status"] = "finished" if event["done"] == event["total"] else "started"
 
     def _show_bars(self, last: Mapping[str, Any]) -> None:
-        iterations = self.desk.registry.iterations(self.desk.campaign)
+        iterations = self.recorder.registry.iterations(self.recorder.campaign)
         done, wanted = sum(one.status == "completed" for one in iterations), self.wanted
         self._campaign.show(min(100.0, 100.0 * done / wanted), f"{done} of {wanted} iterations")
         share = (
@@ -119,7 +122,7 @@ class Live:
         self._stage.show(round(share, 1), str(last["label"]))
 
     def _show_links(self) -> None:
-        if (ui := mlflow_ui()) and (pages := self.desk.aside.pages()):
+        if (ui := mlflow_ui()) and (pages := self.recorder.tracking.pages()):
             page, charts = pages
             self._links.show(
                 f"[This campaign in MLflow]({ui}{page})\n\n[All campaigns side by "

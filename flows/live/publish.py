@@ -7,39 +7,50 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from flows.live.artifacts import Shown
+from flows.live.artifacts import LiveArtifact
 from flows.reports.campaign import write_report
-from flows.reports.results import Row, benchmarks_of, interval, nats, percent, summary, table_rows
-from flows.steps.recorder import Desk, reports_path
+from flows.reports.results import (
+    PolicyRow,
+    benchmarks_of,
+    interval,
+    nats,
+    percent,
+    summary,
+    table_rows,
+)
+from flows.steps.recorder import CampaignRecorder
+from tasks.host.home import reports_path
 from tasks.tracking import TrackedRun, Tracker
 from tasks.untrusted.display_text import markdown, markdown_table
 
 
-def publish(desk: Desk) -> None:
+def publish(recorder: CampaignRecorder) -> None:
     """Write the report anew and attach it, beside the stages; each call replaces the last."""
-    desk.aside.say(lambda tracker, run: _publish(desk, tracker, run))
+    recorder.tracking.submit(lambda tracker, run: _publish(recorder, tracker, run))
 
 
-def _publish(desk: Desk, tracker: Tracker, run: TrackedRun) -> None:
-    path = write_report(desk.registry, desk.store, desk.campaign, reports_path(desk.campaign))
+def _publish(recorder: CampaignRecorder, tracker: Tracker, run: TrackedRun) -> None:
+    path = write_report(
+        recorder.registry, recorder.store, recorder.campaign, reports_path(recorder.campaign)
+    )
     tracker.log_artifact(run, path.parent, "report")
-    rows = table_rows(desk.registry, desk.campaign)
+    rows = table_rows(recorder.registry, recorder.campaign)
     if best := next((row for row in rows if row.best), None):
-        tracker.register_policy(desk.model, best.report.policy, run, alias="best")
+        tracker.register_policy(recorder.model, best.report.policy, run, alias="best")
     if (picture := path.parent / "score_vs_kl.png").exists():
         image = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
         # Not an image artifact: under such a one the UI also writes the address, all of it.
-        Shown("markdown", "score-vs-kl").show(
+        LiveArtifact("markdown", "score-vs-kl").show(
             f"![Score against KL to the base]({image})", "Score against KL to the base"
         )
     said = "\n\n".join(markdown(line) for line in summary(rows))
     report = f"{said}\n\n{campaign_markdown(rows)}\n\nThe whole report: `{path}`"
-    Shown("markdown", "campaign-report").show(
-        report, f"{desk.campaign}: base, teachers and students"
+    LiveArtifact("markdown", "campaign-report").show(
+        report, f"{recorder.campaign}: base, teachers and students"
     )
 
 
-def campaign_markdown(rows: Sequence[Row]) -> str:
+def campaign_markdown(rows: Sequence[PolicyRow]) -> str:
     """The campaign's table for the Prefect UI."""
     benchmarks = benchmarks_of(rows)
     lines = []

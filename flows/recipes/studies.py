@@ -37,7 +37,7 @@ Picture = Literal[
     "log_ratios",
     "time",
 ]
-Place = Annotated[str, Field(pattern=r"^(base|\d+\.(teacher|student))$")]
+RowPolicy = Annotated[str, Field(pattern=r"^(base|\d+\.(teacher|student))$")]
 
 
 class ArmFile(Frozen):
@@ -49,7 +49,7 @@ class ArmFile(Frozen):
     at: dict[Scale, dict[str, Any]] = Field(default_factory=dict)
     """The same for one scale only, over `set`."""
     only: tuple[Scale, ...] = ("tiny", "smollm2", "paper")
-    rows: dict[Place, str] = Field(default_factory=dict)
+    rows: dict[RowPolicy, str] = Field(default_factory=dict)
     """Which policies stand beside which rows of the paper: `1.student` is the student of iteration
     1. A row is its key, or `group:key` where several groups have the key; without a group the first
     one is meant.

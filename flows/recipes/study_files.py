@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.recipes.studies import Study
 from tasks.host.atomic_files import write_atomically
 from tasks.host.home import home
-from tasks.untrusted.paths import inside
+from tasks.untrusted.paths import path_inside
 
 FILE = "study.json"
 
@@ -25,7 +25,7 @@ def remembered(name: str) -> tuple[str, Study] | None:
     None when it never ran here.
     """
     try:
-        exact = inside(_reports(), name, "study") / FILE
+        exact = path_inside(_reports(), name, "study") / FILE
     except ValueError:  # no name of anything here
         return None
     if exact.is_file():

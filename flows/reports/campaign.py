@@ -23,7 +23,7 @@ from erpd_core.refs import Score
 from flows.recipes.load import load_recipe
 from flows.reports.evaluation_details import measures
 from flows.reports.results import (
-    Row,
+    PolicyRow,
     benchmarks_of,
     interval,
     nats,
@@ -257,7 +257,7 @@ def _seen(value: Any) -> Any:
     return visible_lines(value) if type(value) is str else value
 
 
-def _lineage(registry: Registry, best: Row | None) -> list[str]:
+def _lineage(registry: Registry, best: PolicyRow | None) -> list[str]:
     """What the best student was made from, one line per artifact, indented."""
     try:
         lines = registry.lineage(best.report.policy).lines if best else ()
@@ -271,7 +271,10 @@ def _lineage(registry: Registry, best: Row | None) -> list[str]:
 
 
 def _pictures(
-    rows: Sequence[Row], iterations: Sequence[Iteration], attached: Sequence[Attached], store: Store
+    rows: Sequence[PolicyRow],
+    iterations: Sequence[Iteration],
+    attached: Sequence[Attached],
+    store: Store,
 ) -> dict[str, bytes]:
     from flows.reports.figures import campaign as figures
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erpd_core.evaluation_details import BenchmarkDetails
-from flows.reports.results import Row
+from flows.reports.results import PolicyRow
 from tasks.evaluation.result_files import load_details, load_judged
 from tasks.registry import Attached
 from tasks.store import Store
@@ -27,7 +27,9 @@ class Measures:
     """Responses that a judge turned to correct; None where none was asked."""
 
 
-def measures(rows: Sequence[Row], attached: Sequence[Attached], store: Store) -> list[Measures]:
+def measures(
+    rows: Sequence[PolicyRow], attached: Sequence[Attached], store: Store
+) -> list[Measures]:
     """Those of every row whose evaluation is still in the store."""
     found = []
     for row in rows:
@@ -43,7 +45,7 @@ def measures(rows: Sequence[Row], attached: Sequence[Attached], store: Store) ->
     return found
 
 
-def evaluation_of(row: Row, attached: Sequence[Attached], store: Store) -> str | None:
+def evaluation_of(row: PolicyRow, attached: Sequence[Attached], store: Store) -> str | None:
     """The evaluation that a row's report is of; None when it is not in the store any more."""
     of_row = (
         one.artifact

@@ -22,10 +22,10 @@ ORDER = {"base": 0, "teacher": 1, "student": 2}
 
 
 @dataclass(frozen=True)
-class Row:
+class PolicyRow:
     """One measured policy of a campaign.
 
-    Example: `Row(1, "student", "S1", report, step=16, policy_role="student", best=True)`
+    Example: `PolicyRow(1, "student", "S1", report, step=16, policy_role="student", best=True)`
     """
 
     iteration: int
@@ -74,7 +74,7 @@ class Row:
         return self.mean - low, self.mean + high
 
 
-def table_rows(registry: Registry, campaign_id: str) -> list[Row]:
+def table_rows(registry: Registry, campaign_id: str) -> list[PolicyRow]:
     """The base, then each iteration's teacher and student: every policy that has been measured
     so far.
     """
@@ -84,7 +84,7 @@ def table_rows(registry: Registry, campaign_id: str) -> list[Row]:
 
 def rows_of(
     iterations: Sequence[Iteration], policies: Sequence[Attached], reports: Sequence[Reported]
-) -> list[Row]:
+) -> list[PolicyRow]:
     """The same, of one campaign whose parts are at hand."""
     strategies = {one.index: one.decision.strategy for one in iterations if one.decision}
     refs = {one.artifact.id: one.artifact.meta.get("ref") or {} for one in policies}
@@ -93,7 +93,7 @@ def rows_of(
         ref = refs.get(found.report.policy, {})
         strategy = strategies.get(found.iteration, "")
         rows.append(
-            Row(
+            PolicyRow(
                 found.iteration,
                 found.role,
                 strategy,
@@ -106,15 +106,15 @@ def rows_of(
     best = max(
         students, key=lambda row: (row.mean, -row.report.kl_base, -row.iteration), default=None
     )
-    return [Row(**{**vars(row), "best": row is best}) for row in rows]
+    return [PolicyRow(**{**vars(row), "best": row is best}) for row in rows]
 
 
-def last_student(rows: Sequence[Row]) -> Row | None:
+def last_student(rows: Sequence[PolicyRow]) -> PolicyRow | None:
     """The last student that an iteration came to."""
     return next((row for row in reversed(rows) if row.role == "student" and row.moved), None)
 
 
-def start_of(row: Row, rows: Sequence[Row]) -> Row | None:
+def start_of(row: PolicyRow, rows: Sequence[PolicyRow]) -> PolicyRow | None:
     """The policy that a row's iteration began from: the last student before it, else the base."""
     before = [
         one
@@ -147,7 +147,7 @@ def interval(score: Score) -> str:
     return f"[{percent(score.ci95[0])}, {percent(score.ci95[1])}]"
 
 
-def rich_table(rows: Sequence[Row]) -> Table:
+def rich_table(rows: Sequence[PolicyRow]) -> Table:
     """The rows for a terminal; the best student is bold."""
     from rich import box
     from rich.table import Table
@@ -193,18 +193,18 @@ def rich_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def benchmarks_of(rows: Sequence[Row]) -> list[str]:
+def benchmarks_of(rows: Sequence[PolicyRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.report.scores))
 
 
-def step_of(row: Row) -> str:
+def step_of(row: PolicyRow) -> str:
     return "–" if row.step is None else str(row.step)
 
 
 # ---------------------------------------------------------------------------------- what came of it
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
+def summary(rows: Sequence[PolicyRow]) -> list[str]:
     """What came out, in plain sentences: the best student first, then what each student kept of
     its teacher's gain, at which KL.
     """
@@ -242,11 +242,11 @@ def summary(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _both(name: str, *rows: Row) -> bool:
+def _both(name: str, *rows: PolicyRow) -> bool:
     return all(name in row.report.scores for row in rows)
 
 
-def _kept(student: Row, rows: Sequence[Row]) -> str | None:
+def _kept(student: PolicyRow, rows: Sequence[PolicyRow]) -> str | None:
     """One iteration's sentence. A share of the teacher's gain is only named where that gain is
     more than its interval's half width.
     """

@@ -22,7 +22,14 @@ from flows.recipes.studies import Arm, Picture, Study
 from flows.reports.campaign import write_page
 from flows.reports.results import benchmarks_of
 from flows.reports.study_pictures import draw, placed
-from flows.reports.study_table import Entry, entries, gain_words, per_nat_words, signal_of, signed
+from flows.reports.study_table import (
+    StudyRow,
+    gain_words,
+    per_nat_words,
+    signal_of,
+    signed,
+    study_rows,
+)
 from tasks.registry import Campaign, Registry
 from tasks.store import Store
 
@@ -102,7 +109,7 @@ def write_study_report(
     **Raises:** ValueError: the study names a table, or a row of it, that the paper does not have.
     """
     known = {arm.name: campaigns[arm.name] for arm in study.arms if arm.name in campaigns}
-    listed = entries(registry, known, study)
+    listed = study_rows(registry, known, study)
     paper = load_paper(study.paper) if study.paper else None
     arms = _arm_lines(registry, study, known)
     benchmarks = benchmarks_of([entry.row for entry in listed])
@@ -119,7 +126,7 @@ def write_study_report(
         arms=arms,
         complete=[arm.name for arm in arms if arm.status == "completed"],
         status=_status(arms),
-        entries=listed,
+        study_rows=listed,
         benchmarks=benchmarks,
         shared=[
             name
@@ -214,7 +221,7 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str
             yield f"{above}{key}", text.removesuffix("...\n").strip()
 
 
-def _paper_columns(paper: PaperTable | None, listed: Sequence[Entry]) -> list[str]:
+def _paper_columns(paper: PaperTable | None, listed: Sequence[StudyRow]) -> list[str]:
     """Score columns of the paper that some policy stands beside."""
     used = {name for entry in listed if entry.paper for name in entry.paper.values}
     return [name for name in paper.benchmarks if name in used] if paper else []
@@ -237,7 +244,7 @@ def write_efficiency_page(registry: Registry, campaigns: Mapping[str, str], fold
     from flows.reports.figures import study as study_figures
 
     campaigns = {label: registry.campaign(campaign).id for label, campaign in campaigns.items()}
-    listed = entries(registry, campaigns)
+    listed = study_rows(registry, campaigns)
     figure = study_figures.efficiency(placed(listed), list(campaigns))
     return write_page(
         "efficiency.html.j2",
@@ -245,7 +252,7 @@ def write_efficiency_page(registry: Registry, campaigns: Mapping[str, str], fold
         {"efficiency.png": figures.png(figure)} if figure else {},
         ["efficiency.png"],
         campaigns=campaigns,
-        entries=listed,
+        study_rows=listed,
         benchmarks=benchmarks_of([entry.row for entry in listed]),
         front=front_of(listed),
         per_nat=per_nat_words,
@@ -254,7 +261,7 @@ def write_efficiency_page(registry: Registry, campaigns: Mapping[str, str], fold
     )
 
 
-def front_of(listed: Sequence[Entry]) -> set[str]:
+def front_of(listed: Sequence[StudyRow]) -> set[str]:
     """Identities of the policies that no other beats: none has as high a mean score, on the same
     benchmarks, at less KL to base.
     """

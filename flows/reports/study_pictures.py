@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.recipes.studies import Picture
 from flows.reports.campaign import training_records, validation_scores
-from flows.reports.results import Row, table_rows
-from flows.reports.study_table import Entry
+from flows.reports.results import PolicyRow, table_rows
+from flows.reports.study_table import StudyRow
 from tasks.registry import Attached, Iteration, Registry
 from tasks.store import Store
 
@@ -30,7 +30,7 @@ def draw(
     registry: Registry,
     store: Store,
     campaigns: Mapping[str, str],
-    listed: Sequence[Entry],
+    listed: Sequence[StudyRow],
 ) -> dict[Picture, bytes]:
     """The wanted pictures as PNGs, without those that there is no data for."""
     from flows.reports.figures import campaign as figures
@@ -64,7 +64,7 @@ def draw(
 # ----------------------------------------------------------------------------------------- policies
 
 
-def gained(listed: Sequence[Entry]) -> list[Gained]:
+def gained(listed: Sequence[StudyRow]) -> list[Gained]:
     from flows.reports.figures.study import Gained
 
     return [
@@ -82,11 +82,11 @@ def gained(listed: Sequence[Entry]) -> list[Gained]:
     ]
 
 
-def placed(listed: Sequence[Entry]) -> list[Placed]:
+def placed(listed: Sequence[StudyRow]) -> list[Placed]:
     return [_placed(one.arm, one.row) for one in listed if one.row.moved]
 
 
-def _placed(arm: str, row: Row) -> Placed:
+def _placed(arm: str, row: PolicyRow) -> Placed:
     from flows.reports.figures.study import Placed
 
     return Placed(arm, row.role, row.iteration, row.report.kl_base, row.report.scores, row.strategy)

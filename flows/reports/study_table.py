@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from flows.recipes.paper import PaperRow, PaperTable, load_paper
 from flows.recipes.studies import Study, paper_row
-from flows.reports.results import Row, benchmarks_of, interval, nats, percent, table_rows
+from flows.reports.results import PolicyRow, benchmarks_of, interval, nats, percent, table_rows
 from tasks.registry import Registry
 from tasks.untrusted.display_text import markdown_table
 
@@ -36,15 +36,15 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Entry:
+class StudyRow:
     """A policy of a study.
 
-    Example: `Entry("ce", row, paper=load_paper("table1").rows[7], gain=Gain(27.0, 22.8, 31.2),
+    Example: `StudyRow("ce", row, paper=load_paper("table1").rows[7], gain=Gain(27.0, 22.8, 31.2),
     per_nat=540.0, paper_gain=4.8)`
     """
 
     arm: str
-    row: Row
+    row: PolicyRow
     paper: PaperRow | None = None
     """The row of the paper it stands beside."""
     gain: Gain | None = None
@@ -88,9 +88,9 @@ class Entry:
         return None if theirs is None or ours is None else 100 * ours.avg - theirs
 
 
-def entries(
+def study_rows(
     registry: Registry, campaigns: Mapping[str, str], study: Study | None = None
-) -> list[Entry]:
+) -> list[StudyRow]:
     """Every policy measured so far, arm by arm in their order (`campaigns`: arm -> campaign id).
 
     Arms share their base, and often teachers: a policy stands where it comes first, and again only
@@ -101,7 +101,7 @@ def entries(
     """
     table = load_paper(study.paper) if study and study.paper else None
     places = {arm.name: arm.rows for arm in study.arms} if study else {}
-    found: list[Entry] = []
+    found: list[StudyRow] = []
     seen: dict[str, list[int]] = {}
     for arm, campaign in campaigns.items():
         rows = table_rows(registry, campaign)
@@ -130,13 +130,15 @@ def entries(
     return [replace(one, own_base=several and one.row.role == "base") for one in found]
 
 
-def _measured(arm: str, row: Row, base: Row | None) -> Entry:
+def _measured(arm: str, row: PolicyRow, base: PolicyRow | None) -> StudyRow:
     gain = gain_over(row, base) if base and row.role != "base" else None
     kl = row.report.kl_base
-    return Entry(arm, row, gain=gain, per_nat=gain.points / kl if gain and kl >= LEAST_KL else None)
+    return StudyRow(
+        arm, row, gain=gain, per_nat=gain.points / kl if gain and kl >= LEAST_KL else None
+    )
 
 
-def gain_over(row: Row, base: Row) -> Gain | None:
+def gain_over(row: PolicyRow, base: PolicyRow) -> Gain | None:
     """Mean difference over the benchmarks that both have; None without one.
 
     The two are taken as independent, although they answered the same problems: half widths add in
@@ -217,12 +219,12 @@ def per_nat_words(per_nat: float | None) -> str:
     )
 
 
-def signal_of(row: Row) -> str:
+def signal_of(row: PolicyRow) -> str:
     """What the iteration's student was made by; nothing for a base or teacher."""
     return row.strategy if row.role == "student" else ""
 
 
-def study_markdown(listed: Sequence[Entry]) -> str:
+def study_markdown(listed: Sequence[StudyRow]) -> str:
     """The list as a markdown table, with the paper's columns where some policy stands beside a
     row of it.
     """
@@ -259,7 +261,7 @@ def study_markdown(listed: Sequence[Entry]) -> str:
     return markdown_table(head, lines)
 
 
-def _paper_cells(entry: Entry) -> list[str]:
+def _paper_cells(entry: StudyRow) -> list[str]:
     if entry.paper is None:
         return ["", "", "", ""]
     kl = entry.paper.values.get("KL")

@@ -1,15 +1,14 @@
-"""The fixed batch of an iteration and what is worked out on it once: training runs, and a column
-for each policy a signal names.
-"""
+"""The fixed batch of an iteration, its training runs, and a column for each policy of a signal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from erpd_core.config import PPO, DistillPhase, RunConfig, TrainConfig
+from erpd_core.config import PPO, DistillPhase, RunConfig
 from erpd_core.refs import Decision, LogprobRef, PolicyRef, Role, RolloutRef, TrainingRef, ValuesRef
-from flows.steps.context import Steps
-from flows.steps.recorder import Answers
+from erpd_core.schedule import run_config, run_dependencies, runs_of, scored_sides
+from flows.steps.context import IterationContext
+from flows.steps.recorder import PendingResults, StageCall
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.score import ScoreRollouts
 from tasks.training.batch_check import batch_outcomes
@@ -21,43 +20,53 @@ Alternatives = Mapping[str, Sequence[DistillPhase]]
 
 
 class FixedBatch:
-    """Sampled from the iteration's start when it is made (Sec. 3.1)."""
+    """A batch of verified rollouts, and everything that is trained on it or scored over it."""
 
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
-        sampling = SampleRollouts(
-            policy=steps.known.start,
-            problems=steps.prompts(),
-            sampling=steps.config.sampling,
-            seed=steps.seed("rollouts"),
-        )
-        self.rollouts: RolloutRef = steps.ask(
-            "rollouts", "rollouts", sampling, "sample the fixed batch", "rollouts"
-        )
-        steps.desk.record_outcomes(steps.index, batch_outcomes(steps.desk.store, self.rollouts))
-        self._columns: dict[str, LogprobRef] = {}
-        self._trained: dict[str, TrainingRef] = {}
+    def __init__(self, context: IterationContext, rollouts: RolloutRef) -> None:
+        self.context, self.state, self.recorder = context, context.state, context.recorder
+        self.rollouts = rollouts
         self.teacher: PolicyRef | None = None
         """What the side `teacher` means without a step: the step that validation chose, once it
         has.
         """
-        (self.old,) = self.columns({"score the batch under old": steps.known.start})
+        self._columns: dict[str, LogprobRef] = {}
+        self._trained: dict[str, TrainingRef] = {}
+
+    @classmethod
+    def sample(cls, context: IterationContext) -> FixedBatch:
+        """Sample the batch from the iteration's start, and score it under the start (Sec. 3.1)."""
+        sampling = SampleRollouts(
+            policy=context.state.start,
+            problems=context.draw_prompts(),
+            sampling=context.config.sampling,
+            seed=context.seed("rollouts"),
+        )
+        rollouts = context.recorder.run(sampling, "sample the fixed batch", "rollouts")
+        context.recorder.record_outcomes(batch_outcomes(context.recorder.store, rollouts))
+        batch = cls(context, rollouts)
+        batch.columns({"score the batch under old": context.state.start})
+        return batch
+
+    @property
+    def old(self) -> LogprobRef:
+        """The column of the iteration's start."""
+        return self._columns[self.state.start.id]
 
     def columns(self, policies: Mapping[str, PolicyRef]) -> list[LogprobRef]:
-        """Label -> policy: log-probs of the batch under each, those that are not there yet
-        worked out side by side.
+        """The batch's log-probs under each policy; missing columns are computed side by side.
+
+        **Arguments:**
+            policies: Label of the stage -> policy.
         """
         missing = {
-            policy.id: (label, policy)
+            policy.id: StageCall(
+                ScoreRollouts(policy=policy, rollouts=self.rollouts), label, "column"
+            )
             for label, policy in policies.items()
             if policy.id not in self._columns
         }
-        asked = [
-            (ScoreRollouts(policy=policy, rollouts=self.rollouts), label, "column")
-            for label, policy in missing.values()
-        ]
-        if asked:
-            self._columns |= zip(missing, self.steps.ask_all("score", "score", asked), strict=True)
+        found = self.recorder.start(list(missing.values()))()
+        self._columns |= zip(missing, found, strict=True)
         return [self._columns[policy.id] for policy in policies.values()]
 
     # -------------------------------------------------------------------------------- training runs
@@ -68,65 +77,41 @@ class FixedBatch:
         return self._trained[name]
 
     def train(self, names: Sequence[str]) -> None:
-        """Train these runs, and those they start from, as far as that is to do: side by side,
-        but for one that starts from another.
-        """
-        needs = self._needs(names)
+        """Train runs and the runs they start from: side by side, each after what it starts from."""
+        needs = run_dependencies(self.context.config, names)
         while left := [name for name in needs if name not in self._trained]:
-            begun = [
-                (name, self._start(name)) for name in left if self._trained.keys() >= needs[name]
-            ]
-            for name, answers in begun:
-                (self._trained[name],) = answers()
+            ready = [name for name in left if self._trained.keys() >= needs[name]]
+            for name, results in [(name, self._start(name)) for name in ready]:
+                (training,) = results()
+                self._trained[name] = training
                 _, called = _role(name)
-                self.steps.record_policies(self._trained[name].trail, called)
-                self.steps.keep_track(
-                    called, self._trained[name], {"loss": self._config(name).loss.kind}
-                )
+                loss = run_config(self.context.config, name).loss.kind
+                self.recorder.record_policies(training.trail, called)
+                self.recorder.record_training(called, training, {"loss": loss})
 
-    def _needs(self, names: Sequence[str]) -> dict[str, set[str]]:
-        """Each of the runs, and of those they rest on, with the runs it starts from."""
-        needs: dict[str, set[str]] = {}
-        left = list(names)
-        while left:
-            config = self._config(name := left.pop(0))
-            needs[name] = set(runs_of([config.init])) if isinstance(config, RunConfig) else set()
-            left += sorted(needs[name] - needs.keys())
-        return needs
-
-    def _config(self, name: str) -> TrainConfig:
-        config = {
-            "teacher": self.steps.config.teacher,
-            "weak": self.steps.config.weak_teacher,
-            **self.steps.config.runs,
-        }[name]
-        assert config is not None, "the config checks that every side has its run"
-        return config
-
-    def _start(self, name: str) -> Answers:
-        config = self._config(name)
+    def _start(self, name: str) -> PendingResults[TrainingRef]:
+        config = run_config(self.context.config, name)
         role, called = _role(name)
-        init = self.policy(config.init) if isinstance(config, RunConfig) else self.steps.known.start
+        init = self.policy(config.init) if isinstance(config, RunConfig) else self.state.start
         stage = TrainTeacher(
             init=init,
             rollouts=self.rollouts,
             old=self.old,
             role=role,
             config=config,
-            seed=self.steps.seed(called),
+            seed=self.context.seed(called),
             values=self._values(config.loss, init) if isinstance(config.loss, PPO) else None,
         )
         label = f"train {called} ({config.loss.kind}, {config.steps} steps)"
-        return self.steps.start("train", "teacher", [(stage, label, f"{called} training")])
+        return self.recorder.start([StageCall(stage, label, f"{called} training")])
 
     def _values(self, loss: PPO, init: PolicyRef) -> ValuesRef:
-        """PPO's critic, fitted to the batch first: what its advantages are made of."""
-        stage = TrainCritic(
-            init=init, rollouts=self.rollouts, config=loss.critic, seed=self.steps.seed("critic")
-        )
+        """The values of PPO's critic, which is fitted to the batch first."""
+        seed = self.context.seed("critic")
+        stage = TrainCritic(init=init, rollouts=self.rollouts, config=loss.critic, seed=seed)
         label = f"train the critic ({loss.critic.steps} steps)"
-        values: ValuesRef = self.steps.ask("train", "teacher", stage, label, "critic training")
-        self.steps.keep_track("critic", values, {"loss": "value"})
+        values = self.recorder.run(stage, label, "critic training")
+        self.recorder.record_training("critic", values, {"loss": "value"})
         return values
 
     # -------------------------------------------------------------------------------------- signals
@@ -134,8 +119,10 @@ class FixedBatch:
     def phases(
         self, alternatives: Alternatives, steps: int, decision: Decision
     ) -> dict[str, tuple[SignalPhase, ...]]:
-        """Alternatives whose sides have become columns, all of them at once; `steps` where a
-        phase says none itself.
+        """The alternatives with their sides as columns, computed all at once.
+
+        **Arguments:**
+            steps: Optimizer steps of a phase that gives none itself.
         """
         named = {
             side: _named(side, decision)
@@ -143,58 +130,64 @@ class FixedBatch:
             for phase in phases
             for side in phase.sides
         }
-        scored = {side: name for side, name in named.items() if name not in ("none", "live", "old")}
+        scored = {side: named[side] for side in scored_sides(named)}
         self.train(runs_of(list(scored.values())))
         columns = self.columns(
             {f"score the batch under {name}": self.policy(name) for name in scored.values()}
         )
-        sides = {**dict.fromkeys(named), **dict(zip(scored, columns, strict=True)), "old": self.old}
+        sides: dict[str, LogprobRef | None] = {
+            **dict.fromkeys(named),
+            **dict(zip(scored, columns, strict=True)),
+            "old": self.old,
+        }
         return {
             name: tuple(_sided(phase, sides, steps) for phase in phases)
             for name, phases in alternatives.items()
         }
 
     def policy(self, side: str) -> PolicyRef:
-        """The policy that a side names. Raises ValueError for a student of an iteration that has
-        none.
+        """The policy that a side names.
+
+        **Raises:** ValueError for a student of an iteration that has none.
         """
-        known = self.steps.known
         run, _, step = side.partition("@")
         if run == "old":
-            return known.start
+            return self.state.start
         if run == "base":
-            return known.base
+            return self.state.base
         if run.startswith("student:"):
-            number = int(run.removeprefix("student:"))
-            if number not in known.students:
-                there = sorted(known.students) or "none yet"
-                raise ValueError(
-                    f"iteration {self.steps.index}: {side} is not there (students of iterations: "
-                    f"{there}); use another strategy"
-                )
-            return known.students[number]
+            return self._student(side, int(run.removeprefix("student:")))
         if run == "unlearned":
-            assert self.steps.config.weak_teacher is not None, "the config checks that it is there"
-            return self.run("weak").at(self.steps.config.weak_teacher.unlearn_step)
+            weak = self.context.config.weak_teacher
+            assert weak is not None, "the config checks that it is there"
+            return self.run("weak").at(weak.unlearn_step)
         if run == "teacher" and not step and self.teacher is not None:
             return self.teacher
         training = self.run(run)
         return training.at(int(step)) if step else training.last
 
+    def _student(self, side: str, iteration: int) -> PolicyRef:
+        students = self.state.students
+        if iteration not in students:
+            there = sorted(students) or "none yet"
+            raise ValueError(
+                f"iteration {self.context.index}: {side} is not there (students of iterations: "
+                f"{there}); use another strategy"
+            )
+        return students[iteration]
+
 
 def _role(name: str) -> tuple[Role, str]:
-    """What the policies of a training run are, and what they are called."""
+    """The role of a training run's policies, and the name they are recorded under."""
     role: Role = "teacher" if name == "teacher" else "unlearned" if name == "weak" else "extra"
     return role, name if role == "extra" else role
 
 
 def _named(side: str, decision: Decision) -> str:
-    """The side, with the student that the decision chose where it names one."""
-    return (
-        f"student:{decision.evidence['student']}"
-        if side.startswith("student:") and "student" in decision.evidence
-        else side
-    )
+    """The side; where it names a student, the student that the decision chose."""
+    if side.startswith("student:") and "student" in decision.evidence:
+        return f"student:{decision.evidence['student']}"
+    return side
 
 
 def _sided(phase: DistillPhase, sides: Mapping[str, LogprobRef | None], steps: int) -> SignalPhase:
@@ -209,18 +202,3 @@ def _sided(phase: DistillPhase, sides: Mapping[str, LogprobRef | None], steps: i
         for spec, weight in signals
     )
     return SignalPhase(signals=sided, steps=phase.steps or steps)
-
-
-def runs_of(sides: Sequence[str]) -> list[str]:
-    """The training runs that sides rest on, in order."""
-    names = [
-        "weak" if name == "unlearned" else name
-        for name in (side.partition("@")[0] for side in sides)
-    ]
-    return list(
-        dict.fromkeys(
-            name
-            for name in names
-            if name not in ("old", "base", "none", "live") and not name.startswith("student:")
-        )
-    )

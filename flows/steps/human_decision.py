@@ -37,7 +37,7 @@ GRACE_SECONDS = 10.0
 """A run that waits in its process answers for nobody itself."""
 
 
-class Question(Frozen):
+class DecisionRequest(Frozen):
     """What a person is to decide."""
 
     campaign: str
@@ -58,7 +58,7 @@ class Question(Frozen):
         )
 
 
-class Waiting(BaseModel):
+class PendingDecision(BaseModel):
     """A decision that waits for a person: what `erpd decide` reads."""
 
     campaign: str
@@ -78,7 +78,7 @@ class Waiting(BaseModel):
 
     @property
     def path(self) -> Path:
-        return waiting_folder() / f"{self.campaign}-{self.iteration}.json"
+        return pending_folder() / f"{self.campaign}-{self.iteration}.json"
 
     @property
     def late(self) -> dict[str, str]:
@@ -113,19 +113,19 @@ class Answer(RunInput):
     why: str = Field("", title="Why", description="Goes to the registry and MLflow.")
 
 
-def waiting_folder() -> Path:
+def pending_folder() -> Path:
     return home() / "waiting"
 
 
-def waiting() -> list[Waiting]:
+def pending_decisions() -> list[PendingDecision]:
     """What waits now, the oldest first."""
     return [
-        Waiting.model_validate_json(path.read_bytes())
-        for path in sorted(waiting_folder().glob("*.json"), key=os.path.getmtime)
+        PendingDecision.model_validate_json(path.read_bytes())
+        for path in sorted(pending_folder().glob("*.json"), key=os.path.getmtime)
     ]
 
 
-def ask_here(question: Question) -> Decision:
+def ask_here(question: DecisionRequest) -> Decision:
     """Pause the flow run this is called in until somebody answers; the decision then taken, its
     evidence saying who took it and why.
 
@@ -133,7 +133,7 @@ def ask_here(question: Question) -> Decision:
     earlier student) is asked again, saying so.
     """
 
-    def ask(one: Waiting, form: Any, key: str) -> Answer | None:
+    def ask(one: PendingDecision, form: Any, key: str) -> Answer | None:
         timer = threading.Timer(question.seconds, _resume, (one, one.late))
         timer.daemon = True
         timer.start()
@@ -151,14 +151,14 @@ def ask_here(question: Question) -> Decision:
     return _until_possible(question, ask)
 
 
-def ask_elsewhere(question: Question) -> Decision:
+def ask_elsewhere(question: DecisionRequest) -> Decision:
     """Suspend the deployed flow run this is called in: its process ends, and a new one gets here
     again when somebody has answered.
 
     `answer_overdue` answers for nobody.
     """
 
-    def ask(one: Waiting, form: Any, key: str) -> Answer | None:
+    def ask(one: PendingDecision, form: Any, key: str) -> Answer | None:
         answer = suspend_flow_run(wait_for_input=form, timeout=_patience(question), key=key)
         one.path.unlink(missing_ok=True)
         return answer
@@ -172,7 +172,7 @@ def can_suspend(seconds: float, pause_seconds: float) -> bool:
 
 
 def _until_possible(
-    question: Question, ask: Callable[[Waiting, Any, str], Answer | None]
+    question: DecisionRequest, ask: Callable[[PendingDecision, Any, str], Answer | None]
 ) -> Decision:
     said = ""
     for tries in itertools.count():
@@ -186,11 +186,11 @@ def _until_possible(
     raise AssertionError("unreachable")
 
 
-def _announce(question: Question, said: str) -> tuple[Waiting, Any]:
+def _announce(question: DecisionRequest, said: str) -> tuple[PendingDecision, Any]:
     """Tell where decisions are looked for, and the form. One that was announced already keeps
     its end.
     """
-    one = Waiting(
+    one = PendingDecision(
         campaign=question.campaign,
         iteration=question.iteration,
         flow_run=str(flow_run.id),
@@ -202,7 +202,11 @@ def _announce(question: Question, said: str) -> tuple[Waiting, Any]:
         evidence=f"{said}{question.evidence}",
     )
     if before := next(
-        (other for other in waiting() if other.path == one.path and other.flow_run == one.flow_run),
+        (
+            other
+            for other in pending_decisions()
+            if other.path == one.path and other.flow_run == one.flow_run
+        ),
         None,
     ):
         one = one.model_copy(update={"until": before.until})
@@ -239,7 +243,7 @@ def _as_paragraphs(evidence: str) -> str:
     )
 
 
-def _patience(question: Question) -> int:
+def _patience(question: DecisionRequest) -> int:
     """Seconds until Prefect gives up; longer than ours, for nobody's answer comes in time."""
     return int(question.seconds) + 3600
 
@@ -250,7 +254,7 @@ def answer_overdue() -> int:
     """
     import httpx
 
-    overdue = [one for one in waiting() if time.time() > one.until + GRACE_SECONDS]
+    overdue = [one for one in pending_decisions() if time.time() > one.until + GRACE_SECONDS]
     for one in overdue:
         try:
             _resume(one, one.late)
@@ -264,7 +268,7 @@ def answer_overdue() -> int:
     return len(overdue)
 
 
-def answer(one: Waiting, given: dict[str, Any]) -> None:
+def answer(one: PendingDecision, given: dict[str, Any]) -> None:
     """Answer a waiting decision. Raises ValueError for an answer that is not possible,
     LookupError when it does not wait any more.
     """
@@ -289,7 +293,7 @@ def answer(one: Waiting, given: dict[str, Any]) -> None:
         ) from error
 
 
-def _resume(one: Waiting, given: dict[str, Any]) -> None:
+def _resume(one: PendingDecision, given: dict[str, Any]) -> None:
     with temporary_settings({PREFECT_API_URL: one.api}), get_client(sync_client=True) as client:
         client.resume_flow_run(one.flow_run, run_input=given)  # type: ignore[arg-type]
 

@@ -4,20 +4,21 @@ stage (Fig. 8).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from prefect import flow
 from prefect.states import Completed, State
 
 from erpd_core.config import CampaignConfig, Strategy
 from erpd_core.refs import Decision, EvalReport, Frozen, PolicyRef, RolloutRef, TrainingRef
+from erpd_core.schedule import first_runs, validates_students
 from erpd_core.strategy import decide
-from flows.steps.context import Known, Steps
-from flows.steps.fixed_batch import FixedBatch, runs_of
-from flows.steps.human_decision import Question, ask_here, evidence_text
-from flows.steps.recorder import Answers, Desk
-from flows.steps.selection import Measuring
+from flows.steps.context import CampaignState, IterationContext
+from flows.steps.fixed_batch import FixedBatch
+from flows.steps.human_decision import DecisionRequest, ask_here, evidence_text
+from flows.steps.recorder import CampaignRecorder, PendingResults, StageCall
+from flows.steps.selection import Selection
 from tasks.evaluation.signal_statistics import MeasureSignal
 from tasks.execution.submit import StageRunner
 from tasks.rollouts import outcomes
@@ -26,7 +27,7 @@ from tasks.training.student import DistillStudent, SignalPhase
 
 
 class IterationResult(Frozen):
-    """The contract's entry of one iteration, with the policies it led to."""
+    """An iteration's entry in the JSON of `erpd run`, with the policies it made."""
 
     index: int
     strategy: str
@@ -34,19 +35,18 @@ class IterationResult(Frozen):
     teacher: EvalReport
     student: EvalReport
     seconds: dict[str, float]
+    """Phase -> seconds of work."""
     teacher_policy: PolicyRef
     student_policy: PolicyRef
     student_validation: RolloutRef
 
 
 class Undecided(Exception):
-    """A person is to be asked, by whoever runs the iteration."""
+    """The iteration waits for a person, and its caller has to ask."""
 
-    def __init__(self, question: Question) -> None:
-        super().__init__(
-            f"{question.campaign}: iteration {question.iteration} waits for a decision"
-        )
-        self.question = question
+    def __init__(self, request: DecisionRequest) -> None:
+        super().__init__(f"{request.campaign}: iteration {request.iteration} waits for a decision")
+        self.request = request
 
 
 @flow(
@@ -55,74 +55,69 @@ class Undecided(Exception):
     task_runner=StageRunner(),
     validate_parameters=False,
 )
-def iteration(
-    config: CampaignConfig, index: int, known: Known, campaign: str, asks: bool = True
-) -> IterationResult | Question | State[Question] | None:
-    """Run iteration `index` (1, 2, ...) of a campaign from `known.start`.
+def run_iteration(
+    config: CampaignConfig, index: int, state: CampaignState, campaign: str, asks: bool = True
+) -> IterationResult | DecisionRequest | State[DecisionRequest] | None:
+    """Run iteration `index` (1, 2, ...) of a campaign from `state.start`, as a Prefect flow.
 
-    The answer is its result; None when its decision is to stop; and, if it is not to ask a person
-    itself, the question that is in its way.
+    **Arguments:**
+        asks: Whether it may ask a person itself; otherwise it returns what there is to ask.
+    **Returns:** The result; None if the decision is to stop; the request if a person has to decide.
     """
-    desk = Desk.open(campaign, config)
+    recorder = CampaignRecorder.open(campaign, config, index)
     try:
-        result = Iteration(Steps(config, index, known, desk), asks).run()
+        return Iteration(IterationContext(config, index, state, recorder), asks).run()
     except Undecided as undecided:
-        return Completed(name="Waits", message=str(undecided), data=undecided.question)
-    return result
+        return Completed(name="Waits", message=str(undecided), data=undecided.request)
 
 
 class Iteration:
     """The steps of one iteration, in the order they are taken."""
 
-    def __init__(self, steps: Steps, asks: bool = True) -> None:
-        self.steps, self.measuring, self.asks = steps, Measuring(steps), asks
-        self.config, self.known, self.desk, self.index = (
-            steps.config,
-            steps.known,
-            steps.desk,
-            steps.index,
-        )
+    def __init__(self, context: IterationContext, asks: bool = True) -> None:
+        self.context, self.asks = context, asks
+        self.index, self.state, self.recorder = context.index, context.state, context.recorder
+        self.selection = Selection(context)
+
+    @property
+    def config(self) -> CampaignConfig:
+        return self.context.config
 
     def run(self) -> IterationResult | None:
-        """The iteration's result; None when the decision is to stop, which is then what the
-        registry says of it.
-        """
-        self.desk.registry.iteration(self.desk.campaign, self.index)
+        """The iteration's result; None if the decision is to stop."""
+        self.recorder.registry.iteration(self.recorder.campaign, self.index)
         if self.config.decision.fixed_for(self.index) == "online":
             decision = Decision(strategy="online", reason="fixed by the recipe")
-            self.desk.record_decision(self.index, decision)
+            self.recorder.record_decision(decision)
             return self._online(decision, None)
-        batch = FixedBatch(self.steps)
-        teacher, validation = self._teacher(batch)
+        batch = FixedBatch.sample(self.context)
+        teacher, validation = self._train_teacher(batch)
         batch.teacher = teacher
         decision = self._decide(teacher, validation)
         if decision.strategy == "stop":
-            self.measuring.evaluate({"teacher": teacher})()
-            self._completed()
+            self.selection.evaluate({"teacher": teacher})()
+            self._complete()
             return None
         if decision.strategy == "online":
             return self._online(decision, teacher)
-        evaluation = self.measuring.evaluate({"teacher": teacher})  # beside the distillation
+        teacher_reports = self.selection.evaluate({"teacher": teacher})  # beside the distillation
         student = teacher if decision.strategy == "none" else self._distil(batch, teacher, decision)
         if student.role != "student":
-            self.steps.record_policies([student], "student")
-        validating, evaluating = (
-            self.measuring.validate([student], "student"),
-            self.measuring.evaluate({"student": student}),
-        )
+            self.recorder.record_policies([student], "student")
+        validations = self.selection.validate([student], "student")
+        student_reports = self.selection.evaluate({"student": student})
         if self.config.evaluation.signal:
             self._measure_signal(batch, teacher, student)
-        return self._result(
-            decision, teacher, student, validating()[0], evaluation() | evaluating()
-        )
+        (student_validation,) = validations()
+        reports = teacher_reports() | student_reports()
+        return self._result(decision, teacher, student, student_validation, reports)
 
     def _online(self, decision: Decision, teacher: PolicyRef | None) -> IterationResult:
-        """An online stage. Without a teacher, its own policy stands for it."""
+        """An on-policy stage. Without a teacher, its own policy stands for it in the result."""
         student, validation = self._train_online()
-        self.steps.record_policies([student], "student")
-        reports = self.measuring.evaluate(
-            {"teacher": teacher, "student": student} if teacher else {"student": student}
-        )()
+        self.recorder.record_policies([student], "student")
+        policies = {"teacher": teacher, "student": student} if teacher else {"student": student}
+        reports = self.selection.evaluate(policies)()
         return self._result(decision, teacher, student, validation, reports)
 
     def _result(
@@ -131,156 +126,142 @@ class Iteration:
         teacher: PolicyRef | None,
         student: PolicyRef,
         validation: RolloutRef,
-        reports: dict[str, EvalReport],
+        reports: Mapping[str, EvalReport],
     ) -> IterationResult:
-        self._completed()
+        self._complete()
         return IterationResult(
             index=self.index,
             strategy=decision.strategy,
             decision=decision,
             teacher=reports.get("teacher", reports["student"]),
             student=reports["student"],
-            seconds=self.steps.seconds,
+            seconds=self.recorder.seconds,
             teacher_policy=teacher or student,
             student_policy=student,
             student_validation=validation,
         )
 
-    def _completed(self) -> None:
-        self.desk.registry.iteration(
-            self.desk.campaign, self.index, "completed", self.steps.seconds
+    def _complete(self) -> None:
+        self.recorder.registry.iteration(
+            self.recorder.campaign, self.index, "completed", self.recorder.seconds
         )
 
     # ------------------------------------------------------------------------- teacher and decision
 
-    def _teacher(self, batch: FixedBatch) -> tuple[PolicyRef, RolloutRef]:
-        """The strong teacher, its step chosen on validation; a fixed strategy that never looks
-        at it goes without.
+    def _train_teacher(self, batch: FixedBatch) -> tuple[PolicyRef, RolloutRef]:
+        """The strong teacher at the step that validates best, and its validation samples.
+
+        A fixed strategy that never looks at the strong teacher trains only its own runs.
         """
-        fixed = self.config.decision.fixed_for(self.index)
-        runs = (
-            runs_of(self.config.distill.sides(fixed))
-            if fixed in ("S1", "S2", "S3")
-            else ["teacher"]
-        )
-        if "teacher" in runs or not runs or self.config.decision.teacher == "always":
-            batch.train(["teacher", *runs])
-            return self.measuring.best(batch.run("teacher"), "teacher")
+        runs = first_runs(self.config, self.config.decision.fixed_for(self.index))
         batch.train(runs)
+        if "teacher" in runs:
+            return self.selection.best(batch.run("teacher"), "teacher")
         last = batch.run(runs[0]).last
-        return last, self.measuring.validate([last], "unlearned teacher")()[0]
+        (validation,) = self.selection.validate([last], "unlearned teacher")()
+        return last, validation
 
     def _decide(self, teacher: PolicyRef, validation: RolloutRef) -> Decision:
-        read = self.desk.store
+        store = self.recorder.store
+        students = self.state.student_validations
         decision = decide(
             self.config.decision,
             self.index,
-            start=outcomes(read, self.known.start_validation),
-            teacher=outcomes(read, validation),
-            students={
-                index: outcomes(read, ref) for index, ref in self.known.student_validations.items()
-            },
+            start=outcomes(store, self.state.start_validation),
+            teacher=outcomes(store, validation),
+            students={index: outcomes(store, ref) for index, ref in students.items()},
             weak_available=self.config.weak_teacher is not None,
             online_available=self.config.online is not None,
-            before=self.known.strategies,
+            before=self.state.strategies,
         )
-        decision = decision.model_copy(
-            update={"evidence": {**decision.evidence, "teacher_step": teacher.step}}
-        )
+        evidence = {**decision.evidence, "teacher_step": teacher.step}
+        decision = decision.model_copy(update={"evidence": evidence})
         if self.config.decision.mode == "ask":
             decision = self._answered() or self._ask(decision)
-            settings = {
-                name: decision.evidence["asked"].get(name) for name in ("steps", "kl_budget")
-            }
-            asked = {name: value for name, value in settings.items() if value is not None}
-            self.config = self.config.model_copy(
-                update={"distill": self.config.distill.model_copy(update=asked)}
-            )
-        self.desk.record_decision(self.index, decision)
+            self._apply_settings(decision.evidence["asked"])
+        self.recorder.record_decision(decision)
         return decision
+
+    def _apply_settings(self, asked: Mapping[str, object]) -> None:
+        """The distillation settings that a person gave with the decision replace the recipe's."""
+        settings = {name: asked.get(name) for name in ("steps", "kl_budget")}
+        given = {name: value for name, value in settings.items() if value is not None}
+        distill = self.config.distill.model_copy(update=given)
+        self.context = replace(
+            self.context, config=self.config.model_copy(update={"distill": distill})
+        )
+        self.selection = Selection(self.context)
 
     def _answered(self) -> Decision | None:
         """What a person decided before this process was started."""
-        decisions = (
-            one.decision
-            for one in self.desk.registry.iterations(self.desk.campaign)
-            if one.index == self.index
-        )
+        iterations = self.recorder.registry.iterations(self.recorder.campaign)
+        decisions = (one.decision for one in iterations if one.index == self.index)
         return next((one for one in decisions if one and "asked" in one.evidence), None)
 
     def _ask(self, automatic: Decision) -> Decision:
-        ways = {
+        available = {
             "S2": self.config.weak_teacher,
             "S3": automatic.evidence["teacher_minus_student"],
             "online": self.config.online,
         }
-        possible = ("S1", *(name for name, way in ways.items() if way), "stop")
-        question = Question(
-            campaign=self.desk.campaign,
+        request = DecisionRequest(
+            campaign=self.recorder.campaign,
             iteration=self.index,
             automatic=automatic,
-            possible=possible,
+            possible=("S1", *(name for name, there in available.items() if there), "stop"),
             evidence=evidence_text(automatic.evidence | self._distance(), automatic),
             seconds=self.config.runtime.answer_seconds,
         )
-        self.desk.say(
+        self.recorder.say(
             f"{self.index}: waits for your decision (`erpd decide`, or Resume in Prefect's UI); "
             f"automatic: {automatic.strategy}"
         )
         if not self.asks:
-            raise Undecided(question)
-        return ask_here(question)
+            raise Undecided(request)
+        return ask_here(request)
 
     def _distance(self) -> dict[str, object]:
-        """How far the campaign has moved from its base so far, of its last student."""
-        reports = [
-            one for one in self.desk.registry.reports(self.desk.campaign) if one.role == "student"
-        ]
-        return {"kl_base_so_far": reports[-1].report.kl_base} if reports else {}
+        """The KL of the campaign's last student from the base."""
+        reports = self.recorder.registry.reports(self.recorder.campaign)
+        students = [one for one in reports if one.role == "student"]
+        return {"kl_base_so_far": students[-1].report.kl_base} if students else {}
 
     # -------------------------------------------------------------------------------------- student
 
     def _distil(self, batch: FixedBatch, teacher: PolicyRef, decision: Decision) -> PolicyRef:
-        """Distil every alternative of the strategy; of several, or of several kept steps,
-        validation chooses the student.
-        """
+        """Distil every alternative of the strategy, and choose the student among them."""
         config = self.config.distill
         strategy: Strategy = decision.strategy  # type: ignore[assignment]
         alternatives = batch.phases(config.alternatives(strategy), config.steps, decision)
-        begun = {
-            name: self._distillation(batch, name, phases, strategy)
+        pending = {
+            name: self._start_distillation(batch, name, phases, strategy)
             for name, phases in alternatives.items()
         }
         trainings: dict[str, TrainingRef] = {}
-        for name, answers in begun.items():
-            (trainings[name],) = answers()
-            self.steps.keep_track(
-                _called(name).replace(" ", "-"), trainings[name], {"strategy": strategy}
-            )
-        if config.select == "validation" or len(trainings) > 1:
-            student = self._choose(teacher, trainings)
+        for name, results in pending.items():
+            (trainings[name],) = results()
+            run = _called(name).replace(" ", "-")
+            self.recorder.record_training(run, trainings[name], {"strategy": strategy})
+        if validates_students(config, strategy):
+            student = self.selection.best_student(teacher, trainings)
         else:
             student = next(iter(trainings.values())).last
-        others = [
-            policy
-            for training in trainings.values()
-            for policy in training.trail
-            if policy != student
-        ]
-        # the last one recorded gets the alias
-        self.steps.record_policies([*others, student], "student")
+        kept = [policy for training in trainings.values() for policy in training.trail]
+        others = [policy for policy in kept if policy != student]
+        # The last one recorded gets MLflow's alias.
+        self.recorder.record_policies([*others, student], "student")
         return student
 
-    def _distillation(
+    def _start_distillation(
         self, batch: FixedBatch, name: str, phases: tuple[SignalPhase, ...], strategy: Strategy
-    ) -> Answers:
+    ) -> PendingResults[TrainingRef]:
         config = self.config.distill
         stage = DistillStudent(
-            init=self.known.start,
+            init=self.state.start,
             rollouts=batch.rollouts,
             old=batch.old,
             role="student",
-            seed=self.steps.seed("distill"),
+            seed=self.context.seed("distill"),
             loss=config.loss,
             optimizer=config.optimizer,
             minibatch=config.minibatch,
@@ -288,83 +269,44 @@ class Iteration:
             phases=phases,
             kl_stop=config.kl_stop,
         )
-        return self.steps.start(
-            "distill",
-            "distill",
-            [(stage, f"distil the {_called(name)} ({strategy})", f"{_called(name)} training")],
-        )
-
-    def _choose(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
-        """The kept student with the highest validation score within the KL budget, of equals the
-        earliest; the first if none is within.
-        """
-        config = self.config.distill
-        tried = [
-            (name, policy) for name, training in trainings.items() for policy in training.trail
-        ]
-        extreme, *reports = self.measuring.on_validation(
-            [teacher, *(policy for _, policy in tried)]
-        )
-        budget = min(
-            config.kl_budget or math.inf, (config.kl_budget_of_teacher or math.inf) * extreme.kl_old
-        )
-        score = [report.scores["validation"].avg for report in reports]
-        within = [place for place, report in enumerate(reports) if report.kl_old <= budget] or [0]
-        best = max(within, key=lambda place: score[place])
-        kept = [
-            {
-                "alternative": name,
-                "step": policy.step,
-                "score": score[place],
-                "kl_old": reports[place].kl_old,
-            }
-            for place, (name, policy) in enumerate(tried)
-        ]
-        chosen = {"alternative": tried[best][0], "step": tried[best][1].step}
-        evidence = {
-            "chosen": chosen,
-            "kl_budget": budget if math.isfinite(budget) else None,
-            "kept": kept,
-        }
-        self.desk.record_selection(self.index, evidence)
-        return tried[best][1]
+        called = _called(name)
+        call = StageCall(stage, f"distil the {called} ({strategy})", f"{called} training")
+        return self.recorder.start([call])
 
     def _measure_signal(self, batch: FixedBatch, teacher: PolicyRef, student: PolicyRef) -> None:
-        """How far the student followed the teacher on the fixed batch (Fig. 7, Fig. 10)."""
-        measured = {
-            "score the batch under the teacher": teacher,
-            "score the batch under the student": student,
-        }
-        columns = batch.columns(measured)
+        """Measure how far the student followed the teacher on the fixed batch (Fig. 7, Fig. 10)."""
+        columns = batch.columns(
+            {
+                "score the batch under the teacher": teacher,
+                "score the batch under the student": student,
+            }
+        )
         stage = MeasureSignal(
             rollouts=batch.rollouts, old=batch.old, teacher=columns[0], student=columns[1]
         )
-        self.steps.ask(
-            "score", "score", stage, "measure what the student made of its signal", "signal"
-        )
+        self.recorder.run(stage, "measure what the student made of its signal", "signal")
 
     # ------------------------------------------------------------------------------------ on policy
 
     def _train_online(self) -> tuple[PolicyRef, RolloutRef]:
-        """On-policy training from the start (Fig. 8); the kept step that validates best, and its
-        validation.
+        """Train on policy from the start (Fig. 8): the step that validates best, and its
+        samples.
         """
         config = self.config.online
         assert config is not None, "the config checks that online stages have their section"
         stage = TrainOnline(
-            init=self.known.start,
-            problems=self.steps.prompts(),
+            init=self.state.start,
+            problems=self.context.draw_prompts(),
             config=config,
-            seed=self.steps.seed("online"),
+            seed=self.context.seed("online"),
         )
-        training: TrainingRef = self.steps.ask(
-            "train", "online", stage, f"train on policy ({config.steps} steps)", "online training"
-        )
-        self.steps.record_policies(training.trail, "online")
-        self.steps.keep_track("online", training, {"loss": config.loss.kind})
-        return self.measuring.best(training, "online")
+        label = f"train on policy ({config.steps} steps)"
+        training = self.recorder.run(stage, label, "online training")
+        self.recorder.record_policies(training.trail, "online")
+        self.recorder.record_training("online", training, {"loss": config.loss.kind})
+        return self.selection.best(training, "online")
 
 
 def _called(alternative: str) -> str:
-    """What the student of an alternative is called; a single one has the name ""."""
+    """The name of an alternative's student; a single alternative has the name ""."""
     return f"student {alternative}".rstrip()

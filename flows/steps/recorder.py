@@ -1,74 +1,134 @@
-"""How a flow asks for a stage (found in the store it is shown as Cached, else submitted to where
-work runs) and says what came of it.
-"""
+"""The recorder of a running campaign: runs its stages, and records what they made and found."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
-from erpd_core.batch_outcomes import Outcomes
+from erpd_core.batch_outcomes import BatchOutcomes
 from erpd_core.config import CampaignConfig, RuntimeConfig
-from erpd_core.optimize import Record
-from erpd_core.refs import Decision, EvalReport, Overlap, PolicyRef, ProblemsRef
-from flows.steps.in_flight import at_work
-from flows.steps.tracking_queue import Aside
+from erpd_core.refs import (
+    Decision,
+    EvalReport,
+    Overlap,
+    PolicyRef,
+    ProblemsRef,
+    TrainingRef,
+    ValuesRef,
+)
+from flows.steps.tracking_queue import TrackingQueue
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.evaluation.result_files import load_details
-from tasks.execution.prefect_tasks import TASKS, Verb, show_cached
+from tasks.execution.prefect_tasks import report_cache_hit
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Stage
-from tasks.execution.submit import submit
-from tasks.host.home import home
+from tasks.execution.stage import Ref, Stage
+from tasks.execution.submit import submit, wait_for
+from tasks.host.home import events_path
 from tasks.registry import Registry, open_registry
 from tasks.store import Store, open_store
 from tasks.tracking import TrackedRun, Tracker
+from tasks.training.stage import load_records
 
-Answers = Callable[[], list[Any]]
-"""Waits for stages that were started, records that they play their roles, and returns what they
-answered.
-"""
+PendingResults = Callable[[], list[Ref]]
+"""Waits for started stages, records their artifacts, and returns their results. Call it once."""
+
+_lock = threading.Lock()
+_cancelled = threading.Event()
+_in_flight: dict[str, Any] = {}
+"""Artifact -> the future of the task of this process that makes it."""
 
 
-def events_path(campaign: str) -> Path:
-    """Where the stages of a campaign tell how far they are."""
-    return home() / "logs" / f"{campaign}.events.jsonl"
+def run_once(artifact: str, submit_task: Callable[[], Any]) -> Callable[[], Any]:
+    """Submit the task that makes an artifact, unless this process is making it already.
+
+    Without this, the task of a second flow would hold a place of Ray's only to wait for the
+    first one's lock in the store.
+
+    **Returns:** A function that waits for the result.
+    **Raises:** KeyboardInterrupt after `cancel_all(True)`.
+    """
+    if _cancelled.is_set():
+        raise KeyboardInterrupt
+    with _lock:
+        if artifact not in _in_flight:
+            _in_flight[artifact] = submit_task()
+        future = _in_flight[artifact]
+
+    def wait() -> Any:
+        try:
+            return wait_for(future, _cancelled.is_set)
+        finally:
+            with _lock:
+                if _in_flight.get(artifact) is future:
+                    del _in_flight[artifact]
+
+    return wait
 
 
-def reports_path(campaign: str) -> Path:
-    """Where a campaign's report and its pictures are written."""
-    return home() / "reports" / campaign
+def cancel_all(on: bool) -> None:
+    """After an interrupt: no flow of this process waits for a stage or starts one any more.
+
+    `cancel_all(False)` permits it again.
+    """
+    if on:
+        _cancelled.set()
+    else:
+        _cancelled.clear()
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What a running campaign writes to. It lives in one flow's process: stages never see it,
-    and flows open their own.
+class StageCall(Generic[Ref]):
+    """A stage, how it is shown, and what its artifact is to the campaign.
+
+    **Example:** `StageCall(sampling, "sample the fixed batch", "rollouts")`
+    """
+
+    stage: Stage[Ref]
+    label: str
+    role: str
+
+
+@dataclass(frozen=True)
+class CampaignRecorder:
+    """Runs the stages of one iteration, and records results in the registry and in MLflow.
+
+    It lives in one flow's process: stages never see it, and each flow opens its own.
     """
 
     campaign: str
     model: str
-    """Name under which its checkpoints are registered in MLflow."""
+    """Name under which the checkpoints are registered in MLflow."""
     runtime: RuntimeConfig
     store: Store
     registry: Registry
     events: Path
-    aside: Aside = field(repr=False)
-    """Where MLflow is told, beside the stages."""
+    tracking: TrackingQueue = field(repr=False)
+    """Writes to MLflow in the background."""
     tags: Mapping[str, str]
-    """What every MLflow run of the campaign is found by."""
-    known: set[str] = field(default_factory=set, repr=False)
-    """Artifacts this desk has recorded already."""
+    """Tags of every MLflow run of the campaign."""
+    iteration: int = 0
+    """The iteration that is recorded; 0 is the base model."""
+    seconds: dict[str, float] = field(default_factory=dict, repr=False)
+    """Phase of this iteration -> seconds of work, in whichever session it was done."""
+    recorded: set[str] = field(default_factory=set, repr=False)
+    """Artifacts that this recorder has put into the registry."""
     decided: dict[int, str] = field(default_factory=dict, repr=False)
     """Iteration -> its strategy."""
 
     @classmethod
-    def open(cls, campaign: str, config: CampaignConfig, aside: Aside | None = None) -> Desk:
-        """The desk of a campaign that the registry knows."""
+    def open(
+        cls,
+        campaign: str,
+        config: CampaignConfig,
+        iteration: int = 0,
+        tracking: TrackingQueue | None = None,
+    ) -> CampaignRecorder:
+        """The recorder of a campaign that is in the registry."""
         registry = open_registry()
         found = registry.campaign(campaign)
         return cls(
@@ -78,186 +138,190 @@ class Desk:
             store=open_store(),
             registry=registry,
             events=events_path(campaign),
-            aside=aside or Aside.of(campaign),
+            tracking=tracking or TrackingQueue.of(campaign),
             tags={
                 "recipe": found.recipe,
                 "seed": str(config.seed),
                 "git_commit": found.git_commit or "none",
             },
+            iteration=iteration,
         )
+
+    def at(self, iteration: int) -> CampaignRecorder:
+        """The same recorder for another iteration."""
+        return replace(self, iteration=iteration, seconds={})
 
     # --------------------------------------------------------------------------------------- stages
 
-    def ask(self, verb: Verb, stage: Stage[Any], label: str, iteration: int, role: str) -> Any:
-        """The stage's answer, recorded as playing `role` in this iteration (0: the base)."""
-        return self.ask_all(verb, [(stage, label, role)], iteration)[0]
-
-    def ask_all(
-        self, verb: Verb, asked: Sequence[tuple[Stage[Any], str, str]], iteration: int
-    ) -> list[Any]:
-        """Several independent stages at once: (stage, label, role) each."""
-        return self.start(verb, asked, iteration)()
+    def run(self, stage: Stage[Ref], label: str, role: str, phase: str | None = None) -> Ref:
+        """The stage's result, recorded as playing `role` in this iteration."""
+        return self.start([StageCall(stage, label, role)], phase)()[0]
 
     def start(
-        self, verb: Verb, asked: Sequence[tuple[Stage[Any], str, str]], iteration: int
-    ) -> Answers:
-        """The same without waiting: they run beside whatever is asked next. Call what is
-        returned, once, for their answers.
-        """
-        begun = [self._begin(verb, stage, f"{iteration}: {label}") for stage, label, _ in asked]
+        self, calls: Sequence[StageCall[Ref]], phase: str | None = None
+    ) -> PendingResults[Ref]:
+        """Start independent stages; they run beside whatever is started next.
 
-        def answers() -> list[Any]:
-            found = [answer() for answer in begun]
-            for stage, _, role in asked:
-                self._record(stage.identity(), iteration, role)
+        A result that the store holds is shown as Cached. Seconds count towards `phase`, by default
+        the stage's own.
+        """
+        waits = [self._begin(call.stage, f"{self.iteration}: {call.label}") for call in calls]
+
+        def results() -> list[Ref]:
+            found = [wait() for wait in waits]
+            for call in calls:
+                self._attach(call.stage.identity(), call.role)
+                self._count_seconds(call.stage, phase)
             return found
 
-        return answers
+        return results
 
-    def _begin(self, verb: Verb, stage: Stage[Any], title: str) -> Callable[[], Any]:
+    def _begin(self, stage: Stage[Ref], title: str) -> Callable[[], Ref]:
         found = stage.stored(self.store)
         if found is not None:
             Progress(self.events, title).event(status="cached")
-            show_cached(title, found, return_state=True)
+            report_cache_hit(title, found, return_state=True)
             return lambda: found
-        return at_work(
-            stage.identity(),
-            lambda: submit(TASKS[verb], self.runtime, stage, self.runtime, title, self.events),
-        )
+        artifact = stage.identity()
+        return run_once(artifact, lambda: submit(stage, self.runtime, title, self.events))
 
-    def _record(self, artifact: str, iteration: int, role: str) -> None:
-        self._know(artifact)
-        self.registry.attach(self.campaign, iteration, role, artifact)
+    def _count_seconds(self, stage: Stage[Any], phase: str | None) -> None:
+        if phase := phase or stage.PHASE:
+            spent = self.store.manifest(stage.identity()).seconds
+            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 3)
 
-    def _know(self, artifact: str) -> None:
-        """Record an artifact, and first what it was made from."""
+    def _attach(self, artifact: str, role: str) -> None:
+        self._register(artifact)
+        self.registry.attach(self.campaign, self.iteration, role, artifact)
+
+    def _register(self, artifact: str) -> None:
+        """Put an artifact into the registry, after the artifacts it was made from."""
         manifest = self.store.manifest(artifact)
         for parent in set(manifest.inputs.values()):
-            if parent not in self.known:
-                self._know(parent)
+            if parent not in self.recorded:
+                self._register(parent)
         self.registry.record_artifact(
             manifest.id,
             manifest.kind,  # type: ignore[arg-type]
-            manifest.question,
+            manifest.spec,
             list(manifest.inputs.items()),
             manifest.meta,
             manifest.seconds,
         )
-        self.known.add(artifact)
+        self.recorded.add(artifact)
 
-    def seconds(self, *stages: Stage[Any]) -> float:
-        """What these stages cost when they were worked out, in whichever session that was."""
-        return sum(self.store.manifest(stage.identity()).seconds for stage in stages)
-
-    # ------------------------------------------------------------------------------------- tracking
-
-    def record_policy(self, policy: PolicyRef, iteration: int, role: str) -> None:
-        """A checkpoint: in the registry, and in MLflow as a version of the campaign's model."""
-        self._record(policy.id, iteration, role)
-        tags = {"role": role, "iteration": str(iteration), "step": str(policy.step)}
-        alias = role if role in ("teacher", "student") else None
-        uri = self.store.path(policy.id).as_uri()
-        self.aside.say(
-            lambda tracker, run: tracker.register_policy(
-                self.model, policy.id, run, alias=alias, uri=uri, tags=tags
-            )
-        )
+    # -------------------------------------------------------------------------------------- results
 
     def say(self, text: str) -> None:
         """Show a line where progress is shown."""
         Progress(self.events, text).event(status="said")
 
-    def record_decision(self, iteration: int, decision: Decision) -> None:
-        self.registry.record_decision(self.campaign, iteration, decision)
-        self.decided[iteration] = decision.strategy
+    def record_policies(self, policies: Sequence[PolicyRef], role: str) -> None:
+        """Register checkpoints, in MLflow as versions of the campaign's model."""
+        alias = role if role in ("teacher", "student") else None
+        for policy in policies:
+            self._attach(policy.id, role)
+            tags = {"role": role, "iteration": str(self.iteration), "step": str(policy.step)}
+            uri = self.store.path(policy.id).as_uri()
+
+            def write(
+                tracker: Tracker,
+                run: TrackedRun,
+                id: str = policy.id,
+                uri: str = uri,
+                tags: dict[str, str] = tags,
+            ) -> None:
+                tracker.register_policy(self.model, id, run, alias=alias, uri=uri, tags=tags)
+
+            self.tracking.submit(write)
+
+    def record_decision(self, decision: Decision) -> None:
+        """Record which strategy this iteration takes, and why."""
+        self.registry.record_decision(self.campaign, self.iteration, decision)
+        self.decided[self.iteration] = decision.strategy
         asked = decision.evidence.get("asked") or {"by": "automatic"}
         tags = {
             "strategy": decision.strategy,
-            "iteration": str(iteration),
+            "iteration": str(self.iteration),
             "decided_by": asked["by"],
         }
-        self.aside.say(lambda tracker, run: tracker.tag(run, tags))
-        self._file(f"decisions/{iteration}.json", decision.model_dump_json(indent=1))
-        self.say(f"{iteration}: decided {decision.strategy}: {decision.reason}")
+        self.tracking.submit(lambda tracker, run: tracker.tag(run, tags))
+        self._log_text("decisions", decision.model_dump_json(indent=1))
+        self.say(f"{self.iteration}: decided {decision.strategy}: {decision.reason}")
 
-    def record_outcomes(self, iteration: int, outcomes: Outcomes) -> None:
-        """What the fixed batch of an iteration can teach."""
-        self._file(f"outcomes/{iteration}.json", outcomes.model_dump_json(indent=1))
-        self.say(f"{iteration}: {outcomes}")
+    def record_outcomes(self, outcomes: BatchOutcomes) -> None:
+        """Record how many responses of the fixed batch are right, wrong, cut or empty."""
+        self._log_text("outcomes", outcomes.model_dump_json(indent=1))
+        self.say(f"{self.iteration}: {outcomes}")
 
-    def record_end(self, fault: str) -> None:
-        """Why the campaign cannot go on: where progress is shown, and in MLflow. The registry
-        says that it failed or was stopped.
-        """
-        self.aside.say(lambda tracker, run: tracker.tag(run, {"fault": fault}))
-        self.say(f"ends: {fault}")
-
-    def record_selection(self, iteration: int, evidence: Mapping[str, Any]) -> None:
-        """Which kept step became the student, and the validation scores and KL it was chosen by."""
-        self._file(f"selections/{iteration}.json", json.dumps(evidence, indent=1))
+    def record_selection(self, evidence: Mapping[str, Any]) -> None:
+        """Record which kept step became the student, and the scores and KL it was chosen by."""
+        self._log_text("selections", json.dumps(evidence, indent=1))
         chosen = f"step {evidence['chosen']['step']} {evidence['chosen']['alternative']}".rstrip()
-        self.say(f"{iteration}: chose the student of {chosen}")
+        self.say(f"{self.iteration}: chose the student of {chosen}")
 
-    def record_overlap(self, iteration: int, overlap: Overlap) -> None:
-        """What training prompts share with what is measured on; the registry has it with the
-        prompts themselves.
-        """
-        self._file(f"overlap/{iteration}.json", overlap.model_dump_json(indent=1))
-        said = (
-            f"{overlap.exact + overlap.ngram} of {overlap.checked} prompts overlap with what "
-            f"is measured on ({overlap.action})"
+    def record_problems(self, problems: ProblemsRef, context: str) -> None:
+        """Log a problem list as a dataset of the campaign's MLflow run."""
+        spec = self.store.manifest(problems.id).spec
+        self.tracking.submit(
+            lambda tracker, run: tracker.log_dataset(
+                run, problems.name, problems.id, context, spec, problems.count
+            )
         )
-        self.say(f"{iteration}: {said}")
 
-    def _file(self, name: str, text: str) -> None:
-        self.aside.say(lambda tracker, run: tracker.log_text(run, text, name))
+    def record_overlap(self, overlap: Overlap) -> None:
+        """Record how many training prompts overlap with validation and benchmarks."""
+        self._log_text("overlap", overlap.model_dump_json(indent=1))
+        self.say(
+            f"{self.iteration}: {overlap.exact + overlap.ngram} of {overlap.checked} prompts "
+            f"overlap with what is measured on ({overlap.action})"
+        )
 
-    def record_report(
-        self, iteration: int, role: str, report: EvalReport, stage: EvaluatePolicy
-    ) -> None:
-        """What an evaluation found: the report in the registry, that and its details in MLflow."""
-        self.registry.record_report(self.campaign, iteration, role, report)
+    def record_report(self, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
+        """Record an evaluation: the report in the registry, also with its details in MLflow."""
+        self.registry.record_report(self.campaign, self.iteration, role, report)
         details = load_details(self.store, stage.identity())
+        prefix = None if role in ("base", "student") else role
 
         def write(tracker: Tracker, run: TrackedRun) -> None:
-            tracker.log_report(
-                run, report, iteration, None if role in ("base", "student") else role, details
-            )
-            with self._phase(tracker, run, iteration, role, {}) as phase:
+            tracker.log_report(run, report, self.iteration, prefix, details)
+            with self._phase_run(tracker, run, role, {}) as phase:
                 tracker.log_report(phase, report, stage.policy.step, details=details)
 
-        self.aside.say(write)
+        self.tracking.submit(write)
 
-    def track_training(
-        self, iteration: int, role: str, records: Sequence[Record], tags: Mapping[str, str]
+    def record_training(
+        self, name: str, training: TrainingRef | ValuesRef, tags: Mapping[str, str]
     ) -> None:
+        """Log the record of every optimizer step of a training run."""
+        records = load_records(self.store, training)
+
         def write(tracker: Tracker, run: TrackedRun) -> None:
-            with self._phase(tracker, run, iteration, role, tags) as phase:
+            with self._phase_run(tracker, run, name, tags) as phase:
                 tracker.log_records(phase, records)
 
-        self.aside.say(write)
+        self.tracking.submit(write)
+
+    def record_end(self, reason: str) -> None:
+        """Record why the campaign cannot continue; the registry holds its status."""
+        self.tracking.submit(lambda tracker, run: tracker.tag(run, {"fault": reason}))
+        self.say(f"ends: {reason}")
+
+    def _log_text(self, folder: str, text: str) -> None:
+        name = f"{folder}/{self.iteration}.json"
+        self.tracking.submit(lambda tracker, run: tracker.log_text(run, text, name))
 
     @contextmanager
-    def _phase(
-        self, tracker: Tracker, run: TrackedRun, iteration: int, role: str, tags: Mapping[str, str]
+    def _phase_run(
+        self, tracker: Tracker, run: TrackedRun, role: str, tags: Mapping[str, str]
     ) -> Iterator[TrackedRun]:
-        """The run of one phase, finished after it."""
-        own = {"role": role, "iteration": str(iteration)} | (
-            {"strategy": strategy} if (strategy := self.decided.get(iteration)) else {}
-        )
+        """The MLflow run of one phase of this iteration, finished at the end of the block."""
+        own = {"role": role, "iteration": str(self.iteration)}
+        if strategy := self.decided.get(self.iteration):
+            own["strategy"] = strategy
+        name = f"{self.iteration}/{role}"
         phase = tracker.phase_run(
-            run, f"{iteration}/{role}", f"{role}-{iteration}", tags={**self.tags, **own, **tags}
+            run, name, f"{role}-{self.iteration}", tags={**self.tags, **own, **tags}
         )
         yield phase
         tracker.finish(phase)
-
-    def record_problems(self, problems: ProblemsRef, context: str) -> None:
-        """A problem list that the campaign trains or is measured on, as a dataset of its MLflow
-        run.
-        """
-        manifest = self.store.manifest(problems.id)
-        self.aside.say(
-            lambda tracker, run: tracker.log_dataset(
-                run, problems.name, problems.id, context, manifest.question, problems.count
-            )
-        )

@@ -1,102 +1,166 @@
-"""What an iteration measures: candidates on validation, which selection may look at, and its
-outcome on the benchmarks.
-"""
+"""Selection and evaluation: candidates on the validation problems, results on the benchmarks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
-from erpd_core.refs import EvalReport, PolicyRef, RolloutRef, TrainingRef
+from erpd_core.config import CampaignConfig
+from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, RolloutRef, TrainingRef
 from erpd_core.scoring import avg_at_k
-from flows.steps.context import Steps, seed_for
-from flows.steps.recorder import Answers
+from flows.steps.context import IterationContext, seed_for
+from flows.steps.recorder import PendingResults, StageCall
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.rollouts import SampleRollouts, outcomes
 
 
-class Measuring:
-    """Validation and evaluation of one iteration's policies."""
+def validation_stage(
+    config: CampaignConfig, policy: PolicyRef, problems: ProblemsRef
+) -> SampleRollouts:
+    """Samples a policy on the validation problems; every policy with the same seed."""
+    return SampleRollouts(
+        policy=policy,
+        problems=problems,
+        sampling=config.evaluation.validation_sampling,
+        seed=seed_for(config, 0, "validation"),
+    )
 
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
+
+def evaluation_stage(
+    config: CampaignConfig,
+    policy: PolicyRef,
+    old: PolicyRef,
+    base: PolicyRef,
+    benchmarks: Mapping[str, ProblemsRef],
+) -> EvaluatePolicy:
+    """Evaluates a policy on every benchmark; every policy with the same seed."""
+    return EvaluatePolicy(
+        policy=policy,
+        old=old,
+        base=base,
+        benchmarks=dict(benchmarks),
+        sampling=config.evaluation.sampling,
+        samples=config.evaluation.samples,
+        judge=config.evaluation.judge,
+        seed=seed_for(config, 0, "benchmarks"),
+    )
+
+
+class Selection:
+    """Validates and evaluates one iteration's policies.
+
+    Only validation may influence a choice; the benchmarks are never looked at before it.
+    """
+
+    def __init__(self, context: IterationContext) -> None:
+        self.context, self.state, self.recorder = context, context.state, context.recorder
+
+    # ----------------------------------------------------------------------------------- validation
 
     def best(self, training: TrainingRef, role: str) -> tuple[PolicyRef, RolloutRef]:
-        """The kept policy with the highest validation score, of equals the earliest, and its
-        validation.
+        """The kept policy with the highest validation score, and its validation samples.
+
+        Ties go to the earliest step.
         """
         validations = self.validate(training.trail, role)()
-        scores = [avg_at_k(outcomes(self.steps.desk.store, ref)).avg for ref in validations]
+        scores = [avg_at_k(outcomes(self.recorder.store, ref)).avg for ref in validations]
         best = scores.index(max(scores))
         return training.trail[best], validations[best]
 
-    def validate(self, policies: Sequence[PolicyRef], role: str) -> Answers:
-        """Samples on the validation problems, begun; call what is returned for them."""
-        stages = [
-            SampleRollouts(
-                policy=policy,
-                problems=self.steps.known.validation,
-                sampling=self.steps.config.evaluation.validation_sampling,
-                seed=seed_for(self.steps.config, 0, "validation"),
+    def validate(self, policies: Sequence[PolicyRef], role: str) -> PendingResults[RolloutRef]:
+        """Start sampling policies on the validation problems."""
+        calls = [
+            StageCall(
+                validation_stage(self.context.config, policy, self.state.validation),
+                f"validate {role} (step {policy.step})",
+                f"{role} validation",
             )
             for policy in policies
         ]
-        asked = [
-            (stage, f"validate {role} (step {stage.policy.step})", f"{role} validation")
-            for stage in stages
-        ]
-        return self.steps.start("rollouts", "validation", asked)
+        return self.recorder.start(calls, phase="validation")
 
-    def on_validation(self, policies: Sequence[PolicyRef]) -> list[EvalReport]:
-        """Scores and KL on the validation samples (the same samples that `validate` draws)."""
-        stages = [
-            EvaluatePolicy(
-                policy=policy,
-                old=self.steps.known.start,
-                base=self.steps.known.base,
-                benchmarks={"validation": self.steps.known.validation},
-                sampling=self.steps.config.evaluation.validation_sampling,
-                seed=seed_for(self.steps.config, 0, "validation"),
-            )
-            for policy in policies
+    def best_student(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
+        """The kept student with the highest validation score within the KL budget.
+
+        Ties go to the earliest; if none is within the budget, the first one is taken.
+
+        **Arguments:**
+            teacher: Its KL scales `kl_budget_of_teacher`.
+            trainings: Name of the alternative -> its distillation.
+        """
+        config = self.context.config.distill
+        tried = [
+            (name, policy) for name, training in trainings.items() for policy in training.trail
         ]
-        asked = [
-            (
-                stage,
-                f"measure {stage.policy.role} (step {stage.policy.step}) on validation",
+        extreme, *reports = self._validation_reports([teacher, *(policy for _, policy in tried)])
+        budget = min(
+            config.kl_budget or math.inf, (config.kl_budget_of_teacher or math.inf) * extreme.kl_old
+        )
+        scores = [report.scores["validation"].avg for report in reports]
+        within = [place for place, report in enumerate(reports) if report.kl_old <= budget] or [0]
+        best = max(within, key=lambda place: scores[place])
+        alternative, student = tried[best]
+        kept = [
+            {"alternative": name, "step": policy.step, "score": score, "kl_old": report.kl_old}
+            for (name, policy), score, report in zip(tried, scores, reports, strict=True)
+        ]
+        evidence = {
+            "chosen": {"alternative": alternative, "step": student.step},
+            "kl_budget": budget if math.isfinite(budget) else None,
+            "kept": kept,
+        }
+        self.recorder.record_selection(evidence)
+        return student
+
+    def _validation_reports(self, policies: Sequence[PolicyRef]) -> list[EvalReport]:
+        """Scores and KL on the validation samples, the same samples that `validate` draws."""
+        calls = [
+            StageCall(
+                EvaluatePolicy(
+                    policy=policy,
+                    old=self.state.start,
+                    base=self.state.base,
+                    benchmarks={"validation": self.state.validation},
+                    sampling=self.context.config.evaluation.validation_sampling,
+                    seed=seed_for(self.context.config, 0, "validation"),
+                ),
+                f"measure {policy.role} (step {policy.step}) on validation",
                 "validation report",
             )
-            for stage in stages
+            for policy in policies
         ]
-        return self.steps.ask_all("evaluate", "validation", asked)
+        return self.recorder.start(calls, phase="validation")()
+
+    # ----------------------------------------------------------------------------------- benchmarks
 
     def evaluate(self, policies: Mapping[str, PolicyRef]) -> Callable[[], dict[str, EvalReport]]:
-        """Evaluations on the benchmarks, begun; call what is returned for role -> report,
-        recorded.
+        """Start evaluating policies on the benchmarks.
+
+        **Arguments:**
+            policies: Role -> policy.
+        **Returns:** A function that waits, records the reports, and returns role -> report.
         """
-        stages = {role: self._evaluation(policy) for role, policy in policies.items()}
-        answers = self.steps.start(
-            "evaluate",
-            "evaluate",
-            [(stage, f"evaluate {role}", f"{role} evaluation") for role, stage in stages.items()],
+        stages = {
+            role: evaluation_stage(
+                self.context.config,
+                policy,
+                self.state.start,
+                self.state.base,
+                self.state.benchmarks,
+            )
+            for role, policy in policies.items()
+        }
+        results = self.recorder.start(
+            [
+                StageCall(stage, f"evaluate {role}", f"{role} evaluation")
+                for role, stage in stages.items()
+            ]
         )
 
         def reports() -> dict[str, EvalReport]:
-            found = dict(zip(policies, answers(), strict=True))
+            found = dict(zip(policies, results(), strict=True))
             for role, report in found.items():
-                self.steps.desk.record_report(self.steps.index, role, report, stages[role])
+                self.recorder.record_report(role, report, stages[role])
             return found
 
         return reports
-
-    def _evaluation(self, policy: PolicyRef) -> EvaluatePolicy:
-        evaluation = self.steps.config.evaluation
-        return EvaluatePolicy(
-            policy=policy,
-            old=self.steps.known.start,
-            base=self.steps.known.base,
-            benchmarks=self.steps.known.benchmarks,
-            sampling=evaluation.sampling,
-            samples=evaluation.samples,
-            judge=evaluation.judge,
-            seed=seed_for(self.steps.config, 0, "benchmarks"),
-        )

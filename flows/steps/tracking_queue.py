@@ -18,16 +18,16 @@ from tasks.host.services import mlflow_url
 from tasks.tracking import TrackedRun, Tracker, is_away
 
 Write = Callable[[Tracker, TrackedRun], object]
-_one_at_a_time = threading.Lock()
+_mlflow_lock = threading.Lock()
 """Of all campaigns in this process: MLflow's SQLite has one writer, and what draws reports is
 not made for threads.
 """
 
 
 PAUSE_SECONDS = 5.0
-PATIENCE_SECONDS = 600.0
+FLUSH_SECONDS = 600.0
 _lock = threading.Lock()
-_asides: dict[str, Aside] = {}
+_queues: dict[str, TrackingQueue] = {}
 """The open ones: a campaign's flow and its iterations' share one, whose thread tells in the
 order of what happened.
 """
@@ -38,7 +38,7 @@ def open_tracker() -> Tracker:
     return Tracker(url, home() / "mlflow" / "artifacts" if url.startswith("sqlite") else None)
 
 
-class Aside:
+class TrackingQueue:
     """A campaign's run in MLflow and whatever else is done beside the stages, one thing after
     another in the order it was said.
 
@@ -53,35 +53,35 @@ class Aside:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self.campaign = campaign
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="aside")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
         self._given_up = threading.Event()
-        self._said: list[Future[Any]] = []
+        self._pending: list[Future[Any]] = []
         self._opened = self._thread.submit(
-            self._patiently, lambda: _open(campaign, params or {}, tags or {})
+            self._retrying, lambda: _open(campaign, params or {}, tags or {})
         )
         with _lock:
-            _asides[campaign] = self
+            _queues[campaign] = self
 
     @classmethod
-    def of(cls, campaign: str) -> Aside:
+    def of(cls, campaign: str) -> TrackingQueue:
         """The one that this process has for the campaign."""
         with _lock:
-            found = _asides.get(campaign)
+            found = _queues.get(campaign)
         return found or cls(campaign)
 
-    def say(self, write: Write) -> None:
+    def submit(self, write: Write) -> None:
         """Have `write(tracker, run)` called soon, in the caller's context."""
         context = copy_context()
-        self._said.append(
-            self._thread.submit(self._patiently, lambda: context.run(self._write, write))
+        self._pending.append(
+            self._thread.submit(self._retrying, lambda: context.run(self._write, write))
         )
 
     def _write(self, write: Write) -> None:
         opened = self._opened.result()
-        with _one_at_a_time:
+        with _mlflow_lock:
             write(*opened)
 
-    def _patiently(self, act: Callable[[], Any]) -> Any:
+    def _retrying(self, act: Callable[[], Any]) -> Any:
         """Do it, again and again while MLflow is away."""
         while True:
             try:
@@ -94,11 +94,11 @@ class Aside:
                 )
                 self._given_up.wait(PAUSE_SECONDS)
 
-    def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
+    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
         """Wait until everything is said. Raises what went wrong first; RuntimeError when MLflow
         stayed away for so long.
         """
-        said, self._said = self._said, []
+        said, self._pending = self._pending, []
         until = time.monotonic() + seconds
         for one in said:
             try:
@@ -113,8 +113,8 @@ class Aside:
     def close(self) -> None:
         """Everything is said; the next to ask for this campaign's opens another."""
         with _lock:
-            if _asides.get(self.campaign) is self:
-                del _asides[self.campaign]
+            if _queues.get(self.campaign) is self:
+                del _queues[self.campaign]
         self._thread.shutdown(wait=False)
 
     def pages(self) -> tuple[str, str] | None:
@@ -132,6 +132,6 @@ def _open(
 ) -> tuple[Tracker, TrackedRun]:
     # a campaign's own flow and its iterations' open one after the other: the first makes the run,
     # the others find it
-    with _one_at_a_time:
+    with _mlflow_lock:
         tracker = open_tracker()
         return tracker, tracker.campaign_run(campaign, campaign, params, tags)

@@ -19,7 +19,7 @@ from erpd_core.batch import TokenBatch
 from erpd_core.config import EmbeddedModel, RuntimeConfig, SamplingConfig, TinyProblems
 from tasks.datasets import draw_problems
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.models.import_policy import import_policy
 from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.store import Store
@@ -61,12 +61,14 @@ def main() -> None:
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         here = Context(Store(Path(folder)), RuntimeConfig(ray="off"), Progress(None, "ceiling"))
-        base = fulfil(import_policy(EmbeddedModel()), here)
-        problems = fulfil(draw_problems("prompts", TinyProblems(count=args.problems), SEED), here)
+        base = get_or_compute(import_policy(EmbeddedModel()), here)
+        problems = get_or_compute(
+            draw_problems("prompts", TinyProblems(count=args.problems), SEED), here
+        )
         sampling = SamplingConfig(
             samples=args.samples, temperature=1.0, max_new_tokens=24, shard=256
         )
-        rollouts = fulfil(
+        rollouts = get_or_compute(
             SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=SEED), here
         )
         print(json.dumps(ceiling(load_batch(shards(here.store, rollouts)))))

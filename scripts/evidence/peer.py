@@ -21,7 +21,7 @@ from erpd_core.refs import PolicyRef, Problem, ProblemsRef
 from scripts.evidence.record import ArmRecord, TrainingCurve
 from tasks.datasets import load_problems
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.grading import AnyGrader, open_grader
 from tasks.models.import_policy import import_policy
 from tasks.registry import Registry
@@ -58,14 +58,16 @@ def trl_arm(registry: Registry, store: Store, campaign: str) -> ArmRecord:
         )
         scores = {}
         for step in clock.saved:
-            policy = fulfil(import_policy(DirectoryModel(path=str(clock.folder(step)))), context)
+            policy = get_or_compute(
+                import_policy(DirectoryModel(path=str(clock.folder(step)))), context
+            )
             asked = SampleRollouts(
                 policy=policy,
                 problems=validation,
                 sampling=config.evaluation.validation_sampling,
                 seed=config.seed,
             )
-            scores[step] = fulfil(asked, context).accuracy
+            scores[step] = get_or_compute(asked, context).accuracy
     columns = {"reward": tuple(clock.rewards), "seconds_update": tuple(clock.seconds)}
     curve = TrainingCurve(
         iteration=1,

@@ -22,8 +22,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flows.ablation import known_arms
+from flows.ablation import begun
 from flows.recipes.studies import load_study
+from flows.steps.preflight import study_campaigns
 from scripts.evidence.followups import STUDIES_AFTER
 from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
@@ -113,7 +114,7 @@ def run(study: str, seed: int) -> Record:
     subprocess.run(command(study, seed), stdout=subprocess.DEVNULL, check=True)
     seconds = time.monotonic() - started
     registry, store = open_registry(), open_store()
-    arms = known_arms(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"]))
+    arms = begun(study_campaigns(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"])))
     found = {name: arm_record(registry, store, campaign) for name, campaign in arms.items()}
     if study in PEERS:
         peer, place = PEERS[study]

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from erpd_core.refs import LogprobRef, RolloutRef
 from erpd_core.signals import whiten
-from flows.ablation import known_arms
+from flows.ablation import begun
 from flows.recipes.studies import load_study
+from flows.steps.preflight import study_campaigns
 from scripts.evidence.running import STUDIES
 from tasks.registry import Attached, Registry, open_registry
 from tasks.rollouts import load_batch, shards
@@ -81,7 +82,7 @@ def main() -> None:
 def attached_to(registry: Registry, study: str, arm: str, seed: int) -> list[Attached]:
     """What an arm of a study on a seed has left."""
     return registry.artifacts(
-        known_arms(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"]))[arm]
+        begun(study_campaigns(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"])))[arm]
     )
 
 

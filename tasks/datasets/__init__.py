@@ -2,7 +2,13 @@
 family, as one ordered list in the store.
 """
 
-from tasks.datasets.catalogue import Entry, benchmark_from_text, catalogue, concrete, samples_of
+from tasks.datasets.catalogue import (
+    CatalogueEntry,
+    benchmark_from_text,
+    catalogue,
+    concrete,
+    samples_of,
+)
 from tasks.datasets.stage import (
     DrawProblems,
     check_problems,
@@ -12,8 +18,8 @@ from tasks.datasets.stage import (
 )
 
 __all__ = [
+    "CatalogueEntry",
     "DrawProblems",
-    "Entry",
     "benchmark_from_text",
     "catalogue",
     "check_problems",

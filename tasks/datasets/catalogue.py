@@ -26,7 +26,7 @@ Concrete = TinyProblems | FileProblems | HubProblems | GymProblems
 """A source that is not a name."""
 
 
-class Entry(Frozen):
+class CatalogueEntry(Frozen):
     """One named set."""
 
     about: str
@@ -40,14 +40,14 @@ class Entry(Frozen):
 
 
 @cache
-def catalogue() -> dict[str, Entry]:
+def catalogue() -> dict[str, CatalogueEntry]:
     """Every named set, in the order of the file."""
-    return TypeAdapter(dict[str, Entry]).validate_python(
+    return TypeAdapter(dict[str, CatalogueEntry]).validate_python(
         yaml.safe_load(FILE.read_text(encoding="utf-8"))
     )
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> CatalogueEntry:
     """The set called `name`, whatever its case, spaces and dashes. Raises ValueError, naming
     those that are near.
     """

@@ -27,7 +27,7 @@ from tasks.host.home import home
 from tasks.host.services import without_login
 from tasks.store.manifest import sha256
 from tasks.untrusted.input_files import expanded
-from tasks.untrusted.paths import checked_name, inside
+from tasks.untrusted.paths import checked_name, path_inside
 
 
 class Locked(BaseModel):
@@ -191,8 +191,8 @@ def _cached(source: HubProblems) -> Locked | None:
         _cache() / f"datasets--{source.id.replace('/', '--')}",
         source.revision or "main",
     )
-    ref = inside(repo / "refs", revision, f"data set {source.id}: revision")
-    folder = inside(
+    ref = path_inside(repo / "refs", revision, f"data set {source.id}: revision")
+    folder = path_inside(
         repo / "snapshots",
         ref.read_text().strip() if ref.is_file() else revision,
         f"data set {source.id}: revision",

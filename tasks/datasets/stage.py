@@ -17,7 +17,7 @@ from tasks.datasets.gym import gym_problems
 from tasks.datasets.hub import snapshot
 from tasks.datasets.overlap import Shared, find_shared, plain_problem, summary
 from tasks.datasets.pool import Pool, read_pool
-from tasks.execution.stage import Context, Stage
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.store import Build, Store
 
 PLACE = {"seed", "path", "id", "revision", "split", "files"}
@@ -36,7 +36,8 @@ class DrawProblems(Stage[ProblemsRef]):
     KIND: ClassVar[str] = "problems"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = ProblemsRef
-    LIGHT: ClassVar[bool] = True
+    VERB: ClassVar[Verb] = "problems"
+    CPU_ONLY: ClassVar[bool] = True
 
     name: str
     source: Concrete = Field(discriminator="kind")
@@ -52,7 +53,7 @@ class DrawProblems(Stage[ProblemsRef]):
     against: dict[str, ProblemsRef] = Field(default_factory=dict)
     """What the drawn problems must not overlap with."""
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         pooled = self.digest is not None
         source = self.source.model_dump(mode="json", exclude=PLACE if pooled else {"seed"})
         source = {
@@ -64,7 +65,7 @@ class DrawProblems(Stage[ProblemsRef]):
     def inputs(self) -> dict[str, str]:
         return {f"against-{name}": ref.id for name, ref in self.against.items()}
 
-    def run(self, context: Context, build: Build) -> ProblemsRef:
+    def compute(self, context: Context, build: Build) -> ProblemsRef:
         overlap: Overlap | None = None
         if isinstance(self.source, TinyProblems | GymProblems):
             generated = read_problems(self.source, self.seed, self.earlier)
@@ -215,7 +216,7 @@ def _worded(source: Concrete, problem: Problem) -> Problem:
 
 
 def _texts(store: Store, ref: ProblemsRef) -> dict[str, str]:
-    template = store.manifest(ref.id).question["source"]["template"]
+    template = store.manifest(ref.id).spec["source"]["template"]
     return {
         problem.id: plain_problem(problem.prompt, template) for problem in load_problems(store, ref)
     }

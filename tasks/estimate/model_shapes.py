@@ -29,7 +29,7 @@ SHARE = 0.6
 """Of the sampling limit: what a response is taken to be where nothing is known of the model."""
 
 
-class Entry(Frozen):
+class ShapeEntry(Frozen):
     """One model of the catalogue."""
 
     shape: ModelShape | None = None
@@ -85,8 +85,8 @@ def known_model(model: ModelConfig, limit: int) -> KnownModel:
 
 
 @cache
-def catalogue() -> dict[str, Entry]:
-    return TypeAdapter(dict[str, Entry]).validate_python(
+def catalogue() -> dict[str, ShapeEntry]:
+    return TypeAdapter(dict[str, ShapeEntry]).validate_python(
         yaml.safe_load(FILE.read_text(encoding="utf-8"))
     )
 

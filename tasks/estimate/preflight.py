@@ -7,7 +7,7 @@ from __future__ import annotations
 from erpd_core.config import PPO, CampaignConfig, RuntimeConfig
 from tasks.engines import check_engine
 from tasks.estimate import known_model
-from tasks.execution.capacity import Need, needs, refuse_impossible, this_node
+from tasks.execution.capacity import Requirement, refuse_impossible, requirements, this_node
 from tasks.host.home import home
 from tasks.host.services import ray_address
 
@@ -48,7 +48,7 @@ def check_room(config: CampaignConfig) -> None:
     runtime = config.runtime
     if runtime.ray == "off":
         return
-    asked = campaign_needs(config)
+    asked = campaign_requirements(config)
     if ray_address(runtime.ray_address):
         from tasks.execution.ray_cluster import cluster_nodes
 
@@ -57,7 +57,7 @@ def check_room(config: CampaignConfig) -> None:
         refuse_impossible(asked, [this_node(asked, runtime)], runtime)
 
 
-def campaign_needs(config: CampaignConfig) -> list[Need]:
+def campaign_requirements(config: CampaignConfig) -> list[Requirement]:
     """What the stages of a campaign need."""
     trained = [config.teacher, config.weak_teacher, *config.runs.values()]
     alone = (
@@ -67,4 +67,4 @@ def campaign_needs(config: CampaignConfig) -> list[Need]:
     )
     alone += ["the online stage"] if config.online else []
     shape = known_model(config.model, config.sampling.max_new_tokens).shape
-    return needs(config.runtime, shape.parameters if shape else 0, alone)
+    return requirements(config.runtime, shape.parameters if shape else 0, alone)

@@ -18,12 +18,13 @@ from erpd_core.evaluation_details import BenchmarkDetails, ProblemResult
 from erpd_core.kl import k1
 from erpd_core.refs import EvalReport, JudgedRef, PolicyRef, ProblemsRef, RolloutRef, Score
 from erpd_core.scoring import Outcomes, avg_at_k, clustered, majority_at_k, pass_curve
-from tasks.evaluation.judge.rollouts import JudgeRollouts, judge_question, judged_outcomes
+from tasks.evaluation.judge.prompt import judge_spec
+from tasks.evaluation.judge.rollouts import JudgeRollouts, judged_outcomes
 from tasks.evaluation.result_files import DETAILS, JUDGED, RESULTS, lines
 from tasks.evaluation.votes import Responses, read_responses
-from tasks.execution.nested import fulfil_inside
+from tasks.execution.nested import get_or_compute_inside
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, Stage, fulfil
+from tasks.execution.stage import Context, Stage, Verb, get_or_compute
 from tasks.grading import EXTRACTORS
 from tasks.rollouts import SampleRollouts, outcomes
 from tasks.rollouts.score import ScoreRollouts, load_column
@@ -38,6 +39,8 @@ class EvaluatePolicy(Stage[EvalReport]):
     KIND: ClassVar[str] = "evaluation"
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = EvalReport
+    VERB: ClassVar[Verb] = "evaluate"
+    PHASE: ClassVar[str | None] = "evaluate"
 
     policy: PolicyRef
     old: PolicyRef
@@ -54,12 +57,12 @@ class EvaluatePolicy(Stage[EvalReport]):
     measure here.
     """
 
-    def waits(self, runtime: RuntimeConfig) -> bool:
+    def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
         return runtime.samples_apart
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         samples = {"samples": self.samples} if self.samples else {}
-        judge = {"judge": judge_question(self.judge)} if self.judge else {}
+        judge = {"judge": judge_spec(self.judge)} if self.judge else {}
         asked = {
             "sampling": self.sampling.model_dump(mode="json"),
             "seed": self.seed,
@@ -71,7 +74,7 @@ class EvaluatePolicy(Stage[EvalReport]):
         problems = {f"benchmark-{name}": ref.id for name, ref in self.benchmarks.items()}
         return {"policy": self.policy.id, "old": self.old.id, "base": self.base.id, **problems}
 
-    def run(self, context: Context, build: Build) -> EvalReport:
+    def compute(self, context: Context, build: Build) -> EvalReport:
         scores: dict[str, Score] = {}
         details: dict[str, BenchmarkDetails] = {}
         results: list[ProblemResult] = []
@@ -86,7 +89,7 @@ class EvaluatePolicy(Stage[EvalReport]):
             sampling = self.sampling.model_copy(
                 update={"samples": self.samples.get(name, self.sampling.samples)}
             )
-            rollouts = fulfil(
+            rollouts = get_or_compute(
                 SampleRollouts(
                     policy=self.policy, problems=problems, sampling=sampling, seed=self.seed
                 ),
@@ -97,7 +100,9 @@ class EvaluatePolicy(Stage[EvalReport]):
                 asking = dataclasses.replace(
                     part, progress=Progress(part.progress.path, f"{part.progress.label}, judge")
                 )
-                judged[name] = fulfil(JudgeRollouts(rollouts=rollouts, judge=self.judge), asking)
+                judged[name] = get_or_compute(
+                    JudgeRollouts(rollouts=rollouts, judge=self.judge), asking
+                )
                 tried = judged_outcomes(context.store, rollouts, judged[name])
             responses = read_responses(context.store, rollouts, tried)
             sums = self._sums(context, rollouts)
@@ -130,7 +135,9 @@ class EvaluatePolicy(Stage[EvalReport]):
         silent = dataclasses.replace(context, progress=Progress(None))
 
         def column(policy: PolicyRef, name: str = "lp") -> Any:
-            ref = fulfil_inside(self, ScoreRollouts(policy=policy, rollouts=rollouts), silent)
+            ref = get_or_compute_inside(
+                self, ScoreRollouts(policy=policy, rollouts=rollouts), silent
+            )
             return load_column(context.store, ref, name).double()
 
         own = column(self.policy)

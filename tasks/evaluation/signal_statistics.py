@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from erpd_core.refs import Frozen, LogprobRef, RolloutRef
-from tasks.execution.stage import Context, Stage
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
 from tasks.store import Build
@@ -38,14 +38,16 @@ class MeasureSignal(Stage[SignalRef]):
     KIND: ClassVar[str] = "signal"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = SignalRef
-    LIGHT: ClassVar[bool] = True
+    VERB: ClassVar[Verb] = "score"
+    PHASE: ClassVar[str | None] = "score"
+    CPU_ONLY: ClassVar[bool] = True
 
     rollouts: RolloutRef
     old: LogprobRef
     teacher: LogprobRef
     student: LogprobRef
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         return {"bins": BINS, "edges": EDGES}
 
     def inputs(self) -> dict[str, str]:
@@ -56,7 +58,7 @@ class MeasureSignal(Stage[SignalRef]):
             "student": self.student.id,
         }
 
-    def run(self, context: Context, build: Build) -> SignalRef:
+    def compute(self, context: Context, build: Build) -> SignalRef:
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.reward_S[batch.seq_N] > 0.5
         old_N = load_column(context.store, self.old)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from tasks.execution.requests import Share
+from tasks.execution.requests import ResourceRequest
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen", contravariant=True)
@@ -32,12 +32,12 @@ class Watch(Protocol[Seen]):
         """Told of a death."""
 
 
-def over_actors(
+def map_over_actors(
     make: Callable[[Callable[..., Any]], Any],
     call: Callable[[Any, Item], Any],
     items: Sequence[Item],
     watch: Watch[Item],
-    share: Share,
+    share: ResourceRequest,
     count: int,
     deadline: float,
 ) -> Iterator[tuple[Item, Any]]:
@@ -63,7 +63,7 @@ def over_actors(
             .remote(*arguments)
         )
 
-    crew = _Crew(lambda: make(start), call, items, watch, count, deadline)
+    crew = _ActorPool(lambda: make(start), call, items, watch, count, deadline)
     try:
         while crew.todo or crew.working:
             yield from crew.answers()
@@ -74,7 +74,7 @@ def over_actors(
 
 
 @dataclass
-class _Hand:
+class _ActorSlot:
     """An actor and the item it is at: none before it has started, for it may wait long for room."""
 
     actor: Any
@@ -84,8 +84,8 @@ class _Hand:
     until: float = math.inf
 
 
-class _Crew(Generic[Item]):
-    """The actors of one `over_actors`: `hands` by the reference each is awaited by, `todo` the
+class _ActorPool(Generic[Item]):
+    """The actors of one `map_over_actors`: `hands` by the reference each is awaited by, `todo` the
     items nobody has in hand.
     """
 
@@ -107,11 +107,11 @@ class _Crew(Generic[Item]):
             deadline,
         )
         self.todo = deque(range(len(items)))
-        self.hands: dict[Any, _Hand] = {}
+        self.hands: dict[Any, _ActorSlot] = {}
         self.deaths: Counter[int | None] = Counter()
 
     @property
-    def working(self) -> list[tuple[_Hand, Item]]:
+    def working(self) -> list[tuple[_ActorSlot, Item]]:
         return [
             (hand, self.items[hand.item]) for hand in self.hands.values() if hand.item is not None
         ]
@@ -124,7 +124,7 @@ class _Crew(Generic[Item]):
 
         while len(self.hands) < min(self.count, len(self.todo) + len(self.working)):
             actor = self.make()
-            self.hands[actor.__ray_ready__.remote()] = _Hand(actor)
+            self.hands[actor.__ray_ready__.remote()] = _ActorSlot(actor)
         ready, _ = ray.wait(list(self.hands), timeout=POLL_SECONDS)
         answers: list[tuple[Item, Any]] = []
         for reference in ready:
@@ -152,7 +152,7 @@ class _Crew(Generic[Item]):
             return
         number = self.todo.popleft()
         item = self.items[number]
-        hand = _Hand(
+        hand = _ActorSlot(
             actor, number, sign=self.watch.sign(item), until=time.monotonic() + self.deadline
         )
         self.hands[self.call(actor, item)] = hand
@@ -168,7 +168,7 @@ class _Crew(Generic[Item]):
                 hand.wedged = True
                 ray.kill(hand.actor)  # so its answer is an error, as if it had died by itself
 
-    def _bury(self, hand: _Hand, why: str) -> None:
+    def _bury(self, hand: _ActorSlot, why: str) -> None:
         self.deaths[hand.item] += 1
         at = "its start" if hand.item is None else self.items[hand.item]
         if hand.item is not None:

@@ -20,12 +20,12 @@ import psutil
 from erpd_core.config import RuntimeConfig
 from erpd_core.estimates.memory import width
 from tasks.execution.requests import (
-    Share,
+    ResourceRequest,
     local_cpus,
-    sampler_share,
-    scorer_share,
-    stage_share,
-    trainer_share,
+    sampler_request,
+    scorer_request,
+    stage_request,
+    trainer_request,
 )
 from tasks.host.services import ray_address
 
@@ -47,7 +47,7 @@ class Node:
     """Bytes of one of its GPUs."""
 
 
-class Mend(NamedTuple):
+class Remedy(NamedTuple):
     """How the config asks less: the key to look at, and what to do."""
 
     key: str
@@ -55,16 +55,16 @@ class Mend(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Need:
+class Requirement:
     """What must fit, or the campaign never ends.
 
-    Example: `Need("trainers", Share(1, 1.0), {"GPU": Mend("runtime.trainers", "lower it")},
+    Example: `Requirement("trainers", Share(1, 1.0), {"GPU": Mend("runtime.trainers", "lower it")},
     held=35e9, where="gpu", count=8)`
     """
 
     who: str
-    share: Share
-    mends: dict[Dimension, Mend]
+    share: ResourceRequest
+    mends: dict[Dimension, Remedy]
     """How the config asks less of a dimension."""
     held: float = 0.0
     """Bytes that each holds at the very least; 0 where they are not known."""
@@ -112,42 +112,46 @@ class Need:
 # ------------------------------------------------------------------------------------ what is asked
 
 
-def needs(runtime: RuntimeConfig, weights: float = 0, alone: Sequence[str] = ()) -> list[Need]:
+def requirements(
+    runtime: RuntimeConfig, weights: float = 0, alone: Sequence[str] = ()
+) -> list[Requirement]:
     """What stages need that run a model of so many weights, or of an unknown number.
 
     **Arguments:** `alone`: trainings that have no trainers, but run in their stage's own process.
     """
-    return list(_needs(runtime, weights, alone))
+    return list(_requirements(runtime, weights, alone))
 
 
-def _needs(runtime: RuntimeConfig, weights: float, alone: Sequence[str]) -> Iterator[Need]:
-    whole, once = stage_share(runtime), width(runtime.dtype) * weights
-    own = _lower("cpus", "gpus") | {"memory": Mend("model", "take a smaller model")}
-    more: dict[Dimension, Mend] = {
-        "memory": Mend("runtime.trainers", "raise runtime.trainers, who share it")
+def _requirements(
+    runtime: RuntimeConfig, weights: float, alone: Sequence[str]
+) -> Iterator[Requirement]:
+    whole, once = stage_request(runtime), width(runtime.dtype) * weights
+    own = _lower("cpus", "gpus") | {"memory": Remedy("model", "take a smaller model")}
+    more: dict[Dimension, Remedy] = {
+        "memory": Remedy("runtime.trainers", "raise runtime.trainers, who share it")
     }
-    yield Need("drawing problems", Share(1, 0.0), {})
+    yield Requirement("drawing problems", ResourceRequest(1, 0.0), {})
     if runtime.samples_apart:
-        share = sampler_share(runtime)
+        share = sampler_request(runtime)
         mends = own | _lower("sampler_cpus", "sampler_gpus")
-        yield Need("a sampler", share, mends, once, _where(share, runtime))
+        yield Requirement("a sampler", share, mends, once, _where(share, runtime))
     else:
-        yield Need("sampling", whole, own, once, _where(whole, runtime))
-    share = scorer_share(runtime) if runtime.scores_apart else whole
-    yield Need(
+        yield Requirement("sampling", whole, own, once, _where(whole, runtime))
+    share = scorer_request(runtime) if runtime.scores_apart else whole
+    yield Requirement(
         "a scorer" if runtime.scores_apart else "scoring", share, own, once, _where(share, runtime)
     )
     if runtime.trains_apart:
-        share = trainer_share(runtime)
+        share = trainer_request(runtime)
         fewer = "lower runtime.trainers or runtime."
         mends = {
-            "CPU": Mend("runtime.trainers", f"{fewer}trainer_cpus"),
-            "GPU": Mend("runtime.trainers", f"{fewer}trainer_gpus"),
+            "CPU": Remedy("runtime.trainers", f"{fewer}trainer_cpus"),
+            "GPU": Remedy("runtime.trainers", f"{fewer}trainer_gpus"),
             **more,
         }
         # several keep float32 weights
         each = TRAINED * width("float32") * weights / runtime.trainers
-        yield Need(
+        yield Requirement(
             "trainers",
             share,
             mends,
@@ -156,21 +160,21 @@ def _needs(runtime: RuntimeConfig, weights: float, alone: Sequence[str]) -> Iter
             runtime.trainers,
         )
     else:
-        yield Need("training", whole, own | more, TRAINED * once, _where(whole, runtime))
+        yield Requirement("training", whole, own | more, TRAINED * once, _where(whole, runtime))
     for who in alone:
-        yield Need(who, whole, own, TRAINED * once, _where(whole, runtime))
+        yield Requirement(who, whole, own, TRAINED * once, _where(whole, runtime))
 
 
-def _lower(cpus: str, gpus: str) -> dict[Dimension, Mend]:
+def _lower(cpus: str, gpus: str) -> dict[Dimension, Remedy]:
     keys: tuple[tuple[Dimension, str], ...] = (("CPU", cpus), ("GPU", gpus))
-    return {name: Mend(f"runtime.{key}", f"lower runtime.{key}") for name, key in keys}
+    return {name: Remedy(f"runtime.{key}", f"lower runtime.{key}") for name, key in keys}
 
 
-def _where(share: Share, runtime: RuntimeConfig) -> Literal["host", "gpu", "either"]:
+def _where(share: ResourceRequest, runtime: RuntimeConfig) -> Literal["host", "gpu", "either"]:
     return "gpu" if share.gpus else "host" if runtime.device == "cpu" else "either"
 
 
-def this_node(asked: Sequence[Need], runtime: RuntimeConfig) -> Node:
+def this_node(asked: Sequence[Requirement], runtime: RuntimeConfig) -> Node:
     """What a Ray that is started here offers. GPUs are counted only where one is asked for, or
     the host alone would not do.
     """
@@ -190,7 +194,9 @@ def this_node(asked: Sequence[Need], runtime: RuntimeConfig) -> Node:
 # -------------------------------------------------------------------------------------- the refusal
 
 
-def refuse_impossible(asked: Sequence[Need], nodes: Sequence[Node], runtime: RuntimeConfig) -> None:
+def refuse_impossible(
+    asked: Sequence[Requirement], nodes: Sequence[Node], runtime: RuntimeConfig
+) -> None:
     """Raises ValueError for the first need that can never be met: who asks what, what there is,
     and what to change.
     """
@@ -207,7 +213,7 @@ def refuse_impossible(asked: Sequence[Need], nodes: Sequence[Node], runtime: Run
             )
 
 
-def _asks(need: Need, nodes: Sequence[Node]) -> str:
+def _asks(need: Requirement, nodes: Sequence[Node]) -> str:
     amounts = [
         f"{amount:g} {name}"
         for name, amount in (("CPU", need.share.cpus), ("GPU", need.share.gpus))
@@ -226,7 +232,7 @@ def _asks(need: Need, nodes: Sequence[Node]) -> str:
     )
 
 
-def _offers(need: Need, nodes: Sequence[Node]) -> str:
+def _offers(need: Requirement, nodes: Sequence[Node]) -> str:
     """The nodes, the largest first, those alike counted."""
     memory = "memory" in need.lacking(nodes)
 

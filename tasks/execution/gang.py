@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.execution.actors import DEATHS
-from tasks.execution.requests import Share
+from tasks.execution.requests import ResourceRequest
 
 GRACE_SECONDS = 15.0
 """How long after one's trouble the others are waited for: a death shows in others' errors too,
@@ -19,11 +19,11 @@ and may show there first.
 """
 
 
-def together(
+def run_gang(
     name: str,
     make: Callable[[Callable[..., Any], str], list[Any]],
     call: Callable[[Any], Any],
-    share: Share,
+    share: ResourceRequest,
     count: int,
     sign: Callable[[], object],
     say: Callable[[str], object],
@@ -63,7 +63,7 @@ class _Room:
     """A placement group that is there: a bundle for each actor."""
 
     group: Any
-    share: Share
+    share: ResourceRequest
 
     def options(self, rank: int) -> dict[str, Any]:
         """What puts the actor of a rank into its bundle."""
@@ -87,7 +87,7 @@ class _Room:
 
 
 @contextmanager
-def _room(name: str, share: Share, count: int) -> Iterator[_Room]:
+def _room(name: str, share: ResourceRequest, count: int) -> Iterator[_Room]:
     import ray
 
     with suppress(ValueError):  # there is none

@@ -1,38 +1,19 @@
-"""The Prefect face of the stages: one task per verb. Bodies are `tasks.execution.stage.fulfil`,
-which tests call without any server.
-"""
+"""The Prefect tasks that stages run as: one for each verb."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import prefect
 from prefect.states import Completed, State
 
-from erpd_core.config import RuntimeConfig
-from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, Stage, fulfil
-from tasks.store import open_store
-
-Verb = Literal["import", "problems", "rollouts", "score", "train", "distill", "evaluate"]
+from tasks.execution.stage import Verb, run_stage
 
 
-def _hopeful(task: Any, run: Any, state: State[Any]) -> bool:
-    """Try again after what may pass (a lost worker, a full disk), not after what is wrong with
-    the question or the arithmetic.
-    """
+def _is_transient(task: Any, run: Any, state: State[Any]) -> bool:
+    """Retry transient failures (lost worker, full disk), never bad input or numerical faults."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, ValueError | LookupError | ArithmeticError | TypeError)
-
-
-def perform(stage: Stage[Any], runtime: RuntimeConfig, label: str, events: Path | None) -> Any:
-    """Answer a stage in this process."""
-    progress = Progress(events, label)
-    progress.event(status="started")
-    ref = fulfil(stage, Context(store=open_store(), runtime=runtime, progress=progress))
-    progress.event(status="finished")
-    return ref
 
 
 def _task(verb: str) -> Any:
@@ -41,20 +22,17 @@ def _task(verb: str) -> Any:
         task_run_name="{label}",
         retries=1,
         retry_delay_seconds=3,
-        retry_condition_fn=_hopeful,
+        retry_condition_fn=_is_transient,
         persist_result=False,
     )
-    return decorate(perform)
+    return decorate(run_stage)
 
 
-TASKS: dict[str, Any] = {verb: _task(verb) for verb in Verb.__args__}  # type: ignore[attr-defined]
+PREFECT_TASKS: dict[str, Any] = {verb: _task(verb) for verb in get_args(Verb)}
 
 
 @prefect.task(name="cached", task_run_name="{label}", persist_result=False)
-def show_cached(label: str, ref: Any) -> Any:
-    """Show in the UI that a stage's answer was found in the store."""
-    return Completed(
-        name="Cached",
-        message=f"found in the store: {getattr(ref, 'id', None) or ref.policy}",
-        data=ref,
-    )
+def report_cache_hit(label: str, ref: Any) -> Any:
+    """Show a stage in Prefect's UI as Cached, because the store holds its result."""
+    artifact = getattr(ref, "id", None) or ref.policy
+    return Completed(name="Cached", message=f"found in the store: {artifact}", data=ref)

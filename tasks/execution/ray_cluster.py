@@ -13,10 +13,10 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from erpd_core.config import RuntimeConfig
-from tasks.execution.capacity import Need, Node, needs, refuse_impossible
+from tasks.execution.capacity import Node, Requirement, refuse_impossible, requirements
 from tasks.execution.machines import machine, machine_names
 from tasks.execution.node_watch import NodeWatch, watch_own_node
-from tasks.execution.requests import local_cpus, stage_share
+from tasks.execution.requests import local_cpus, stage_request
 from tasks.host.home import home
 from tasks.host.services import ray_address
 from tasks.host.shutdown import signals_kept
@@ -28,15 +28,15 @@ _lock = threading.Lock()
 _watches: list[NodeWatch] = []
 
 
-def places(runtime: RuntimeConfig) -> int:
+def max_concurrent_stages(runtime: RuntimeConfig) -> int:
     """How many stages can be at work at once, at least one."""
     if runtime.ray == "off":
         return 1
-    share = stage_share(runtime)
+    share = stage_request(runtime)
     if not (ray_address(runtime.ray_address) or share.gpus):
         return max(1, local_cpus(runtime) // share.cpus)
     nodes = cluster_nodes(runtime)
-    stages = Need("stages", share, {}, count=sum(int(node.cpus) for node in nodes))
+    stages = Requirement("stages", share, {}, count=sum(int(node.cpus) for node in nodes))
     return max(1, sum(map(stages.room, nodes)))
 
 
@@ -58,7 +58,7 @@ def ensure_ray(runtime: RuntimeConfig) -> None:
             else:
                 _start(runtime)
         _watches.append(watch_own_node())
-    refuse_impossible(needs(runtime), cluster_nodes(runtime), runtime)
+    refuse_impossible(requirements(runtime), cluster_nodes(runtime), runtime)
 
 
 def _connect(address: str) -> None:
@@ -138,8 +138,8 @@ def start_ahead(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
 
     ensure_ray(runtime)
     if ray_address(runtime.ray_address) is None:
-        work = ray.remote(_import_all).options(**stage_share(runtime).options)
-        for _ in range(places(runtime)):
+        work = ray.remote(_import_all).options(**stage_request(runtime).options)
+        for _ in range(max_concurrent_stages(runtime)):
             work.remote(modules)
 
 

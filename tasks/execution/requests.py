@@ -10,7 +10,7 @@ from tasks.host.machine import cores
 
 
 @dataclass(frozen=True)
-class Share:
+class ResourceRequest:
     """What a task or an actor asks of Ray."""
 
     cpus: int
@@ -21,35 +21,37 @@ class Share:
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
 
-def stage_share(runtime: RuntimeConfig) -> Share:
+def stage_request(runtime: RuntimeConfig) -> ResourceRequest:
     """For work in a stage's own process."""
-    return Share(stage_cpus(runtime), runtime.gpus)
+    return ResourceRequest(stage_cpus(runtime), runtime.gpus)
 
 
-def sampler_share(runtime: RuntimeConfig) -> Share:
+def sampler_request(runtime: RuntimeConfig) -> ResourceRequest:
     """For one of a stage's samplers: what the runtime says, else an equal part of the stage's.
     Ray counts GPUs by 1/10,000.
     """
     part = runtime.gpus / runtime.samplers
     gpus = math.floor(part) if part > 1 else math.floor(part * 1e4) / 1e4
-    return Share(
+    return ResourceRequest(
         cpus=runtime.sampler_cpus or max(1, stage_cpus(runtime) // runtime.samplers),
         gpus=gpus if runtime.sampler_gpus is None else runtime.sampler_gpus,
     )
 
 
-def scorer_share(runtime: RuntimeConfig) -> Share:
+def scorer_request(runtime: RuntimeConfig) -> ResourceRequest:
     """For one of a stage's scorers: an equal part of the stage's CPUs and, where it has GPUs,
     one.
     """
-    return Share(cpus=max(1, stage_cpus(runtime) // runtime.scorers), gpus=float(runtime.gpus > 0))
+    return ResourceRequest(
+        cpus=max(1, stage_cpus(runtime) // runtime.scorers), gpus=float(runtime.gpus > 0)
+    )
 
 
-def trainer_share(runtime: RuntimeConfig) -> Share:
+def trainer_request(runtime: RuntimeConfig) -> ResourceRequest:
     """For one of a stage's trainers: what the runtime says, else an equal part of the stage's
     CPUs and, where it has GPUs, one.
     """
-    return Share(
+    return ResourceRequest(
         cpus=runtime.trainer_cpus or max(1, stage_cpus(runtime) // runtime.trainers),
         gpus=float(runtime.gpus > 0)
         if runtime.trainer_gpus is None

@@ -1,29 +1,26 @@
-"""A stage: one question with an identity, and the work that answers it. Everything a campaign does
-is a stage.
-
-A stage is a frozen pydantic value. `question()` is what was asked, `inputs()` the identities it
-rests on, `VERSION` the code's: bump it when a change makes the step produce other values. The
-answer is a small ref, kept in the artifact's manifest.
-"""
+"""Stages: the units of work of a campaign, each with an identity and one stored result."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.refs import Frozen
 from tasks.execution.progress import Progress
-from tasks.host.machine import cores, give_back_memory, keep_freed_memory
-from tasks.store import Build, Store, identity
+from tasks.host.machine import give_back_memory, use_threads
+from tasks.store import Build, Store, identity, open_store
 
 Ref = TypeVar("Ref", bound=Frozen)
+Verb = Literal["import", "problems", "rollouts", "score", "train", "distill", "evaluate"]
+"""Name of a Prefect task; every stage runs as one of these."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a stage runs: never part of what it answers."""
+    """Where a stage runs. Nothing in here may change what the stage computes."""
 
     store: Store
     runtime: RuntimeConfig
@@ -31,35 +28,82 @@ class Context:
 
 
 class Stage(Frozen, Generic[Ref]):
+    """A unit of work: frozen inputs, a content-based identity, and one result in the store.
+
+    A stage is a pydantic value, so two processes that build the same stage agree on its identity.
+    `Ref` is the type of the result: a small frozen value that is kept in the artifact's manifest.
+    A subclass declares its fields, `spec`, `inputs` and `compute`:
+
+    | member | meaning |
+    |---|---|
+    | `spec()` | the settings that affect values, as JSON; never paths, devices or worker counts |
+    | `inputs()` | role -> identity of each artifact that `compute` reads |
+    | `VERSION` | version of the code; raise it when a change makes `compute` return other values |
+    | `compute(context, build)` | does the work and puts files into `build` |
+
+    **Example:**
+
+        class CountTokens(Stage[TokenCount]):
+            KIND = "count"
+            VERSION = 1
+            REF = TokenCount
+            VERB = "evaluate"
+
+            rollouts: RolloutRef
+
+            def spec(self):
+                return {}
+
+            def inputs(self):
+                return {"rollouts": self.rollouts.id}
+
+            def compute(self, context, build):
+                return TokenCount(id=build.id, tokens=self.rollouts.tokens)
+
+        count = get_or_compute(CountTokens(rollouts=ref), context)
+    """
+
     KIND: ClassVar[str]
+    """Kind of the artifact: the first part of its identity."""
     VERSION: ClassVar[int]
+    """Version of the code, part of the identity."""
     REF: ClassVar[type[Any]]
-    LIGHT: ClassVar[bool] = False
-    """It runs no model: one CPU and no GPU will do, however much the runtime gives to a stage."""
+    """The class behind `Ref`, which reads the result back from the manifest."""
+    VERB: ClassVar[Verb]
+    """The Prefect task that runs it."""
+    PHASE: ClassVar[str | None] = None
+    """The phase of an iteration that its seconds count towards; None: they are not counted."""
+    CPU_ONLY: ClassVar[bool] = False
+    """It runs no model: it asks for one CPU and no GPU, whatever the runtime gives to a stage."""
 
     @abstractmethod
-    def question(self) -> dict[str, Any]: ...
+    def spec(self) -> dict[str, Any]:
+        """The settings that affect values, as JSON."""
 
     @abstractmethod
-    def inputs(self) -> dict[str, str]: ...
+    def inputs(self) -> dict[str, str]:
+        """Role -> identity of each artifact that `compute` reads."""
 
     @abstractmethod
-    def run(self, context: Context, build: Build) -> Ref:
-        """Do the work, putting files into the build. A build continued after a kill already
-        holds what was put before.
+    def compute(self, context: Context, build: Build) -> Ref:
+        """Do the work and put its files into `build`.
+
+        A build that was interrupted is continued: it still holds the files put before.
         """
 
-    def waits(self, runtime: RuntimeConfig) -> bool:
-        """Does its own process only wait for actors that do the work? Then it asks for no room:
-        it would hold what they wait for.
+    def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
+        """Whether Ray actors do the work while the stage's own process only waits for them.
+
+        Such a stage asks Ray for nothing: otherwise it would hold what its actors wait for.
         """
         return False
 
     def identity(self) -> str:
-        return identity(self.KIND, self.question(), self.inputs(), self.VERSION)
+        """The identity of its artifact: a hash of KIND, spec, inputs and VERSION."""
+        return identity(self.KIND, self.spec(), self.inputs(), self.VERSION)
 
     def stored(self, store: Store) -> Ref | None:
-        """The answer when it is in the store, whole."""
+        """The result if the store holds it undamaged, else None."""
         artifact = self.identity()
         if not store.has(artifact):
             return None
@@ -67,11 +111,11 @@ class Stage(Frozen, Generic[Ref]):
         return ref
 
 
-def fulfil(stage: Stage[Ref], context: Context) -> Ref:
-    """The stage's answer: found in the store, or worked out now and stored.
+def get_or_compute(stage: Stage[Ref], context: Context) -> Ref:
+    """The stage's result: read from the store, or computed now and stored.
 
-    Raises LookupError when an input is not in the store, or is damaged there: the campaign that
-    makes it makes it again.
+    **Raises:** LookupError if an input is missing or damaged; the campaign that makes it will make
+    it again.
     """
     found = stage.stored(context.store)
     if found is not None:
@@ -79,34 +123,28 @@ def fulfil(stage: Stage[Ref], context: Context) -> Ref:
     for role, artifact in stage.inputs().items():
         if not context.store.has(artifact):
             raise LookupError(
-                f"{type(stage).__name__}: its {role}, {artifact}, is missing or was damaged; run "
-                f"the same command again"
+                f"{type(stage).__name__}: its {role}, {artifact}, is missing or was damaged; "
+                f"run the same command again"
             )
-    with context.store.build(stage.KIND, stage.question(), stage.inputs(), stage.VERSION) as build:
+    with context.store.build(stage.KIND, stage.spec(), stage.inputs(), stage.VERSION) as build:
         if build is not None:
-            compute_on(context.runtime.cpus)
+            use_threads(context.runtime.cpus)
             try:
-                ref = stage.run(context, build)
+                ref = stage.compute(context, build)
             finally:
                 give_back_memory()
-            build.commit(
-                {
-                    "ref": ref.model_dump(mode="json"),
-                    "engine": context.runtime.engine,
-                    "device": context.runtime.device,
-                }
-            )
+            where = {"engine": context.runtime.engine, "device": context.runtime.device}
+            build.commit({"ref": ref.model_dump(mode="json"), **where})
             return ref
-    found = stage.stored(context.store)
+    found = stage.stored(context.store)  # another process has built it meanwhile
     assert found is not None, "the store says the artifact is there"
     return found
 
 
-def compute_on(count: int | None) -> None:
-    """Compute in this process on so many CPU threads, on all of the machine when None; memory
-    once taken is kept for the next tensors.
-    """
-    import torch  # here, so that asking the store costs no import of torch
-
-    torch.set_num_threads(count or cores())
-    keep_freed_memory()
+def run_stage(stage: Stage[Ref], runtime: RuntimeConfig, label: str, events: Path | None) -> Ref:
+    """A Prefect task's body: `get_or_compute` in this process, with progress in `events`."""
+    progress = Progress(events, label)
+    progress.event(status="started")
+    ref = get_or_compute(stage, Context(open_store(), runtime, progress))
+    progress.event(status="finished")
+    return ref

@@ -1,26 +1,29 @@
-"""Submits stages to Prefect's task runners, on Ray or in this process."""
+"""Submission of stages to Prefect's task runners: on Ray, or in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent import futures
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from erpd_core.config import RuntimeConfig
+from tasks.execution.prefect_tasks import PREFECT_TASKS
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import Share, stage_share
+from tasks.execution.requests import ResourceRequest, stage_request
 from tasks.execution.stage import Stage
 
-HALTED_SECONDS = 1.0
-"""How soon who waits for an answer sees that work was halted."""
+CANCEL_POLL_SECONDS = 1.0
+"""How soon a waiting thread notices that work was cancelled."""
 
 
 class StageRunner(TaskRunner[Any]):
-    """Runs each stage where its runtime says: on Ray, or in a thread of this process. Either starts
-    at its first stage: a campaign whose every stage is cached starts none.
+    """Runs each stage where its runtime says: on Ray, or in a thread of this process.
+
+    Either starts with its first stage, so a campaign whose every stage is cached starts neither.
     """
 
     def __init__(self) -> None:
@@ -51,56 +54,57 @@ class StageRunner(TaskRunner[Any]):
         return self._started_with[runtime.ray]
 
 
-def submit(task: Any, runtime: RuntimeConfig, stage: Stage[Any], *args: Any) -> Any:
-    """Submit a Prefect task on a stage to the current flow's runner with what the stage asks;
-    returns its future.
+def submit(stage: Stage[Any], runtime: RuntimeConfig, label: str, events: Path) -> Any:
+    """Submit the stage's Prefect task to the current flow's runner.
+
+    **Returns:** The task's future; `wait_for` gives its result.
     """
+    task = PREFECT_TASKS[stage.VERB]
     if runtime.ray == "off":
-        return task.submit(stage, *args)
+        return task.submit(stage, runtime, label, events)
     from prefect_ray.context import remote_options
 
     options = {
-        **asked(stage, runtime).options,
-        **(_beside_the_flow(runtime) if stage.waits(runtime) else {}),
+        **request_for(stage, runtime).options,
+        **(_on_own_node(runtime) if stage.runs_on_actors(runtime) else {}),
     }
-    # Ray would silently replay a task whose worker died while Prefect shows it Running for ever:
-    # retries are Prefect's.
+    # Retries are Prefect's: a retry by Ray would leave the task Running in Prefect indefinitely.
     with remote_options(**options, max_retries=0):
-        return task.submit(stage, *args)
+        return task.submit(stage, runtime, label, events)
 
 
-def answer(future: Any, halted: Callable[[], bool]) -> Any:
-    """Wait for what `submit` returned; its answer, or the error it raised. Raises KeyboardInterrupt
-    once `halted`: of a Ray that is stopped no answer comes.
+def wait_for(future: Any, cancelled: Callable[[], bool]) -> Any:
+    """The result of a submitted stage, once it is there.
 
-    Signals are heard meanwhile: `ray.get` drops what a handler raises, unless that is a
+    Signals are heard meanwhile; `ray.get` would drop whatever their handlers raise, except a
     KeyboardInterrupt.
+
+    **Raises:** The error of the stage; KeyboardInterrupt once `cancelled()` is true, because a
+    stopped Ray never answers.
     """
     work = future.wrapped_future
     working = [work if isinstance(work, futures.Future) else work.future()]
-    while not futures.wait(working, timeout=HALTED_SECONDS).done:
-        if halted():
+    while not futures.wait(working, timeout=CANCEL_POLL_SECONDS).done:
+        if cancelled():
             raise KeyboardInterrupt
     return future.result()
 
 
-def _beside_the_flow(runtime: RuntimeConfig) -> dict[str, Any]:
-    """What asks for nothing Ray puts on any node, the cluster's head too, which may not even see
-    ERPD_HOME: this keeps it on our own.
+def request_for(stage: Stage[Any], runtime: RuntimeConfig) -> ResourceRequest:
+    """What a stage's task asks of Ray; nothing if it only waits for actors."""
+    if stage.runs_on_actors(runtime):
+        return ResourceRequest(0, 0.0)
+    return ResourceRequest(1, 0.0) if stage.CPU_ONLY else stage_request(runtime)
+
+
+def _on_own_node(runtime: RuntimeConfig) -> dict[str, Any]:
+    """Options that keep a task on the flow's own node.
+
+    Ray places a task that asks for nothing on any node, also on one that has no ERPD_HOME.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ensure_ray(runtime)
-    return {
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-    }
-
-
-def asked(stage: Stage[Any], runtime: RuntimeConfig) -> Share:
-    """What a stage's task asks: nothing where it only waits for actors."""
-    if stage.waits(runtime):
-        return Share(0, 0.0)
-    return Share(1, 0.0) if stage.LIGHT else stage_share(runtime)
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

@@ -51,7 +51,7 @@ NO_ROOM = 1 << 16
 """Bytes: with fewer of them free nothing can go on, whatever it was that failed."""
 
 
-def in_words(error: BaseException) -> str | None:
+def describe_disk_fault(error: BaseException) -> str | None:
     """One line about the folder that a fault of the machine has hit: what, where, how to mend it;
     None when the error is none such.
 

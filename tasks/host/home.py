@@ -126,3 +126,13 @@ def _make_token(path: Path) -> None:
             os.link(made, path)
     finally:
         os.unlink(made)
+
+
+def events_path(campaign: str) -> Path:
+    """The file to which a campaign's stages write their progress."""
+    return home() / "logs" / f"{campaign}.events.jsonl"
+
+
+def reports_path(campaign: str) -> Path:
+    """The folder of the report of a campaign or study, and of its figures."""
+    return home() / "reports" / campaign

@@ -35,3 +35,11 @@ def give_back_memory() -> None:
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
+
+
+def use_threads(count: int | None) -> None:
+    """Compute on `count` CPU threads, or on every core; keep freed memory for the next tensors."""
+    import torch  # here, so that a look at the machine does not import torch
+
+    torch.set_num_threads(count or cores())
+    keep_freed_memory()

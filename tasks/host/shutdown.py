@@ -10,13 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.exceptions import TerminationSignal
-
 
 def stop_in(error: BaseException) -> BaseException | None:
     """What somebody stopped this process by, if that is what `error` is. Ray's compiled code, where
     it meets a signal while it waits, makes a SystemError of it.
     """
+    from prefect.exceptions import TerminationSignal  # here, so that workers import no Prefect
+
     told = error.__cause__ if isinstance(error, SystemError) else error
     return told if isinstance(told, KeyboardInterrupt | TerminationSignal) else None
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from erpd_core.config import ChatConfig
-from tasks.untrusted.time_limit import patience
+from tasks.untrusted.time_limit import time_limit
 
 FILE = "erpd_chat.json"
 """Beside a policy's weights; like its other small files it is copied to all that is trained from
@@ -44,7 +44,7 @@ def encode(tokenizer: Any, chat: ChatConfig | None, prompt: str) -> list[int]:
         messages.insert(0, {"role": "system", "content": chat.system})
     options = chat.options if chat is not None else {}
     try:
-        with patience(TEMPLATE_SECONDS):
+        with time_limit(TEMPLATE_SECONDS):
             ids = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=True, **options
             )["input_ids"]

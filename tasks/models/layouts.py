@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from erpd_core.attention import Row, shared_prefix_attention, shared_prefix_recurrence
+from erpd_core.attention import FlatRow, shared_prefix_attention, shared_prefix_recurrence
 from erpd_core.batch import TokenBatch
 from erpd_core.layout import MicroBatch, plan
 from erpd_core.padded import PaddedBatch, plan_padded
@@ -88,7 +88,7 @@ class SharedRows:
             "input_ids": micro.input_T[None].to(device),
             "position_ids": micro.position_T[None].to(device),
             "attention_mask": dict.fromkeys(self._kinds) if self._kinds else None,
-            "row": Row(micro, device),
+            "row": FlatRow(micro, device),
         }
 
     @contextmanager
@@ -185,7 +185,7 @@ def _trial(vocabulary: int) -> TokenBatch:
 
 
 def _recurrence(
-    forward: Callable[..., Tensor], hidden_states: Tensor, row: Row | None = None, **others: Any
+    forward: Callable[..., Tensor], hidden_states: Tensor, row: FlatRow | None = None, **others: Any
 ) -> Tensor:
     if row is None:  # an engine samples these very weights
         return forward(hidden_states, **others)

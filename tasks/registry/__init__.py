@@ -10,24 +10,24 @@ from tasks.registry.lineage import Line, Lineage
 from tasks.registry.registry import Registry, open_registry
 from tasks.registry.values import (
     Artifact,
+    ArtifactRole,
     Attached,
     Campaign,
     Iteration,
     Kind,
-    Place,
     Reported,
     Status,
 )
 
 __all__ = [
     "Artifact",
+    "ArtifactRole",
     "Attached",
     "Campaign",
     "Iteration",
     "Kind",
     "Line",
     "Lineage",
-    "Place",
     "Registry",
     "Reported",
     "Status",

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from tasks.registry import database
 from tasks.registry.tables import CampaignArtifactRow, CampaignRow, EdgeRow
-from tasks.registry.values import Place
+from tasks.registry.values import ArtifactRole
 
 Link = CampaignArtifactRow
 
@@ -24,12 +24,12 @@ _LINKS = (
 )
 
 
-def held(session: Session) -> list[Place]:
+def held(session: Session) -> list[ArtifactRole]:
     """Every place in a campaign that is not forgotten, the newest campaign first."""
     return _places(session, _LINKS.where(CampaignRow.forgotten_at.is_(None)))
 
 
-def places(session: Session, artifacts: Sequence[str]) -> list[Place]:
+def places(session: Session, artifacts: Sequence[str]) -> list[ArtifactRole]:
     """Every place of these artifacts, in forgotten campaigns too."""
     return [
         place
@@ -38,10 +38,10 @@ def places(session: Session, artifacts: Sequence[str]) -> list[Place]:
     ]
 
 
-def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[Place]:
+def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[ArtifactRole]:
     rows = session.execute(query)
     return [
-        Place(campaign=campaign, iteration=iteration, role=role, artifact=artifact)
+        ArtifactRole(campaign=campaign, iteration=iteration, role=role, artifact=artifact)
         for campaign, iteration, role, artifact in rows
     ]
 

@@ -27,11 +27,11 @@ from tasks.registry.tables import (
 )
 from tasks.registry.values import (
     Artifact,
+    ArtifactRole,
     Attached,
     Campaign,
     Iteration,
     Kind,
-    Place,
     Reported,
     Status,
 )
@@ -455,12 +455,12 @@ class Registry:
         with self._reading() as session:
             return tree(session, artifact_id, "descendants")
 
-    def places(self, artifacts: Sequence[str]) -> list[Place]:
+    def places(self, artifacts: Sequence[str]) -> list[ArtifactRole]:
         """Where these artifacts play a role, in forgotten campaigns too."""
         with self._reading() as session:
             return places.places(session, artifacts)
 
-    def held(self) -> list[Place]:
+    def held(self) -> list[ArtifactRole]:
         """Everything that campaigns which are not forgotten hold on to, the newest campaign
         first.
         """

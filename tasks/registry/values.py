@@ -52,10 +52,10 @@ class Artifact(Frozen):
     """When the garbage collector removed its bytes; None while they are there."""
 
 
-class Place(Frozen):
+class ArtifactRole(Frozen):
     """Where an artifact plays a role.
 
-    Example: `Place(campaign="tiny-0123456789", iteration=2, role="student",
+    Example: `ArtifactRole(campaign="tiny-0123456789", iteration=2, role="student",
     artifact="policy-5f1c...")`
     """
 

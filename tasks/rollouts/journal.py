@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.engines import Sample
-from tasks.rollouts.rows import Place
+from tasks.rollouts.rows import SampleIndex
 
 SYNC_SECONDS = 1.0
 
@@ -32,7 +32,7 @@ class Journal:
 
     def __init__(self, path: Path, redo: float) -> None:
         self.path = path
-        self.found: dict[Place, Sample] = {}
+        self.found: dict[SampleIndex, Sample] = {}
         self._before, believed = 0.0, 0
         for end, (row, number, truncated, seconds, tokens) in lines(path, 0):
             self.found[row, number], self._before, believed = (
@@ -53,7 +53,7 @@ class Journal:
     def __exit__(self, *details: object) -> None:
         os.close(self._fd)
 
-    def write(self, place: Place, sample: Sample) -> None:
+    def write(self, place: SampleIndex, sample: Sample) -> None:
         now = time.monotonic()
         seconds = round(self._before + now - self._since, 3)
         text = json.dumps(

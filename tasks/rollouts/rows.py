@@ -39,10 +39,10 @@ SCHEMA = pa.schema(
 )
 """Such rows with their verdicts: what a shard holds."""
 
-Place = tuple[int, int]
+SampleIndex = tuple[int, int]
 """Of a response in a shard: which problem, which of its samples."""
 
-Tell = Callable[[Place, Sample], None]
+Tell = Callable[[SampleIndex, Sample], None]
 
 
 def sample_and_grade(
@@ -69,7 +69,7 @@ def sample_rows(
     engine: Engine,
     sampling: SamplingConfig,
     seed: int,
-    known: Mapping[Place, Sample],
+    known: Mapping[SampleIndex, Sample],
     tell: Tell,
 ) -> pa.Table:
     """`sampling.samples` responses to each problem: rows of `SAMPLED`.

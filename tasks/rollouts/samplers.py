@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines import Engine, Sample, open_engine
-from tasks.execution.actors import over_actors
+from tasks.execution.actors import map_over_actors
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import sampler_share
-from tasks.execution.stage import compute_on
+from tasks.execution.requests import sampler_request
+from tasks.host.machine import use_threads
 from tasks.rollouts.journal import Journal
 from tasks.rollouts.meter import Meter
-from tasks.rollouts.rows import Place, sample_rows
+from tasks.rollouts.rows import SampleIndex, sample_rows
 from tasks.rollouts.shard import Shard
 
 
@@ -35,11 +35,11 @@ class Sampler:
         `tick` is called.
         """
         if self._engine is None:
-            compute_on(self.runtime.cpus)
+            use_threads(self.runtime.cpus)
             self._engine = open_engine(self.policy, self.runtime)
         with Journal(shard.journal, self.runtime.redo_seconds) as journal:
 
-            def tell(place: Place, sample: Sample) -> None:
+            def tell(place: SampleIndex, sample: Sample) -> None:
                 journal.write(place, sample)
                 tick()
 
@@ -69,7 +69,7 @@ def sampled(
     actor stays.
 
     Raises RuntimeError when the actors that are given one shard die again and again (see
-    `tasks.execution.actors.over_actors`).
+    `tasks.execution.actors.map_over_actors`).
     """
     if not runtime.samples_apart:
         sampler = Sampler(policy, runtime, sampling, seed)
@@ -81,9 +81,9 @@ def sampled(
         return
 
     ensure_ray(runtime)
-    share = sampler_share(runtime)
+    share = sampler_request(runtime)
     own = runtime.model_copy(update={"cpus": share.cpus, "gpus": share.gpus})
-    yield from over_actors(
+    yield from map_over_actors(
         lambda start: start(Sampler, policy, own, sampling, seed),
         lambda actor, shard: actor.sample.remote(shard),
         shards,

@@ -16,7 +16,7 @@ from erpd_core.config import RuntimeConfig
 from erpd_core.faults import placed
 from erpd_core.finite import require_finite_column
 from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef, ValuesRef
-from tasks.execution.stage import Context, Stage
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.policy import load_tokenizer, vocabulary
 from tasks.rollouts import shards
 from tasks.rollouts.columns import stored_column
@@ -32,20 +32,22 @@ class ScoreRollouts(Stage[LogprobRef]):
     KIND: ClassVar[str] = "column"
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = LogprobRef
+    VERB: ClassVar[Verb] = "score"
+    PHASE: ClassVar[str | None] = "score"
 
     policy: PolicyRef
     rollouts: RolloutRef
 
-    def waits(self, runtime: RuntimeConfig) -> bool:
+    def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
         return runtime.scores_apart
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         return {}
 
     def inputs(self) -> dict[str, str]:
         return {"policy": self.policy.id, "rollouts": self.rollouts.id}
 
-    def run(self, context: Context, build: Build) -> LogprobRef:
+    def compute(self, context: Context, build: Build) -> LogprobRef:
         require_same_vocabulary(context.store, self.policy, self.rollouts.policy)
         names = {
             path: path.with_suffix(".safetensors").name

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.optimize import score
-from tasks.execution.actors import over_actors
+from tasks.execution.actors import map_over_actors
 from tasks.execution.progress import Progress
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import scorer_share
-from tasks.execution.stage import compute_on
+from tasks.execution.requests import scorer_request
+from tasks.host.machine import use_threads
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import load_batch
 
@@ -32,7 +32,7 @@ class Scorer:
     def score(self, shard: Path) -> dict[str, Tensor]:
         """`lp` and `entropy` of the shard's response tokens: [N] float32, nats."""
         if self._model is None:
-            compute_on(self.runtime.cpus)
+            use_threads(self.runtime.cpus)
             self._model = load_policy(self.policy, self.runtime, self.say)
         lp_N, entropy_N = score(self._model, load_batch(iter([shard])), self.runtime.token_budget)
         return {"lp": lp_N, "entropy": entropy_N}
@@ -57,7 +57,7 @@ def scored(
     """Each shard with its columns, as they are finished. Close it, and no actor stays.
 
     Raises RuntimeError when the actors that are given one shard die again and again (see
-    `tasks.execution.actors.over_actors`).
+    `tasks.execution.actors.map_over_actors`).
     """
     if not runtime.scores_apart:
         scorer = Scorer(policy, runtime, progress.say)
@@ -66,9 +66,9 @@ def scored(
         return
 
     ensure_ray(runtime)
-    share = scorer_share(runtime)
+    share = scorer_request(runtime)
     own = runtime.model_copy(update={"cpus": share.cpus, "gpus": share.gpus})
-    yield from over_actors(
+    yield from map_over_actors(
         lambda start: start(Scorer, policy, own, progress.say),
         lambda actor, shard: actor.score.remote(shard),
         shards,

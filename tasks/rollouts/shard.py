@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from erpd_core.refs import Problem
 from tasks.engines import Sample
-from tasks.rollouts.rows import Place
+from tasks.rollouts.rows import SampleIndex
 
 
 def shard_name(index: int) -> str:
@@ -39,7 +39,7 @@ class Shard:
         """How many responses `fewer` holds."""
         return int(pq.read_metadata(self.fewer).num_rows) if self.fewer else 0
 
-    def stored(self) -> dict[Place, Sample]:
+    def stored(self) -> dict[SampleIndex, Sample]:
         """What `fewer` holds."""
         if self.fewer is None:
             return {}

@@ -14,7 +14,7 @@ from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.faults import Fault
 from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
 from tasks.datasets import load_problems
-from tasks.execution.stage import Context, Stage
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.grading import open_grader
 from tasks.rollouts.meter import Meter
 from tasks.rollouts.rows import grade_rows
@@ -31,22 +31,24 @@ class SampleRollouts(Stage[RolloutRef]):
     KIND: ClassVar[str] = "rollouts"
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = RolloutRef
+    VERB: ClassVar[Verb] = "rollouts"
+    PHASE: ClassVar[str | None] = "rollouts"
 
     policy: PolicyRef
     problems: ProblemsRef
     sampling: SamplingConfig
     seed: int
 
-    def waits(self, runtime: RuntimeConfig) -> bool:
+    def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
         return runtime.samples_apart
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         return {"sampling": self.sampling.model_dump(mode="json"), "seed": self.seed}
 
     def inputs(self) -> dict[str, str]:
         return {"policy": self.policy.id, "problems": self.problems.id}
 
-    def run(self, context: Context, build: Build) -> RolloutRef:
+    def compute(self, context: Context, build: Build) -> RolloutRef:
         shards = self._shards(context, build)
         total = sum(len(shard.problems) for shard in shards) * self.sampling.samples
         todo = []

@@ -31,7 +31,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tasks.host.atomic_files import make_durable
-from tasks.registry import Campaign, Place, Registry
+from tasks.registry import ArtifactRole, Campaign, Registry
 from tasks.store import Store, lock_path, note_path
 from tasks.store.inventory import COLLECTOR, Item, last_used
 
@@ -48,7 +48,7 @@ class Claims:
 
     unfinished: Sequence[Campaign]
     """Those that are not completed, nor forgotten."""
-    held: Sequence[Place]
+    held: Sequence[ArtifactRole]
     edges: Sequence[tuple[str, str]]
     """(child, parent)."""
 

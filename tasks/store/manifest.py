@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.untrusted.paths import checked_name
 
@@ -21,9 +21,11 @@ class StoredFile(BaseModel):
 class Manifest(BaseModel):
     """What was asked, what it was made from, and what each of its files must hold."""
 
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
     id: str
     kind: str
-    question: dict[str, Any]
+    spec: dict[str, Any] = Field(alias="question")
     inputs: dict[str, str]
     """Role -> identity of each input artifact."""
     version: int

@@ -1,7 +1,7 @@
 """The content-addressed store: every artifact is written once, atomically, with checksums, under
 the identity of what was asked.
 
-`identity = hash(kind, question, identities of the inputs, version of the step)`. Hardware, paths,
+`identity = hash(kind, spec, identities of the inputs, version of the step)`. Hardware, paths,
 ports and worker counts never enter it.
 
 An artifact grows in `partial/<id>/`, file by file: each file is durable, with its checksum beside
@@ -35,12 +35,10 @@ SIDE = ".sum"
 """Suffix of the checksum file beside each file of a partial artifact."""
 
 
-def identity(
-    kind: str, question: Mapping[str, Any], inputs: Mapping[str, str], version: int
-) -> str:
+def identity(kind: str, spec: Mapping[str, Any], inputs: Mapping[str, str], version: int) -> str:
     """`kind-` and 20 hex digits of a hash of what was asked."""
     text = json.dumps(
-        [kind, question, sorted(inputs.items()), version],
+        [kind, spec, sorted(inputs.items()), version],
         sort_keys=True,
         separators=(",", ":"),
         allow_nan=False,
@@ -244,15 +242,15 @@ class Store:
 
     @contextlib.contextmanager
     def build(
-        self, kind: str, question: Mapping[str, Any], inputs: Mapping[str, str], version: int
+        self, kind: str, spec: Mapping[str, Any], inputs: Mapping[str, str], version: int
     ) -> Iterator[Build | None]:
-        """Build the artifact of this question, or yield None when it is there already. Of two
+        """Build the artifact of this spec, or yield None when it is there already. Of two
         processes that ask, one does the work.
 
         A build left without `commit` (an error, a kill) stays in `partial/` and is continued next
         time.
         """
-        artifact = identity(kind, question, inputs, version)
+        artifact = identity(kind, spec, inputs, version)
         lock = lock_path(self.root, artifact)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
@@ -266,7 +264,7 @@ class Store:
             blank = Manifest(
                 id=artifact,
                 kind=kind,
-                question=dict(question),
+                spec=dict(spec),
                 inputs=dict(inputs),
                 version=version,
                 meta={},

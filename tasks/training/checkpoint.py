@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from erpd_core.optimize import Record
-from erpd_core.parallel import ALONE, Team, local, rows_of
+from erpd_core.parallel import SINGLE, WorkerGroup, local, rows_of
+from erpd_core.step_statistics import Record
 from tasks.store import Build
 from tasks.training.sharded_tensors import Rows
 
@@ -41,12 +41,12 @@ def checkpoint(
     optimizer: torch.optim.Optimizer,
     step: int,
     records: Sequence[Record],
-    team: Team = ALONE,
+    workers: WorkerGroup = SINGLE,
 ) -> None:
     """Weights, optimizer moments, step and records in one file, so that they can never disagree.
     Data order follows from the step.
 
-    Every member of the team calls it. The checkpoint before is removed when all parts of this one
+    Every worker calls it. The previous checkpoint is removed once all parts of this one
     are durable.
     """
     tensors: dict[str, Tensor] = {}
@@ -55,32 +55,34 @@ def checkpoint(
         for key, value in optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = local(value)
     metadata = {"step": str(step), "records": _lines(records)}
-    build.put(_name(step, team.rank, team.size), partial(save_file, tensors, metadata=metadata))
-    team.gather(None)
-    if team.first:
-        forget(build, keep={_name(step, rank, team.size) for rank in range(team.size)})
+    build.put(
+        _name(step, workers.rank, workers.size), partial(save_file, tensors, metadata=metadata)
+    )
+    workers.gather(None)
+    if workers.first:
+        forget(build, keep={_name(step, rank, workers.size) for rank in range(workers.size)})
 
 
 def resume(
-    build: Build, model: Resumable, optimizer: torch.optim.Optimizer, team: Team = ALONE
+    build: Build, model: Resumable, optimizer: torch.optim.Optimizer, workers: WorkerGroup = SINGLE
 ) -> tuple[int, list[Record]]:
     """Steps done and their records; 0 and none without a whole checkpoint. Every member of the
-    team calls it.
+    workers calls it.
     """
-    for paths in team.gather(_checkpoints(build))[0]:
-        sound = [build.done(path.name) for path in paths[team.rank :: team.size]]
-        if all(all(one) for one in team.gather(sound)):
+    for paths in workers.gather(_checkpoints(build))[0]:
+        sound = [build.done(path.name) for path in paths[workers.rank :: workers.size]]
+        if all(all(one) for one in workers.gather(sound)):
             break
     else:
         return 0, []
     rows = Rows(paths)
     for name, parameter in model.named_parameters():
-        _fill(parameter, rows, f"weight/{name}", team)
+        _fill(parameter, rows, f"weight/{name}", workers)
         keys = [key for key in MOMENTS if f"{key}/{name}" in rows]  # none before the first update
         if keys:
             state = {key: torch.zeros_like(parameter.detach()) for key in keys if key != "step"}
             for key, moment in state.items():
-                _fill(moment, rows, f"{key}/{name}", team)
+                _fill(moment, rows, f"{key}/{name}", workers)
             device = local(parameter).device
             optimizer.state[parameter] = {
                 "step": rows.read(f"step/{name}", 0, 0).to(device),
@@ -103,10 +105,10 @@ def forget(build: Build, keep: Iterable[str] = ()) -> None:
         build.drop(name)
 
 
-def _fill(tensor: Tensor, rows: Rows, name: str, team: Team) -> None:
+def _fill(tensor: Tensor, rows: Rows, name: str, workers: WorkerGroup) -> None:
     with torch.no_grad():
         shape = tensor.shape
-        start, stop = rows_of(shape[0], team.rank, team.size) if shape else (0, 0)
+        start, stop = rows_of(shape[0], workers.rank, workers.size) if shape else (0, 0)
         local(tensor).copy_(rows.read(name, start, stop))
 
 

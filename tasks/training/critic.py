@@ -20,11 +20,11 @@ from erpd_core.faults import placed
 from erpd_core.finite import require_finite_weights
 from erpd_core.optimize import make_optimizer
 from erpd_core.refs import PolicyRef, RolloutRef, ValuesRef
-from tasks.execution.stage import Context, Stage
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import load_batch, shards
 from tasks.store import Build, Store
-from tasks.training.batch_check import check_lesson
+from tasks.training.batch_check import check_learning_signal
 from tasks.training.checkpoint import RESUME, checkpoint, put_records, resume
 
 
@@ -86,24 +86,26 @@ class TrainCritic(Stage[ValuesRef]):
     KIND: ClassVar[str] = "critic"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = ValuesRef
+    VERB: ClassVar[Verb] = "train"
+    PHASE: ClassVar[str | None] = "teacher"
 
     init: PolicyRef
     rollouts: RolloutRef
     config: CriticConfig
     seed: int
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         return {"config": self.config.model_dump(mode="json"), "seed": self.seed}
 
     def inputs(self) -> dict[str, str]:
         return {"init": self.init.id, "rollouts": self.rollouts.id}
 
-    def run(self, context: Context, build: Build) -> ValuesRef:
+    def compute(self, context: Context, build: Build) -> ValuesRef:
         with placed("critic training"):
             return self._train(context, build)
 
     def _train(self, context: Context, build: Build) -> ValuesRef:
-        check_lesson(context.store, self.rollouts, PPO())
+        check_learning_signal(context.store, self.rollouts, PPO())
         paths = list(shards(context.store, self.rollouts))
         batch = load_batch(iter(paths))
         critic = self._critic(context, build, batch)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from erpd_core.refs import TrainingRef
-from tasks.execution.gang import together
+from tasks.execution.gang import run_gang
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import trainer_share
+from tasks.execution.requests import trainer_request
 from tasks.execution.stage import Context
 from tasks.store import Build
 from tasks.training.checkpoint import written
@@ -26,7 +26,7 @@ def train_together(stage: Trained, context: Context, build: Build) -> TrainingRe
     from their last checkpoint.
     """
     ensure_ray(context.runtime)
-    share = trainer_share(context.runtime)
+    share = trainer_request(context.runtime)
     own = context.runtime.model_copy(update={"cpus": share.cpus, "gpus": share.gpus})
     inside = Context(context.store, own, context.progress)
 
@@ -40,7 +40,7 @@ def train_together(stage: Trained, context: Context, build: Build) -> TrainingRe
             for rank in range(own.trainers)
         ]
 
-    answers = together(
+    answers = run_gang(
         build.id,
         make,
         lambda actor: actor.train.remote(),

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from erpd_core.config import RuntimeConfig
-from erpd_core.parallel import Team, local, rows_of
+from erpd_core.parallel import WorkerGroup, local, rows_of
 from tasks.models.hf import AutoConfig, AutoModelForCausalLM
 from tasks.models.layouts import Layout, choose_rows
 from tasks.models.model_files import trusts_code
@@ -54,15 +54,15 @@ class ShardedPolicy(HFPolicy):
     gradients in float32.
     """
 
-    def __init__(self, folder: Path, runtime: RuntimeConfig, team: Team) -> None:
+    def __init__(self, folder: Path, runtime: RuntimeConfig, workers: WorkerGroup) -> None:
         self._folder, self._device = folder, device_of(runtime)
         super().__init__(_blank(folder))
         if runtime.recompute:
             self.recompute()
-        self._root = self._shard(runtime, team)
+        self._root = self._shard(runtime, workers)
         self._root.to_empty(device="cpu" if self._offloads(runtime) else self._device)
         _fill_buffers(self.model, self._device)
-        self._fill(team)
+        self._fill(workers)
 
     @property
     def device(self) -> torch.device:
@@ -104,10 +104,10 @@ class ShardedPolicy(HFPolicy):
     def _offloads(self, runtime: RuntimeConfig) -> bool:
         return runtime.offload and self._device.type != "cpu"
 
-    def _shard(self, runtime: RuntimeConfig, team: Team) -> _Root:
+    def _shard(self, runtime: RuntimeConfig, workers: WorkerGroup) -> _Root:
         dtype = getattr(torch, runtime.dtype)
         how: dict[str, Any] = {
-            "mesh": init_device_mesh(self._device.type, (team.size,)),
+            "mesh": init_device_mesh(self._device.type, (workers.size,)),
             "mp_policy": MixedPrecisionPolicy()
             if dtype == torch.float32
             else MixedPrecisionPolicy(dtype, torch.float32),
@@ -124,7 +124,7 @@ class ShardedPolicy(HFPolicy):
                 module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
         return root
 
-    def _fill(self, team: Team) -> None:
+    def _fill(self, workers: WorkerGroup) -> None:
         """This worker's rows of every parameter, from the policy's files. Raises LookupError
         where they have other names or shapes.
         """
@@ -132,7 +132,7 @@ class ShardedPolicy(HFPolicy):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 local(parameter).copy_(
-                    rows.read(name, *rows_of(parameter.shape[0], team.rank, team.size))
+                    rows.read(name, *rows_of(parameter.shape[0], workers.rank, workers.size))
                 )
 
 

@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 
 from erpd_core.config import RuntimeConfig
-from erpd_core.parallel import Gang, Team
+from erpd_core.parallel import DistributedGroup, WorkerGroup
 from erpd_core.refs import TrainingRef
-from tasks.execution.stage import Context, compute_on
+from tasks.execution.stage import Context
+from tasks.host.machine import use_threads
 from tasks.models.policy import device_of
 from tasks.store import Build
 
@@ -26,7 +27,7 @@ PATIENCE = timedelta(hours=1)
 class Trained(Protocol):
     """A stage whose training several may do together."""
 
-    def train(self, context: Context, build: Build, team: Team) -> TrainingRef: ...
+    def train(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef: ...
 
 
 class Worker:
@@ -43,10 +44,10 @@ class Worker:
     def train(self) -> TrainingRef:
         """Every worker returns the same; the first has written it."""
         runtime = self.context.runtime
-        compute_on(runtime.cpus)
+        use_threads(runtime.cpus)
         meet(runtime, self.rank, runtime.trainers, self.meeting, self.address)
         try:
-            return self.stage.train(self.context, self.build, Gang())
+            return self.stage.train(self.context, self.build, DistributedGroup())
         finally:
             dist.destroy_process_group()
 

@@ -14,10 +14,11 @@ from erpd_core.batch import TokenBatch
 from erpd_core.config import Loss, OptimizerConfig, RuntimeConfig
 from erpd_core.faults import placed
 from erpd_core.finite import require_bounded_kl
-from erpd_core.optimize import Record, make_optimizer, optimize
-from erpd_core.parallel import ALONE, Team
+from erpd_core.optimize import make_optimizer, optimize
+from erpd_core.parallel import SINGLE, WorkerGroup
 from erpd_core.refs import LogprobRef, RolloutRef, TrainingRef
 from erpd_core.signals import Signal
+from erpd_core.step_statistics import Record
 from tasks.execution.stage import Context
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts.score import open_column
@@ -43,35 +44,35 @@ class OffPolicyTraining(Training):
     rollouts: RolloutRef
     old: LogprobRef
 
-    def waits(self, runtime: RuntimeConfig) -> bool:
+    def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
         return runtime.trains_apart
 
-    def run(self, context: Context, build: Build) -> TrainingRef:
+    def compute(self, context: Context, build: Build) -> TrainingRef:
         if not context.runtime.trains_apart:
-            return self.train(context, build, ALONE)
+            return self.train(context, build, SINGLE)
         from tasks.training.fsdp_gang import train_together
 
         return train_together(self, context, build)
 
-    def train(self, context: Context, build: Build, team: Team) -> TrainingRef:
-        """Take every step. Each member of the team makes this call, and gets the answer that the
+    def train(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef:
+        """Take every step. Each member of the workers makes this call, and gets the answer that the
         first has written.
 
         Raises Fault, in each of them, when the numbers do not let it go on (docs/faults.md).
         """
         with placed(f"{self.role} training"):
-            return self._learn(context, build, team)
+            return self._learn(context, build, workers)
 
     @abstractmethod
-    def _learn(self, context: Context, build: Build, team: Team) -> TrainingRef: ...
+    def _learn(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef: ...
 
-    def _policy(self, context: Context, team: Team) -> HFPolicy:
+    def _policy(self, context: Context, workers: WorkerGroup) -> HFPolicy:
         folder = context.store.path(self.init.id)
-        if team.size > 1:
+        if workers.size > 1:
             # here, so that training alone imports no FSDP
             from tasks.training.fsdp_policy import ShardedPolicy
 
-            return ShardedPolicy(folder, context.runtime, team)
+            return ShardedPolicy(folder, context.runtime, workers)
         policy = load_policy(folder, context.runtime)
         if context.runtime.recompute:
             policy.recompute()
@@ -81,7 +82,7 @@ class OffPolicyTraining(Training):
         self,
         context: Context,
         build: Build,
-        team: Team,
+        workers: WorkerGroup,
         batch: TokenBatch,
         phases: Sequence[Phase],
         optimizer_config: OptimizerConfig,
@@ -90,9 +91,9 @@ class OffPolicyTraining(Training):
         kl_stop: float | None = None,
         kl_bound: float = math.inf,
     ) -> TrainingRef:
-        policy = self._policy(context, team)
+        policy = self._policy(context, workers)
         optimizer = make_optimizer(policy, optimizer_config)
-        done, records = resume(build, policy, optimizer, team)
+        done, records = resume(build, policy, optimizer, workers)
         old_N = open_column(context.store, self.old)
         total = sum(phase.steps for phase in phases)
 
@@ -110,7 +111,7 @@ class OffPolicyTraining(Training):
                 seed=self.seed + number,
                 max_grad_norm=optimizer_config.max_grad_norm,
                 token_budget=context.runtime.token_budget,
-                team=team,
+                workers=workers,
             )
 
         for record in _in_order(phases, steps_of):
@@ -121,14 +122,14 @@ class OffPolicyTraining(Training):
                 keep = [*(kept for kept in keep if kept < step), step]
             else:
                 require_bounded_kl(record, kl_bound, step)
-            self.after_step(context, build, policy, optimizer, records, keep, team)
-            if team.first:
+            self.after_step(context, build, policy, optimizer, records, keep, workers)
+            if workers.first:
                 context.progress(
                     step, total, loss=round(record["loss"], 4), entropy=round(record["entropy"], 3)
                 )
             if stopped:
                 break
-        return self.finish(build, records, keep, team)
+        return self.finish(build, records, keep, workers)
 
 
 def _in_order(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,12 +22,13 @@ from erpd_core.config import OnlineConfig
 from erpd_core.faults import Fault, placed
 from erpd_core.finite import SLOWER, require_finite_column
 from erpd_core.online import fresh_record, informative_groups, mean_record
-from erpd_core.optimize import Record, make_optimizer, optimize, score
+from erpd_core.optimize import make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, Role, TrainingRef
 from erpd_core.signals import FixedSignal
+from erpd_core.step_statistics import Record
 from tasks.datasets import load_problems
 from tasks.engines import Engine, open_engine
-from tasks.execution.stage import Context
+from tasks.execution.stage import Context, Verb
 from tasks.grading import AnyGrader, open_grader
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import sample_and_grade, seed_of, to_batch
@@ -39,18 +40,21 @@ from tasks.training.stage import Training
 class TrainOnline(Training):
     """On-policy GRPO (or another loss) from `init` on training problems, and the trail of it."""
 
+    VERB: ClassVar[Verb] = "train"
+    PHASE: ClassVar[str | None] = "online"
+
     role: Role = "online"
     problems: ProblemsRef
     config: OnlineConfig
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         asked = self.config.model_dump(mode="json", exclude={"keep"})
         return {"config": asked, "role": self.role, "trail": self.config.trail, "seed": self.seed}
 
     def inputs(self) -> dict[str, str]:
         return {"init": self.init.id, "problems": self.problems.id}
 
-    def run(self, context: Context, build: Build) -> TrainingRef:
+    def compute(self, context: Context, build: Build) -> TrainingRef:
         folder = context.store.path(self.init.id)
         policy = load_policy(folder, context.runtime, context.progress.say)
         optimizer = make_optimizer(policy, self.config.optimizer)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 
 from erpd_core.finite import require_finite_weights
-from erpd_core.optimize import Record
-from erpd_core.parallel import ALONE, Team
+from erpd_core.parallel import SINGLE, WorkerGroup
 from erpd_core.refs import PolicyRef, Role, TrainingRef, ValuesRef
-from tasks.execution.stage import Context, Stage
+from erpd_core.step_statistics import Record
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.policy import HFPolicy, save_policy
 from tasks.store import Build, Store
 from tasks.training.checkpoint import checkpoint, forget, put_records, read_records
@@ -48,7 +48,7 @@ class Training(Stage[TrainingRef]):
         optimizer: torch.optim.Optimizer,
         records: Sequence[Record],
         keep: Sequence[int],
-        team: Team = ALONE,
+        workers: WorkerGroup = SINGLE,
     ) -> None:
         """Keep the policy if the last record's step is in `keep` (ascending; its last is the
         run's), write a checkpoint when it is time.
@@ -58,21 +58,25 @@ class Training(Stage[TrainingRef]):
         step = int(records[-1]["step"])
         resumable = step % context.runtime.checkpoint_every == 0 and step < keep[-1]
         if resumable or step in keep:
-            require_finite_weights(policy.named_parameters(), step, team)
+            require_finite_weights(policy.named_parameters(), step, workers)
         if step in keep:
             whole = policy.whole()
             if whole is not None:
                 self._keep(context, build.id, step, whole)
         if resumable:
-            checkpoint(build, policy, optimizer, step, records, team)
+            checkpoint(build, policy, optimizer, step, records, workers)
 
     def finish(
-        self, build: Build, records: Sequence[Record], keep: Sequence[int], team: Team = ALONE
+        self,
+        build: Build,
+        records: Sequence[Record],
+        keep: Sequence[int],
+        workers: WorkerGroup = SINGLE,
     ) -> TrainingRef:
         """The run's answer, once every step of `keep` is stored: its records stay, what only
         served to resume goes.
         """
-        if team.first:
+        if workers.first:
             put_records(build, records)
             forget(build)
         return TrainingRef(
@@ -86,7 +90,7 @@ class Training(Stage[TrainingRef]):
 
     def _keep(self, context: Context, training: str, step: int, policy: HFPolicy) -> None:
         kept = KeptPolicy(training=training, step=step)
-        with context.store.build(kept.KIND, kept.question(), kept.inputs(), kept.VERSION) as build:
+        with context.store.build(kept.KIND, kept.spec(), kept.inputs(), kept.VERSION) as build:
             if build is None:
                 return
             scratch = build.folder / ".scratch"
@@ -105,17 +109,18 @@ class KeptPolicy(Stage[PolicyRef]):
     KIND: ClassVar[str] = "policy"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = PolicyRef
+    VERB: ClassVar[Verb] = "train"
 
     training: str
     step: int
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         return {"step": self.step}
 
     def inputs(self) -> dict[str, str]:
         return {"training": self.training}
 
-    def run(self, context: Context, build: Build) -> PolicyRef:
+    def compute(self, context: Context, build: Build) -> PolicyRef:
         raise LookupError(
             f"step {self.step} of {self.training} is not in the store; run the training again"
         )

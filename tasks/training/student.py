@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from erpd_core.columns import Column
 from erpd_core.config import Distill, OptimizerConfig, SignalSpec
-from erpd_core.parallel import Team
+from erpd_core.parallel import WorkerGroup
 from erpd_core.refs import Frozen, LogprobRef, TrainingRef
+from erpd_core.schedule import kept_steps
 from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
-from tasks.execution.stage import Context
+from tasks.execution.stage import Context, Verb
 from tasks.models.policy import vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import open_column
@@ -33,7 +34,7 @@ class SignalPhase(Frozen):
     signals: tuple[SidedSignal, ...]
     steps: int
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         """What is done with the columns; which columns they are is said by the inputs."""
         first, *more = [_arithmetic(one) for one in self.signals]
         return {"signal": first, "steps": self.steps} | ({"plus": more} if more else {})
@@ -44,6 +45,9 @@ class DistillStudent(OffPolicyTraining):
     3.3).
     """
 
+    VERB: ClassVar[Verb] = "distill"
+    PHASE: ClassVar[str | None] = "distill"
+
     loss: Distill
     optimizer: OptimizerConfig
     minibatch: int
@@ -53,13 +57,12 @@ class DistillStudent(OffPolicyTraining):
 
     @property
     def trail(self) -> tuple[int, ...]:
-        total = sum(phase.steps for phase in self.phases)
-        return tuple(sorted({*(step for step in self.keep if step < total), total}))
+        return kept_steps(self.keep, sum(phase.steps for phase in self.phases))
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         fields = {"loss", "optimizer", "minibatch", "seed"}
         stop = {} if self.kl_stop is None else {"kl_stop": self.kl_stop}
-        phases = [phase.question() for phase in self.phases]
+        phases = [phase.spec() for phase in self.phases]
         return {
             **self.model_dump(mode="json", include=fields),
             **stop,
@@ -78,7 +81,7 @@ class DistillStudent(OffPolicyTraining):
                     inputs[f"denominator-{place}"] = signal.denominator.id
         return inputs
 
-    def _learn(self, context: Context, build: Build, team: Team) -> TrainingRef:
+    def _learn(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef:
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.per_token(batch.reward_S > 0.5)
         phases = [
@@ -89,7 +92,7 @@ class DistillStudent(OffPolicyTraining):
         return self._train(
             context,
             build,
-            team,
+            workers,
             batch,
             phases,
             self.optimizer,

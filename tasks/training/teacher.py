@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import model_validator
 
@@ -10,19 +10,22 @@ from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, 
 from erpd_core.batch import TokenBatch
 from erpd_core.columns import Column
 from erpd_core.config import PPO, TrainConfig, WeakTeacherConfig
-from erpd_core.parallel import Team
+from erpd_core.parallel import WorkerGroup
 from erpd_core.refs import TrainingRef, ValuesRef
 from erpd_core.signals import FixedSignal
-from tasks.execution.stage import Context
+from tasks.execution.stage import Context, Verb
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
 from tasks.store import Build, Store
-from tasks.training.batch_check import check_lesson
+from tasks.training.batch_check import check_learning_signal
 from tasks.training.off_policy import OffPolicyTraining, Phase
 
 
 class TrainTeacher(OffPolicyTraining):
     """Stage 1: an extreme policy, and the trail to it (Sec. 3.1, 3.4)."""
+
+    VERB: ClassVar[Verb] = "train"
+    PHASE: ClassVar[str | None] = "teacher"
 
     config: TrainConfig | WeakTeacherConfig
     values: ValuesRef | None = None
@@ -44,7 +47,7 @@ class TrainTeacher(OffPolicyTraining):
             )
         return self
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         return {
             "config": self.config.model_dump(mode="json"),
             "role": self.role,
@@ -56,8 +59,8 @@ class TrainTeacher(OffPolicyTraining):
         inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
         return inputs if self.values is None else {**inputs, "values": self.values.id}
 
-    def _learn(self, context: Context, build: Build, team: Team) -> TrainingRef:
-        check_lesson(context.store, self.rollouts, self.config.loss)
+    def _learn(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef:
+        check_learning_signal(context.store, self.rollouts, self.config.loss)
         batch = load_batch(shards(context.store, self.rollouts))
         phase = Phase(
             self.config.loss, FixedSignal(self._advantages(context.store, batch)), self.config.steps
@@ -65,7 +68,7 @@ class TrainTeacher(OffPolicyTraining):
         return self._train(
             context,
             build,
-            team,
+            workers,
             batch,
             [phase],
             self.config.optimizer,

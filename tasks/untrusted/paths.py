@@ -32,7 +32,7 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
-def inside(folder: Path, name: str, what: str) -> Path:
+def path_inside(folder: Path, name: str, what: str) -> Path:
     """`folder / name`, which lies in `folder` also when symlinks are followed. Raises
     ValueError, in one line that begins with `what`.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Within it TimeoutError is raised where Python code of this thread runs longer, at its next
     call or, in a Jinja template, line.
 

@@ -236,11 +236,11 @@ def test_what_the_cluster_has_no_room_for_is_refused_before_anything_starts(node
 import sys
 from tasks.host.home import prepare
 prepare()
-from flows.steps.preflight import check_inputs
+from flows.steps.preflight import prepare_campaign
 from flows.recipes.load import load_recipe
 for change in sys.argv[1:]:
     try:
-        check_inputs(load_recipe("tiny", ["runtime.cpus=1", *change.split()]))
+        prepare_campaign(load_recipe("tiny", ["runtime.cpus=1", *change.split()]))
         print("fits")
     except ValueError as error:
         print(error)

@@ -12,7 +12,7 @@ from helpers import World, erpd
 
 from erpd_core.config import FileProblems, SamplingConfig
 from tasks.datasets import draw_problems
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.rollouts import SCHEMA, SampleRollouts, shards
 
 TESTS = {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "3\n"]}
@@ -101,9 +101,9 @@ def test_rollouts_on_code_problems_are_graded_as_code(world: World, tmp_path: Pa
     """
     rows = [{"problem": f"1{n}+2=", "answer": json.dumps(TESTS)} for n in range(2)]
     source = FileProblems(path=str(lines(tmp_path / "problems.jsonl", rows)), extractor="code")
-    problems = fulfil(draw_problems("code", source, 1), world.context)
+    problems = get_or_compute(draw_problems("code", source, 1), world.context)
     sampling = SamplingConfig(samples=2, temperature=1.0, max_new_tokens=8, shard=2)
-    rollouts = fulfil(
+    rollouts = get_or_compute(
         SampleRollouts(policy=world.base, problems=problems, sampling=sampling, seed=1),
         world.context,
     )

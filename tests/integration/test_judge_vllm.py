@@ -19,7 +19,7 @@ from vllm_lab import NEEDS_VLLM
 
 from erpd_core.config import JudgeConfig, PackagedModel
 from tasks.evaluation.judge import JudgeError, JudgeItem, judge_answers
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.models.import_policy import import_policy
 from tasks.store import Store
 
@@ -38,7 +38,7 @@ ITEMS = [
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("server")
     here = context(Store(home / "store"))
-    folder = here.store.path(fulfil(import_policy(PackagedModel()), here).id)
+    folder = here.store.path(get_or_compute(import_policy(PackagedModel()), here).id)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

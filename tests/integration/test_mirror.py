@@ -22,7 +22,7 @@ from deployments.servers.local_platform import free_port
 from erpd_core.config import CE, EmbeddedModel, SamplingConfig, TinyProblems, TrainConfig
 from tasks.datasets import draw_problems
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.models.import_policy import import_policy
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.score import ScoreRollouts
@@ -174,14 +174,14 @@ def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(
         role="teacher",
         seed=0,
     )
-    first = fulfil(stage, context(lab))
+    first = get_or_compute(stage, context(lab))
     lost = first.trail[0].id
     before = lab.manifest(lost).files
     shutil.rmtree(lab.path(lost))
     lab.mirror.remove(lost)
     again = home(tmp_path, "first", url)
     assert stage.stored(again) is None
-    assert fulfil(stage, context(again)) == first
+    assert get_or_compute(stage, context(again)) == first
     assert again.manifest(lost).files == before
     assert home(tmp_path, "second", url).has(lost)
 
@@ -201,10 +201,10 @@ def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(
         return Context(open_store(), RuntimeConfig(ray="off"), Progress(None))
 
     def sample(context: Context) -> Any:
-        base = fulfil(import_policy(EmbeddedModel()), context)
-        problems = fulfil(draw_problems("prompts", TinyProblems(count=4), 7), context)
+        base = get_or_compute(import_policy(EmbeddedModel()), context)
+        problems = get_or_compute(draw_problems("prompts", TinyProblems(count=4), 7), context)
         sampling = SamplingConfig(samples=2, max_new_tokens=8, shard=2)
-        return base, fulfil(
+        return base, get_or_compute(
             SampleRollouts(policy=base, problems=problems, sampling=sampling, seed=7), context
         )
 
@@ -212,7 +212,7 @@ def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(
     monkeypatch.setattr(SampleRollouts, "run", lambda *_: pytest.fail("sampled again"))
     second = at("second")
     assert sample(second) == (base, rollouts)
-    column = fulfil(ScoreRollouts(policy=base, rollouts=rollouts), second)
+    column = get_or_compute(ScoreRollouts(policy=base, rollouts=rollouts), second)
     assert at("first").store.has(column.id)
 
 

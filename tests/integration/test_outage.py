@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from helpers import environment, wait_until
 
 from deployments.servers.local_platform import free_port
-from flows.steps.tracking_queue import Aside
+from flows.steps.tracking_queue import TrackingQueue
 from tasks.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -97,32 +97,32 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mlflow]:
     server.kill()
 
 
-def say(aside: Aside, steps: range) -> None:
+def say(aside: TrackingQueue, steps: range) -> None:
     for step in steps:
         record = {"step": step, "loss": 1.0 / (1 + step)}
-        aside.say(lambda tracker, run, record=record: tracker.log_records(run, [record]))
+        aside.submit(lambda tracker, run, record=record: tracker.log_records(run, [record]))
 
 
 def test_what_is_said_during_an_outage_is_there_afterwards_and_nothing_twice(mlflow: Mlflow):
-    aside = Aside("tiny-outage")
+    aside = TrackingQueue("tiny-outage")
     say(aside, range(3))
-    aside.settle()
+    aside.flush()
     mlflow.kill()
     began = time.monotonic()
     say(aside, range(2, 6))
     assert time.monotonic() - began < 1, "nobody waits for it"
     time.sleep(2)
     mlflow.start()
-    aside.settle()
+    aside.flush()
     assert mlflow.points() == [("train/loss", step) for step in range(6)]
 
 
 @pytest.mark.long
 def test_an_outage_without_an_end_is_an_error_that_says_so(mlflow: Mlflow):
-    aside = Aside("tiny-outage")
-    aside.settle()
+    aside = TrackingQueue("tiny-outage")
+    aside.flush()
     mlflow.kill()
     say(aside, range(1))
     with pytest.raises(RuntimeError, match="MLflow was away for 3 s"):
-        aside.settle(3)
+        aside.flush(3)
     mlflow.start()

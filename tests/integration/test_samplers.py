@@ -21,7 +21,7 @@ from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.rollouts import SampleRollouts, samplers
 from tasks.rollouts.samplers import Sampler
 from tasks.rollouts.shard import Shard
@@ -87,7 +87,7 @@ def undisturbed_rollouts(
     """What sampling in one process, without Ray, comes to."""
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(world.store.root, root)
-    return Store(root).manifest(fulfil(stage, context(Store(root), cpus=1)).id)
+    return Store(root).manifest(get_or_compute(stage, context(Store(root), cpus=1)).id)
 
 
 def with_samplers(store: Store, count: int, **runtime: Any) -> Context:
@@ -155,7 +155,7 @@ class Working(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.outcome = fulfil(self.stage, self.here)
+            self.outcome = get_or_compute(self.stage, self.here)
         except Exception as error:
             self.outcome = error
 
@@ -176,7 +176,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_actors_sample_what_one_process_does(
     ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
 ):
-    ref = fulfil(stage, with_samplers(store, 2))
+    ref = get_or_compute(stage, with_samplers(store, 2))
     assert store.manifest(ref.id).files == undisturbed_rollouts.files, "the same bytes"
     assert handed(store) == {f"shard-0000{number}": 1 for number in range(4)}
     pids = {line.split()[0] for line in (store.root / "handed").read_text().splitlines()}
@@ -249,7 +249,7 @@ def test_a_shard_that_kills_whoever_samples_it_is_an_error(
     with pytest.raises(
         RuntimeError, match=r"shard-00001: a worker died .* 3 have died .* runtime\.samplers"
     ):
-        fulfil(stage, with_samplers(store, 2))
+        get_or_compute(stage, with_samplers(store, 2))
     assert handed(store)["shard-00001"] == 3
     assert (store.root / "partial" / stage.identity() / "shard-00000.parquet").exists(), (
         "what was finished is kept"
@@ -263,7 +263,7 @@ def test_what_a_sampler_raises_is_raised(
 ):
     monkeypatch.setattr(samplers, "Sampler", BrokenSampler)
     with pytest.raises(ValueError, match="no tokenizer"):
-        fulfil(stage, with_samplers(store, 2))
+        get_or_compute(stage, with_samplers(store, 2))
     assert wait_until(lambda: not actors(), 20)
 
 
@@ -272,11 +272,13 @@ def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: Sample
     import ray
 
     task = (
-        ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_samplers(store, 2))
+        ray.remote(get_or_compute)
+        .options(num_cpus=0, max_retries=0)
+        .remote(stage, with_samplers(store, 2))
     )
     folder = store.root / "partial" / stage.identity()
     assert wait_until(lambda: any(count_lines(path) for path in folder.glob("*.journal")), 120)
-    (worker,) = ray_workers("fulfil")
+    (worker,) = ray_workers("get_or_compute")
     assert len(actors()) == 2
     worker.kill()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
@@ -296,13 +298,13 @@ def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(
     """
     import ray
 
-    from tasks.execution.submit import asked
+    from tasks.execution.submit import request_for
 
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=16)
     parts = {"old": world.base, "base": world.base, "benchmarks": {"tiny": world.problems}}
     stage = EvaluatePolicy(policy=world.base, **parts, sampling=sampling, seed=3)
     here = context(store, cpus=2)
-    expected = fulfil(stage, here)
+    expected = get_or_compute(stage, here)
     for artifact in (
         expected_id
         for kind in ("evaluation", "column", "rollouts")
@@ -311,8 +313,8 @@ def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(
         store.discard(artifact)
     apart = with_samplers(store, 2, sampler_cpus=2)
     task = (
-        ray.remote(fulfil)
-        .options(**asked(stage, apart.runtime).options, max_retries=0)
+        ray.remote(get_or_compute)
+        .options(**request_for(stage, apart.runtime).options, max_retries=0)
         .remote(stage, apart)
     )
     assert ray.get(task, timeout=200) == expected

@@ -18,7 +18,7 @@ from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.execution.progress import Progress
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.rollouts import SampleRollouts, scorers
 from tasks.rollouts.score import ScoreRollouts
 from tasks.rollouts.scorers import Scorer
@@ -60,7 +60,7 @@ def sampled(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sto
     root = tmp_path_factory.mktemp("sampled") / "store"
     shutil.copytree(world.store.root, root)
     stage = SampleRollouts(policy=world.base, problems=world.problems, sampling=SAMPLING, seed=3)
-    return Store(root), fulfil(stage, context(Store(root)))
+    return Store(root), get_or_compute(stage, context(Store(root)))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def alone(
     """Files and their digests as one process with one thread writes them."""
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(sampled[0].root, root)
-    return Store(root).manifest(fulfil(stage, context(Store(root), cpus=1)).id).files
+    return Store(root).manifest(get_or_compute(stage, context(Store(root), cpus=1)).id).files
 
 
 def with_scorers(store: Store, **runtime: int) -> Context:
@@ -110,7 +110,7 @@ def test_two_actors_write_the_columns_of_one_process(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(scorers, "Scorer", NotedScorer)
-    ref = fulfil(stage, with_scorers(store))
+    ref = get_or_compute(stage, with_scorers(store))
     assert store.manifest(ref.id).files == alone, "the same bytes"
     assert sorted(handed(store.root)) == [f"shard-0000{number}" for number in range(4)]
     pids = {line.split()[0] for line in (store.root / "handed").read_text().splitlines()}
@@ -128,7 +128,7 @@ def test_a_scorer_that_dies_loses_its_shard_in_hand_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(scorers, "Scorer", FrailScorer)
-    ref = fulfil(stage, with_scorers(store))
+    ref = get_or_compute(stage, with_scorers(store))
     assert store.manifest(ref.id).files == alone
     assert sorted(handed(store.root)) == [
         "shard-00000",
@@ -151,11 +151,11 @@ def test_an_evaluation_finds_room_for_its_scorers(
     """
     import ray
 
-    from tasks.execution.submit import asked
+    from tasks.execution.submit import request_for
 
     parts = {"old": world.base, "base": world.base, "benchmarks": {"tiny": world.problems}}
     stage = EvaluatePolicy(policy=world.base, **parts, sampling=SAMPLING, seed=4)
-    expected = fulfil(stage, context(store, cpus=1))
+    expected = get_or_compute(stage, context(store, cpus=1))
     for artifact in (
         expected_id
         for kind in ("evaluation", "column", "rollouts")
@@ -164,8 +164,8 @@ def test_an_evaluation_finds_room_for_its_scorers(
         store.discard(artifact)
     here = with_scorers(store, samplers=samplers)
     task = (
-        ray.remote(fulfil)
-        .options(**asked(stage, here.runtime).options, max_retries=0)
+        ray.remote(get_or_compute)
+        .options(**request_for(stage, here.runtime).options, max_retries=0)
         .remote(stage, here)
     )
     assert ray.get(task, timeout=200) == expected

@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig, TrainConfig
 from erpd_core.refs import TrainingRef
 from tasks.execution import gang
-from tasks.execution.gang import together
+from tasks.execution.gang import run_gang
 from tasks.execution.progress import Progress
-from tasks.execution.requests import Share
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.requests import ResourceRequest
+from tasks.execution.stage import Context, get_or_compute
 from tasks.store import Store
 from tasks.training.stage import load_records
 from tasks.training.teacher import TrainTeacher
@@ -69,7 +69,7 @@ def one_process(
 ) -> Store:
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(world.store.root, root)
-    fulfil(stage, context(Store(root), cpus=1))
+    get_or_compute(stage, context(Store(root), cpus=1))
     return Store(root)
 
 
@@ -115,7 +115,7 @@ def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(
 
     def work() -> None:
         try:
-            outcome.append(fulfil(stage, with_trainers(store)))
+            outcome.append(get_or_compute(stage, with_trainers(store)))
         except Exception as error:
             outcome.append(error)
 
@@ -148,15 +148,21 @@ def test_a_killed_stage_goes_on_and_nobody_holds_its_room(
     """
     import ray
 
-    task = ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_trainers(store))
+    task = (
+        ray.remote(get_or_compute)
+        .options(num_cpus=0, max_retries=0)
+        .remote(stage, with_trainers(store))
+    )
     assert wait_until(lambda: under_way(store, stage), 400)
-    (worker,) = ray_workers("fulfil")
+    (worker,) = ray_workers("get_or_compute")
     worker.kill()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(task)
     assert wait_until(lambda: not trainers(), 30), "they die with their stage"
     again = (
-        ray.remote(fulfil).options(num_cpus=0, max_retries=0).remote(stage, with_trainers(store))
+        ray.remote(get_or_compute)
+        .options(num_cpus=0, max_retries=0)
+        .remote(stage, with_trainers(store))
     )
     ref = ray.get(again, timeout=300)
     assert_same_trajectory(one_process, store, ref)
@@ -166,11 +172,11 @@ def test_a_killed_stage_goes_on_and_nobody_holds_its_room(
 
 
 def run(folder: Path, does: str, said: list[str]) -> list[int]:
-    return together(
+    return run_gang(
         "test",
         lambda start, address: [start(Member, number, does, folder) for number in range(2)],
         lambda actor: actor.work.remote(),
-        Share(1, 0.0),
+        ResourceRequest(1, 0.0),
         2,
         lambda: "no progress",
         said.append,

@@ -138,7 +138,7 @@ from helpers import context
 from erpd_core.config import OnlineConfig, OptimizerConfig, SamplingConfig
 from erpd_core.refs import PolicyRef, ProblemsRef
 from tasks.training.online import TrainOnline
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.store import Store
 from tasks.training.stage import load_records
 store = Store(Path(sys.argv[1]))
@@ -149,7 +149,7 @@ config = OnlineConfig(
 stage = TrainOnline(
     init=PolicyRef.model_validate_json(sys.argv[2]), problems=ProblemsRef.model_validate_json(sys.argv[3]), config=config, seed=3
 )
-ref = fulfil(stage, context(store, engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25))
+ref = get_or_compute(stage, context(store, engine="vllm", device="cpu", cpus=1, kv_cache_gib=0.25))
 for record in load_records(store, ref):
     print(record["reward_mean"], record["kl_theta_start"], record["ratio_max"])
 """  # noqa: E501

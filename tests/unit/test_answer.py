@@ -6,7 +6,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from erpd_core.refs import Decision
-from flows.steps.human_decision import NOBODY, Answer, Waiting, answer, evidence_text, taken
+from flows.steps.human_decision import NOBODY, Answer, PendingDecision, answer, evidence_text, taken
 
 BEHIND = {
     "1": {"difference": 0.05, "standard_error": 0.01},
@@ -72,7 +72,7 @@ def test_when_nobody_answers_the_automatic_decision_stands_and_says_so():
 
 def test_a_decision_whose_campaign_was_killed_does_not_wait_any_more():
     api = "http://127.0.0.1:9/api"
-    one = Waiting(
+    one = PendingDecision(
         campaign="tiny-1",
         iteration=2,
         flow_run="0d6a1b9e-0000-4000-8000-000000000000",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deployments.servers.local_platform import free_port
-from flows.steps.tracking_queue import Aside, open_tracker
+from flows.steps.tracking_queue import TrackingQueue, open_tracker
 
 
 @pytest.mark.slow
@@ -18,10 +18,10 @@ def test_a_flow_and_its_iterations_that_open_at_once_share_one_run(
     (tmp_path / "mlflow").mkdir()
     open_tracker()  # makes the database: what is left to meet at is the run
     for campaign in ("tiny-1", "tiny-2", "tiny-3"):
-        asides = [Aside(campaign) for _ in range(8)]
+        asides = [TrackingQueue(campaign) for _ in range(8)]
         for aside in asides:
-            aside.say(lambda tracker, run: None)
-            aside.settle()
+            aside.submit(lambda tracker, run: None)
+            aside.flush()
         assert len({aside.pages() for aside in asides}) == 1
 
 
@@ -29,10 +29,10 @@ def test_an_mlflow_that_is_away_from_the_beginning_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("ERPD_MLFLOW_URL", f"http://127.0.0.1:{free_port()}")
-    aside = Aside("tiny-1")
-    aside.say(lambda tracker, run: None)
+    aside = TrackingQueue("tiny-1")
+    aside.submit(lambda tracker, run: None)
     assert aside.pages() is None
     with pytest.raises(RuntimeError, match="MLflow was away for 2 s"):
-        aside.settle(2)
+        aside.flush(2)
     assert aside.pages() is None
     aside.close()

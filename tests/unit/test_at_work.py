@@ -15,11 +15,11 @@ from rich.console import Console
 from benchmarks.overhead import Span, covered, spans
 from deployments.output.progress_bars import Display
 from erpd_core.config import RuntimeConfig, SamplingConfig
-from flows.steps.in_flight import at_work, halt
+from flows.steps.recorder import cancel_all, run_once
 from tasks.execution.progress import Progress
-from tasks.execution.ray_cluster import places
-from tasks.execution.requests import Share, local_cpus
-from tasks.execution.submit import asked
+from tasks.execution.ray_cluster import max_concurrent_stages
+from tasks.execution.requests import ResourceRequest, local_cpus
+from tasks.execution.submit import request_for
 from tasks.rollouts import SampleRollouts
 
 
@@ -39,54 +39,60 @@ def test_what_two_flows_ask_for_at_once_is_worked_out_once():
         submitted.append(number)
         return future
 
-    answers = [at_work("teacher-1", lambda number=number: submit(number)) for number in range(3)]  # type: ignore[misc]
+    answers = [run_once("teacher-1", lambda number=number: submit(number)) for number in range(3)]  # type: ignore[misc]
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(answer) for answer in answers]
         future.set_result("the teacher")
         assert [one.result(timeout=10) for one in waiting] == ["the teacher"] * 3
     assert submitted == [0]
-    assert at_work("teacher-1", lambda: submit(9))() == "the teacher"
+    assert run_once("teacher-1", lambda: submit(9))() == "the teacher"
     assert submitted == [0, 9], "what has been answered is forgotten: the store knows it"
 
 
 def test_a_failure_meets_everyone_who_waits_and_is_forgotten():
     broken = Submitted()
     broken.set_exception(OSError("the disk is full"))
-    answers = [at_work("teacher-2", lambda: broken) for _ in range(2)]
+    answers = [run_once("teacher-2", lambda: broken) for _ in range(2)]
     for answer in answers:
         with pytest.raises(OSError, match="full"):
             answer()
     whole = Submitted()
     whole.set_result("the teacher")
-    assert at_work("teacher-2", lambda: whole)() == "the teacher"
+    assert run_once("teacher-2", lambda: whole)() == "the teacher"
 
 
 def test_after_an_interrupt_nothing_more_is_asked_for():
-    halt(True)
+    cancel_all(True)
     try:
         with pytest.raises(KeyboardInterrupt):
-            at_work("teacher-3", Future)
+            run_once("teacher-3", Future)
     finally:
-        halt(False)
+        cancel_all(False)
 
 
 def test_an_interrupt_wakes_who_waits_for_an_answer_that_will_not_come():
-    wait = at_work("teacher-4", Submitted)
+    wait = run_once("teacher-4", Submitted)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait)
-        halt(True)
+        cancel_all(True)
         try:
             with pytest.raises(KeyboardInterrupt):
                 waiting.result(timeout=10)
         finally:
-            halt(False)
+            cancel_all(False)
 
 
 def test_a_local_ray_has_the_whole_machine_and_a_stage_its_share(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert [local_cpus(RuntimeConfig(cpus=cpus)) for cpus in (1, 3, 8, None)] == [4, 4, 8, 4]
-    assert [places(RuntimeConfig(cpus=cpus)) for cpus in (1, 2, 3, 8, None)] == [4, 2, 1, 1, 1]
-    assert places(RuntimeConfig(cpus=1, ray="off")) == 1
+    assert [max_concurrent_stages(RuntimeConfig(cpus=cpus)) for cpus in (1, 2, 3, 8, None)] == [
+        4,
+        2,
+        1,
+        1,
+        1,
+    ]
+    assert max_concurrent_stages(RuntimeConfig(cpus=1, ray="off")) == 1
 
 
 def test_each_stage_says_what_it_needs(world: World):
@@ -98,9 +104,13 @@ def test_each_stage_says_what_it_needs(world: World):
 
     drawing = draw_problems("prompts", TinyProblems(count=4), 1)
     runtime = RuntimeConfig(cpus=4, gpus=1.0)
-    assert asked(sampling, runtime) == Share(4, 1.0)
-    assert asked(drawing, runtime) == Share(1, 0.0), "no GPU waits while problems are drawn"
-    assert asked(sampling, runtime.model_copy(update={"samplers": 2})) == Share(0, 0.0)
+    assert request_for(sampling, runtime) == ResourceRequest(4, 1.0)
+    assert request_for(drawing, runtime) == ResourceRequest(1, 0.0), (
+        "no GPU waits while problems are drawn"
+    )
+    assert request_for(sampling, runtime.model_copy(update={"samplers": 2})) == ResourceRequest(
+        0, 0.0
+    )
 
 
 def test_time_at_work_counts_a_second_once():

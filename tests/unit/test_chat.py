@@ -12,7 +12,7 @@ from helpers import context
 
 from erpd_core.config import ChatConfig, DirectoryModel, RuntimeConfig
 from tasks.engines import open_engine
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.models.chat import encode, read_chat
 from tasks.models.import_policy import ASSETS, import_policy
 from tasks.models.policy import load_policy, load_tokenizer, save_policy
@@ -53,7 +53,7 @@ def test_a_model_without_a_template_takes_the_text_and_refuses_chat():
 
 def test_chat_goes_with_the_policy_and_with_what_is_trained_from_it(folder: Path, tmp_path: Path):
     here = context(Store(tmp_path / "store"))
-    base = fulfil(import_policy(DirectoryModel(path=str(folder), chat=CHAT)), here)
+    base = get_or_compute(import_policy(DirectoryModel(path=str(folder), chat=CHAT)), here)
     engine = open_engine(here.store.path(base.id), RuntimeConfig(device="cpu"))
     assert engine.decode(engine.encode("12")) == "9+712="
     child = tmp_path / "child"
@@ -68,7 +68,7 @@ def test_chat_goes_with_the_policy_and_with_what_is_trained_from_it(folder: Path
 
 def test_chat_is_part_of_what_a_policy_is_and_only_where_it_is_given(folder: Path):
     plain = import_policy(DirectoryModel(path=str(folder)))
-    assert "chat" not in plain.question()
+    assert "chat" not in plain.spec()
     others = [
         ChatConfig(system="7"),
         ChatConfig(system="8"),

@@ -14,8 +14,8 @@ from study_lab import NBG, QWEN, ROWS, Lab, study_of
 from erpd_core.refs import EvalReport, Score
 from flows.recipes.paper import load_paper
 from flows.recipes.studies import load_study, paper_row
-from flows.reports.results import Row
-from flows.reports.study_table import Entry, Gain, entries, gain_over, signed, study_markdown
+from flows.reports.results import PolicyRow
+from flows.reports.study_table import Gain, StudyRow, gain_over, signed, study_markdown, study_rows
 
 pytestmark = pytest.mark.slow
 
@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def listed(finished_study: Lab) -> list[Entry]:
-    return entries(finished_study.registry, finished_study.campaigns, study_of())
+def listed(finished_study: Lab) -> list[StudyRow]:
+    return study_rows(finished_study.registry, finished_study.campaigns, study_of())
 
 
-def test_every_policy_stands_once_in_the_order_of_the_arms(listed: list[Entry]):
+def test_every_policy_stands_once_in_the_order_of_the_arms(listed: list[StudyRow]):
     assert [entry.name for entry in listed] == [
         "base",
         "ce, teacher 1",
@@ -50,7 +50,7 @@ def test_a_shared_policy_stands_again_beside_another_row_of_the_paper_and_takes_
         monkeypatch.setitem(ROWS, arm, places)
     found = [
         (entry.name, entry.paper and entry.paper.label)
-        for entry in entries(finished_study.registry, finished_study.campaigns, study_of())
+        for entry in study_rows(finished_study.registry, finished_study.campaigns, study_of())
     ]
     assert found[0] == ("base", "Base")  # of `ce`, which maps no base; `ce.kl` does
     assert [pair for pair in found if pair[0].endswith("teacher 1")] == [
@@ -60,7 +60,7 @@ def test_a_shared_policy_stands_again_beside_another_row_of_the_paper_and_takes_
     assert [name for name, _ in found].count("base") == 2  # Qwen's, Nanbeige's; Qwen's not twice
 
 
-def test_gains_and_their_intervals_can_be_checked_by_hand(listed: list[Entry]):
+def test_gains_and_their_intervals_can_be_checked_by_hand(listed: list[StudyRow]):
     student = listed[2]
     # (65 - 50 + 50 - 40) / 2 points; four half widths of 3 points over two benchmarks
     assert student.gain is not None and student.gain.points == pytest.approx(12.5)
@@ -72,9 +72,9 @@ def test_gains_and_their_intervals_can_be_checked_by_hand(listed: list[Entry]):
 
 
 def test_the_wider_side_of_a_lopsided_interval_counts():
-    def row(role: str, avg: float, low: float, high: float) -> Row:
+    def row(role: str, avg: float, low: float, high: float) -> PolicyRow:
         score = Score(avg=avg, k=1, problems=9, ci95=(low, high))
-        return Row(
+        return PolicyRow(
             1,
             role,
             "",
@@ -88,7 +88,7 @@ def test_the_wider_side_of_a_lopsided_interval_counts():
     )
 
 
-def test_a_gain_of_the_paper_is_over_the_base_of_its_own_group(listed: list[Entry]):
+def test_a_gain_of_the_paper_is_over_the_base_of_its_own_group(listed: list[StudyRow]):
     ce, other = listed[2], listed[3]
     assert ce.paper is not None and other.paper is not None
     assert (ce.paper.group, other.paper.group) == (QWEN, NBG)
@@ -100,7 +100,7 @@ def test_a_gain_of_the_paper_is_over_the_base_of_its_own_group(listed: list[Entr
     assert listed[0].paper is not None and listed[0].paper_gain is None
 
 
-def test_benchmarks_of_the_same_name_are_compared_however_they_are_spelt(listed: list[Entry]):
+def test_benchmarks_of_the_same_name_are_compared_however_they_are_spelt(listed: list[StudyRow]):
     assert listed[2].score_difference("hmmt_feb_25") == pytest.approx(50 - 67.1)
     assert (
         listed[2].score_difference("test") is None
@@ -112,7 +112,7 @@ def test_nothing_is_divided_by_a_kl_that_is_as_good_as_none(study_lab: Lab):
     study_lab.begin("a")
     for number, kl in enumerate((0.0, 0.0004, -0.001, math.nan), 1):
         study_lab.measure("a", number, "student", f"s{number}", kl, kl, test=0.6, hmmt_feb_25=0.5)
-    assert [entry.per_nat for entry in entries(study_lab.registry, study_lab.campaigns)] == [
+    assert [entry.per_nat for entry in study_rows(study_lab.registry, study_lab.campaigns)] == [
         None
     ] * 5
 
@@ -141,7 +141,7 @@ def test_a_misspelt_row_is_told_before_anything_runs(tmp_path: Path):
         load_study(str(study))
 
 
-def test_the_markdown_table_holds_the_same_numbers(listed: list[Entry]):
+def test_the_markdown_table_holds_the_same_numbers(listed: list[StudyRow]):
     lines = study_markdown(listed).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1 and len(
         lines
@@ -161,7 +161,7 @@ def test_bases_of_their_own_are_told_apart(study_lab: Lab):
         study_lab.registry.campaign_started(f"c-{arm}", arm, "tiny", {})
         study_lab.measure(arm, 0, "base", f"base-{arm}", 0.0, 0.0, test=base)
         study_lab.measure(arm, 1, "student", f"student-{arm}", 0.1, 0.1, test=0.6)
-    found = entries(study_lab.registry, study_lab.campaigns)
+    found = study_rows(study_lab.registry, study_lab.campaigns)
     assert [entry.name for entry in found] == ["a, base", "a, student 1", "b, base", "b, student 1"]
     # each over its own
     assert [entry.gain.points for entry in found if entry.gain] == pytest.approx([10, 30])

@@ -16,7 +16,7 @@ from erpd_core.advantages import gae, length_adaptive_lambda
 from erpd_core.config import PPO, CriticConfig, OptimizerConfig, RuntimeConfig, TrainConfig
 from erpd_core.critic import explained_variance, predict_values
 from erpd_core.refs import ValuesRef
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.models.policy import load_policy
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
@@ -45,7 +45,7 @@ def critic_stage(
 
 @pytest.fixture(scope="module")
 def values(world: World) -> ValuesRef:
-    return fulfil(critic_stage(world), one_thread(world))
+    return get_or_compute(critic_stage(world), one_thread(world))
 
 
 def test_the_critic_starts_at_the_mean_outcome(world: World):
@@ -109,7 +109,7 @@ from pathlib import Path
 import tasks.training.critic
 from helpers import context
 from tasks.training.critic import TrainCritic
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.store import Store
 
 stage = TrainCritic.model_validate_json(sys.argv[2])
@@ -126,7 +126,7 @@ def predict_values(*args):
     print("shard", flush=True)
     return predict(*args)
 tasks.training.critic.predict_values = predict_values
-fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every, cpus=1))
+get_or_compute(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every, cpus=1))
 """
 )
 
@@ -150,7 +150,7 @@ def test_a_critic_killed_in_training_and_again_in_scoring_ends_in_the_same_bits(
     world: World, tmp_path: Path
 ):
     stage = critic_stage(world, steps=8, keep=(4,), minibatch=50)
-    undisturbed = fulfil(stage, one_thread(world))
+    undisturbed = get_or_compute(stage, one_thread(world))
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     store.discard(undisturbed.id)
@@ -199,7 +199,7 @@ def ppo_stage(world: World, values: ValuesRef, alpha: float = 0.5) -> TrainTeach
 
 
 def test_ppo_trains_on_the_critics_advantages(world: World, values: ValuesRef):
-    training = fulfil(ppo_stage(world, values), one_thread(world))
+    training = get_or_compute(ppo_stage(world, values), one_thread(world))
     records = load_records(world.store, training)
     assert len(records) == 8
     first, last = records[0], records[-1]
@@ -237,4 +237,4 @@ def test_a_teacher_whose_values_are_gone_says_so(world: World, values: ValuesRef
     store = Store(tmp_path / "store")
     store.discard(values.id)
     with pytest.raises(LookupError, match="its values, critic-"):
-        fulfil(ppo_stage(world, values, alpha=0.4), context(store))
+        get_or_compute(ppo_stage(world, values, alpha=0.4), context(store))

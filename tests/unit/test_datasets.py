@@ -16,7 +16,7 @@ from helpers import context
 
 from erpd_core.config import FileProblems, GymProblems, TinyProblems
 from tasks.datasets import draw_problems, load_problems, read_problems
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.store import Store
 
 ROWS = [{"problem": f"{n} + {n}?", "answer": str(2 * n)} for n in range(1, 21)]
@@ -217,7 +217,9 @@ def test_the_splits_of_the_tiny_world_share_no_problem_through_the_stage(tmp_pat
     drawn = {}
     for split in ("train", "validation", "test"):
         for seed in (0, 1):
-            ref = fulfil(draw_problems(split, TinyProblems(split=split, count=400), seed), here)
+            ref = get_or_compute(
+                draw_problems(split, TinyProblems(split=split, count=400), seed), here
+            )
             problems = load_problems(here.store, ref)
             assert ref.count == len(problems) == 400 == len({one.id for one in problems})
             assert ref.extractor == "hash"
@@ -230,7 +232,7 @@ def test_the_splits_of_the_tiny_world_share_no_problem_through_the_stage(tmp_pat
 def test_a_problem_list_reads_back_as_it_was_drawn(tmp_path: Path):
     here = context(Store(tmp_path / "store"))
     path = jsonl(tmp_path / "p.jsonl", [{"problem": "é \u2028 ∑", "answer": "½"}, *ROWS])
-    ref = fulfil(draw_problems("mine", FileProblems(path=str(path)), 0), here)
+    ref = get_or_compute(draw_problems("mine", FileProblems(path=str(path)), 0), here)
     assert load_problems(here.store, ref) == read(path)
 
 

@@ -24,7 +24,7 @@ from erpd_core.refs import ProblemsRef
 from tasks.datasets import draw_problems, load_problems, read_problems
 from tasks.datasets.overlap import find_shared, ngrams, normalised, plain_problem
 from tasks.datasets.subset import draw, weight_of
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.store import Store
 
 # --------------------------------------------------------------------------------------- iterations
@@ -64,10 +64,10 @@ def test_earlier_draws_are_part_of_the_question_and_of_nothing_they_do_not_chang
         tmp_path / "p.jsonl", ({"problem": f"p{n}", "answer": n} for n in range(30))
     ).model_copy(update={"count": 8})
     plain, later = draw_problems("a", source, 3), draw_problems("a", source, 3, earlier=[1, 2])
-    assert plain.identity() != later.identity() and "earlier" not in plain.question()
+    assert plain.identity() != later.identity() and "earlier" not in plain.spec()
     here = context(Store(tmp_path / "store"))
     drawn = [
-        {one.id for one in load_problems(here.store, fulfil(stage, here))}
+        {one.id for one in load_problems(here.store, get_or_compute(stage, here))}
         for stage in (draw_problems("a", source, 1), later)
     ]
     assert not drawn[0] & drawn[1]
@@ -212,7 +212,7 @@ def measured(tmp_path: Path) -> tuple[Context, ProblemsRef]:
         tmp_path / "bench.jsonl",
         [{"problem": LONG, "answer": "1"}, {"problem": OTHER, "answer": "2"}],
     )
-    return here, fulfil(
+    return here, get_or_compute(
         draw_problems("bench", source.model_copy(update={"template": "Answer this: {problem}"}), 0),
         here,
     )
@@ -227,7 +227,7 @@ def checked(
     source = write(tmp_path / "train.jsonl", rows).model_copy(
         update={"count": 8, "overlap": OverlapConfig(**overlap)}
     )
-    return here, fulfil(draw_problems("prompts", source, 0, against={"bench": bench}), here)
+    return here, get_or_compute(draw_problems("prompts", source, 0, against={"bench": bench}), here)
 
 
 def test_overlapping_prompts_are_dropped_from_the_pool_and_said(
@@ -287,7 +287,7 @@ def test_the_check_is_part_of_the_question_only_where_it_is_asked_for(
     plain = draw_problems("a", source, 0)
     assert (
         draw_problems("a", source, 0, against={"bench": measured[1]}) == plain
-        and "overlap" not in plain.question()["source"]
+        and "overlap" not in plain.spec()["source"]
     )
     asked = source.model_copy(update={"overlap": OverlapConfig()})
     found = {

@@ -20,7 +20,7 @@ from hub_server import Hub, serving
 from erpd_core.config import FileProblems, HubProblems, NamedProblems
 from tasks.datasets import draw_problems, load_problems, read_problems
 from tasks.datasets.hub import choose_files, lock_path
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.store import Store
 
 ID = "someone/numbers"
@@ -114,7 +114,7 @@ def test_a_revision_of_the_recipe_wins(hub: Hub):
 def test_identity_is_the_bytes_and_the_artifact_says_the_commit(hub: Hub, tmp_path: Path):
     here = context(Store(tmp_path / "store"))
     stage = draw_problems("x", HubProblems(id=ID), 0)
-    ref = fulfil(stage, here)
+    ref = get_or_compute(stage, here)
     assert (
         ref.origin == stage.origin
         and here.store.manifest(ref.id).meta["ref"]["origin"] == stage.origin
@@ -194,7 +194,7 @@ def test_bytes_that_changed_in_the_cache_are_refused(hub: Hub, tmp_path: Path):
     blob = next((tmp_path / "home").rglob(FILE)).resolve()
     blob.write_bytes(parquet(rows(9)))
     with pytest.raises(ValueError, match="bytes changed"):
-        fulfil(stage, context(Store(tmp_path / "store")))
+        get_or_compute(stage, context(Store(tmp_path / "store")))
 
 
 def test_what_the_hub_refuses_is_said_plainly(hub: Hub):

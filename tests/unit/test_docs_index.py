@@ -20,8 +20,8 @@ from erpd_core.batch import TokenBatch
 from erpd_core.config import CampaignConfig, SignalSpec
 from erpd_core.losses import LOSSES, LossInputs, Totals
 from erpd_core.online import fresh_record
-from erpd_core.optimize import StepStatistics
 from erpd_core.refs import EvalReport
+from erpd_core.step_statistics import StepStatistics
 from flows.recipes.load import load_recipe
 from flows.recipes.studies import is_study, load_study
 from tasks.training.online import OnlineLoop

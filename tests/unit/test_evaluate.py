@@ -31,7 +31,7 @@ from tasks.datasets import load_problems
 from tasks.engines.hf import draw
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.evaluation.result_files import load_details, load_results
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.models.generation_defaults import evaluation_sampling
 from tasks.rollouts import SampleRollouts, shards
 from tasks.rollouts.score import load_column
@@ -59,7 +59,7 @@ def stage(world: World) -> EvaluatePolicy:
 @pytest.fixture(scope="module")
 def report(world: World, stage: EvaluatePolicy) -> EvalReport:
     rollouts = len(world.store.artifacts("rollouts"))
-    found = fulfil(stage, world.context)
+    found = get_or_compute(stage, world.context)
     assert len(world.store.artifacts("rollouts")) == rollouts, (
         "its samples are those that were there"
     )

@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers import World, context
 
-from erpd_core.batch_outcomes import Outcomes
+from erpd_core.batch_outcomes import BatchOutcomes
 from erpd_core.config import (
     CE,
     GRPO,
@@ -34,7 +34,7 @@ from erpd_core.config import (
 )
 from erpd_core.faults import Fault
 from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import ScoreRollouts, load_column
 from tasks.store import Store
@@ -166,7 +166,7 @@ def test_a_batch_without_a_lesson_is_not_trained_on(
 ):
     before = left(world)
     with pytest.raises(Fault, match=rf"^teacher training: {says}") as raised:
-        fulfil(teacher(world, doctored(world, change), loss=loss, steps=2), alone(world))
+        get_or_compute(teacher(world, doctored(world, change), loss=loss, steps=2), alone(world))
     assert "\n" not in str(raised.value)
     assert left(world) == before
 
@@ -176,7 +176,7 @@ def test_a_critic_is_not_fitted_to_outcomes_that_are_all_equal(world: World):
         init=world.base, rollouts=doctored(world, RIGHT), config=CriticConfig(steps=2), seed=1
     )
     with pytest.raises(Fault, match=r"^critic training: ppo learns from wrong responses too"):
-        fulfil(stage, alone(world))
+        get_or_compute(stage, alone(world))
 
 
 def test_the_outcomes_of_a_batch_are_counted(world: World):
@@ -189,15 +189,15 @@ def test_the_outcomes_of_a_batch_are_counted(world: World):
     rewards: dict[str, list[float]] = {}
     for row in rows:
         rewards.setdefault(row["problem"], []).append(row["reward"])
-    assert found == Outcomes(
+    assert found == BatchOutcomes(
         responses=192,
         right=sum(row["verdict"] == "correct" for row in rows),
         empty=0,
         truncated=24,
         groups=24,
-        telling=sum(0 < sum(one) < 8 for one in rewards.values()),
+        mixed_groups=sum(0 < sum(one) < 8 for one in rewards.values()),
     )
-    assert 0 < found.telling < 24
+    assert 0 < found.mixed_groups < 24
 
 
 def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world: World):
@@ -207,11 +207,11 @@ def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world
         0,
         2,
     )
-    old = fulfil(ScoreRollouts(policy=world.base, rollouts=some), alone(world))
+    old = get_or_compute(ScoreRollouts(policy=world.base, rollouts=some), alone(world))
     batch, all_of_them = (load_batch(shards(world.store, one)) for one in (some, whole))
     assert batch.sequences == all_of_them.sequences - 2 == 190
     assert batch.tokens == some.tokens == len(load_column(world.store, old)) < whole.tokens
-    training = fulfil(teacher(world, some, old, loss=GRPO(), steps=3), alone(world))
+    training = get_or_compute(teacher(world, some, old, loss=GRPO(), steps=3), alone(world))
     values = [value for record in load_records(world.store, training) for value in record.values()]
     assert torch.isfinite(torch.tensor(values, dtype=torch.float64)).all()
 
@@ -227,7 +227,7 @@ def test_weights_that_are_not_finite_are_not_kept(world: World):
         match=r"^teacher training, step 1: \d+ weights have become NaN or infinite, first .*; "
         r"lower the learning rate",
     ):
-        fulfil(teacher(world, world.rollouts, lr=1e39, steps=1), alone(world))
+        get_or_compute(teacher(world, world.rollouts, lr=1e39, steps=1), alone(world))
     assert left(world) == before
 
 
@@ -237,7 +237,7 @@ def test_a_training_that_overflows_names_its_step_and_keeps_nothing_of_it(world:
         Fault,
         match=r"^teacher training, step 2: .*(is nan|is inf|not finite).*; lower the learning rate",
     ):
-        fulfil(teacher(world, world.rollouts, lr=1e25, steps=5), alone(world))
+        get_or_compute(teacher(world, world.rollouts, lr=1e25, steps=5), alone(world))
     assert left(world) == before
 
 
@@ -271,12 +271,12 @@ def test_a_student_whose_kl_explodes_ends_the_run(world: World):
     with pytest.raises(
         Fault, match=r"^student training, step \d: KL\(old \|\| student\) is .*kl_stop"
     ) as raised:
-        fulfil(student(world, lr=0.3, steps=6), alone(world))
+        get_or_compute(student(world, lr=0.3, steps=6), alone(world))
     assert f"no more than {torch.log(torch.tensor(tokens)):.3g}" in str(raised.value)
 
 
 def test_with_kl_stop_it_ends_there_and_goes_on_with_what_it_has(world: World):
-    found = fulfil(student(world, lr=0.3, steps=6, kl_stop=0.5), alone(world))
+    found = get_or_compute(student(world, lr=0.3, steps=6, kl_stop=0.5), alone(world))
     records = load_records(world.store, found)
     assert len(records) < 6 and records[-1]["kl_old_theta_on_old_batch"] >= 0.5
     assert [policy.step for policy in found.trail] == [len(records)]
@@ -290,11 +290,11 @@ def test_a_fault_in_a_later_phase_says_which(world: World):
         }
     )
     with pytest.raises(Fault, match=r"^student training: the signal is the same on every token"):
-        fulfil(stage.model_copy(update={"phases": (stage.phases[0], broken)}), alone(world))
-    healthy = fulfil(stage, alone(world))
+        get_or_compute(stage.model_copy(update={"phases": (stage.phases[0], broken)}), alone(world))
+    healthy = get_or_compute(stage, alone(world))
     assert [record["step"] for record in load_records(world.store, healthy)] == [1, 2]
     with pytest.raises(Fault, match=r"^student training, phase 2, step 1: "):
-        fulfil(replace_lr(stage, 1e25), alone(world))
+        get_or_compute(replace_lr(stage, 1e25), alone(world))
 
 
 def replace_lr(stage: DistillStudent, lr: float) -> DistillStudent:
@@ -310,7 +310,7 @@ def test_a_critic_that_diverges_is_not_used(world: World):
         Fault,
         match=r"^critic training: the critic has diverged: .*; lower the critic's learning rate",
     ):
-        fulfil(stage, alone(world))
+        get_or_compute(stage, alone(world))
     assert stage.stored(world.store) is None
 
 
@@ -322,7 +322,7 @@ def test_an_online_training_that_overflows_names_its_batch(world: World):
     with pytest.raises(
         Fault, match=r"^online training, fresh batch 2: .*not finite; .*lower.* learning rate"
     ):
-        fulfil(
+        get_or_compute(
             TrainOnline(init=world.base, problems=world.problems, config=config, seed=5),
             alone(world),
         )
@@ -346,7 +346,9 @@ def test_tokens_that_mean_something_else_are_refused_though_they_are_as_many(wor
     with pytest.raises(
         ValueError, match=rf"token {min(at, place)} is not the same in .* one vocabulary"
     ):
-        fulfil(ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), alone(world))
+        get_or_compute(
+            ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), alone(world)
+        )
 
 
 def test_a_study_whose_arms_end_by_faults_tells_the_first_in_its_own_words():

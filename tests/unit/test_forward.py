@@ -24,7 +24,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from erpd_core.attention import Row
+from erpd_core.attention import FlatRow
 from erpd_core.batch import TokenBatch
 from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig
 from erpd_core.logprobs import token_logprobs
@@ -236,7 +236,7 @@ def test_the_trial_sees_a_model_that_ignores_the_branches():
 
 
 def blind(forward: Any) -> Any:
-    def attend(*args: Any, row: Row | None = None, **kwargs: Any) -> Any:
+    def attend(*args: Any, row: FlatRow | None = None, **kwargs: Any) -> Any:
         if row is None:
             return forward(*args, **kwargs)
         for bucket in row.buckets:

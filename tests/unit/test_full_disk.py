@@ -17,8 +17,8 @@ from helpers import World, context, python
 from safetensors import SafetensorError
 
 from erpd_core.config import CE, TrainConfig
-from tasks.execution.stage import Stage, fulfil
-from tasks.host.disk_faults import in_words
+from tasks.execution.stage import Stage, get_or_compute
+from tasks.host.disk_faults import describe_disk_fault
 from tasks.registry import Registry
 from tasks.rollouts import SampleRollouts
 from tasks.store import Build, Store
@@ -61,7 +61,7 @@ def test_a_file_that_found_no_room_leaves_nothing_and_what_was_done_before_it_st
         build.put("one.bin", lambda path: path.write_bytes(b"1"))
         disk.fill()
         build.put("two.bin", lambda path: path.write_bytes(bytes(100_000)))
-    assert in_words(full.value) == f"{disk.path} is full; make room there"
+    assert describe_disk_fault(full.value) == f"{disk.path} is full; make room there"
     disk.make_room()
     with store.build("thing", {"a": 1}, {}, 1) as build:
         assert build is not None and build.done("one.bin") and not build.done("two.bin")
@@ -77,7 +77,7 @@ STAGES: dict[str, tuple[Callable[[World], Stage[Any]], str, int]] = {
         lambda world: SampleRollouts(
             policy=world.base,
             problems=world.problems,
-            sampling=world.store.manifest(world.rollouts.id).question["sampling"],
+            sampling=world.store.manifest(world.rollouts.id).spec["sampling"],
             seed=7,
         ),
         "shard-00001.parquet",
@@ -104,16 +104,16 @@ def test_a_stage_that_found_no_room_ends_equal_when_there_is(
 ):
     make, name, number = STAGES[what]
     stage = make(world)
-    undisturbed = fulfil(stage, world.context)
+    undisturbed = get_or_compute(stage, world.context)
     store = copied(world, disk, without=undisturbed.id)
     full_at(monkeypatch, disk, name, number)
     with pytest.raises((OSError, SafetensorError)) as full:
-        fulfil(stage, context(store, checkpoint_every=1))
-    assert in_words(full.value) == f"{disk.path} is full; make room there"
+        get_or_compute(stage, context(store, checkpoint_every=1))
+    assert describe_disk_fault(full.value) == f"{disk.path} is full; make room there"
     assert not store.path(undisturbed.id).exists()
     disk.make_room()
     again = Store(store.root)
-    assert fulfil(stage, context(again, checkpoint_every=1)) == undisturbed
+    assert get_or_compute(stage, context(again, checkpoint_every=1)) == undisturbed
     for artifact in (undisturbed.id, *(policy.id for policy in getattr(undisturbed, "trail", ()))):
         ours, theirs = again.manifest(artifact).files, world.store.manifest(artifact).files
         assert {name: file for name, file in ours.items() if name != "records.jsonl"} == {
@@ -131,7 +131,7 @@ def test_a_registry_that_found_no_room_has_all_it_was_told_before(disk: Disk):
     with pytest.raises(Exception) as full:
         for number in range(1000):
             registry.record_artifact(f"policy-{number}", "policy", {"text": "x" * 1000})
-    assert in_words(full.value) == f"{disk.path} is full; make room there"
+    assert describe_disk_fault(full.value) == f"{disk.path} is full; make room there"
     disk.make_room()
     registry.record_artifact("policy-last", "policy", {})
     registry.check()
@@ -148,7 +148,7 @@ def test_a_folder_on_a_disk_of_its_own_is_named(disk: Disk):
         small.fill()
         with pytest.raises(OSError) as full:
             (small.path / "more").write_bytes(b"1")
-        assert in_words(full.value) == f"{small.path} is full; make room there"
+        assert describe_disk_fault(full.value) == f"{small.path} is full; make room there"
 
 
 def test_a_disk_that_may_only_be_read(disk: Disk):
@@ -160,7 +160,7 @@ def test_a_disk_that_may_only_be_read(disk: Disk):
     finally:
         disk.remount("rw")
     assert (
-        in_words(refused.value)
+        describe_disk_fault(refused.value)
         == f"{disk.path}/store may only be read; make it writable, or name another ERPD_HOME"
     )
 
@@ -168,7 +168,7 @@ def test_a_disk_that_may_only_be_read(disk: Disk):
 FORBIDDEN = """
 import os, sys
 from pathlib import Path
-from tasks.host.disk_faults import in_words
+from tasks.host.disk_faults import describe_disk_fault
 from tasks.store import Store
 
 if os.geteuid() == 0:
@@ -177,7 +177,7 @@ try:
     with Store(Path(sys.argv[1])).build("thing", {"a": 1}, {}, 1):
         print("it began")
 except OSError as error:
-    print(in_words(error))
+    print(describe_disk_fault(error))
 """
 
 
@@ -216,5 +216,5 @@ def test_what_libraries_say_of_faults(error: Exception, words: str | None):
     try:
         raise RuntimeError("a flow failed") from error
     except RuntimeError as outer:
-        said = in_words(outer)
+        said = describe_disk_fault(outer)
     assert (said is None) if words is None else (said is not None and words in said)

@@ -13,7 +13,7 @@ from helpers import Campaign, erpd, events, numbers, run_campaign
 from written_campaigns import NIGHT, NOON, Written, refused, shown
 
 from deployments.output.lineage import lineage_tree
-from flows.inspect.lineage import told
+from flows.inspect.lineage import lineage_lines
 from tasks.store import Store
 from tasks.store.manifest import MANIFEST
 
@@ -67,10 +67,10 @@ def test_the_command_says_what_would_go_and_why_the_rest_stays_and_then_does_it(
     needed = {
         one.line.artifact.id
         for iteration in (1, 2)
-        for one in told(written.registry, written.policy(night, iteration, "student"))
+        for one in lineage_lines(written.registry, written.policy(night, iteration, "student"))
     }
     assert all(written.store.damage(one) is None for one in needed)
-    gone = told(written.registry, written.policy(noon, 1, "student"))
+    gone = lineage_lines(written.registry, written.policy(noon, 1, "student"))
     assert gone[
         0
     ].line.artifact.removed_at is not None and f"{gone[0].line.artifact.id} (removed)" in shown(
@@ -115,8 +115,8 @@ def test_a_collected_campaign_has_all_it_needs_to_be_run_again(
     assert numbers(again.result) == numbers(undisturbed.result)
     statuses = {event["status"] for event in events(folder / "home") if "status" in event}
     assert "started" not in statuses and "cached" in statuses
-    told = json.loads(erpd("lineage", "tiny:2.student", "--json", home=folder / "home").stdout)
+    lineage = json.loads(erpd("lineage", "tiny:2.student", "--json", home=folder / "home").stdout)
     store = Store(folder / "home" / "store")
-    assert len(told["lines"]) > 20 and all(
-        store.damage(line["id"]) is None for line in told["lines"]
+    assert len(lineage["lines"]) > 20 and all(
+        store.damage(line["id"]) is None for line in lineage["lines"]
     )

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from erpd_core.config import ChatConfig, DirectoryModel, HubModel, PackagedModel, RuntimeConfig
 from tasks.engines.vllm import engine_arguments
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.models import chat, model_files
 from tasks.models.import_policy import ASSETS, import_policy
 from tasks.models.model_files import TRUST, trusts_code
@@ -333,7 +333,9 @@ def test_numbers_of_models_in_use_are_not_too_large(name: str, folder: Path):
 def taken(folder: Path, tmp_path: Path, **more: Any) -> Path:
     """The folder of the store that the model becomes."""
     here = context(Store(tmp_path / "store"))
-    return here.store.path(fulfil(import_policy(DirectoryModel(path=str(folder), **more)), here).id)
+    return here.store.path(
+        get_or_compute(import_policy(DirectoryModel(path=str(folder), **more)), here).id
+    )
 
 
 def test_code_of_a_model_that_the_library_knows_is_left_behind_and_not_needed(

@@ -28,7 +28,7 @@ from tasks.registry import Registry
 from tasks.store import Store
 from tasks.store.manifest import MANIFEST, Manifest, StoredFile
 from tasks.store.mirror import Mirror
-from tasks.untrusted.paths import inside
+from tasks.untrusted.paths import path_inside
 
 NAMES = {
     "empty": "",
@@ -95,7 +95,7 @@ def refused(error: BaseException) -> str:
 @names
 def test_a_name_stays_in_its_folder_or_is_refused(name: str, tmp_path: Path):
     with pytest.raises(ValueError) as caught:
-        inside(tmp_path, name, "somebody's list")
+        path_inside(tmp_path, name, "somebody's list")
     assert refused(caught.value).startswith("somebody's list: the name ")
 
 
@@ -115,7 +115,7 @@ def test_a_name_stays_in_its_folder_or_is_refused(name: str, tmp_path: Path):
     ],
 )
 def test_an_ordinary_name_is_taken_as_it_is(name: str, tmp_path: Path):
-    assert inside(tmp_path, name, "a list") == tmp_path / name
+    assert path_inside(tmp_path, name, "a list") == tmp_path / name
 
 
 def hostile_manifest(name: str) -> str:

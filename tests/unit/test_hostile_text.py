@@ -22,14 +22,14 @@ from deployments.output.progress_bars import Display
 from erpd_core.evaluation_details import BenchmarkDetails, ProblemResult
 from erpd_core.refs import Decision, EvalReport, Score
 from flows.evaluation import EvaluationForm, evaluation_markdown
-from flows.inspect.campaigns import overview
-from flows.inspect.lineage import find, told
+from flows.inspect.campaigns import campaign_summaries
+from flows.inspect.lineage import lineage_lines, resolve_artifact
 from flows.live.publish import campaign_markdown
 from flows.recipes.load import load_recipe
 from flows.reports.campaign import write_report
 from flows.reports.results import rich_table, table_rows
 from flows.reports.study import write_study_report
-from flows.reports.study_table import entries, study_markdown
+from flows.reports.study_table import study_markdown, study_rows
 from flows.steps.human_decision import evidence_text
 from tasks.execution.progress import Progress
 from tasks.registry import Registry
@@ -187,7 +187,7 @@ def test_artifacts_of_a_run_hold_no_markup_of_it(text: str, tmp_path: Path):
     sides = {**rows[0].report.model_dump(mode="json"), "comparison": {}}
     sources = {
         "campaign": campaign_markdown(rows),
-        "study": study_markdown(entries(one.registry, {"ce": "tiny-1"})),
+        "study": study_markdown(study_rows(one.registry, {"ce": "tiny-1"})),
         "evidence": evidence_text(one.decision.evidence, one.decision),
         "evaluation": evaluation_markdown(sides, EvaluationForm(model=text)),
     }
@@ -227,11 +227,13 @@ def calm(shown: str, text: str) -> None:
 @texts
 def test_the_tree_and_tables_show_it_on_a_terminal(text: str, tmp_path: Path):
     one = Written(tmp_path, text)
-    tree = printed(lineage_tree(told(one.registry, find(one.registry, "policy-student"))))
+    tree = printed(
+        lineage_tree(lineage_lines(one.registry, resolve_artifact(one.registry, "policy-student")))
+    )
     assert "policy-student" in tree and len(tree.splitlines()) == 1 and len(tree) < 4 * SHOWN
     calm(tree, text)
     calm(printed(rich_table(table_rows(one.registry, "tiny-1"))), text)
-    calm(printed(campaign_table(overview(one.registry))), "")
+    calm(printed(campaign_table(campaign_summaries(one.registry))), "")
 
 
 @texts

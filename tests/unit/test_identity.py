@@ -42,8 +42,8 @@ from erpd_core.config import (
     WeakTeacherConfig,
 )
 from erpd_core.refs import LogprobRef, PolicyRef, ProblemsRef, RolloutRef, ValuesRef
-from flows.campaign import campaign_id
 from flows.recipes.load import load_recipe
+from flows.steps.preflight import campaign_id
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.evaluation.judge.rollouts import JudgeRollouts
@@ -441,8 +441,8 @@ def test_resources_do_not_affect_identity():
     for name, value in OTHER_RUNTIME.items():
         other = load_recipe("tiny", [f"runtime.{name}={json.dumps(value)}"])
         assert other.runtime != tiny.runtime or getattr(tiny.runtime, name) == value
-        assert other.question() == tiny.question() and campaign_id(other) == campaign_id(tiny), name
-    assert not any("runtime" in stage.question() for stage in STAGES.values())
+        assert other.spec() == tiny.spec() and campaign_id(other) == campaign_id(tiny), name
+    assert not any("runtime" in stage.spec() for stage in STAGES.values())
     assert not {name for kind in kinds(Stage) for name in kind.model_fields} & set(OTHER_RUNTIME), (
         "no stage even holds a resource"
     )
@@ -483,7 +483,7 @@ def test_a_teacher_without_a_critic_is_asked_as_before_there_were_critics():
         "rollouts": "rollouts-a",
         "old": "column-a",
     }
-    assert "values" not in STAGES["TrainTeacher"].question()
+    assert "values" not in STAGES["TrainTeacher"].spec()
 
 
 @pytest.mark.parametrize(
@@ -640,7 +640,7 @@ def test_other_bytes_in_the_same_place_are_another_campaign(tmp_path: Path):
 
 ELSEWHERE = """
 import json, sys
-from flows.campaign import campaign_id
+from flows.steps.preflight import campaign_id
 from flows.recipes.load import load_recipe
 from test_identity import STAGES
 print(json.dumps({"campaign": campaign_id(load_recipe("tiny")), **{name: stage.identity() for name, stage in STAGES.items()}}))

@@ -15,16 +15,16 @@ from pydantic import ValidationError
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.engines import Sample
-from tasks.execution.requests import Share, sampler_share, scorer_share
-from tasks.execution.stage import fulfil
-from tasks.execution.submit import asked
+from tasks.execution.requests import ResourceRequest, sampler_request, scorer_request
+from tasks.execution.stage import get_or_compute
+from tasks.execution.submit import request_for
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.journal import Journal, Tail
-from tasks.rollouts.rows import Place
+from tasks.rollouts.rows import SampleIndex
 from tasks.rollouts.score import ScoreRollouts
 from tasks.store import Store
 
-SAMPLES: dict[Place, Sample] = {
+SAMPLES: dict[SampleIndex, Sample] = {
     (row, number): Sample([row, number, 7] * (row + 1), row == 2)
     for row in range(3)
     for number in range(2)
@@ -39,12 +39,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "a.journal"
 
 
-def found(path: Path, redo: float = 0) -> dict[Place, Sample]:
+def found(path: Path, redo: float = 0) -> dict[SampleIndex, Sample]:
     with Journal(path, redo) as journal:
         return journal.found
 
 
-def first(count: int) -> dict[Place, Sample]:
+def first(count: int) -> dict[SampleIndex, Sample]:
     return dict(list(SAMPLES.items())[:count])
 
 
@@ -114,14 +114,14 @@ def store(world: World, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
+def written(monkeypatch: pytest.MonkeyPatch) -> list[SampleIndex]:
     """Every response that is sampled, in order; the place `(-1, n)` put there first stops the
     work after the n-th, as Ctrl-C would.
     """
-    places: list[Place] = []
+    places: list[SampleIndex] = []
     write = Journal.write
 
-    def count(self: Journal, place: Place, sample: Sample) -> None:
+    def count(self: Journal, place: SampleIndex, sample: Sample) -> None:
         write(self, place, sample)
         places.append(place)
         if places[0] == (-1, len(places) - 1):
@@ -139,23 +139,23 @@ def rows(store: Store, ref: RolloutRef) -> list[dict]:
     ]
 
 
-def cut_off(store: Store, asked: SampleRollouts, written: list[Place], after: int) -> None:
-    store.discard(asked.identity())
+def cut_off(store: Store, stage: SampleRollouts, written: list[SampleIndex], after: int) -> None:
+    store.discard(stage.identity())
     written.append((-1, after))
     with pytest.raises(KeyboardInterrupt):
-        fulfil(asked, context(store))
+        get_or_compute(stage, context(store))
     assert len(written) == 1 + after
     written.clear()
 
 
 def test_a_shard_that_was_cut_off_goes_on_with_its_unfinished_samples(
-    world: World, store: Store, written: list[Place]
+    world: World, store: Store, written: list[SampleIndex]
 ):
     """Cut off in its second shard of three. The rest has another batch shape, so some draw in a
     hundred may fall differently.
     """
     cut_off(store, stage(world), written, after=24 * 8 + 100)
-    ref = fulfil(stage(world), context(store, redo_seconds=0))
+    ref = get_or_compute(stage(world), context(store, redo_seconds=0))
     assert len(written) == 64 * 8 - 24 * 8 - 100, "none twice"
     ours, theirs = rows(store, ref), rows(world.store, world.rollouts)
     differing = [a["problem"] for a, b in zip(ours, theirs, strict=True) if a != b]
@@ -164,21 +164,21 @@ def test_a_shard_that_was_cut_off_goes_on_with_its_unfinished_samples(
 
 
 def test_a_shard_that_was_cheap_is_sampled_again_to_the_same_bytes(
-    world: World, store: Store, written: list[Place]
+    world: World, store: Store, written: list[SampleIndex]
 ):
     cut_off(store, stage(world), written, after=24 * 8 + 100)
-    ref = fulfil(stage(world), context(store))
+    ref = get_or_compute(stage(world), context(store))
     assert len(written) == 40 * 8, "the shard in hand and the one after it"
     assert store.manifest(ref.id).files == world.store.manifest(world.rollouts.id).files
 
 
 def test_progress_goes_on_from_where_it_was(
-    world: World, store: Store, written: list[Place], tmp_path: Path
+    world: World, store: Store, written: list[SampleIndex], tmp_path: Path
 ):
     from tasks.execution.progress import follow
 
     cut_off(store, stage(world), written, after=24 * 8 + 100)
-    fulfil(stage(world), context(store, tmp_path / "events.jsonl", redo_seconds=0))
+    get_or_compute(stage(world), context(store, tmp_path / "events.jsonl", redo_seconds=0))
     told = [event for event in follow(tmp_path / "events.jsonl", 0)[0] if "done" in event]
     assert told[0]["done"] == 24 * 8 + 100
     assert [event["done"] for event in told] == sorted(event["done"] for event in told)
@@ -190,9 +190,9 @@ def test_progress_goes_on_from_where_it_was(
 
 
 def test_more_samples_rest_on_the_fewer_that_are_stored(
-    world: World, store: Store, written: list[Place]
+    world: World, store: Store, written: list[SampleIndex]
 ):
-    more = fulfil(stage(world, 12), context(store, redo_seconds=0))
+    more = get_or_compute(stage(world, 12), context(store, redo_seconds=0))
     assert len(written) == 64 * 4 and {number for _, number in written} == {8, 9, 10, 11}
     ours = rows(store, more)
     stored = {(row["problem"], row["sample"]): row for row in rows(store, world.rollouts)}
@@ -200,14 +200,14 @@ def test_more_samples_rest_on_the_fewer_that_are_stored(
     store.discard(more.id)
     store.discard(world.rollouts.id)
     written.clear()
-    fresh = fulfil(stage(world, 12), context(store, redo_seconds=0))
+    fresh = get_or_compute(stage(world, 12), context(store, redo_seconds=0))
     assert len(written) == 64 * 12 and fresh.id == more.id
     differing = [a["problem"] for a, b in zip(ours, rows(store, fresh), strict=True) if a != b]
     assert len(differing) <= 64 * 12 // 100
 
 
-def test_what_was_cheap_is_not_rested_on(world: World, store: Store, written: list[Place]):
-    fulfil(stage(world, 12), context(store))
+def test_what_was_cheap_is_not_rested_on(world: World, store: Store, written: list[SampleIndex]):
+    get_or_compute(stage(world, 12), context(store))
     assert len(written) == 64 * 12
 
 
@@ -217,29 +217,43 @@ def test_what_was_cheap_is_not_rested_on(world: World, store: Store, written: li
 def test_a_stage_that_waits_for_samplers_asks_nothing_they_need(world: World):
     score = ScoreRollouts(policy=world.base, rollouts=world.rollouts)
     alone, apart = RuntimeConfig(cpus=8, gpus=2), RuntimeConfig(cpus=8, gpus=2, samplers=4)
-    assert asked(stage(world), alone) == asked(score, alone) == asked(score, apart) == Share(8, 2)
-    assert asked(stage(world), apart) == Share(0, 0)
-    assert asked(stage(world), RuntimeConfig(cpus=8, ray="off", samplers=4)) == Share(8, 0)
+    assert (
+        request_for(stage(world), alone)
+        == request_for(score, alone)
+        == request_for(score, apart)
+        == ResourceRequest(8, 2)
+    )
+    assert request_for(stage(world), apart) == ResourceRequest(0, 0)
+    assert request_for(
+        stage(world), RuntimeConfig(cpus=8, ray="off", samplers=4)
+    ) == ResourceRequest(8, 0)
     scored = RuntimeConfig(cpus=8, gpus=2, scorers=4)
-    assert (asked(score, scored), scorer_share(scored), asked(stage(world), scored)) == (
-        Share(0, 0),
-        Share(2, 1),
-        Share(8, 2),
+    assert (
+        request_for(score, scored),
+        scorer_request(scored),
+        request_for(stage(world), scored),
+    ) == (
+        ResourceRequest(0, 0),
+        ResourceRequest(2, 1),
+        ResourceRequest(8, 2),
     )
 
 
 @pytest.mark.parametrize(
     ("runtime", "share"),
     [
-        ({"cpus": 8, "gpus": 2, "samplers": 4}, Share(2, 0.5)),
-        ({"cpus": 2, "samplers": 4}, Share(1, 0)),
-        ({"cpus": 8, "gpus": 1, "samplers": 3}, Share(2, 0.3333)),
-        ({"cpus": 8, "gpus": 7, "samplers": 2}, Share(4, 3)),
-        ({"cpus": 8, "gpus": 1, "samplers": 8, "sampler_cpus": 4, "sampler_gpus": 1}, Share(4, 1)),
+        ({"cpus": 8, "gpus": 2, "samplers": 4}, ResourceRequest(2, 0.5)),
+        ({"cpus": 2, "samplers": 4}, ResourceRequest(1, 0)),
+        ({"cpus": 8, "gpus": 1, "samplers": 3}, ResourceRequest(2, 0.3333)),
+        ({"cpus": 8, "gpus": 7, "samplers": 2}, ResourceRequest(4, 3)),
+        (
+            {"cpus": 8, "gpus": 1, "samplers": 8, "sampler_cpus": 4, "sampler_gpus": 1},
+            ResourceRequest(4, 1),
+        ),
     ],
 )
-def test_a_samplers_share(runtime: dict, share: Share):
-    assert sampler_share(RuntimeConfig(**runtime)) == share
+def test_a_samplers_share(runtime: dict, share: ResourceRequest):
+    assert sampler_request(RuntimeConfig(**runtime)) == share
 
 
 def test_one_gpu_and_a_half_cannot_be_asked():

@@ -263,8 +263,8 @@ def test_a_config_takes_a_plain_url_and_its_question_says_nothing_of_where() -> 
         config("http://a/v1/chat/completions"),
         config("http://b:1/v1/", key_env="K", concurrency=1, timeout=1, retries=0),
     )
-    assert one.endpoint == "http://a/v1" and one.question() == other.question()
-    assert one.question() != config("http://a/v1", max_calls=1).question()
+    assert one.endpoint == "http://a/v1" and one.spec() == other.spec()
+    assert one.spec() != config("http://a/v1", max_calls=1).spec()
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

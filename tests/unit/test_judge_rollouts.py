@@ -12,12 +12,12 @@ from chat_server import serving
 from helpers import World
 
 from erpd_core.config import CampaignConfig, JudgeConfig, SamplingConfig
-from flows.campaign import campaign_id
 from flows.recipes.load import load_recipe
+from flows.steps.preflight import campaign_id
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.evaluation.judge.rollouts import JudgeRollouts, judged_outcomes
 from tasks.evaluation.result_files import load_judged
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.rollouts import outcomes, shards
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def test_what_the_judge_turns_counts_and_the_rollout_stays_as_it_was(world: Worl
     wrong = [row for row in rows if row["verdict"] != "correct"]
     before = outcomes(world.store, world.rollouts)
     with serving("yes") as server:
-        found = fulfil(
+        found = get_or_compute(
             JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "always-yes")),
             world.context,
         )
@@ -76,12 +76,12 @@ def test_what_the_judge_turns_counts_and_the_rollout_stays_as_it_was(world: Worl
 
 
 def test_an_evaluation_with_a_judge_is_another_question_with_its_own_scores(world: World) -> None:
-    plain = fulfil(evaluation(world, None), world.context)
+    plain = get_or_compute(evaluation(world, None), world.context)
     with serving("yes") as server:
         lenient = evaluation(world, judge(server.endpoint, "yes-man"))
-        report = fulfil(lenient, world.context)
+        report = get_or_compute(lenient, world.context)
     with serving("no") as server:
-        stern = fulfil(evaluation(world, judge(server.endpoint, "no-man")), world.context)
+        stern = get_or_compute(evaluation(world, judge(server.endpoint, "no-man")), world.context)
     turned = load_judged(world.store, lenient.identity())["sums"].outcomes["same"]
     assert report.scores["sums"].avg == pytest.approx(plain.scores["sums"].avg + turned / 512)
     assert stern.scores == plain.scores and (stern.kl_old, stern.length) == (
@@ -94,13 +94,13 @@ def test_an_evaluation_with_a_judge_is_another_question_with_its_own_scores(worl
 
 def test_a_spent_budget_is_recorded_and_a_larger_one_asks_only_the_rest(world: World) -> None:
     with serving("yes") as server:
-        short = fulfil(
+        short = get_or_compute(
             JudgeRollouts(
                 rollouts=world.rollouts, judge=judge(server.endpoint, "costly", max_calls=6)
             ),
             world.context,
         )
-        whole = fulfil(
+        whole = get_or_compute(
             JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "costly")),
             world.context,
         )

@@ -15,9 +15,9 @@ from written_campaigns import NIGHT, NOON, Written, refused, shown
 
 from deployments.output.lineage import campaign_table, lineage_tree, took
 from erpd_core.refs import EvalReport
-from flows.inspect.campaigns import overview
+from flows.inspect.campaigns import campaign_summaries
 from flows.inspect.compare import ABSENT, compare_campaigns, config_differences
-from flows.inspect.lineage import find, told
+from flows.inspect.lineage import lineage_lines, resolve_artifact
 from flows.recipes.load import load_recipe
 
 
@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_tree_says_what_made_a_student(written: Written):
     night = written.campaign("night", NIGHT)
     student = written.policy(night, 2, "student")
-    found = told(written.registry, find(written.registry, "night:2.student"))
+    found = lineage_lines(written.registry, resolve_artifact(written.registry, "night:2.student"))
     text = shown(lineage_tree(found)).splitlines()
     assert text[0].startswith(
         f"{student}  student, step 16, test 95.8 %, 12.5 s  S1: the teacher is better"
@@ -70,7 +70,9 @@ def test_descendants_and_what_was_removed_are_shown(written: Written):
     night = written.campaign("night", NIGHT)
     teacher = written.policy(night, 2, "teacher")
     written.registry.removed(written.policy(night, 2, "student"))
-    text = shown(lineage_tree(told(written.registry, teacher, descendants=True), descendants=True))
+    text = shown(
+        lineage_tree(lineage_lines(written.registry, teacher, descendants=True), descendants=True)
+    )
     assert text.count("as numerator-1: training-") == 1
     assert any(
         f"{written.policy(night, 2, 'student')} (removed)" in line for line in text.splitlines()
@@ -89,9 +91,11 @@ def test_artifacts_are_named_in_several_ways(written: Written):
         f"{night}:2.student",
         "nig:student",
     ):
-        assert find(written.registry, text) == student, text
-    assert find(written.registry, "night:1.teacher evaluation").startswith("evaluation-")
-    assert find(written.registry, "night:base") == written.policy(night, 0, "base")
+        assert resolve_artifact(written.registry, text) == student, text
+    assert resolve_artifact(written.registry, "night:1.teacher evaluation").startswith(
+        "evaluation-"
+    )
+    assert resolve_artifact(written.registry, "night:base") == written.policy(night, 0, "base")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_artifacts_are_named_in_several_ways(written: Written):
 def test_what_names_nothing_is_refused_with_what_there_is(written: Written, text: str, words: str):
     written.campaign("night", NIGHT)
     with pytest.raises(LookupError) as refusal:
-        find(written.registry, text)
+        resolve_artifact(written.registry, text)
     assert words in str(refusal.value)
 
 
@@ -126,20 +130,20 @@ def test_policies_kept_by_a_training_are_told_apart_until_one_is_measured(writte
         LookupError,
         match=r"several artifacts: policy-10 teacher step 10; policy-20 teacher step 20; give one",
     ):
-        find(written.registry, "c:teacher")
+        resolve_artifact(written.registry, "c:teacher")
     report = EvalReport(policy="policy-20", scores={}, kl_old=0, kl_base=0, entropy=0, length=1)
     written.registry.record_report("c-1", 1, "teacher", report)
-    assert find(written.registry, "c:teacher") == "policy-20"
+    assert resolve_artifact(written.registry, "c:teacher") == "policy-20"
 
 
 @pytest.mark.slow
 def test_the_command_prints_the_tree_or_one_object(home: Path):
     text = erpd("lineage", "night:2.student", home=home).stdout
-    told = json.loads(erpd("lineage", "night:2.student", "--json", home=home).stdout)
-    assert text.splitlines()[0].startswith(told["artifact"]) and len(text.splitlines()) == len(
-        told["lines"]
+    lineage = json.loads(erpd("lineage", "night:2.student", "--json", home=home).stdout)
+    assert text.splitlines()[0].startswith(lineage["artifact"]) and len(text.splitlines()) == len(
+        lineage["lines"]
     )
-    first = told["lines"][0]
+    first = lineage["lines"][0]
     assert first["figures"] == {
         "role": "student",
         "step": 16,
@@ -163,7 +167,7 @@ def test_campaigns_are_listed_with_how_far_they_came(written: Written):
     night = written.campaign("night", NIGHT)
     noon = written.campaign("noon", NOON)
     written.registry.campaign_started("c-1", "c", "mine", {})
-    running, second, first = overview(written.registry)
+    running, second, first = campaign_summaries(written.registry)
     assert (running.campaign.id, running.done, running.base, running.student) == (
         "c-1",
         0,
@@ -185,15 +189,15 @@ def test_campaigns_are_listed_with_how_far_they_came(written: Written):
     assert 0 < first.seconds < 60
 
     written.registry.forget(noon)
-    assert [one.campaign.id for one in overview(written.registry)] == ["c-1", night]
-    text = shown(campaign_table(overview(written.registry, forgotten=True)))
+    assert [one.campaign.id for one in campaign_summaries(written.registry)] == ["c-1", night]
+    text = shown(campaign_table(campaign_summaries(written.registry, forgotten=True)))
     (row,) = [line for line in text.splitlines() if line.strip().startswith(noon)]
     assert "completed (forgotten)" in row and "75.0 [" in row and " 0.125 " in row
 
 
 def test_the_interval_of_a_mean_over_benchmarks_adds_their_sides_in_squares(written: Written):
     written.campaign("night", NIGHT[:2])
-    (row,) = [one.student for one in overview(written.registry) if one.student]
+    (row,) = [one.student for one in campaign_summaries(written.registry) if one.student]
     score = row.report.scores["test"].model_copy(update={"avg": 0.5, "ci95": (0.2, 0.9)})
     other = score.model_copy(update={"avg": 0.9, "ci95": (0.5, 1.0)})
     both = row.report.model_copy(update={"scores": {"a": score, "b": other}})

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.inspect.campaigns import overview
+from flows.inspect.campaigns import campaign_summaries
 from flows.inspect.compare import compare_campaigns
 from flows.inspect.gc import clean
-from flows.inspect.lineage import find, told
+from flows.inspect.lineage import lineage_lines, resolve_artifact
 from flows.recipes.load import load_recipe
 from scripts.load import trajectories, writers
 from scripts.load.book import PARENTS, fill
@@ -29,19 +29,19 @@ def test_a_registry_of_many_campaigns_answers_right(registry_url: str, tmp_path:
     store = Store(tmp_path / "store")
     with closing(Registry(registry_url)) as registry:
         assert len(registry.campaigns()) == COUNT and registry.unfinished() == []
-        assert [one.campaign.id for one in overview(registry, last=3)] == [
+        assert [one.campaign.id for one in campaign_summaries(registry, last=3)] == [
             "load-000499",
             "load-000498",
             "load-000497",
         ]
-        newest = find(registry, "load-000499:student")
+        newest = resolve_artifact(registry, "load-000499:student")
         assert newest == "policy-000499student"
-        assert {one.line.artifact.id for one in told(registry, newest)} >= {
+        assert {one.line.artifact.id for one in lineage_lines(registry, newest)} >= {
             "policy-base",
             "rollouts-000499",
             "column-000499teacher",
         }
-        assert len(told(registry, "problems-test", descendants=True)) == 1 + 2 * COUNT
+        assert len(lineage_lines(registry, "problems-test", descendants=True)) == 1 + 2 * COUNT
         pair = compare_campaigns(registry, store, "load-000499", "load-000000")
         assert pair.config == {"seed": (499, 0)} and pair.students[0].report.policy == newest
         assert len(registry.held()) == 6 * COUNT and len(registry.edges()) == COUNT * sum(

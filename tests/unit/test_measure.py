@@ -17,7 +17,7 @@ from tasks.evaluation.signal_statistics import (
     by_deviation,
     by_outcome,
 )
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.rollouts.score import ScoreRollouts
 from tasks.training.teacher import TrainTeacher
 
@@ -54,7 +54,7 @@ def test_log_ratios_are_counted_by_outcome_and_outliers_in_the_outer_bins():
 
 def test_the_stage_measures_columns_of_one_batch(world: World):
     config = TrainConfig(minibatch=64, steps=3, optimizer={"lr": 1e-4})
-    teacher = fulfil(
+    teacher = get_or_compute(
         TrainTeacher(
             init=world.base,
             rollouts=world.rollouts,
@@ -65,9 +65,11 @@ def test_the_stage_measures_columns_of_one_batch(world: World):
         ),
         world.context,
     ).last
-    column = fulfil(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
+    column = get_or_compute(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
     stage = MeasureSignal(rollouts=world.rollouts, old=world.old, teacher=column, student=column)
-    found = json.loads((world.store.path(fulfil(stage, world.context).id) / FILE).read_text())
+    found = json.loads(
+        (world.store.path(get_or_compute(stage, world.context).id) / FILE).read_text()
+    )
     assert {row["ratio"] for row in found["deviation"]} == {1.0}
     assert found["teacher"] == found["student"]
     tokens = sum(one["tokens"] for one in found["teacher"].values())

@@ -16,10 +16,10 @@ from helpers import erpd, sets
 from erpd_core.config import PPO, CampaignConfig, RuntimeConfig
 from flows.recipes.load import load_recipe
 from tasks.engines import check_engine
-from tasks.estimate.preflight import campaign_needs, check_room, check_runtime
-from tasks.execution.capacity import Need, Node, needs, refuse_impossible
+from tasks.estimate.preflight import campaign_requirements, check_room, check_runtime
+from tasks.execution.capacity import Node, Requirement, refuse_impossible, requirements
 from tasks.execution.ray_cluster import _node
-from tasks.execution.requests import Share
+from tasks.execution.requests import ResourceRequest
 
 SMALL = Node(cpus=2, gpus=0, memory=16e9)
 HEAD = Node(cpus=0, gpus=0, memory=4e9)
@@ -33,7 +33,7 @@ def refusal(
     """What is said, `fits` if nothing."""
     config = RuntimeConfig(ray_address=CLUSTER, **runtime)
     try:
-        refuse_impossible(needs(config, weights, alone), nodes, config)
+        refuse_impossible(requirements(config, weights, alone), nodes, config)
     except ValueError as error:
         assert "\n" not in str(error)
         return str(error)
@@ -183,13 +183,13 @@ def test_host_memory_counts_where_no_gpu_can_take_its_place() -> None:
 
 def test_a_campaign_needs_what_its_own_model_and_stages_do() -> None:
     tiny = config()
-    names = [need.who for need in campaign_needs(tiny)]
+    names = [need.who for need in campaign_requirements(tiny)]
     assert names == ["drawing problems", "sampling", "scoring", "training"]
-    held = {need.who: need.held for need in campaign_needs(tiny)}
+    held = {need.who: need.held for need in campaign_requirements(tiny)}
     assert 0 < held["sampling"] == held["scoring"] == held["training"] / 4
     critic = tiny.model_copy(update={"teacher": tiny.teacher.model_copy(update={"loss": PPO()})})
-    assert campaign_needs(critic)[-1].who == "the critic's training"
-    assert campaign_needs(load_recipe("tiny-online", ()))[-1].who == "the online stage"
+    assert campaign_requirements(critic)[-1].who == "the critic's training"
+    assert campaign_requirements(load_recipe("tiny-online", ()))[-1].who == "the online stage"
 
 
 @pytest.mark.parametrize(("recipe", "enough", "too_few"), [("paper", 1, 0), ("paper-27b", 4, 3)])
@@ -199,9 +199,9 @@ def test_the_papers_recipes_fit_the_nodes_they_are_for(
     """From a machine without a GPU, and from one with them and vLLM for them."""
     found = load_recipe(recipe, [f"runtime.ray_address={CLUSTER}"])
     check_runtime(found.runtime)
-    refuse_impossible(campaign_needs(found), [H100] * enough, found.runtime)
+    refuse_impossible(campaign_requirements(found), [H100] * enough, found.runtime)
     with pytest.raises(ValueError, match="the Ray cluster at"):
-        refuse_impossible(campaign_needs(found), [H100] * too_few, found.runtime)
+        refuse_impossible(campaign_requirements(found), [H100] * too_few, found.runtime)
     monkeypatch.setattr("tasks.engines.vllm_build", lambda: "cuda")
     check_engine(found.runtime)
     with pytest.raises(
@@ -227,9 +227,9 @@ def test_a_node_is_what_ray_says_of_it() -> None:
 
 
 def test_parts_of_a_node_are_counted_as_ray_counts_them() -> None:
-    assert Need("samplers", Share(1, 0.1), {}, count=99).room(Node(100, 1)) == 10
-    assert Need("samplers", Share(1, 0.3333), {}, count=99).room(Node(100, 1)) == 3
-    assert Need("waiting", Share(0, 0.0), {}).room(HEAD) == 1
+    assert Requirement("samplers", ResourceRequest(1, 0.1), {}, count=99).room(Node(100, 1)) == 10
+    assert Requirement("samplers", ResourceRequest(1, 0.3333), {}, count=99).room(Node(100, 1)) == 3
+    assert Requirement("waiting", ResourceRequest(0, 0.0), {}).room(HEAD) == 1
 
 
 def config(**changes: Any) -> CampaignConfig:

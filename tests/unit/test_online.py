@@ -29,12 +29,13 @@ from erpd_core.config import (
     SamplingConfig,
     TinyProblems,
 )
-from erpd_core.optimize import Record, make_optimizer, optimize, score
+from erpd_core.optimize import make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, TrainingRef
 from erpd_core.signals import FixedSignal
+from erpd_core.step_statistics import Record
 from tasks.datasets import draw_problems, load_problems
 from tasks.engines import Engine, Sample, open_engine
-from tasks.execution.stage import Context, fulfil
+from tasks.execution.stage import Context, get_or_compute
 from tasks.grading import Grader
 from tasks.models.policy import load_policy, save_policy
 from tasks.rollouts import SampleRollouts, sample_and_grade, seed_of, to_batch
@@ -65,7 +66,7 @@ def stage(world: World, problems: ProblemsRef | None = None, **config: Any) -> T
 
 @pytest.fixture(scope="module")
 def online(world: World) -> TrainingRef:
-    return fulfil(stage(world, keep=(4,)), alone(world))
+    return get_or_compute(stage(world, keep=(4,)), alone(world))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def unanswerable(world: World, tmp_path_factory: pytest.TempPathFactory) -> Prob
         for problem in load_problems(world.store, world.problems)[:8]
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return fulfil(
+    return get_or_compute(
         draw_problems("unanswerable", FileProblems(path=str(path), extractor="hash"), 1),
         alone(world),
     )
@@ -108,14 +109,14 @@ def test_accuracy_on_training_prompts_rises(world: World, online: TrainingRef):
 
 
 def test_the_policy_is_better_on_problems_it_has_not_seen(world: World, online: TrainingRef):
-    problems = fulfil(
+    problems = get_or_compute(
         draw_problems("validation", TinyProblems(split="validation", count=64), 1), alone(world)
     )
     asked = [
         SampleRollouts(policy=one, problems=problems, sampling=SAMPLING, seed=5)
         for one in (world.base, online.last)
     ]
-    before, after = (fulfil(one, alone(world)).accuracy for one in asked)
+    before, after = (get_or_compute(one, alone(world)).accuracy for one in asked)
     assert after > before + 0.10
 
 
@@ -167,7 +168,7 @@ def test_the_trail_holds_the_kept_steps_and_nothing_only_resuming_needs_stays(
 
 
 def test_several_updates_on_each_batch_leave_its_policy_behind(world: World):
-    ref = fulfil(stage(world, steps=2, updates_per_batch=4), alone(world))
+    ref = get_or_compute(stage(world, steps=2, updates_per_batch=4), alone(world))
     first = load_records(world.store, ref)[0]
     assert first["updates"] == 4
     assert first["ratio_max"] > 1.01 > 0.99 > first["ratio_min"], (
@@ -286,7 +287,7 @@ def test_an_epoch_asks_every_prompt_once(world: World, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(tasks.training.online, "sample_and_grade", noted)
     short = SAMPLING.model_copy(update={"samples": 2, "max_new_tokens": 4})
-    fulfil(stage(world, steps=4, sampling=short), alone(world))
+    get_or_compute(stage(world, steps=4, sampling=short), alone(world))
     everything = sorted(problem.id for problem in load_problems(world.store, world.problems))
     assert sorted(asked[:64]) == sorted(asked[64:]) == everything
     assert asked[:64] != asked[64:], "each epoch in an order of its own"
@@ -295,7 +296,7 @@ def test_an_epoch_asks_every_prompt_once(world: World, monkeypatch: pytest.Monke
 def test_it_tells_how_far_it_is(world: World, tmp_path: Path):
     events = tmp_path / "events.jsonl"
     short = SAMPLING.model_copy(update={"samples": 2})
-    fulfil(stage(world, steps=2, sampling=short), context(world.store, events, cpus=1))
+    get_or_compute(stage(world, steps=2, sampling=short), context(world.store, events, cpus=1))
     last = json.loads(events.read_text().splitlines()[-1])
     assert (last["done"], last["total"]) == (2, 2) and set(last["info"]) == {"accuracy", "kl"}
 
@@ -307,7 +308,9 @@ def test_it_tells_how_far_it_is(world: World, tmp_path: Path):
 def test_a_batch_without_an_informative_group_is_recorded_and_left_alone(
     world: World, unanswerable: ProblemsRef, loss: GRPO | MSE
 ):
-    ref = fulfil(stage(world, unanswerable, loss=loss, steps=2, prompts_per_step=4), alone(world))
+    ref = get_or_compute(
+        stage(world, unanswerable, loss=loss, steps=2, prompts_per_step=4), alone(world)
+    )
     for record in load_records(world.store, ref):
         assert (
             record["reward_mean"],
@@ -330,7 +333,7 @@ import os, sys
 from pathlib import Path
 from helpers import context
 from tasks.training.online import OnlineLoop, TrainOnline
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.store import Store
 
 die_at, every = int(sys.argv[3]), int(sys.argv[4])
@@ -342,7 +345,7 @@ def steps(self, done):
             os._exit(9)
         yield record
 OnlineLoop.steps = steps
-fulfil(TrainOnline.model_validate_json(sys.argv[2]), context(Store(Path(sys.argv[1])), cpus=1, checkpoint_every=every))
+get_or_compute(TrainOnline.model_validate_json(sys.argv[2]), context(Store(Path(sys.argv[1])), cpus=1, checkpoint_every=every))
 """  # noqa: E501
 
 
@@ -363,7 +366,7 @@ def test_a_killed_run_ends_in_the_same_bits(
         asked = stage(world, steps=6, keep=(3, 5), updates_per_batch=2)
     else:
         asked = stage(world, unanswerable, steps=6, keep=(3, 5), prompts_per_step=4)
-    undisturbed = fulfil(asked, alone(world))
+    undisturbed = get_or_compute(asked, alone(world))
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     for artifact in (undisturbed.id, *(policy.id for policy in undisturbed.trail)):
@@ -396,12 +399,12 @@ def test_the_machine_changes_neither_identity_nor_what_is_sampled_first(
     world: World, tmp_path: Path
 ):
     asked = stage(world, steps=1)
-    here = fulfil(asked, alone(world))
+    here = get_or_compute(asked, alone(world))
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     for artifact in (here.id, here.last.id):
         store.discard(artifact)
-    there = fulfil(asked, context(store, token_budget=300, cpus=1, checkpoint_every=1))
+    there = get_or_compute(asked, context(store, token_budget=300, cpus=1, checkpoint_every=1))
     assert there == here
     ours, theirs = (load_records(one, here)[0] for one in (world.store, store))
     assert (ours["reward_mean"], ours["length_mean"]) == (

@@ -17,11 +17,11 @@ from prefect.settings import (
 )
 
 from deployments.servers.local_platform import free_port
-from flows.steps.human_decision import Waiting, answer_overdue, waiting
+from flows.steps.human_decision import PendingDecision, answer_overdue, pending_decisions
 
 
-def overdue(port: int) -> Waiting:
-    one = Waiting(
+def overdue(port: int) -> PendingDecision:
+    one = PendingDecision(
         campaign="tiny-0123456789",
         iteration=1,
         flow_run=str(uuid4()),
@@ -49,10 +49,10 @@ def test_of_a_busy_server_it_is_asked_again_in_the_next_round():
     with socket.create_server(("127.0.0.1", 0)) as busy:  # takes connections and never answers
         one = overdue(busy.getsockname()[1])
         assert answer_overdue() == 1
-        assert waiting() == [one]
+        assert pending_decisions() == [one]
 
 
 def test_of_a_server_that_is_gone_nothing_waits_any_more():
     overdue(free_port())
     assert answer_overdue() == 1
-    assert waiting() == [] and answer_overdue() == 0
+    assert pending_decisions() == [] and answer_overdue() == 0

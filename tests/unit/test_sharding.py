@@ -34,11 +34,11 @@ from erpd_core.config import (
 )
 from erpd_core.layout import plan
 from erpd_core.optimize import score
-from erpd_core.parallel import deal, rows_of
+from erpd_core.parallel import partition, rows_of
 from erpd_core.refs import PolicyRef, TrainingRef
-from tasks.execution.requests import Share, trainer_share
-from tasks.execution.stage import fulfil
-from tasks.execution.submit import asked
+from tasks.execution.requests import ResourceRequest, trainer_request
+from tasks.execution.stage import get_or_compute
+from tasks.execution.submit import request_for
 from tasks.models.import_policy import import_policy
 from tasks.models.policy import load_policy, vocabulary
 from tasks.rollouts import load_batch, shards
@@ -60,7 +60,7 @@ def teacher(
     world: World, loss: SAPO | CE, init: PolicyRef | None = None, minibatch: int = 96
 ) -> TrainTeacher:
     init = init or world.base
-    old = fulfil(ScoreRollouts(policy=init, rollouts=world.rollouts), world.context)
+    old = get_or_compute(ScoreRollouts(policy=init, rollouts=world.rollouts), world.context)
     config = TrainConfig(loss=loss, optimizer=FAST, minibatch=minibatch, steps=STEPS, keep=(3,))
     return TrainTeacher(
         init=init, rollouts=world.rollouts, old=old, role="teacher", config=config, seed=3
@@ -69,7 +69,7 @@ def teacher(
 
 def live_student(world: World, numerator: PolicyRef) -> DistillStudent:
     """Fig. 7's variant, whose signal is made of the log-probs each worker has just worked out."""
-    column = fulfil(ScoreRollouts(policy=numerator, rollouts=world.rollouts), world.context)
+    column = get_or_compute(ScoreRollouts(policy=numerator, rollouts=world.rollouts), world.context)
     signal = SidedSignal(spec=SignalSpec(denominator="live"), numerator=column, denominator=None)
     return DistillStudent(
         init=world.base,
@@ -107,7 +107,7 @@ def qwen(world: World, folder: Path) -> PolicyRef:
     for path in source.iterdir():
         if not path.name.startswith("model") and path.name not in ("config.json", "manifest.json"):
             shutil.copyfile(path, folder / path.name)
-    return fulfil(import_policy(DirectoryModel(path=str(folder))), world.context)
+    return get_or_compute(import_policy(DirectoryModel(path=str(folder))), world.context)
 
 
 def weights(store: Store, policy: PolicyRef) -> dict[str, torch.Tensor]:
@@ -158,7 +158,7 @@ class Trained:
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("sharding")
     sapo = teacher(world, SAPO())
-    first = fulfil(sapo, world.context)
+    first = get_or_compute(sapo, world.context)
     stages = {
         "sapo": sapo,
         "ce": teacher(world, CE(beta=0.05)),
@@ -166,7 +166,7 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "untied": teacher(world, SAPO(), init=qwen(world, folder / "qwen")),
         "one sequence": teacher(world, SAPO(), minibatch=1),
     }
-    refs = {name: fulfil(stage, world.context) for name, stage in stages.items()}
+    refs = {name: get_or_compute(stage, world.context) for name, stage in stages.items()}
     two, bf16, recomputed = (
         without(world.store, folder / name, *refs.values())
         for name in ("two", "bf16", "recomputed")
@@ -261,7 +261,7 @@ def test_activation_checkpointing_changes_no_bit_of_one_process(
     store = without(world.store, tmp_path / "store", trained.refs["untied"])
     stage = trained.one.manifest(trained.refs["untied"].id)
     again = teacher(world, SAPO(), init=PolicyRef(id=stage.inputs["init"]))
-    assert fulfil(again, context(store, recompute=True)) == trained.refs["untied"]
+    assert get_or_compute(again, context(store, recompute=True)) == trained.refs["untied"]
     assert_same_bits(trained.one, store, trained.refs["untied"])
 
 
@@ -366,7 +366,7 @@ def test_a_checkpoint_of_two_workers_is_gone_on_from_by_one_process(
     world: World, trained: Trained, killed: Store, tmp_path: Path
 ):
     ref, store = trained.refs["sapo"], without(killed, tmp_path / "store")
-    assert fulfil(teacher(world, SAPO()), context(store)) == ref
+    assert get_or_compute(teacher(world, SAPO()), context(store)) == ref
     assert_same_trajectory(trained.one, store, ref)
     assert load_records(store, ref)[:4] == load_records(trained.two, ref)[:4], (
         "what the two had done was not done again"
@@ -380,7 +380,10 @@ def test_the_budget_of_these_tests_makes_numbers_of_micro_batches_differ(world: 
     batch = load_batch(shards(world.store, world.rollouts))
     order = minibatches(batch.sequences, 96, seed=3)
     counts = [
-        [len(plan(batch, part, BUDGET["token_budget"])) for part in deal(batch, next(order), 2)]
+        [
+            len(plan(batch, part, BUDGET["token_budget"]))
+            for part in partition(batch, next(order), 2)
+        ]
         for _ in range(STEPS)
     ]
     assert any(a != b for a, b in counts) and all(min(pair) > 1 for pair in counts)
@@ -389,9 +392,9 @@ def test_the_budget_of_these_tests_makes_numbers_of_micro_batches_differ(world: 
 def test_a_minibatch_is_dealt_once_and_about_evenly(world: World):
     batch = load_batch(shards(world.store, world.rollouts))
     chosen = torch.randperm(batch.sequences, generator=torch.Generator().manual_seed(0))[:100]
-    assert deal(batch, chosen, 1)[0] is chosen
+    assert partition(batch, chosen, 1)[0] is chosen
     for size in (2, 3, 8):
-        dealt = deal(batch, chosen, size)
+        dealt = partition(batch, chosen, size)
         assert sorted(torch.cat(dealt).tolist()) == sorted(chosen.tolist())
         tokens = [int(batch.length_S[part].sum()) for part in dealt]
         assert max(tokens) < 1.3 * sum(tokens) / size
@@ -402,8 +405,8 @@ def test_a_minibatch_is_dealt_once_and_about_evenly(world: World):
 def test_a_prompt_with_more_samples_than_a_workers_share_is_dealt_to_several(world: World):
     batch = load_batch(shards(world.store, world.rollouts))
     one_group = (batch.group_S == 0).nonzero().flatten()
-    assert all(len(part) == 4 for part in deal(batch, one_group, 2))
-    assert sorted(len(part) for part in deal(batch, one_group[:2], 4)) == [0, 0, 1, 1]
+    assert all(len(part) == 4 for part in partition(batch, one_group, 2))
+    assert sorted(len(part) for part in partition(batch, one_group[:2], 4)) == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 49])
@@ -434,15 +437,17 @@ def test_rows_that_lie_in_several_files_are_read_from_any_place(tmp_path: Path):
 
 def test_what_trainers_ask_and_their_stage_does_not(world: World):
     runtime = RuntimeConfig(trainers=4, cpus=8, gpus=4.0)
-    assert trainer_share(runtime) == Share(2, 1.0)
-    assert trainer_share(RuntimeConfig(trainers=4, cpus=2)) == Share(1, 0.0)
-    assert trainer_share(
+    assert trainer_request(runtime) == ResourceRequest(2, 1.0)
+    assert trainer_request(RuntimeConfig(trainers=4, cpus=2)) == ResourceRequest(1, 0.0)
+    assert trainer_request(
         RuntimeConfig(trainers=4, cpus=8, gpus=0.5, trainer_cpus=3, trainer_gpus=0)
-    ) == Share(3, 0.0)
+    ) == ResourceRequest(3, 0.0)
     stage = teacher(world, SAPO())
-    assert asked(stage, runtime) == Share(0, 0.0), "it would hold what its trainers wait for"
-    assert asked(stage, runtime.model_copy(update={"trainers": 1})) == Share(8, 4.0)
-    assert asked(ScoreRollouts(policy=world.base, rollouts=world.rollouts), runtime) == Share(
-        8, 4.0
+    assert request_for(stage, runtime) == ResourceRequest(0, 0.0), (
+        "it would hold what its trainers wait for"
     )
+    assert request_for(stage, runtime.model_copy(update={"trainers": 1})) == ResourceRequest(8, 4.0)
+    assert request_for(
+        ScoreRollouts(policy=world.base, rollouts=world.rollouts), runtime
+    ) == ResourceRequest(8, 4.0)
     assert not runtime.model_copy(update={"ray": "off"}).trains_apart

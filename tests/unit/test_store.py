@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erpd_core.refs import Frozen
-from tasks.execution.stage import Context, Stage, fulfil
+from tasks.execution.stage import Context, Stage, get_or_compute
 from tasks.store import SIDE, Build, Store, identity
 
 json_values = st.recursive(
@@ -40,9 +40,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def make(store: Store, files: dict[str, bytes], question: dict[str, Any] | None = None) -> str:
+def make(store: Store, files: dict[str, bytes], spec: dict[str, Any] | None = None) -> str:
     """Build and commit an artifact; its identity."""
-    with store.build("thing", question or {"a": 1}, {}, 1) as build:
+    with store.build("thing", spec or {"a": 1}, {}, 1) as build:
         assert build is not None
         for name, data in files.items():
             build.put(name, lambda path, data=data: path.write_bytes(data))
@@ -58,12 +58,12 @@ def everything(folder: Path) -> set[str]:
 
 
 @given(
-    question=questions,
+    spec=questions,
     inputs=st.dictionaries(st.text(max_size=6), st.text(max_size=8), max_size=5),
     data=st.randoms(),
 )
 def test_identity_does_not_depend_on_the_order_of_keys(
-    question: dict[str, Any], inputs: dict[str, str], data: random.Random
+    spec: dict[str, Any], inputs: dict[str, str], data: random.Random
 ):
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
@@ -72,8 +72,8 @@ def test_identity_does_not_depend_on_the_order_of_keys(
             return {key: shuffled(inner) for key, inner in items}
         return [shuffled(inner) for inner in value] if isinstance(value, list) else value
 
-    assert identity("thing", shuffled(question), shuffled(inputs), 1) == identity(
-        "thing", question, inputs, 1
+    assert identity("thing", shuffled(spec), shuffled(inputs), 1) == identity(
+        "thing", spec, inputs, 1
     )
 
 
@@ -111,7 +111,7 @@ def test_an_artifact_is_not_there_before_commit_and_whole_after(store: Store):
         build.commit({"n": 1})
     assert store.has(build.id)
     manifest = store.manifest(build.id)
-    assert (manifest.kind, manifest.question, manifest.inputs, manifest.version, manifest.meta) == (
+    assert (manifest.kind, manifest.spec, manifest.inputs, manifest.version, manifest.meta) == (
         "thing",
         {"a": 1},
         {"from": "x-1"},
@@ -150,7 +150,7 @@ def test_a_put_that_fails_leaves_nothing(store: Store):
 
 
 def test_a_put_that_fails_over_an_older_file_does_not_leave_the_older_one_as_done(store: Store):
-    """The question is the same, so the older bytes would be right too; but who puts again has a
+    """The spec is the same, so the older bytes would be right too; but who puts again has a
     reason, and half a reason is none.
     """
     with store.build("thing", {"a": 1}, {}, 1) as build:
@@ -308,13 +308,13 @@ class Squared(Stage[Answer]):
     n: int
     log: str
 
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         return {"n": self.n}
 
     def inputs(self) -> dict[str, str]:
         return {}
 
-    def run(self, context: Context, build: Build) -> Answer:
+    def compute(self, context: Context, build: Build) -> Answer:
         with Path(self.log).open("a") as log:
             log.write(f"{os.getpid()}\n")
         build.put("square.json", lambda path: path.write_text(json.dumps(self.n**2)))
@@ -324,19 +324,19 @@ class Squared(Stage[Answer]):
 def test_fulfil_works_once_and_then_finds(store: Store, tmp_path: Path):
     stage = Squared(n=3, log=str(tmp_path / "log"))
     assert stage.stored(store) is None
-    first = fulfil(stage, context(store))
+    first = get_or_compute(stage, context(store))
     assert first == Answer(id=stage.identity(), value=9)
-    assert fulfil(stage, context(Store(store.root))) == first == stage.stored(store)
+    assert get_or_compute(stage, context(Store(store.root))) == first == stage.stored(store)
     assert len((tmp_path / "log").read_text().split()) == 1
 
 
 def test_fulfil_makes_a_damaged_artifact_again(store: Store, tmp_path: Path):
     stage = Squared(n=3, log=str(tmp_path / "log"))
-    first = fulfil(stage, context(store))
+    first = get_or_compute(stage, context(store))
     flip_a_bit(store.path(first.id) / "square.json")
     fresh = Store(store.root)
     assert stage.stored(fresh) is None
-    assert fulfil(stage, context(fresh)) == first
+    assert get_or_compute(stage, context(fresh)) == first
     assert (fresh.path(first.id) / "square.json").read_text() == "9"
     assert len((tmp_path / "log").read_text().split()) == 2
     assert len(list((store.root / "damaged").iterdir())) == 1

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, World, context, environment, flip_a_bit
 
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.score import ScoreRollouts
 from tasks.store import SIDE, Store
@@ -117,21 +117,21 @@ def test_a_damaged_batch_is_named_not_read_and_sampled_again_to_the_same_bytes(
         match=f"its rollouts, {world.rollouts.id}, is missing or was damaged; run the same "
         f"command again",
     ):
-        fulfil(scoring, context(store))
+        get_or_compute(scoring, context(store))
     (aside,) = (store.root / "damaged").iterdir()
     assert "shard-00001.parquet does not have the bytes" in (aside / "damage.txt").read_text()
 
     manifest = world.store.manifest(world.rollouts.id)
-    sampling = manifest.question["sampling"]
+    sampling = manifest.spec["sampling"]
     again = SampleRollouts(
         policy=world.base,
         problems=world.problems,
         sampling=sampling,
-        seed=manifest.question["seed"],
+        seed=manifest.spec["seed"],
     )
-    assert fulfil(again, context(store)) == world.rollouts
+    assert get_or_compute(again, context(store)) == world.rollouts
     assert [path.read_bytes() for path in shards] == before
-    assert fulfil(scoring, context(store)) == world.old
+    assert get_or_compute(scoring, context(store)) == world.old
 
 
 # ------------------------------------------------------------------------------------- whole or not

@@ -21,7 +21,7 @@ from flows.reports.study import (
     write_efficiency_page,
     write_study_report,
 )
-from flows.reports.study_table import entries, study_markdown
+from flows.reports.study_table import study_markdown, study_rows
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +148,7 @@ def test_hostile_text_stays_text(study_lab: Lab):
         assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
         assert page.text.count(HOSTILE) >= 3
     assert [attributes["href"][:6] for tag, attributes in pages[0].tags if tag == "a"] == ["../..%"]  # type: ignore[index]
-    assert "<b>" not in study_markdown(entries(study_lab.registry, study_lab.campaigns))
+    assert "<b>" not in study_markdown(study_rows(study_lab.registry, study_lab.campaigns))
 
 
 def test_a_study_that_has_not_begun_has_a_page_and_loses_old_pictures(study_lab: Lab):

@@ -34,7 +34,7 @@ from tasks.datasets import draw_problems
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.evaluation.result_files import load_details
 from tasks.execution.progress import Progress
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.rollouts.score import ScoreRollouts
 from tasks.store import Store
@@ -64,7 +64,9 @@ def student_stage(
     world: World, teacher: PolicyRef, steps: int = 12, keep: tuple[int, ...] = ()
 ) -> DistillStudent:
     """Strategy 1: teacher over old, whitened."""
-    numerator = fulfil(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
+    numerator = get_or_compute(
+        ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context
+    )
     phase = SignalPhase(
         signals=(SidedSignal(spec=SignalSpec(), numerator=numerator, denominator=world.old),),
         steps=steps,
@@ -85,14 +87,14 @@ def student_stage(
 
 @pytest.fixture(scope="module")
 def validation(world: World) -> ProblemsRef:
-    return fulfil(
+    return get_or_compute(
         draw_problems("validation", TinyProblems(split="validation", count=64), 1), world.context
     )
 
 
 @pytest.fixture(scope="module")
 def teacher(world: World) -> TrainingRef:
-    return fulfil(
+    return get_or_compute(
         teacher_stage(
             world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=20, keep=(5,))
         ),
@@ -102,7 +104,7 @@ def teacher(world: World) -> TrainingRef:
 
 @pytest.fixture(scope="module")
 def student(world: World, teacher: TrainingRef) -> TrainingRef:
-    return fulfil(student_stage(world, teacher.last), world.context)
+    return get_or_compute(student_stage(world, teacher.last), world.context)
 
 
 def test_a_distillation_stops_where_its_kl_does(world: World, teacher: TrainingRef):
@@ -110,15 +112,15 @@ def test_a_distillation_stops_where_its_kl_does(world: World, teacher: TrainingR
     kept.
     """
     free = student_stage(world, teacher.last, steps=6)
-    whole = load_records(world.store, fulfil(free, world.context))
+    whole = load_records(world.store, get_or_compute(free, world.context))
     limit = whole[3]["kl_old_theta_on_old_batch"]
     assert all(record["kl_old_theta_on_old_batch"] < limit for record in whole[:3]), (
         "the seed gives a KL that grows"
     )
-    stopped = fulfil(free.model_copy(update={"kl_stop": limit}), world.context)
+    stopped = get_or_compute(free.model_copy(update={"kl_stop": limit}), world.context)
     assert [policy.step for policy in stopped.trail] == [4]
     assert load_records(world.store, stopped) == whole[:4]
-    assert stopped.last.id != fulfil(free, world.context).last.id
+    assert stopped.last.id != get_or_compute(free, world.context).last.id
 
 
 def report(world: World, policy: PolicyRef, problems: ProblemsRef) -> EvalReport:
@@ -130,7 +132,7 @@ def report(world: World, policy: PolicyRef, problems: ProblemsRef) -> EvalReport
         sampling=SAMPLING,
         seed=11,
     )
-    return fulfil(stage, world.context)
+    return get_or_compute(stage, world.context)
 
 
 def accuracy(world: World, policy: PolicyRef, problems: ProblemsRef) -> float:
@@ -208,7 +210,7 @@ def test_a_finished_training_keeps_records_and_no_checkpoint(world: World, teach
 
 
 def test_a_kept_step_is_what_a_shorter_run_ends_in(world: World, teacher: TrainingRef):
-    shorter = fulfil(
+    shorter = get_or_compute(
         teacher_stage(world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=5)),
         world.context,
     )
@@ -229,11 +231,12 @@ def test_phases_follow_each_other(world: World, teacher: TrainingRef):
     two = one.model_copy(
         update={"phases": (*one.phases, one.phases[0].model_copy(update={"steps": 2}))}
     )
-    ref = fulfil(two, world.context)
+    ref = get_or_compute(two, world.context)
     assert [record["step"] for record in load_records(world.store, ref)] == [1, 2, 3, 4, 5]
     assert [policy.step for policy in ref.trail] == [5]
     assert (
-        load_records(world.store, fulfil(one, world.context)) == load_records(world.store, ref)[:3]
+        load_records(world.store, get_or_compute(one, world.context))
+        == load_records(world.store, ref)[:3]
     )
 
 
@@ -245,7 +248,7 @@ import os, sys
 from pathlib import Path
 import tasks.training.off_policy
 from helpers import context
-from tasks.execution.stage import fulfil
+from tasks.execution.stage import get_or_compute
 from tasks.store import Store
 from tasks.training.student import DistillStudent
 from tasks.training.teacher import TrainTeacher
@@ -254,7 +257,7 @@ stage = {"teacher": TrainTeacher, "student": DistillStudent}[sys.argv[2]].model_
 die_at, every = int(sys.argv[4]), int(sys.argv[5])
 """  # noqa: E501
     + dying("tasks.training.off_policy.optimize")
-    + """fulfil(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every))
+    + """get_or_compute(stage, context(Store(Path(sys.argv[1])), checkpoint_every=every))
 """
 )
 
@@ -293,7 +296,7 @@ def test_a_killed_training_ends_in_the_same_bits(
         )
     else:
         stage = student_stage(world, teacher.last, keep=(5,))  # type: ignore[assignment]
-    undisturbed = fulfil(stage, world.context)
+    undisturbed = get_or_compute(stage, world.context)
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     for artifact in (undisturbed.id, *(policy.id for policy in undisturbed.trail)):
@@ -341,7 +344,7 @@ def test_a_training_cut_after_any_step_goes_on_to_the_same_bits(world: World, tm
     stage = teacher_stage(
         world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=16, steps=5, keep=(3,))
     )
-    undisturbed = fulfil(stage, world.context)
+    undisturbed = get_or_compute(stage, world.context)
     shutil.copytree(world.store.root, tmp_path / "store")
     for step in range(1, 5):
         store = Store(tmp_path / "store")
@@ -349,10 +352,10 @@ def test_a_training_cut_after_any_step_goes_on_to_the_same_bits(world: World, tm
             store.discard(artifact)
         resumable = context(store, checkpoint_every=2)
         with pytest.raises(InterruptedError):
-            fulfil(stage, replace(resumable, progress=Cut(None, at=step)))
+            get_or_compute(stage, replace(resumable, progress=Cut(None, at=step)))
         assert (store.root / "partial" / undisturbed.id / RESUME).exists() == (step >= 2)
         torch.manual_seed(step)
-        assert fulfil(stage, resumable) == undisturbed
+        assert get_or_compute(stage, resumable) == undisturbed
         assert load_records(store, undisturbed) == load_records(world.store, undisturbed), step
         for policy in undisturbed.trail:
             ours, theirs = (
@@ -366,7 +369,7 @@ def test_a_checkpoint_that_was_damaged_is_not_gone_on_from(world: World, tmp_pat
     stage = teacher_stage(
         world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=100, steps=11, keep=(5, 7))
     )
-    undisturbed = fulfil(stage, world.context)
+    undisturbed = get_or_compute(stage, world.context)
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     for artifact in (undisturbed.id, *(policy.id for policy in undisturbed.trail)):
@@ -393,7 +396,7 @@ def test_a_kept_policy_that_was_damaged_is_made_again(
     stage = teacher_stage(
         world, TrainConfig(loss=SAPO(), optimizer=FAST, minibatch=128, steps=20, keep=(5,))
     )
-    assert fulfil(stage, context(store)) == teacher
+    assert get_or_compute(stage, context(store)) == teacher
     assert store.damage(teacher.last.id) is None
     assert (
         weights.read_bytes()
@@ -417,7 +420,7 @@ def test_a_reports_numbers_are_those_of_an_independent_computation(
     response at a time, in float64.
     """
     found = report(world, student.last, validation)
-    ref = fulfil(
+    ref = get_or_compute(
         SampleRollouts(policy=student.last, problems=validation, sampling=SAMPLING, seed=11),
         world.context,
     )
@@ -465,11 +468,11 @@ def test_several_benchmarks_are_weighed_by_their_tokens(
         sampling=SAMPLING,
         seed=11,
     )
-    found = fulfil(both, world.context)
+    found = get_or_compute(both, world.context)
     one, two = report(world, student.last, validation), report(world, student.last, world.problems)
     assert found.scores["validation"] == one.scores["validation"]
     weights = [
-        fulfil(
+        get_or_compute(
             SampleRollouts(policy=student.last, problems=p, sampling=SAMPLING, seed=11),
             world.context,
         ).tokens
@@ -489,7 +492,7 @@ def test_the_report_is_kept_as_a_file(world: World, validation: ProblemsRef):
         sampling=SAMPLING,
         seed=11,
     )
-    found = fulfil(stage, world.context)
+    found = get_or_compute(stage, world.context)
     assert (
         EvalReport.model_validate(
             json.loads((world.store.path(stage.identity()) / "report.json").read_text())
@@ -500,7 +503,7 @@ def test_the_report_is_kept_as_a_file(world: World, validation: ProblemsRef):
 
 def test_responses_cut_at_the_limit_are_counted(world: World, validation: ProblemsRef):
     sampling = SAMPLING.model_copy(update={"max_new_tokens": 3})
-    ref = fulfil(
+    ref = get_or_compute(
         SampleRollouts(policy=world.base, problems=validation, sampling=sampling, seed=1),
         world.context,
     )
@@ -512,7 +515,7 @@ def test_responses_cut_at_the_limit_are_counted(world: World, validation: Proble
         sampling=sampling,
         seed=1,
     )
-    fulfil(stage, world.context)
+    get_or_compute(stage, world.context)
     batch = load_batch(shards(world.store, ref))
     assert (
         load_details(world.store, stage.identity())["validation"].truncated > 0.9

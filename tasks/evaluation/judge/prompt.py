@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Literal
+from typing import Any, Literal
 
+from erpd_core.config import JudgeConfig
 from tasks.grading import extract
 from tasks.grading.extract import after_thinking
 from tasks.grading.fast import gold_text
@@ -98,3 +99,8 @@ def read_reply(reply: str) -> Said | None:
     if found is None:
         return None
     return "same" if found.group(1) == "SAME" else "different"
+
+
+def judge_spec(judge: JudgeConfig) -> dict[str, Any]:
+    """The part of a judge that affects identities: the model and the wording, not the address."""
+    return {**judge.spec(), "prompt": PROMPT}

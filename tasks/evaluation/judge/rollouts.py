@@ -13,8 +13,8 @@ from erpd_core.config.judge import JudgeConfig
 from erpd_core.refs import JudgedRef, RolloutRef
 from tasks.datasets import load_problems
 from tasks.evaluation.judge.judge import OUTCOMES, JudgeItem, judge_answers
-from tasks.evaluation.judge.prompt import PROMPT
-from tasks.execution.stage import Context, Stage
+from tasks.evaluation.judge.prompt import judge_spec
+from tasks.execution.stage import Context, Stage, Verb
 from tasks.grading import EXTRACTORS
 from tasks.rollouts import shards
 from tasks.store import Build, Store
@@ -31,13 +31,6 @@ SCHEMA = pa.schema(
 """One row a response that rules do not call correct, in the rollout's order."""
 
 
-def judge_question(judge: JudgeConfig) -> dict[str, Any]:
-    """What of a judge enters identities: the model, how it is asked and in which words; not
-    where it is or with which key.
-    """
-    return {**judge.question(), "prompt": PROMPT}
-
-
 class JudgeRollouts(Stage[JudgedRef]):
     """Ask the judge about every response of a rollout that rules do not call correct; equal
     answers to one problem once.
@@ -46,17 +39,18 @@ class JudgeRollouts(Stage[JudgedRef]):
     KIND: ClassVar[str] = "judged"
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = JudgedRef
+    VERB: ClassVar[Verb] = "evaluate"
 
     rollouts: RolloutRef
     judge: JudgeConfig
 
-    def question(self) -> dict[str, Any]:
-        return judge_question(self.judge)
+    def spec(self) -> dict[str, Any]:
+        return judge_spec(self.judge)
 
     def inputs(self) -> dict[str, str]:
         return {"rollouts": self.rollouts.id, "problems": self.rollouts.problems.id}
 
-    def run(self, context: Context, build: Build) -> JudgedRef:
+    def compute(self, context: Context, build: Build) -> JudgedRef:
         problems = {
             problem.id: problem for problem in load_problems(context.store, self.rollouts.problems)
         }

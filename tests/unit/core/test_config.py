@@ -348,11 +348,11 @@ def test_s1_on_the_weak_run_needs_a_weak_teacher_too(sides):
 )
 def test_the_machine_is_not_part_of_the_question(runtime):
     assert campaign(runtime=runtime).runtime != RuntimeConfig()
-    assert campaign(runtime=runtime).question() == campaign().question()
+    assert campaign(runtime=runtime).spec() == campaign().spec()
 
 
 def test_the_description_is_not_part_of_the_question():
-    assert campaign(description="a note").question() == campaign().question()
+    assert campaign(description="a note").spec() == campaign().spec()
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_the_description_is_not_part_of_the_question():
     ids=str,
 )
 def test_what_changes_the_answer_is_part_of_the_question(change):
-    assert campaign(**change).question() != campaign().question()
+    assert campaign(**change).spec() != campaign().spec()
 
 
 def test_a_config_survives_json():

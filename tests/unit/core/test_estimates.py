@@ -19,12 +19,11 @@ from erpd_core.estimates import (
     forward_flops,
     training_flops,
 )
-from erpd_core.estimates.campaign import TWICE, Task
+from erpd_core.estimates.campaign import PlannedWork
 from erpd_core.estimates.machine import Efficiency
 from erpd_core.estimates.memory import HEAD_TOKENS, activation_bytes, cache_bytes, training_memory
 from erpd_core.estimates.work import Batch
 from erpd_core.logprobs import CHUNK, FORWARD_CHUNK
-from erpd_core.losses import SEQUENCE_LEVEL
 
 from .helpers import batches
 
@@ -194,7 +193,6 @@ def test_expected_counts_are_those_of_a_batch_of_such_lengths():
 
 def test_what_is_counted_elsewhere_is_what_it_is_there():
     assert HEAD_TOKENS == {"train": CHUNK, "score": FORWARD_CHUNK}
-    assert TWICE == SEQUENCE_LEVEL
 
 
 def test_states_are_sixteen_bytes_a_weight_divided_by_the_trainers():
@@ -273,7 +271,7 @@ def test_a_cache_is_two_values_a_layer_and_key_head_and_a_linear_layers_state_do
 # --------------------------------------------------------------------------------------------- time
 
 
-def task(**changes) -> Task:
+def task(**changes) -> PlannedWork:
     base = {
         "iteration": 1,
         "phase": "teacher",
@@ -283,10 +281,10 @@ def task(**changes) -> Task:
         "steps": 10,
         "minibatch": 1024,
     }
-    return Task.model_validate(base | changes)
+    return PlannedWork.model_validate(base | changes)
 
 
-def seconds(one: Task, runtime: RuntimeConfig = NODE, machine: Machine = GPU) -> float:
+def seconds(one: PlannedWork, runtime: RuntimeConfig = NODE, machine: Machine = GPU) -> float:
     return costs([one], QWEN3_4B, runtime, machine)[0].seconds
 
 
@@ -373,7 +371,7 @@ def config(**changes) -> CampaignConfig:
     return CampaignConfig.model_validate(tree | changes)
 
 
-def done(**changes) -> list[Task]:
+def done(**changes) -> list[PlannedWork]:
     return campaign_tasks(
         config(**changes),
         {"prompts": 32, "validation": 8, "test": 16},
@@ -381,7 +379,7 @@ def done(**changes) -> list[Task]:
     )
 
 
-def names(tasks: list[Task]) -> list[str]:
+def names(tasks: list[PlannedWork]) -> list[str]:
     return [f"{one.phase}: {one.what} x{one.repeat}" for one in tasks if one.iteration]
 
 

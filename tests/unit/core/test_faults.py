@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from erpd_core.batch_outcomes import Outcomes
+from erpd_core.batch_outcomes import BatchOutcomes
 from erpd_core.config import (
     CE,
     CISPO,
@@ -24,6 +24,7 @@ from erpd_core.config import (
     Reinforce,
     SignalSpec,
 )
+from erpd_core.config.losses import LOSS_CONFIGS
 from erpd_core.critic import fit_values, require_sound_values
 from erpd_core.faults import Fault, placed
 from erpd_core.finite import (
@@ -32,10 +33,10 @@ from erpd_core.finite import (
     require_finite_column,
     require_finite_weights,
 )
-from erpd_core.loss_requirements import NEEDS, require_lesson
-from erpd_core.losses import LOSSES
-from erpd_core.optimize import Record, StepStatistics, make_optimizer, optimize, score
+from erpd_core.loss_requirements import require_learning_signal
+from erpd_core.optimize import make_optimizer, optimize, score
 from erpd_core.signals import FixedSignal, build_signal
+from erpd_core.step_statistics import Record, StepStatistics
 
 from .helpers import BigramPolicy, loss_inputs, random_batch
 
@@ -214,24 +215,27 @@ def test_a_mask_that_leaves_nothing_is_refused():
 
 # --------------------------------------------------------------------------------------- the lesson
 
-MIXED = Outcomes(responses=8, right=4, empty=0, truncated=1, groups=4, telling=4)
-NO_RIGHT = Outcomes(responses=8, right=0, empty=0, truncated=1, groups=4, telling=0)
-NO_WRONG = Outcomes(responses=8, right=8, empty=0, truncated=0, groups=4, telling=0)
-ALL_EQUAL = Outcomes(responses=8, right=4, empty=0, truncated=0, groups=4, telling=0)
+MIXED = BatchOutcomes(responses=8, right=4, empty=0, truncated=1, groups=4, mixed_groups=4)
+NO_RIGHT = BatchOutcomes(responses=8, right=0, empty=0, truncated=1, groups=4, mixed_groups=0)
+NO_WRONG = BatchOutcomes(responses=8, right=8, empty=0, truncated=0, groups=4, mixed_groups=0)
+ALL_EQUAL = BatchOutcomes(responses=8, right=4, empty=0, truncated=0, groups=4, mixed_groups=0)
 GROUPED = (GRPO(), SAPO(), Reinforce(), CISPO(), VESPO(), DISPO())
 BOTH = (PPO(), CE(), MSE(), MSE(negative_weight=0.5))
 
 
 def teaches(outcomes, loss):
     try:
-        require_lesson(outcomes, loss)
+        require_learning_signal(outcomes, loss)
     except Fault:
         return False
     return True
 
 
 def test_every_loss_says_what_it_needs():
-    assert NEEDS.keys() == LOSSES.keys() - {"distill"}
+    silent = {
+        one.model_fields["kind"].default for one in LOSS_CONFIGS if one.REQUIRED_OUTCOMES is None
+    }
+    assert silent == {"distill"}
 
 
 @pytest.mark.parametrize("loss", [*GROUPED, *BOTH, SFT(), Distill()], ids=lambda one: one.kind)
@@ -270,7 +274,7 @@ def test_mse_without_a_weight_on_wrong_responses_needs_none():
 )
 def test_the_line_counts_the_outcomes_and_says_what_would_help(outcomes, mend):
     with pytest.raises(Fault, match=mend) as raised:
-        require_lesson(outcomes, GRPO())
+        require_learning_signal(outcomes, GRPO())
     assert str(outcomes) in str(raised.value) and "\n" not in str(raised.value)
 
 

@@ -10,12 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
 
-from erpd_core.attention import Row, attend_by_branch, attend_in_one_kernel, shared_prefix_attention
+from erpd_core.attention import (
+    FlatRow,
+    attend_by_branch,
+    attend_in_one_kernel,
+    shared_prefix_attention,
+)
 from erpd_core.batch import TokenBatch
 from erpd_core.config import CE, GRPO, MSE, SAPO, SFT, Distill
 from erpd_core.layout import plan
 from erpd_core.logprobs import token_logprobs
-from erpd_core.losses import LossInputs, policy_loss
+from erpd_core.losses import LossInputs
+from erpd_core.optimize import objective
 
 from . import oracle
 from .helpers import batches, random_batch, totals_of
@@ -60,7 +66,7 @@ def packed_scores(batch, token_budget, sequences=None):
             position_ids=micro.position_T[None],
             attention_mask={"full_attention": None},
             use_cache=False,
-            row=Row(micro, torch.device("cpu")),
+            row=FlatRow(micro, torch.device("cpu")),
         ).last_hidden_state[0]
         lp, entropy = token_logprobs(
             hidden_TH[micro.predict_N], model.lm_head.weight, micro.token_N
@@ -157,7 +163,7 @@ def test_packed_gradients_of_every_loss_equal_those_of_padded_rows_and_plain_for
         batch.length_S,
         totals_of(batch.length_S, batch.reward_S),
     )
-    ours = policy_loss(config, x)[0]
+    ours = objective(config, x)[0]
     lp, entropy = padded_scores(batch)
     expected = oracle.policy_loss(
         config,
@@ -193,7 +199,7 @@ def test_one_kernel_over_the_row_sees_what_its_branches_see(window):
     """Forward, uncompiled: flex attention has no gradient on the CPU."""
     batch = random_batch(3, [5, 9, 1], [7, 1, 12, 3, 6, 8], [0, 0, 1, 1, 2, 2])
     (micro,) = plan(batch, torch.arange(6), 10_000)
-    row = Row(micro, torch.device("cpu"))
+    row = FlatRow(micro, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, heads, len(micro.input_T), 16, generator=generator) for heads in (4, 2, 2)

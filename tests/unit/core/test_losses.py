@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erpd_core.config import CE, CISPO, DISPO, GRPO, MSE, PPO, SAPO, SFT, VESPO, Distill, Reinforce
-from erpd_core.losses import LOSSES, policy_loss
+from erpd_core.losses import LOSSES
+from erpd_core.optimize import objective
 
 from . import oracle
 from .helpers import loss_inputs, part_of, random_inputs
@@ -57,7 +58,7 @@ def name(value):
 
 
 def value(config, x):
-    return policy_loss(config, x)[0]
+    return objective(config, x)[0]
 
 
 def gradient(config, x):
@@ -462,7 +463,7 @@ def test_any_split_into_micro_batches_adds_up_to_the_whole(config, data, lengths
 @pytest.mark.parametrize("config", CONFIGS, ids=name)
 def test_metrics_are_per_token_and_carry_no_gradient(config):
     x = random_inputs(9)
-    _, metrics = policy_loss(config, dataclasses.replace(x, lp_N=x.lp_N.requires_grad_()))
+    _, metrics = objective(config, dataclasses.replace(x, lp_N=x.lp_N.requires_grad_()))
     for column in metrics.values():
         assert column.shape == x.lp_N.shape
         assert not column.requires_grad

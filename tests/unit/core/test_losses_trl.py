@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from erpd_core.config import CISPO, GRPO, PPO, SAPO, VESPO, Distill
-from erpd_core.losses import policy_loss
+from erpd_core.optimize import objective
 
 from .helpers import random_inputs
 
@@ -106,7 +106,7 @@ def test_value_and_gradients_are_trls(config, settings, one_signal_per_response,
         if one_signal_per_response:
             x.signal_N.copy_(x.signal_N[:4][x.seq_N])
         of = (x.lp_N.requires_grad_(), x.entropy_N.requires_grad_())
-        ours = policy_loss(config, x)[0]
+        ours = objective(config, x)[0]
         theirs = trl_loss(trl, args, x.lp_N, x.old_N, x.signal_N, x.entropy_N)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
         for mine, other in zip(

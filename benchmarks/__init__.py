@@ -1,3 +1,1 @@
-"""Side-by-side measurements against peers. `python -m benchmarks.NAME --json` prints, as its
-last line, one JSON object.
-"""
+"""Benchmarks against peers. `python -m benchmarks.NAME --json` ends with one JSON object."""

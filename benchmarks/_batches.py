@@ -1,6 +1,4 @@
-"""Batches that are like real ones in what costs time: the lengths of prompts and responses.
-Tokens are random.
-"""
+"""Batches with realistic lengths of prompts and responses, and random tokens."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from erpd_core.batch import TokenBatch
 
 
 def gsm8k_like(vocabulary: int) -> TokenBatch:
-    """4 prompts of about 83 tokens x 8 responses of 20 to 300: the skew of model solutions to
-    GSM8K.
-    """
+    """Return 4 prompts of about 83 tokens x 8 responses of 20 to 300 tokens, skewed as on GSM8K."""
     return _batch(
         vocabulary,
         prompts=(62, 71, 85, 115),
@@ -25,7 +21,7 @@ def gsm8k_like(vocabulary: int) -> TokenBatch:
 
 
 def short(vocabulary: int) -> TokenBatch:
-    """8 prompts of 50 tokens x 16 short answers to arithmetic, 8 to 60 tokens."""
+    """Return 8 prompts of 50 tokens x 16 short answers of 8 to 60 tokens, as for arithmetic."""
     return _batch(
         vocabulary, prompts=(50,) * 8, samples=16, shortest=8, longest=60, mean=23, spread=0.45
     )
@@ -40,7 +36,7 @@ def _batch(
     mean: float,
     spread: float,
 ) -> TokenBatch:
-    """Log-normal lengths, cut to their range; half of the responses right."""
+    """Return a batch with log-normal lengths, clamped to a range; half the responses are right."""
     rng = random.Random(20_260_525)
 
     def tokens(count: int) -> list[int]:

@@ -1,5 +1,6 @@
-"""Two sides timed in turn, since a machine's speed drifts: what is compared are neighbours, and
-what is quoted are medians.
+"""Times two sides alternately, because a machine's speed drifts.
+
+Ratios are those of consecutive measurements; results are medians.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ import torch
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def rate(amount: float, work: Callable[[], object]) -> float:
-    """`amount` per second that `work` takes for it."""
+    """Return `amount` divided by the seconds that `work` takes."""
     return amount / seconds(work)
 
 
 def in_turn(
     ours: Callable[[], float], peer: Callable[[], float], rounds: int
 ) -> list[tuple[float, float]]:
-    """Rates of (ours, peer), `rounds` pairs after a warm-up of each; who goes first changes from
-    pair to pair.
+    """Return `rounds` pairs of rates (ours, peer), after a warm-up of each.
+
+    The side that goes first alternates.
     """
     ours(), peer()
     pairs = []
@@ -45,11 +48,11 @@ def in_turn(
 
 
 def compared(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    """Rates of both sides (medians), and the median, smallest and largest ratio of neighbours."""
+    """Return the median rate of each side, and the median and range of the ratios of pairs."""
     ratios = [ours / peer for ours, peer in pairs]
     return {
-        "ours": round(statistics.median(one for one, _ in pairs), 2),
-        "peer": round(statistics.median(one for _, one in pairs), 2),
+        "ours": round(statistics.median(ours for ours, _ in pairs), 2),
+        "peer": round(statistics.median(peer for _, peer in pairs), 2),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
         "pairs": len(pairs),
@@ -57,9 +60,7 @@ def compared(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def matrix_rate(repeats: int = 8) -> float:
-    """The best float32 matrix rate seen now, GFLOP/s, over shapes that a small model has and a
-    large square one.
-    """
+    """Return the best float32 matrix rate, GFLOP/s, over a small model's shapes and a large one."""
     best = 0.0
     for m, k, n in ((1400, 576, 1536), (1400, 1536, 576), (512, 576, 49152), (2048, 2048, 2048)):
         a, b = torch.randn(m, k), torch.randn(k, n)
@@ -69,7 +70,7 @@ def matrix_rate(repeats: int = 8) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine and its settings."""
     return {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

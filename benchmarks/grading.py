@@ -1,11 +1,12 @@
-r"""Grading 10,000 typical responses, against plain Math-Verify on the same responses: `python -m
-benchmarks.grading --json`.
+r"""Compares our grading of 10,000 typical responses with plain Math-Verify.
 
-The responses are written here, by seed: a few hundred characters of working, then the answer, two
-thirds of them plain numbers and one third formulas, half right and half wrong. Both sides use as
-many processes as there are processors, warmed up before the clock starts. The peer is
-`verify(parse(gold), parse(response))` with its own deadlines, as its manual shows it, on every
-fifth response.
+    python -m benchmarks.grading --json
+
+The responses are generated from a seed: a few hundred characters of working, then the answer. Two
+thirds of the answers are plain numbers and one third are formulas; half are right and half wrong.
+Both sides use one process per processor, at most 8, warmed up before the clock starts. The peer is
+`verify(parse(gold), parse(response))` with its own time limits, as in its manual, on every fifth
+response.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Pair = tuple[str, str]
 
 
 def written(draw: random.Random) -> tuple[str, str, str]:
-    """(gold, the same answer written another way, a wrong answer) of one of the usual shapes."""
+    """Return (gold, the same answer written differently, a wrong answer) in a common format."""
     a, b, c = draw.randint(2, 99), draw.randint(2, 49), draw.randint(2, 9)
     shapes = [
         (f"{a * b}", f"{a * b}", f"{a * b + c}"),
@@ -46,22 +47,22 @@ def written(draw: random.Random) -> tuple[str, str, str]:
 
 
 def responses(seed: int = 0) -> list[Pair]:
-    """`COUNT` pairs of a gold and a response to it."""
+    """Return `COUNT` pairs of a gold answer and a response."""
     draw = random.Random(seed)
     pairs = []
     for _ in range(COUNT):
         gold, right, wrong = written(draw)
-        said = right if draw.random() < 0.5 else wrong
+        answer = right if draw.random() < 0.5 else wrong
         steps = [
             f"Step {n}: we have ${draw.randint(2, 99)} + {draw.randint(2, 99)}x$, so it follows."
             for n in range(draw.randint(3, 12))
         ]
-        pairs.append((gold, "\n".join([*steps, f"Therefore the answer is $\\boxed{{{said}}}$."])))
+        pairs.append((gold, "\n".join([*steps, f"Therefore the answer is $\\boxed{{{answer}}}$."])))
     return pairs
 
 
 def plain(pair: Pair) -> bool:
-    """The peer's verdict."""
+    """Return the peer's verdict."""
     from math_verify import parse, verify
 
     logging.disable(logging.WARNING)
@@ -70,12 +71,10 @@ def plain(pair: Pair) -> bool:
 
 
 def measure() -> dict[str, object]:
-    """Both sides in this run: ours, the peer, ours again, so that a change of the machine's pace
-    is seen.
-    """
+    """Measure ours, the peer, then ours again, which shows a change of the machine's speed."""
     workers = min(8, os.cpu_count() or 1)
     pairs = responses()
-    some = pairs[::EVERY]
+    peer_pairs = pairs[::EVERY]
     seconds: list[float] = []
     with (
         Grader(workers=workers) as grader,
@@ -88,8 +87,8 @@ def measure() -> dict[str, object]:
         verdicts = grader.grade_many(halves[0])
         seconds.append(time.monotonic() - began)
         began = time.monotonic()
-        theirs = list(pool.map(plain, some, chunksize=20))
-        peer = len(some) / (time.monotonic() - began)
+        theirs = list(pool.map(plain, peer_pairs, chunksize=20))
+        peer = len(peer_pairs) / (time.monotonic() - began)
         began = time.monotonic()
         verdicts += grader.grade_many(halves[1])
         seconds.append(time.monotonic() - began)
@@ -98,7 +97,7 @@ def measure() -> dict[str, object]:
     agree = sum(
         (verdict == "correct") == other
         for verdict, other in zip(verdicts[::EVERY], theirs, strict=True)
-    ) / len(some)
+    ) / len(peer_pairs)
     load = os.getloadavg()[0]
     return {
         "name": "grading",
@@ -106,16 +105,18 @@ def measure() -> dict[str, object]:
         "peer": round(peer, 1),
         "ratio": round(ours / peer, 2),
         "unit": "responses/s",
-        "setup": f"{COUNT} responses, {correct:.0%} correct; peer: Math-Verify 0.9 on {len(some)} "
-        f"of them, same verdict on {agree:.1%}; "
-        f"{workers} processes each; ours took {seconds[0]:.1f} s and {seconds[1]:.1f} s by "
+        "setup": f"{COUNT} responses, {correct:.0%} correct; peer: Math-Verify 0.9 on "
+        f"{len(peer_pairs)} of them, same verdict on {agree:.1%}; "
+        f"{workers} processes each; ours took {seconds[0]:.1f} s and {seconds[1]:.1f} s for its "
         f"halves; load {load:.1f}",
     }
 
 
 def main() -> None:
     """Print the result; with `--json` as one JSON object on the last line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     as_json = parser.parse_args().json
     result = measure()

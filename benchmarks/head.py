@@ -1,10 +1,9 @@
-"""The output head's product in float32 on a CPU: as `erpd_core.logprobs` makes it, against torch's
-own, in turn.
+"""Compares the output head's float32 product on a CPU with torch's own.
 
     python -m benchmarks.head --json [--rounds 20]
 
-SmolLM2's sizes (576 by 49,152). The headline is a chunk as scoring takes it; the other row is one
-of training.
+Ours is that of `erpd_core.logprobs`. Sizes are SmolLM2's (576 by 49,152). The headline is a chunk
+of scoring; the other row is a chunk of training.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ def main() -> None:
 
 
 def compare(rows: int, rounds: int) -> Row:
+    """Compare both sides on a chunk of `rows` tokens."""
     hidden_nH, weight_VH = torch.randn(rows, HIDDEN), torch.randn(VOCABULARY, HIDDEN)
     gflop = 2 * rows * HIDDEN * VOCABULARY / 1e9
     pairs = in_turn(

@@ -1,11 +1,10 @@
-"""Peak memory of a teacher step (SAPO) and of scoring, each side in a process of its own, against
-TRL's.
+"""Compares the peak memory of a teacher step (SAPO) and of scoring with TRL's.
 
     python -m benchmarks.memory --json
 
-The figure is the largest resident set of the whole process, libraries and model included, over two
-rounds: the second has the optimizer's state. The headline is the teacher step on the GSM8K-like
-batch; `ratio` is the peer's memory over ours.
+Each side has its own process. The figure is the peak resident set of the whole process, libraries
+and model included, over two rounds; the second has the optimizer's state. The headline is the
+teacher step on the GSM8K-like batch; `ratio` is the peer's memory over ours.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ def main() -> None:
         "GB",
         results,
         model="SmolLM2-135M",
-        peer="TRL GRPOTrainer, 8 rows a device batch",
+        peer="TRL GRPOTrainer, 8 rows per device batch",
         token_budget=BUDGETS,
     )
 
 
 def compare(work: str, batch: str, rounds: int) -> Row:
+    """Compare both sides' memory, in GB, on one batch."""
     ours, peer = (
         alone(work, side, "sapo", batch, rounds)[-1]["peak_GB"] for side in ("ours", "peer")
     )

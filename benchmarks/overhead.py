@@ -1,16 +1,17 @@
-"""What a campaign costs besides sampling, scoring, training, grading and evaluation: `erpd run
-tiny`, as a user types it, in a new home.
+"""Measures a campaign's overhead: all time except sampling, scoring, training, grading, evaluation.
 
     python -m benchmarks.overhead --json [--recipe tiny] [--set runtime.cpus=1 ...]
 
-The stages say in the campaign's events when they began and ended. The seconds in which at least one
-of them was at work are the work (the peer: a campaign that is nothing else); importing the model
-and drawing problems are not. The rest is overhead: before the first stage, between stages, after
-the last. `ratio` is work over the whole; the share of a 30-minute campaign is worked out: the fixed
-part once, what lies between stages as often as here, and work for the rest.
+It runs `erpd run tiny` as a user types it, in a new ERPD_HOME. The campaign's events say when each
+stage began and ended. Work is the time in which at least one stage ran, except importing the model
+and drawing problems; it is the peer, a campaign without overhead. The rest is overhead: before the
+first stage, between stages, and after the last. `ratio` is work over the total.
 
-The parts of the start are measured by themselves as well, each in a new process; in a campaign most
-of them run side by side.
+The overhead's share of a 30-minute campaign is computed: the fixed part once, the time between
+stages as measured here, and work for the rest.
+
+The parts of the start are also measured alone, each in a new process. In a campaign most of them
+run in parallel.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 from benchmarks._report import finish, parser, said
 
 LONG = 1800.0
-"""Seconds of the campaign that the share is worked out for."""
+"""Seconds of the campaign for which the share of overhead is computed."""
 NO_WORK = ("import the base model", "draw ")
 PARTS = {
     "imports": "import flows.campaign, deployments.commands.run",
@@ -40,12 +41,12 @@ PARTS = {
     "mlflow": "from flows.steps.tracking_queue import open_tracker\nopen_tracker()",
     "registry": "from tasks.registry import open_registry\nopen_registry()",
 }
-"""What each costs in a process and a home of its own, what it imports included."""
+"""Code of each part; it runs in its own process and ERPD_HOME, and its imports count."""
 COMMANDS = (["--help"], ["recipes"], ["grade", "--help"])
 
 
 class Span(NamedTuple):
-    """A stage at work."""
+    """The time span in which a stage ran, in seconds since the epoch."""
 
     label: str
     began: float
@@ -63,9 +64,9 @@ def main() -> None:
             "run",
             args.recipe,
             "--json",
-            *(part for one in args.set for part in ("--set", one)),
+            *(part for setting in args.set for part in ("--set", setting)),
         ]
-        whole = said(account(home, command))
+        first = said(account(home, command))
         again = said({"the same again, every stage stored": erpd(home / "home", *command)})
         parts = said({f"{name} alone": python(home / name, code) for name, code in PARTS.items()})
         commands = said(
@@ -75,15 +76,15 @@ def main() -> None:
         args.json,
         "overhead",
         "s",
-        [whole, again, parts, commands],
+        [first, again, parts, commands],
         recipe=args.recipe,
         overrides=args.set,
-        peer="the seconds in which a stage was at work, alone",
+        peer="seconds in which a stage ran",
     )
 
 
 def account(home: Path, command: Sequence[str]) -> dict[str, Any]:
-    """One campaign from the command to its end, by what the seconds went to."""
+    """Run a campaign and split its seconds into work and overhead."""
     began = time.time()
     erpd(home / "home", *command)
     ended = time.time()
@@ -111,36 +112,38 @@ def account(home: Path, command: Sequence[str]) -> dict[str, Any]:
 
 
 def spans(events: Sequence[dict[str, Any]]) -> list[Span]:
-    """Each stage's time at work, by its own events."""
+    """Return the time span of each stage, from the campaign's events."""
     began: dict[str, float] = {}
-    found = []
+    finished = []
     for event in events:
         if event.get("status") == "started":
             began[event["label"]] = event["time"]
         elif event.get("status") == "finished":
-            found.append(Span(event["label"], began.pop(event["label"]), event["time"]))
-    return found
+            finished.append(Span(event["label"], began.pop(event["label"]), event["time"]))
+    return finished
 
 
 def covered(spans: Sequence[Span]) -> float:
-    """Seconds in which at least one of them was at work."""
+    """Return the seconds that at least one span covers."""
     seconds, until = 0.0, 0.0
-    for span in sorted(spans, key=lambda one: one.began):
+    for span in sorted(spans, key=lambda span: span.began):
         seconds += max(0.0, span.ended - max(span.began, until))
         until = max(until, span.ended)
     return seconds
 
 
 def erpd(home: Path, *arguments: str) -> float:
+    """Return the seconds of an `erpd` command."""
     return _seconds(home, ["-m", "deployments.cli", *arguments])
 
 
 def python(home: Path, code: str) -> float:
+    """Return the seconds of Python code in a prepared ERPD_HOME."""
     return _seconds(home, ["-c", f"from tasks.host.home import prepare\nprepare()\n{code}"])
 
 
 def _seconds(home: Path, arguments: Sequence[str]) -> float:
-    """Of a Python process in a home; raises CalledProcessError with what it said when it fails."""
+    """Return the seconds of a Python process. Raises CalledProcessError if it fails."""
     home.mkdir(exist_ok=True)
     own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "TMPDIR")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(own)} | {

@@ -1,14 +1,13 @@
-"""Sampling: our vLLM engine in the sampling stage against vLLM called directly, and our
-transformers engine against plain `generate`.
+"""Compares our sampling stage with direct calls of vLLM and of transformers' `generate`.
 
     python -m benchmarks.rollout --json [--case vllm-tiny] [--rounds 2]
 
-Both sides get the same prompts (token ids) and sampling settings, each in a process of its own that
-stays warm, asked in turn. Ours is what a stage does with a shard, the text of every response and
-its journal included; theirs returns texts too. The rate is response tokens a second, each side's
-own. Only ours has a seed for every response; `vllm-*-seeded` gives vLLM one for each prompt (`n`
-responses of it). The lengths of `transformers` are skewed: most prompts ask for a number only, some
-for an explanation. The headline is vLLM on SmolLM2.
+Both sides get the same prompts (token ids) and sampling settings. Each has its own warm process;
+their rounds alternate. Our side does what a stage does with a shard, including response texts and
+the journal; the peer returns texts too. The rate is each side's own response tokens per second.
+Only ours seeds every response; `vllm-*-seeded` seeds vLLM per prompt (with its `n` responses).
+Lengths in `transformers` are skewed: most prompts request only a number, some an explanation. The
+headline is vLLM on SmolLM2.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Case(NamedTuple):
     problems: int
     sampling: SamplingConfig
     seeded: bool = False
-    """Does the peer have seeds?"""
+    """True if the peer is seeded."""
 
 
 SMOL = SamplingConfig(samples=4, temperature=0.6, top_p=0.95, max_new_tokens=64, shard=512)
@@ -66,7 +65,7 @@ def main() -> None:
     arguments.add_argument("--case", choices=list(CASES))
     arguments.add_argument("--side", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     args = arguments.parse_args()
-    prepare()  # before vLLM imports Ray
+    prepare()  # before vLLM imports Ray, which reads the environment
     if args.side:
         side, case = args.side[0], CASES[args.side[1]]
         serve(
@@ -77,7 +76,7 @@ def main() -> None:
         return
     from tasks.engines import vllm_build
 
-    _ours.smollm2()  # converted before two processes ask for it
+    _ours.smollm2()  # convert it before two processes need it
     names = (
         [args.case]
         if args.case
@@ -99,7 +98,7 @@ def main() -> None:
 
 
 def compare(name: str, rounds: int) -> dict[str, Any]:
-    """Both sides of a case in turn, with how skewed the lengths were."""
+    """Compare both sides of a case; the row also has the mean and the longest length."""
     with (
         Side("benchmarks.rollout", "--side", "ours", name) as mine,
         Side("benchmarks.rollout", "--side", "peer", name) as theirs,
@@ -107,7 +106,8 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
         pairs = in_turn(mine.ready(), theirs.ready(), rounds)
     lengths = {
         side: [
-            round(statistics.mean(one[key] for one in rounds_), 1) for key in ("mean", "longest")
+            round(statistics.mean(result[key] for result in rounds_), 1)
+            for key in ("mean", "longest")
         ]
         for side, rounds_ in (("ours", mine.rounds), ("peer", theirs.rounds))
     }
@@ -119,27 +119,28 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
 
 
 def model_of(case: Case) -> Path:
+    """Return the folder of a case's model."""
     return _ours.smollm2() if case.model == "smollm2" else _ours.policy_folder(EmbeddedModel())
 
 
 def problems_of(case: Case) -> list[Problem]:
-    """Additions; of SmolLM2's every fourth asks for an explanation."""
+    """Return a case's problems: additions. For SmolLM2, every fourth requests an explanation."""
     if case.model == "tiny":
         from tasks.datasets.tiny_world import problems
 
         return problems("train", case.problems, SEED)
-    asks = ["Answer with the number only."] * 3 + [
+    instructions = ["Answer with the number only."] * 3 + [
         "Explain every step of the addition to a child, with an example."
     ]
     texts = [
-        f"What is {17 * n % 90 + 10} + {31 * n % 90 + 10}? {asks[n % 4]}"
+        f"What is {17 * n % 90 + 10} + {31 * n % 90 + 10}? {instructions[n % 4]}"
         for n in range(case.problems)
     ]
     return [Problem(id=str(number), prompt=text, answer="") for number, text in enumerate(texts)]
 
 
 def measured(work: Callable[[int], list[int]]) -> Callable[[int], dict[str, Any]]:
-    """Rounds of `work`, which returns the length of every response."""
+    """Return a round of `work` that measures it; `work` returns the length of every response."""
 
     def round_(number: int) -> dict[str, Any]:
         started = time.perf_counter()
@@ -156,8 +157,10 @@ def measured(work: Callable[[int], list[int]]) -> Callable[[int], dict[str, Any]
 
 
 def ours(case: Case) -> Callable[[int], dict[str, Any]]:
-    """What a stage's sampler does with a shard: prompts to tokens, responses into the journal as
-    they end, texts, a table of rows.
+    """Return our side: the sampler of a stage on a shard.
+
+    It encodes prompts, writes responses to the journal as they end, decodes texts, and builds the
+    table of rows.
     """
     from tasks.rollouts.samplers import Sampler
     from tasks.rollouts.shard import Shard
@@ -168,13 +171,14 @@ def ours(case: Case) -> Callable[[int], dict[str, Any]]:
 
     def work(number: int) -> list[int]:
         sampler.seed = SEED + number
-        table = sampler.sample(Shard(folder / f"shard-{number}.parquet", problems))
+        table = sampler.run(Shard(folder / f"shard-{number}.parquet", problems))
         return [len(tokens) for tokens in table["response_tokens"].to_pylist()]
 
     return measured(work)
 
 
 def direct_vllm(case: Case) -> Callable[[int], dict[str, Any]]:
+    """Return the peer's side: vLLM called directly."""
     from vllm import LLM, SamplingParams
 
     folder, sampling = model_of(case), case.sampling
@@ -189,7 +193,7 @@ def direct_vllm(case: Case) -> Callable[[int], dict[str, Any]]:
     )
 
     def work(number: int) -> list[int]:
-        asked = SamplingParams(
+        params = SamplingParams(
             n=sampling.samples,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -198,15 +202,17 @@ def direct_vllm(case: Case) -> Callable[[int], dict[str, Any]]:
             seed=SEED + number if case.seeded else None,
         )
         done = llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in prompts], asked, use_tqdm=False
+            [{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False
         )
-        assert all(isinstance(one.text, str) for answer in done for one in answer.outputs)
-        return [len(one.token_ids) for answer in done for one in answer.outputs]
+        outputs = [output for request in done for output in request.outputs]
+        assert all(isinstance(output.text, str) for output in outputs)
+        return [len(output.token_ids) for output in outputs]
 
     return measured(work)
 
 
 def plain_generate(case: Case) -> Callable[[int], dict[str, Any]]:
+    """Return the peer's side: transformers' `generate` on one padded batch."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -241,7 +247,7 @@ def plain_generate(case: Case) -> Callable[[int], dict[str, Any]]:
 
 
 def encoded(case: Case) -> tuple[list[list[int]], list[int]]:
-    """The prompts as tokens, and the tokens that end a response: the same on both sides."""
+    """Return the prompts as token ids, and the ids that end a response; both sides use them."""
     from tasks.engines.text import Tokenized
 
     text = Tokenized(model_of(case))

@@ -1,12 +1,12 @@
-"""How time and memory grow with tokens, trajectories, columns and registry rows; the paper's batch;
-two workers against one.
+"""Measures how time and memory grow with tokens, trajectories, columns and registry rows.
 
     python -m benchmarks.scale --json [--size 0.1] [--rounds 5] [--out docs/results]
 
-The headline case is 16,000 trajectories of 20,000 tokens with 4 columns (320 million tokens, 1.28
-GB a column), made up and written to a store of its own under ERPD_HOME, read as training reads it,
-and removed; `--size` is the share of its trajectories. `ratio` is the speed-up of two workers over
-one on independent work; `setup` has everything else. `--out` gets scale.json and scale.png.
+The largest case has the size of the paper's batch: 16,000 trajectories of 20,000 tokens with 4
+columns (320 million tokens, 1.28 GB per column). It is synthetic, written to a separate store under
+ERPD_HOME, read as training reads it, and removed. `--size` is the share of its trajectories.
+`ratio` is the speed-up of two workers over one on independent work; `setup` has everything else.
+`--out` gets scale.json and scale.png.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tasks.store import Store
 
 TRAJECTORIES, LENGTH, COLUMNS = 16_000, 20_000, 4
 SHARES = (0.125, 0.25, 0.5, 1.0)
-"""Of the largest case, for the curves."""
+"""Sizes of the curves' points, as shares of the largest case."""
 SHORT = 1_000
-"""Tokens of the trajectories whose number is varied."""
+"""Tokens per trajectory where the number of trajectories varies."""
 ROWS = (250, 500, 1000, 2000)
 PARTS = ("load", "build", "read")
 LEAST = 0.25
-"""Seconds below which a part is too short to say how it grows."""
+"""Seconds below which a part is too short to measure its growth."""
 
 
 def main() -> None:
@@ -83,33 +83,31 @@ def main() -> None:
 
 
 def signal_curves(folder: Path, size: float) -> dict[str, list[dict[str, Any]]]:
-    """Points of the curves over tokens, trajectories and columns; of each the last is the
-    largest.
-    """
+    """Return the points of the curves over tokens, trajectories and columns, the largest last."""
     shards = max(len(SHARES), round(size * TRAJECTORIES / _synthetic.SEQUENCES))
     sizes = sorted({max(1, round(share * shards)) for share in SHARES})
     store = Store(folder / "long")
     of, columns = _synthetic.built(store, shards, LENGTH, COLUMNS)
     cases = list(_synthetic.parts(store, of, columns, sizes))
-    tokens = [_apart(folder, store, rollouts, some, "tokens") for rollouts, some in cases]
-    fewer = _apart(folder, store, of.id, [one.id for one in columns[:2]], "columns")
+    tokens = [_measured(folder, store, rollouts, ids, "tokens") for rollouts, ids in cases]
+    fewer = _measured(folder, store, of.id, [column.id for column in columns[:2]], "columns")
     store = Store(folder / "short")
     of, columns = _synthetic.built(store, shards, SHORT, 2)
-    some = [
-        _apart(folder, store, rollouts, parts, "trajectories")
-        for rollouts, parts in _synthetic.parts(store, of, columns, sizes)
+    trajectories = [
+        _measured(folder, store, rollouts, ids, "trajectories")
+        for rollouts, ids in _synthetic.parts(store, of, columns, sizes)
     ]
     return {
         "tokens": tokens,
-        "trajectories": some,
+        "trajectories": trajectories,
         "columns": [fewer, {**tokens[-1], "x": COLUMNS}],
     }
 
 
-def _apart(
+def _measured(
     folder: Path, store: Store, rollouts: str, columns: list[str], curve: str
 ) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+    """Return one measurement, made in a separate process."""
     job = folder / "job.json"
     job.write_text(json.dumps({"root": str(store.root), "rollouts": rollouts, "columns": columns}))
     done = subprocess.run(
@@ -118,17 +116,18 @@ def _apart(
         text=True,
         check=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    found["x"] = found[
+    point: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    point["x"] = point[
         {"tokens": "tokens", "trajectories": "sequences", "columns": "columns"}[curve]
     ]
-    _say(curve, {key: value for key, value in found.items() if key not in ("x", "tokens_read")})
-    return found
+    _say(curve, {key: value for key, value in point.items() if key not in ("x", "tokens_read")})
+    return point
 
 
 def registry_curve(folder: Path) -> list[dict[str, Any]]:
-    """Seconds to write so many artifacts, each with two inputs, and to ask where the last one
-    came from.
+    """Measure the seconds to write artifacts with two inputs each, and to query the last's lineage.
+
+    The numbers of artifacts are those of ROWS.
     """
     points = []
     for rows in ROWS:
@@ -140,38 +139,40 @@ def registry_curve(folder: Path) -> list[dict[str, Any]]:
             registry.record_artifact(f"policy-{number}", "policy", {"step": number}, parents)
         written = time.perf_counter() - began
         began = time.perf_counter()
-        found = len(registry.lineage(f"policy-{rows - 1}").ids)
-        asked = time.perf_counter() - began
+        ancestors = len(registry.lineage(f"policy-{rows - 1}").ids)
+        queried = time.perf_counter() - began
         registry.close()
-        assert found == rows
-        points.append({"x": rows, "seconds": {"write": written, "lineage": asked}})
+        assert ancestors == rows
+        points.append({"x": rows, "seconds": {"write": written, "lineage": queried}})
         _say("registry rows", points[-1])
     return points
 
 
 def exponents(points: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Slope of log time against log size between the smallest and the largest point, for each
-    part: 1 is linear, below 1 is better.
+    """Return each part's slope of log time against log size: 1 is linear, below 1 is better.
+
+    The slope is that between the smallest and the largest point; None for parts below LEAST.
     """
     first, last = points[0], points[-1]
-    found: dict[str, float | None] = {}
+    slopes: dict[str, float | None] = {}
     for part in last["seconds"]:
         before, after = first["seconds"][part], last["seconds"][part]
-        found[part] = (
+        slopes[part] = (
             round(math.log(after / before) / math.log(last["x"] / first["x"]), 3)
             if after >= LEAST
             else None
         )
     if "peak" in last:
-        found["memory"] = round(
+        slopes["memory"] = round(
             math.log(last["peak"] / first["peak"]) / math.log(last["x"] / first["x"]), 3
         )
-    return found
+    return slopes
 
 
 def draw(curves: dict[str, list[dict[str, Any]]], headline: dict[str, Any], path: Path) -> None:
-    """Seconds against size, a panel each, beside a straight line through the largest point; and
-    the memory it took.
+    """Draw seconds against size, with a line for linear growth, and memory and rates.
+
+    The line goes through the origin and the largest point.
     """
     from matplotlib.figure import Figure
 
@@ -225,8 +226,8 @@ def draw(curves: dict[str, list[dict[str, Any]]], headline: dict[str, Any], path
     figure.savefig(path, dpi=110)
 
 
-def _say(what: str, found: object) -> None:
-    print(f"{what}: {found}", flush=True)
+def _say(what: str, value: object) -> None:
+    print(f"{what}: {value}", flush=True)
 
 
 if __name__ == "__main__":

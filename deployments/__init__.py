@@ -1,1 +1,1 @@
-"""The outside: the `erpd` command and the servers it starts."""
+"""The `erpd` command line, the deployed flows, and the servers that run them."""

@@ -1,5 +1,7 @@
-"""The `erpd` command. Exit codes: 0 done; 2 bad input, one line saying what, where and how to
-mend it; 1 a failure of the run.
+"""The `erpd` command line.
+
+Exit codes: 0 success; 1 the run failed; 2 bad input, with one line that says what is wrong, where,
+and how to fix it.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from tasks.host.home import home, point, prepare, remove_empty
 from tasks.host.services import check_urls
 
 app = typer.Typer(
-    help="Extreme Region Policy Distillation: squeeze a fixed batch of rollouts, then distil "
-    "what it taught under a trust region.",
+    help="Extreme Region Policy Distillation: extract the learning signal of a fixed batch of "
+    "rollouts, then distil it under a trust region.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,16 +46,16 @@ app.add_typer(lineage_commands)
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    new = False
+    """Run the console script and exit with its code."""
+    home_is_new = False
     try:
         with checking():
-            new = not point().exists()
+            home_is_new = not point().exists()
             check_urls()
         sys.exit(app(standalone_mode=False, prog_name="erpd"))
     except BadInput as error:
         say(str(error))
-    except typer.TyperException as error:  # unknown command or option, or a value it refuses
+    except typer.TyperException as error:  # unknown command or option, or an invalid value
         context = getattr(error, "ctx", None)
         say(
             f"{error.format_message().rstrip('.')}; see "
@@ -62,17 +64,18 @@ def main() -> None:
     except Exception as error:
         if (fault := describe_disk_fault(error)) is None:
             raise
-        say(f"{fault}, and give the same command again")
+        say(f"{fault}, then rerun the same command")
         sys.exit(1)
-    if new:
+    if home_is_new:
         remove_empty()
     sys.exit(2)
 
 
 @app.command()
 def run(recipe: str, set_: Set = None, as_json: Json = False) -> None:
-    """Run a campaign or a study in the foreground, or go on with one that was interrupted.
-    `--set scale=paper` is for studies.
+    """Run a campaign or a study in the foreground, or resume one that was interrupted.
+
+    Studies also take `--set scale=paper`.
     """
     from flows.steps.preflight import PreparedStudy, prepare_run
 
@@ -108,14 +111,12 @@ def show(
     machine: Annotated[
         str | None,
         typer.Option(
-            help="What the estimate is for: H100, A100, L40S, `this`, or a YAML file; H100 for "
-            "recipes with device cuda."
+            help="Machine to estimate for: H100, A100, L40S, `this`, or a YAML file. Default: H100 "
+            "for recipes with device cuda, else `this`."
         ),
     ] = None,
 ) -> None:
-    """Print a recipe as the one complete, frozen config it resolves to, then what it will cost;
-    of a study, every arm's.
-    """
+    """Print a recipe's complete, resolved config and its estimated cost; for a study, every arm."""
     import yaml
 
     from deployments.output.estimate import estimate, study_estimate
@@ -144,57 +145,54 @@ def evaluate(
         ),
     ],
     against: Annotated[
-        str | None, typer.Option(help="Another model, compared with the first problem by problem.")
+        str | None, typer.Option(help="Another model, for a problem-by-problem comparison.")
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("--k", help="Samples per problem; the benchmark's own, else 8, when absent."),
+        typer.Option("--k", help="Samples per problem. Default: the benchmark's own, else 8."),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0.6 when absent; 1.0 for Qwen3.5.")
+        float | None, typer.Option(help="Default: 0.6; 1.0 for Qwen3.5.")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="0.95 when absent.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Default: 0.95.")] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="The model's own when absent; 0 turns it off.")
+        int | None, typer.Option(help="Default: the model's own; 0 turns it off.")
     ] = None,
     presence_penalty: Annotated[
-        float | None, typer.Option(help="0 when absent; 1.5 for Qwen3.5.")
+        float | None, typer.Option(help="Default: 0; 1.5 for Qwen3.5.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="The paper's for its models, else 1024, when absent.")
+        int | None, typer.Option(help="Default: the paper's value for its models, else 1024.")
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=1_000_000, help="How many problems of each benchmark; all when absent."
-        ),
+        typer.Option(min=1, max=1_000_000, help="Number of problems per benchmark. Default: all."),
     ] = None,
     seed: int = 0,
     template: Annotated[
         str | None,
-        typer.Option(
-            help="Wording of the prompts, {problem} in it; the benchmark's own when absent."
-        ),
+        typer.Option(help="Prompt template with {problem} in it. Default: the benchmark's own."),
     ] = None,
     extractor: Annotated[
-        str | None, typer.Option(help="auto, boxed or hash; the benchmark's own when absent.")
+        str | None, typer.Option(help="auto, boxed or hash. Default: the benchmark's own.")
     ] = None,
     per_problem: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a row per problem here (.jsonl or .parquet)."),
+        typer.Option(metavar="FILE", help="Write one row per problem to it (.jsonl or .parquet)."),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="`runtime.KEY`: device, engine and the like; `judge.KEY`: endpoint and model.",
+            help="`runtime.KEY`: device, engine and so on; `judge.KEY`: endpoint, model and so on.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another model. An
-    interrupted one goes on.
+    """Measure a model's AVG@K, pass@K and majority@K, alone or against another model.
+
+    Rerun the same command to resume an interrupted evaluation.
     """
     from flows.inspect.evaluate_models import Asked, plan_evaluation
 
@@ -206,18 +204,18 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
     }
     wording = {"template": template, "extractor": extractor}
-    asked = Asked(
+    request = Asked(
         model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem
     )
     with checking():
-        plan = plan_evaluation(asked)
+        plan = plan_evaluation(request)
     with only_json(as_json) as out:
         prepare()
         from deployments.output.evaluation import print_evaluation
         from deployments.output.progress_bars import Display
         from flows.inspect.evaluate_models import evaluate_models
 
-        # two evaluations at once show each its own progress
+        # one file per process, so that each of two parallel evaluations shows its own progress
         events = home() / "logs" / f"eval-{os.getpid()}.events.jsonl"
         with failing(), Display({events: ""}, Console(stderr=True)):
             result, rows = evaluate_models(plan, events)
@@ -230,39 +228,42 @@ def evaluate(
 
 @app.command()
 def benchmarks() -> None:
-    """List the sets that have a name: training prompts, benchmarks, generated families."""
+    """List the named datasets: training prompts, benchmarks, generated families."""
     from tasks.datasets import catalogue
 
     print(f"{'name':<22} {'use':<10} {'rows':>6}  {'K':>3}  about")
-    for name, one in catalogue().items():
-        print(f"{name:<22} {one.use:<10} {one.rows or '':>6}  {one.samples or '':>3}  {one.about}")
+    for name, entry in catalogue().items():
+        print(
+            f"{name:<22} {entry.use:<10} {entry.rows or '':>6}  {entry.samples or '':>3}  "
+            f"{entry.about}"
+        )
 
 
 @app.command()
 def decide(
     campaign: Annotated[
-        str | None, typer.Argument(help="A campaign that waits; all of them are shown when absent.")
+        str | None,
+        typer.Argument(help="A campaign that waits for a decision. Default: show all of them."),
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="S1, S2, S3, online or stop.")] = None,
     student: Annotated[
         int | None,
-        typer.Option(help="For S3: the iteration of the earlier student; automatic when absent."),
+        typer.Option(help="For S3: iteration of the earlier student. Default: automatic."),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Distillation steps of this iteration; the recipe's when absent."),
+        typer.Option(help="Distillation steps of this iteration. Default: the recipe's."),
     ] = None,
     kl_budget: Annotated[
-        float | None, typer.Option(help="Nats per token from the start; the recipe's when absent.")
+        float | None,
+        typer.Option(help="KL from the iteration's start, nats per token. Default: the recipe's."),
     ] = None,
-    by: Annotated[
-        str | None, typer.Option(help="Who decides; your login name when absent.")
+    by: Annotated[str | None, typer.Option(help="Who decides. Default: your login name.")] = None,
+    why: Annotated[
+        str | None, typer.Option(help="The reason, for the registry and MLflow.")
     ] = None,
-    why: Annotated[str | None, typer.Option(help="Goes to the registry and MLflow.")] = None,
 ) -> None:
-    """Decide for a campaign that asks (`decision.mode: ask`); without arguments, show what
-    waits.
-    """
+    """Decide for a campaign with `decision.mode: ask`, or list the pending decisions."""
     prepare_for(campaign)
     from deployments.commands.decide import decide as answer
     from deployments.commands.decide import show_waiting
@@ -278,20 +279,21 @@ def decide(
             "kl_budget": kl_budget,
             "why": why,
         }
-        one = answer(campaign, given | {"by": by or getpass.getuser()})
-    print(f"{one.campaign}, iteration {one.iteration}: {strategy}")
+        decision = answer(campaign, given | {"by": by or getpass.getuser()})
+    print(f"{decision.campaign}, iteration {decision.iteration}: {strategy}")
 
 
 Campaigns = Annotated[
     list[str],
-    typer.Argument(metavar="CAMPAIGN...", help="A campaign or a study; or several campaigns."),
+    typer.Argument(metavar="CAMPAIGN...", help="A campaign, a study, or several campaigns."),
 ]
 
 
 @app.command()
 def report(campaigns: Campaigns) -> None:
-    """Write the HTML report of a campaign or a study and print its table; of several campaigns,
-    the page of their score against KL.
+    """Write the HTML report of a campaign or a study and print its table.
+
+    For several campaigns, write one page with their scores against KL.
     """
     prepare_for(campaigns[0])
     from deployments.commands.report import report_campaign, report_efficiency, report_study
@@ -300,8 +302,8 @@ def report(campaigns: Campaigns) -> None:
     with checking():
         if len(campaigns) > 1:
             path = report_efficiency(campaigns)
-        elif found := remembered(campaigns[0]):
-            path = report_study(*found, Console())
+        elif study := remembered(campaigns[0]):
+            path = report_study(*study, Console())
         else:
             path = report_campaign(campaigns[0], Console())
     print(path)
@@ -312,14 +314,15 @@ def up(
     host: Annotated[
         str,
         typer.Option(
-            help="Where to listen. Another address than loopback asks for logins, and needs "
-            "them set."
+            help="Address to listen on. Any address but loopback requires logins, set in the "
+            "environment."
         ),
     ] = "127.0.0.1",
     as_json: Json = False,
 ) -> None:
-    """Start the local platform, on loopback unless asked otherwise: Prefect server and UI with
-    the deployments, and MLflow.
+    """Start the local platform: Prefect server and UI with the deployments, and MLflow.
+
+    It listens on loopback unless --host says otherwise.
     """
     prepare()
     with only_json(as_json) as out:
@@ -350,7 +353,7 @@ def down() -> None:
 
 @app.command()
 def status() -> None:
-    """What of the local platform is running."""
+    """Show whether the local platform runs, and its URLs."""
     prepare()
     from deployments.servers import local_platform
 
@@ -360,7 +363,7 @@ def status() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check this machine: what is there, what is missing, and how to get it."""
+    """Check this machine: what is installed, what is missing, and how to get it."""
     prepare()
     from deployments.commands.doctor import examine
 

@@ -1,5 +1,4 @@
-"""The deployed flows: what is triggered from Prefect's UI, by a schedule, or by `prefect deployment
-run`.
+"""The deployed flows: those started from Prefect's UI, by a schedule, or by Prefect's CLI.
 
 `erpd up` serves them; `deployments/prefect.yaml` declares them for a work pool.
 """
@@ -27,9 +26,9 @@ class Deployed:
     flow: Any
     tags: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
-    """What its form begins with."""
+    """Initial values of its form."""
     heavy: bool = True
-    """It samples or trains: one at a time in a pool of GPUs, the others queue."""
+    """True if it samples or trains. Heavy flows run one at a time; the others queue."""
 
 
 A_RECIPE = {"what": {"kind": "recipe", "recipe": "tiny"}}
@@ -48,4 +47,4 @@ DEPLOYED = {
     "report": Deployed(report, ("erpd", "report"), heavy=False),
 }
 
-prepare()  # a worker of a pool imports this before anything else of ours
+prepare()  # here, because a pool's worker imports this module before any other of the project

@@ -1,12 +1,13 @@
 #!/bin/sh
-# The work pool and the deployments of deployments/prefect.yaml, once for each version of the code: what people changed in the UI since (a
-# schedule switched on, a limit raised) outlives a restart. The version lies in Prefect's own database, as a variable: where that is new,
-# so is everything.
+# Creates the work pool and the deployments of deployments/prefect.yaml, once per version of the
+# code. Changes made later in the UI (a schedule turned on, a limit raised) therefore survive a
+# restart. The version is a variable in Prefect's own database: with a new database, everything is
+# created again.
 set -eu
 cd "$ERPD_CODE"
 pool=gpu
 files=$(find deployments erpd_core flows tasks -type f \( -name '*.py' -o -name '*.yaml' \) | sort)
-# shellcheck disable=SC2086 # one word a file
+# shellcheck disable=SC2086 # one word per file
 version=v$(cat $files | sha256sum | cut -c 1-16)
 if [ "$(prefect variable get erpd_deployed 2>/dev/null)" = "\"$version\"" ]; then
     exit 0

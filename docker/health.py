@@ -1,8 +1,8 @@
-"""Is a service ready? `health.py http://HOST:PORT/PATH`, or `health.py HOST:PORT` for a Ray node;
-exit code 0 when it is.
+"""Checks that a service is ready; the exit code is 0 if it is, else 1.
 
-`ray health-check` would say the same, but imports all of Ray each time: seconds of a core, twice a
-minute, on every node.
+Usage: `health.py http://HOST:PORT/PATH`, or `health.py HOST:PORT` for a Ray node. `ray
+health-check` does the same but imports all of Ray each time: seconds of CPU time, twice a minute,
+on every node.
 """
 
 import os
@@ -15,18 +15,19 @@ SERVING = b"\x08\x01"
 
 
 def http(url: str) -> bool:
+    """Return True if a GET of `url` has status 200."""
     with urllib.request.urlopen(url, timeout=SECONDS) as response:
         return bool(response.status == 200)
 
 
 def ray(address: str) -> bool:
-    """Ask the node's own gRPC health service, as Ray's head asks it."""
+    """Return True if the node's gRPC health service, which Ray's head uses too, reports SERVING."""
     import grpc
 
-    ask = grpc.insecure_channel(address).unary_unary("/grpc.health.v1.Health/Check")
+    check = grpc.insecure_channel(address).unary_unary("/grpc.health.v1.Health/Check")
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     return bool(
-        ask(b"", timeout=SECONDS, metadata=[("authorization", f"Bearer {token}")]) == SERVING
+        check(b"", timeout=SECONDS, metadata=[("authorization", f"Bearer {token}")]) == SERVING
     )
 
 

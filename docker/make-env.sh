@@ -1,9 +1,10 @@
 #!/bin/sh
-# Write docker/.env: the names of .env.example, each with 48 random hexadecimal digits. One that is there already stays.
+# Writes docker/.env with the names of .env.example and 48 random hexadecimal digits each. Never
+# overwrites an existing file.
 set -eu
 cd "$(dirname "$0")"
 if [ -e .env ]; then
-    echo "docker/.env is there already; remove it first, and remember that databases and users keep the passwords they were made with" >&2
+    echo "docker/.env already exists; remove it first. Existing databases and users keep the passwords they were created with" >&2
     exit 2
 fi
 umask 077

@@ -1,6 +1,4 @@
-"""Print what pyproject.toml lists as needed, and what the extras named on the command line add:
-packages without the code.
-"""
+"""Prints the dependencies of pyproject.toml and of the extras named on the command line."""
 
 import sys
 import tomllib

@@ -1,12 +1,12 @@
 #!/bin/bash
-# What runs flows: a Prefect worker, beside it the Ray node that its flows connect through, and what answers for people who do not. When one
-# of them ends, all do.
+# Runs three processes: a Prefect worker, the Ray node through which its flows connect, and the
+# process that takes overdue decisions. If one of them ends, all do.
 set -euo pipefail
 here=$(dirname "$0")
 
 stop() {
     trap - EXIT TERM INT
-    # shellcheck disable=SC2046 # one word a process
+    # shellcheck disable=SC2046 # one word per process
     kill $(jobs -p) 2>/dev/null || true
     wait
 }
@@ -16,7 +16,7 @@ trap stop EXIT TERM INT
 node=$!
 "$here/deploy.sh"
 until python "$here/health.py" "${RAY_NODE_IP:-127.0.0.1}:${RAY_NODE_PORT:-6380}" 2>/dev/null; do
-    kill -0 "$node" # it is still starting, or all is over
+    kill -0 "$node" # exits the script if the node is dead
     sleep 1
 done
 python "$here/start.py" prefect worker start --pool gpu --type process --with-healthcheck &

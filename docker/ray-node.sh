@@ -1,19 +1,21 @@
 #!/bin/sh
-# A Ray node, in the foreground until it dies.
+# Runs a Ray node in the foreground.
 #
-#   ray-node.sh head      the cluster's memory of itself; does no work
-#   ray-node.sh worker    works for the cluster at ERPD_RAY_ADDRESS; RAY_WORKER_CPUS cores (all of them when it is empty), and its GPUs
-#   ray-node.sh driver    a place for flows, which must run on a node of the cluster; does no work
+#   ray-node.sh head      holds the cluster's state; runs no tasks
+#   ray-node.sh worker    runs tasks for the cluster at ERPD_RAY_ADDRESS, on RAY_WORKER_CPUS cores
+#                         (all if empty) and all its GPUs
+#   ray-node.sh driver    a node for flows, which must run on a node of the cluster; runs no tasks
 #
-# RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as everywhere in the cluster; RAY_NODE_IP where a machine has several addresses. Tensors do not
-# travel through Ray, so its object store is small; its dashboard, which could start jobs, is off.
+# Set RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN, and RAY_NODE_IP where a machine has
+# several addresses. Tensors do not go through Ray, so its object store is small. Its dashboard is
+# off, because it could start jobs.
 set -eu
 case ${1:-} in
 head) set -- --head --port="${RAY_HEAD_PORT:-6379}" --include-dashboard=false --num-cpus=0 --num-gpus=0 ;;
 worker) set -- --address="$ERPD_RAY_ADDRESS" ${RAY_WORKER_CPUS:+--num-cpus="$RAY_WORKER_CPUS"} ;;
 driver) set -- --address="$ERPD_RAY_ADDRESS" --num-cpus=0 --num-gpus=0 ;;
 *)
-    echo "ray-node.sh: say head, worker or driver" >&2
+    echo "ray-node.sh: give head, worker or driver" >&2
     exit 2
     ;;
 esac

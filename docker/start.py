@@ -1,8 +1,8 @@
-"""Run a command with the settings that `erpd` gives its own processes: `start.py ray start ...`,
-`start.py prefect worker start ...`.
+"""Runs a command with the environment that `erpd` gives its own processes.
 
-Every node of a cluster needs them, in a container or not: what Ray runs has the environment of the
-node's `ray start`, not the flow's.
+Examples: `start.py ray start ...`, `start.py prefect worker start ...`. Every node of a cluster
+needs it, in a container or not: Ray's tasks have the environment of the node's `ray start`, not the
+flow's.
 """
 
 import os
@@ -13,7 +13,7 @@ from tasks.host.home import prepare
 
 if __name__ == "__main__":
     prepare()
-    # What a shell starts in the background ignores interrupts, and a Prefect worker ends by one: it
-    # would outlive SIGTERM.
+    # A shell's background processes ignore SIGINT, and a Prefect worker stops by sending itself
+    # SIGINT: without this line it would survive SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execvp(sys.argv[1], sys.argv[1:])

@@ -1,5 +1,6 @@
-"""Beside a Prefect worker: take the automatic decision for campaigns whose person did not answer
-in time, as `erpd up` does.
+"""Takes the automatic decision where nobody decided in time, as `erpd up` does.
+
+It runs next to a Prefect worker.
 """
 
 import time

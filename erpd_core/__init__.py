@@ -1,6 +1,6 @@
-"""The method of "Extreme Region Policy Distillation" (arXiv 2605.25582): tensors and decisions, no
-I/O.
+"""Extreme Region Policy Distillation (arXiv 2605.25582): tensors and decisions, no I/O.
 
-Shape legend, used as name suffixes everywhere: `N` response tokens of a batch on one flat axis, `S`
-sequences, `G` prompt groups, `T` input tokens of a model call, `H` hidden size, `V` vocabulary.
+Shape legend; these letters end the names of tensors: `N` response tokens of a batch on one flat
+axis, `S` sequences, `G` prompt groups, `T` input tokens of a model call, `H` hidden size, `V`
+vocabulary.
 """

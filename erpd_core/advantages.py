@@ -1,6 +1,4 @@
-"""Trajectory rewards to advantages: of a trajectory among its group, or of each token by a value
-network.
-"""
+"""Advantages from rewards: per trajectory within its group, or per token with a value network."""
 
 from __future__ import annotations
 
@@ -13,11 +11,12 @@ from erpd_core.faults import Fault
 
 
 def group_normalised(reward_S: Tensor, group_S: Tensor, eps: float = 1e-4) -> Tensor:
-    """(R - mean of its group) / (std of its group + eps), GRPO's advantage (DeepSeekMath, Eq. 4;
-    sample std as in TRL).
+    """GRPO's advantage: (R - group mean) / (group std + eps) (DeepSeekMath, Eq. 4).
 
-    **Returns:** advantage_S, float32. A group of one, or of all equal rewards, gets exactly 0: it
-    says nothing.
+    The standard deviation is the sample one (n - 1), as in TRL.
+
+    **Returns:** advantage_S, float32. It is exactly 0 in a group of one or of equal rewards, which
+        carries no learning signal.
     """
     groups = int(group_S.max()) + 1
     count_G = torch.zeros(groups).index_add_(0, group_S, torch.ones_like(reward_S))
@@ -28,12 +27,11 @@ def group_normalised(reward_S: Tensor, group_S: Tensor, eps: float = 1e-4) -> Te
 
 
 def length_adaptive_lambda(length_S: Tensor, alpha: float = 0.05) -> Tensor:
-    """`1 - 1 / (alpha * length)` within [0, 1], VAPO's for the policy (arXiv 2504.05118): credit
-    reaches over a share alpha of a response.
+    """VAPO's GAE lambda of the policy: `1 - 1 / (alpha * length)` in [0, 1] (arXiv 2504.05118).
 
-    ERPD prints it without the "1 -"; that value exceeds 1 for responses under 1 / alpha tokens and
-    nears 0 for long ones, so we follow VAPO. Responses of up to 1 / alpha tokens (20 at the
-    default) get 0.
+    Credit then reaches over a share alpha of a response. ERPD prints the formula without the
+    "1 -". That value exceeds 1 for responses under 1 / alpha tokens and nears 0 for long ones, so
+    this function follows VAPO. Responses of up to 1 / alpha tokens (20 by default) get 0.
 
     **Returns:** lambda_S, float64.
     """
@@ -41,20 +39,23 @@ def length_adaptive_lambda(length_S: Tensor, alpha: float = 0.05) -> Tensor:
 
 
 def gae(reward_S: Tensor, value_N: Tensor, length_S: Tensor, lambda_S: Tensor) -> Tensor:
-    """Generalised advantage estimates (Schulman et al. 2016) with gamma 1 and the outcome R as the
-    reward of a response's last token.
+    """Generalized advantage estimation (Schulman et al. 2016) with gamma 1.
 
-    `A_t = sum_k lambda^k delta_{t+k}` with `delta_t = V_{t+1} - V_t`, at the last token `R - V_t`.
-    Lambda 1 gives `R - V_t`, 0 delta.
+    The only reward is the outcome R, at a response's last token:
+    `A_t = sum_k lambda^k delta_{t+k}` with `delta_t = V_{t+1} - V_t`, and `R - V_t` at the last
+    token. Lambda 1 gives `R - V_t`; lambda 0 gives `delta_t`.
 
-    **Arguments:** `value_N` is V of the state each response token was chosen in, before that token;
-    `lambda_S` one lambda per response.
-    **Returns:** advantage_N, float32 (worked out in float64). Raises ValueError when the tokens are
-    not as many as the lengths say.
+    **Arguments:**
+        reward_S: Outcome R of each response.
+        value_N: V of the state in which each response token was chosen, before that token.
+        length_S: Tokens of each response.
+        lambda_S: One lambda per response.
+    **Returns:** advantage_N, float32 (computed in float64).
+    **Raises:** ValueError if `value_N` does not hold one value for each token of `length_S`.
     """
     if int(length_S.sum()) != len(value_N):
         raise ValueError(
-            f"{len(value_N)} values for responses of {int(length_S.sum())} tokens; take the "
+            f"{len(value_N)} values for responses of {int(length_S.sum())} tokens; pass the "
             f"values of this batch"
         )
     last_S = length_S.cumsum(0) - 1
@@ -70,15 +71,16 @@ def gae(reward_S: Tensor, value_N: Tensor, length_S: Tensor, lambda_S: Tensor) -
 
 
 def whitened(advantage_N: Tensor, eps: float = 1e-8) -> Tensor:
-    """(A - mean) / (std + eps) over all response tokens of the batch, PPO's usual: float32.
+    """PPO's usual whitening over all response tokens of the batch: (A - mean) / (std + eps).
 
-    Raises Fault when all are equal, or one is not finite: there is nothing to learn.
+    **Returns:** advantage_N, float32.
+    **Raises:** Fault if all advantages are equal or one is not finite: no learning signal is left.
     """
     centred_N = advantage_N.double() - advantage_N.double().mean()
     std = centred_N.square().mean().sqrt().item()
     if not 1e-12 < std < math.inf:
         raise Fault(
             "the advantage is the same on every token, or not finite, so there is nothing to learn",
-            "see the critic and the outcomes",
+            "look at the critic and at the outcomes",
         )
     return (centred_N / (std + eps)).float()

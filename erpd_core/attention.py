@@ -1,8 +1,8 @@
-"""Layers over the branches of a flat row (`erpd_core.layout`): attention, in the signature of
-transformers' interface, and recurrences.
+"""Attention and recurrences over the branches of a flat row (`erpd_core.layout`).
 
-Attention runs branch by branch where arithmetic is what costs (CPU), and as one block-sparse kernel
-over the row where launches and the memory of masks are (CUDA with Triton: torch's flex attention).
+Attention has the signature of transformers' attention interface. On a CPU, where arithmetic is the
+cost, it runs branch by branch. On CUDA with Triton, where kernel launches and the memory of masks
+are the cost, it runs as one block-sparse kernel over the row (torch's flex attention).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from erpd_core.layout import AttentionBucket, MicroBatch
 
 
 class FlatRow:
-    """A micro-batch's branches on the device of its model; what a way of attending needs is made
-    when first asked for.
+    """The branches of a micro-batch, on the device of the model.
+
+    Buckets and masks are made on first use, so only those of the attention method in use exist.
     """
 
     def __init__(self, micro: MicroBatch, device: torch.device) -> None:
@@ -32,6 +33,7 @@ class FlatRow:
 
     @property
     def in_one_kernel(self) -> bool:
+        """Whether attention runs as one kernel over the row, rather than branch by branch."""
         return self.device.type == "cuda" and find_spec("triton") is not None
 
     @cached_property
@@ -39,8 +41,10 @@ class FlatRow:
         return tuple(bucket.to(self.device) for bucket in self._micro.buckets)
 
     def block_mask(self, window: int | None) -> BlockMask:
-        """Who sees whom over the whole row: a token sees its branch and that branch's prompt, as
-        far back as `window` says.
+        """The attention mask over the whole row.
+
+        A query sees itself and earlier tokens of its own branch and of that branch's prompt; with
+        a `window`, only the last `window` of them.
         """
         if window not in self._masks:
             branch_T, prompt_T, position_T = self._tokens
@@ -58,8 +62,9 @@ class FlatRow:
 
     @cached_property
     def _tokens(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each token of the row: its branch, the branch of its prompt (of a prompt's, its
-        own), its position.
+        """Per token of the row: index of its branch, index of its prompt's branch, position.
+
+        For a prompt's own tokens both indices are the same.
         """
         branches = self._micro.branches
         at = {branch.start: index for index, branch in enumerate(branches)}
@@ -87,14 +92,18 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attend within each branch of the row.
 
-    **Arguments:** `query` [1, heads, T, D]; `key`, `value` [1, kv heads, T, D]; `row` the branches;
-    `sliding_window` how many tokens a query sees, itself the last. `attention_mask` is not used:
-    the branches say who sees whom. **Returns:** ([1, T, heads, D], None). Raises
-    NotImplementedError for soft-capped scores (`softcap`) and attention sinks (`s_aux`).
+    **Arguments:**
+        query: [1, heads, T, D].
+        key, value: [1, kv heads, T, D].
+        attention_mask: Unused; the branches define which keys a query sees.
+        row: The branches.
+        sliding_window: Number of tokens that a query sees, itself included; None for all.
+    **Returns:** ([1, T, heads, D], None).
+    **Raises:** NotImplementedError for soft-capped scores (`softcap`) or attention sinks (`s_aux`).
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError(
-            "soft-capped scores and attention sinks are not known to the shared-prompt layout"
+            "the shared-prompt layout supports neither soft-capped scores nor attention sinks"
         )
     attend = attend_in_one_kernel if row.in_one_kernel else attend_by_branch
     return attend(query, key, value, row, scaling, sliding_window), None
@@ -108,8 +117,9 @@ def attend_in_one_kernel(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """[1, T, heads, D] by flex attention over the row; blocks of the row that see nothing of
-    each other cost nothing.
+    """Flex attention over the whole row: [1, T, heads, D].
+
+    Blocks of the row that do not see each other cost nothing.
     """
     on_gpu = query.device.type == "cuda"
     attend: Callable[..., Tensor] = _compiled_attention() if on_gpu else flex_attention  # type: ignore[assignment]
@@ -128,7 +138,7 @@ def attend_by_branch(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """[1, T, heads, D], a bucket of branches after the other."""
+    """Attention bucket after bucket of branches: [1, T, heads, D]."""
     heads, width = query.shape[1], query.shape[2]
     q_T, k_T, v_T = (x[0].transpose(0, 1) for x in (query, key, value))
     out_T = query.new_zeros(width, heads, value.shape[-1])
@@ -152,12 +162,15 @@ def attend_by_branch(
 def shared_prefix_recurrence(
     layer: Callable[[Tensor], Tensor], hidden: Tensor, row: FlatRow
 ) -> Tensor:
-    """A layer with a state that goes from token to token (linear attention, a short convolution) on
-    every branch of the row.
+    """Run a recurrent layer (linear attention, a short convolution) on every branch of the row.
 
-    Each branch is written out with its prompt before it, since a state cannot be shared as keys
-    are; padding comes after, where nothing looks back at it. **Arguments:** `layer` [B, L, H] ->
-    [B, L, H], causal; `hidden` [1, T, H]. **Returns:** [1, T, H].
+    A recurrent state cannot be shared as keys are, so each branch is written out with its prompt
+    before it. Padding comes last, where no token looks back at it.
+
+    **Arguments:**
+        layer: Causal, [B, L, H] -> [B, L, H].
+        hidden: [1, T, H].
+    **Returns:** [1, T, H].
     """
     out_TH = torch.zeros_like(hidden[0])
     for bucket in row.buckets:
@@ -173,8 +186,9 @@ def shared_prefix_recurrence(
 
 
 def _rows(x_T: Tensor, index_BL: Tensor) -> Tensor:
-    """[B, L, ...] of rows [T, ...]. index_select, since the gradient of plain indexing adds up
-    in no fixed order on the CPU.
+    """The rows `index_BL` of `x_T`: [B, L, ...] from [T, ...].
+
+    index_select, because the gradient of plain indexing is summed in no fixed order on a CPU.
     """
     return x_T.index_select(0, index_BL.flatten()).unflatten(0, index_BL.shape)
 
@@ -186,5 +200,5 @@ def _compiled_attention() -> Callable[..., Tensor]:
 
 @cache
 def _compiled_mask() -> Callable[..., BlockMask]:
-    """Compiled, a mask is never written out token by token."""
+    """Mask builder. Compiled, it never materializes a mask token by token."""
     return torch.compile(create_block_mask, dynamic=True)

@@ -1,4 +1,4 @@
-"""TokenBatch: a rollout batch as flat tensors. Padding exists nowhere outside a model call."""
+"""A rollout batch as flat tensors, without padding, and the order of its minibatches."""
 
 from __future__ import annotations
 
@@ -14,25 +14,48 @@ from erpd_core.columns import Column, PerSequence
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Sampled sequences: each prompt stored once, response tokens on ONE flat axis N, sequence
-    after sequence.
+    """Prompts, sampled responses and their outcomes: the data that scoring and training work on.
 
-    Example: two prompts, two samples of the first and one of the second ::
+    Each prompt is stored once. The response tokens of all sequences are on ONE flat axis N,
+    sequence after sequence, and every other column (log-probs, signal, values) is a flat [N] in the
+    same order. Padding exists only inside a model call (`erpd_core.layout`, `erpd_core.padded`). A
+    batch has G groups (prompts), S sequences (responses) and N response tokens. Its tensors are on
+    the CPU.
 
-        TokenBatch.build(prompts=[[5, 6], [7]], responses=[[1, 2], [3], [4, 4, 4]], groups=[0, 0,
-        1], rewards=[1, 0, 1]) # token_N = [1 2 3 4 4 4], seq_N = [0 0 1 2 2 2], offset_S = [0 2 3
-        6]
+    `TokenBatch.build` makes one from Python lists and checks it: it raises ValueError if lengths
+    disagree, if a prompt or response is empty, or if a group has no prompt. The constructor itself
+    checks nothing.
+
+    **Example:** two prompts; two responses to the first and one to the second.
+
+        batch = TokenBatch.build(
+            prompts=[[5, 6], [7]],
+            responses=[[1, 2], [3], [4, 4, 4]],
+            groups=[0, 0, 1],
+            rewards=[1, 0, 1],
+        )
+        batch.token_N  # [1, 2, 3, 4, 4, 4]
+        batch.offset_S  # [0, 2, 3, 6]
+        batch.length_S  # [2, 1, 3]
+        batch.seq_N  # [0, 0, 1, 2, 2, 2]
+        batch.per_token(batch.reward_S)[:]  # [1, 1, 0, 1, 1, 1]
+        batch.token_index(torch.tensor([2, 0]))  # [3, 4, 5, 0, 1]
     """
 
     prompts: tuple[Tensor, ...]
-    """One int64 tensor per group."""
+    """Token ids of each prompt: G int64 tensors."""
     token_N: Column
-    """Integers: a tensor, or, of a batch too large for memory, a column on disk."""
+    """Token ids of all responses, integers [N]: a tensor, or a column on disk if the batch is too
+    large for memory.
+    """
     offset_S: Tensor
-    """int64 [S + 1]: sequence s owns tokens offset_S[s] to offset_S[s + 1]."""
+    """int64 [S + 1]: sequence s owns the tokens from offset_S[s] up to, not including,
+    offset_S[s + 1].
+    """
     group_S: Tensor
+    """int64 [S]: index into `prompts` of each sequence's prompt."""
     reward_S: Tensor
-    """float32 verified outcomes, 0 or 1."""
+    """float32 [S]: verified outcome R of each sequence, 0 or 1."""
 
     @classmethod
     def build(
@@ -42,13 +65,20 @@ class TokenBatch:
         groups: Sequence[int],
         rewards: Sequence[float],
     ) -> TokenBatch:
-        """From Python lists. Raises ValueError when lengths disagree, or a prompt or response is
-        empty.
+        """Make a batch from Python lists, and check it.
+
+        **Arguments:**
+            prompts: Token ids of each of the G prompts.
+            responses: Token ids of each of the S responses.
+            groups: Index into `prompts` for each response.
+            rewards: Outcome of each response, 0 or 1.
+        **Raises:** ValueError if lengths disagree, if a prompt or response is empty, or if a group
+            has no prompt.
         """
         if not len(responses) == len(groups) == len(rewards):
             raise ValueError(
                 f"{len(responses)} responses, {len(groups)} groups and {len(rewards)} rewards: "
-                f"they must be as many"
+                f"the three numbers must be equal"
             )
         for name, rows in (("prompt", prompts), ("response", responses)):
             for index, row in enumerate(rows):
@@ -59,7 +89,7 @@ class TokenBatch:
         for index, group in enumerate(groups):
             if not 0 <= group < len(prompts):
                 raise ValueError(
-                    f"response {index} is of group {group}, which has no prompt; there are "
+                    f"response {index} belongs to group {group}, which has no prompt; there are "
                     f"{len(prompts)} prompts"
                 )
         lengths = torch.tensor([len(row) for row in responses], dtype=torch.int64)
@@ -73,32 +103,36 @@ class TokenBatch:
 
     @property
     def sequences(self) -> int:
+        """The number of responses, S."""
         return len(self.group_S)
 
     @property
     def tokens(self) -> int:
+        """The number of response tokens, N."""
         return len(self.token_N)
 
     @cached_property
     def length_S(self) -> Tensor:
+        """int64 [S]: tokens of each response."""
         return self.offset_S.diff()
 
     @cached_property
     def seq_N(self) -> Tensor:
-        """Which sequence each response token belongs to."""
+        """int64 [N]: the sequence that each response token belongs to."""
         return torch.repeat_interleave(torch.arange(self.sequences), self.length_S)
 
     def per_token(self, value_S: Tensor) -> PerSequence:
-        """A value of each sequence as a column: what `value_S[seq_N]` holds, without holding it."""
+        """One value per sequence as a column: equals `value_S[seq_N]` without storing it."""
         return PerSequence(value_S, self.offset_S)
 
     def response(self, sequence: int) -> Tensor:
-        """int64 tokens of one sequence."""
+        """int64 token ids of one response."""
         return self.token_N[int(self.offset_S[sequence]) : int(self.offset_S[sequence + 1])].long()
 
     def token_index(self, sequences: Tensor) -> Tensor:
-        """Positions on axis N of the tokens of `sequences`, in their order:
-        `column_N[batch.token_index(s)]` is a column's part.
+        """Positions on axis N of the tokens of `sequences`, in the order given.
+
+        `column_N[batch.token_index(sequences)]` is the part of a column that belongs to them.
         """
         lengths = self.length_S[sequences]
         within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(
@@ -108,11 +142,11 @@ class TokenBatch:
 
 
 def minibatches(sequences: int, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-    """Endless minibatches of sequence indices: one seeded permutation per epoch, the tail of an
-    epoch dropped unless it is all there is.
+    """Endless minibatches of sequence indices, one seeded permutation per epoch.
 
-    Step k always gets the same indices, so a resumed run (`start` = steps done) sees what an
-    undisturbed one would have seen.
+    The tail of an epoch is dropped; a batch smaller than `size` is one minibatch per epoch. Step k
+    always gets the same indices, so a run resumed with `start` (steps done) sees the same data as
+    an undisturbed one.
     """
     size = min(size, sequences)
     per_epoch = sequences // size

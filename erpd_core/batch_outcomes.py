@@ -21,7 +21,7 @@ class BatchOutcomes(Frozen):
     groups: int
     """Problems, each with its responses."""
     mixed_groups: int
-    """Groups with both right and wrong responses; in all others the group-normalised advantage
+    """Groups with both right and wrong responses; in all others the group-normalized advantage
     is 0.
     """
 

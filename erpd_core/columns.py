@@ -1,9 +1,8 @@
-"""One value per response token, wherever it lies: in memory, on disk, or worked out where it is
-read.
+"""Columns: one value per response token, in memory, on disk, or computed when it is read.
 
-A batch of 16,000 responses of 20,000 tokens has 320 million of them, 1.28 GB a float32 column; a
-minibatch reads a few per cent of that. So what trains reads columns by place and never whole. A
-tensor is a column too.
+A batch of 16,000 responses of 20,000 tokens has 320 million tokens, so a float32 column takes
+1.28 GB. A minibatch reads a few percent of it. Training code therefore reads columns by position
+and never whole. A tensor is a column too.
 """
 
 from __future__ import annotations
@@ -16,30 +15,32 @@ import torch
 from torch import Tensor
 
 STRETCH = 1 << 18
-"""Tokens worked on at once where a whole column is gone through: 1 MB of float32, so that what
-is made of them stays in the cache.
+"""Tokens processed at once in a pass over a whole column: 1 MB of float32, so that intermediate
+results stay in the cache.
 """
 
 
 class Column(Protocol):
-    """Values on axis N."""
+    """Values on axis N, read by position."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, where: Tensor | slice, /) -> Tensor:
-        """The values at `where`, places on axis N: [n], in memory."""
+        """The values at the positions `where` on axis N: [n], in memory."""
 
 
 @dataclass(frozen=True)
 class PerSequence:
-    """A value of each sequence, as a column over its tokens.
+    """One value per sequence, read as a column over the tokens of the sequences.
 
-    Example: `PerSequence(torch.tensor([1.0, 0.0]), torch.tensor([0, 2, 3]))[:]` is `[1, 1, 0]`.
+    **Example:** `PerSequence(torch.tensor([1.0, 0.0]), torch.tensor([0, 2, 3]))[:]` is `[1, 1, 0]`.
     """
 
     value_S: Tensor
     offset_S: Tensor
-    """int64 [S + 1]: sequence s owns tokens offset_S[s] to offset_S[s + 1]."""
+    """int64 [S + 1]: sequence s owns the tokens from offset_S[s] up to, not including,
+    offset_S[s + 1].
+    """
 
     def __len__(self) -> int:
         return int(self.offset_S[-1])
@@ -58,5 +59,5 @@ class PerSequence:
 
 
 def stretches(count: int) -> Iterator[slice]:
-    """Axis N in stretches of at most `STRETCH`; a small batch is one."""
+    """Slices that cover axis N in stretches of at most `STRETCH` tokens."""
     return (slice(start, min(start + STRETCH, count)) for start in range(0, count, STRETCH))

@@ -1,9 +1,8 @@
-"""Fitting a value network to the outcomes of a fixed batch, and reading its values. Another model
-and another loss than `optimize`.
+"""Fits a value network to the outcomes of a fixed batch, and reads its values.
 
-Its target is the Monte-Carlo return: with lambda 1 and gamma 1 that is the outcome R at every
-response token (VC-PPO's value pretraining, arXiv 2503.01491). Values are not clipped around earlier
-ones, as PPO's sometimes are: one critic is fitted once, so there are none.
+The target is the Monte-Carlo return. With lambda 1 and gamma 1 that is the outcome R at every
+response token (VC-PPO's value pretraining, arXiv 2503.01491). PPO sometimes clips values around
+earlier ones; a critic here is fitted once, so there are no earlier values to clip around.
 """
 
 from __future__ import annotations
@@ -24,22 +23,21 @@ SLOWER = "lower the critic's learning rate"
 
 
 class ValueModel(Trainable, Protocol):
-    """What the loop needs of a critic; `tasks/training/critic.py` makes one of a transformers
-    model.
-    """
+    """The interface of a critic; `tasks/training/critic.py` implements it with transformers."""
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
-        """As a policy's (`erpd_core.optimize.PolicyModel`)."""
+        """The sequences as micro-batches, as in `erpd_core.optimize.PolicyModel`."""
 
     def values(self, micro: Any) -> Tensor:
-        """[N] float32, on its device: the value of the state each response token of the
-        micro-batch was chosen in.
+        """The value of the state in which each response token of the micro-batch was chosen.
+
+        [N] float32, on the device of the model.
         """
 
 
 @torch.no_grad()
 def predict_values(model: ValueModel, batch: TokenBatch, token_budget: int) -> Tensor:
-    """The value at every response token: value_N, float32 on the CPU, the batch's own order."""
+    """The value at every response token: value_N, float32 on the CPU, in the order of the batch."""
     value_N = torch.empty(batch.tokens)
     for micro in model.plan(batch, torch.arange(batch.sequences), token_budget):
         value_N[batch.token_index(micro.sequences)] = model.values(micro).cpu()
@@ -47,8 +45,10 @@ def predict_values(model: ValueModel, batch: TokenBatch, token_budget: int) -> T
 
 
 def explained_variance(return_N: Tensor, value_N: Tensor) -> float | None:
-    """`1 - Var(R - V) / Var(R)`: 1 for values that know the outcome, 0 for constant ones; None
-    where all outcomes are equal.
+    """Explained variance of the values: `1 - Var(R - V) / Var(R)` over response tokens.
+
+    It is 1 if the values equal the outcomes, 0 if they are constant, and None if all outcomes are
+    equal.
     """
     spread = return_N.double().var(unbiased=False).item()
     if spread == 0:
@@ -57,11 +57,12 @@ def explained_variance(return_N: Tensor, value_N: Tensor) -> float | None:
 
 
 def require_sound_values(value_N: Tensor, return_N: Tensor) -> None:
-    """Raises Fault for values that are not finite, or further off than right and wrong are apart:
-    advantages of them would be noise.
+    """Check that the values of a critic can be used for advantages.
 
-    A mean squared error of 0.25 is what the constant 1/2 has, whatever the outcomes; more than 1 no
-    critic has but one that diverged.
+    The constant 1/2 has a mean squared error of 0.25, whatever the outcomes. Only a critic that
+    diverged exceeds 1, and advantages from its values would be noise.
+
+    **Raises:** Fault if a value is not finite, or if the mean squared error exceeds 1.
     """
     require_finite_column(value_N, "values", SLOWER)
     error = (value_N.double() - return_N.double()).square().mean().item()
@@ -85,13 +86,17 @@ def fit_values(
     token_budget: int,
     start: int = 0,
 ) -> Iterator[Record]:
-    """Take optimizer steps `start + 1 ... steps` on `(V - R)^2`, token mean over the minibatch;
-    yield the record of each after it is taken.
+    """Take optimizer steps `start + 1 ... steps` on `(V - R)^2`, token mean over the minibatch.
 
-    Records hold `value_loss`, `explained_variance` (not where a minibatch's outcomes are all equal)
-    and `grad_norm` (before it is cut), all before the step's update. A run resumed at `start` with
-    the optimizer's state goes on exactly as an undisturbed one. Raises Fault, before the update, at
-    a loss or gradient that is not finite.
+    **Arguments:**
+        minibatch: Responses per step.
+        seed: Fixes the order of the data, so that a run resumed at `start` with the optimizer's
+            state equals an undisturbed one.
+        token_budget: Maximum input tokens of one forward pass.
+    **Yields:** The record of each step, after the step is taken. `value_loss`,
+        `explained_variance` (absent if all outcomes of the minibatch are equal) and `grad_norm`
+        (before clipping) are measured before the update.
+    **Raises:** Fault, before the update, if the loss or the gradient is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)
     return_N = batch.per_token(batch.reward_S)
@@ -113,7 +118,7 @@ def fit_values(
         require_finite(
             record,
             step,
-            lambda: {"its weights": ((one.detach() for one in model.parameters()), SLOWER)},
+            lambda: {"its weights": ((weight.detach() for weight in model.parameters()), SLOWER)},
             SLOWER,
         )
         optimizer.step()

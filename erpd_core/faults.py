@@ -1,6 +1,4 @@
-"""Numbers that a training cannot go on with, said in one line: what, where, how to mend it
-(docs/faults.md has every one).
-"""
+"""Faults: invalid numbers that end a run, reported in one line with a remedy (docs/faults.md)."""
 
 from __future__ import annotations
 
@@ -9,30 +7,38 @@ from contextlib import contextmanager
 
 
 class Fault(ArithmeticError):
-    """What is wrong is in the numbers, so that doing it again would not help.
+    """Numbers with which a run cannot continue. A retry does not help: it gives the same numbers.
 
-    Example: `str(Fault("grad_norm is nan", "lower the learning rate", "step 12").within("teacher
-    training"))` is `"teacher training, step 12: grad_norm is nan; lower the learning rate"`
+    **Arguments:**
+        what: What is wrong.
+        remedy: What the user can change.
+        where: Where it happened, such as "step 12"; empty if not known yet.
+
+    **Example:** `str(Fault("grad_norm is nan", "lower the learning rate", "step 12").within(
+    "teacher training"))` is `"teacher training, step 12: grad_norm is nan; lower the learning
+    rate"`.
     """
 
-    def __init__(self, what: str, mend: str, where: str = "") -> None:
-        # all of them, so that it can be handed from process to process
-        super().__init__(what, mend, where)
-        self.what, self.mend, self.where = what, mend, where
+    def __init__(self, what: str, remedy: str, where: str = "") -> None:
+        # pickling between processes needs every argument in `args`
+        super().__init__(what, remedy, where)
+        self.what, self.remedy, self.where = what, remedy, where
 
     def __str__(self) -> str:
         return (
-            f"{self.where}: {self.what}; {self.mend}" if self.where else f"{self.what}; {self.mend}"
+            f"{self.where}: {self.what}; {self.remedy}"
+            if self.where
+            else f"{self.what}; {self.remedy}"
         )
 
     def within(self, place: str) -> Fault:
-        """The same fault, of a part of `place`."""
-        return Fault(self.what, self.mend, f"{place}, {self.where}" if self.where else place)
+        """The same fault with `place` put before its location."""
+        return Fault(self.what, self.remedy, f"{place}, {self.where}" if self.where else place)
 
 
 @contextmanager
 def placed(place: str) -> Iterator[None]:
-    """Faults that come up in here say that they are of `place`."""
+    """Add `place` to the location of every Fault raised inside the block."""
     try:
         yield
     except Fault as fault:

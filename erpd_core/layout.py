@@ -1,11 +1,10 @@
-"""How sequences are laid out for a model call: one flat row per micro-batch, each prompt stored
-once and shared by its samples.
+"""Shared-prompt layout of a model call: one flat row per micro-batch, each prompt stored once.
 
-A row holds, group after group, the prompt's tokens and then each response's tokens but its last
-(nothing is predicted from it). Position ids of a response continue from its prompt. All layers but
-attention see one dense matrix; attention runs over `branches`: a prompt attends to itself, a
-response to its prompt and to itself. `erpd_core.attention` runs it; where that is done branch by
-branch, branches of similar length are padded together (`MicroBatch.buckets`).
+A row holds, group after group, the tokens of the prompt and then those of each response but its
+last (nothing is predicted from it). Position ids of a response continue from its prompt. All layers
+but attention see one dense matrix. Attention runs over `branches`: a prompt attends to itself, a
+response to its prompt and to itself (`erpd_core.attention`). Where it runs branch by branch,
+branches of similar length are padded together (`MicroBatch.buckets`).
 """
 
 from __future__ import annotations
@@ -22,20 +21,23 @@ from erpd_core.batch import TokenBatch
 
 
 class Branch(NamedTuple):
-    """A prompt, or a response that continues one: row positions of its own tokens, and of the
-    prompt before them (none before a prompt).
-    """
+    """A prompt, or a response that continues one, as positions in the row."""
 
     start: int
+    """Position of its first own token."""
     length: int
+    """Number of its own tokens."""
     prompt_start: int
+    """Position of its prompt's first token; of a prompt, its own `start`."""
     prompt_length: int
+    """Tokens of the prompt before it; 0 for a prompt."""
 
 
 @dataclass(frozen=True)
 class AttentionBucket:
-    """Branches attended together, padded to the longest: int64 indices into the flat row.
-    Padding repeats row 0.
+    """B branches that are attended together, padded to the longest of them.
+
+    All fields are int64. Indices point into the flat row; padding repeats index 0.
     """
 
     query_BQ: Tensor
@@ -43,36 +45,38 @@ class AttentionBucket:
     key_BK: Tensor
     """Row index of each key: a branch's prompt, then its own tokens."""
     prompt_B: Tensor
-    """How many of the keys are the prompt's."""
+    """Number of keys that belong to the prompt."""
     output_M: Tensor
-    """flat [B * Q] positions that are real queries."""
+    """Positions of the M real queries in the flattened [B * Q]."""
     row_M: Tensor
-    """the row index each of them belongs to."""
+    """Row index of each real query."""
 
     @cached_property
     def self_BQ(self) -> Tensor:
-        """Which of its branch's keys each query is itself: it sees all before it, and none
-        after.
-        """
+        """Index among its branch's keys of each query itself; it sees no key after that."""
         return self.prompt_B[:, None] + torch.arange(
             self.query_BQ.shape[1], device=self.prompt_B.device
         )
 
     @cached_property
     def mask_BQK(self) -> Tensor:
-        """bool: may this query see this key."""
+        """bool: whether a query may see a key."""
         return self.back_BQK >= 0
 
     @property
     def back_BQK(self) -> Tensor:
-        """How many tokens before a query a key stands."""
+        """How many tokens a key is before a query; negative after it."""
         return self.self_BQ[..., None] - torch.arange(
             self.key_BK.shape[1], device=self.key_BK.device
         )
 
     def to(self, device: torch.device) -> AttentionBucket:
         moved = (self.query_BQ, self.key_BK, self.prompt_B, self.output_M, self.row_M)
-        return self if device.type == "cpu" else AttentionBucket(*(one.to(device) for one in moved))
+        return (
+            self
+            if device.type == "cpu"
+            else AttentionBucket(*(tensor.to(device) for tensor in moved))
+        )
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,15 @@ class MicroBatch:
     """Some sequences of a TokenBatch, ready for one model call."""
 
     sequences: Tensor
-    """int64: which sequences of the batch, in the order of `token_N`."""
+    """int64 [S]: indices into the batch, in the order of `token_N`."""
     input_T: Tensor
+    """int64 [T]: token ids of the row."""
     position_T: Tensor
+    """int64 [T]: position ids; a response continues from its prompt."""
     predict_N: Tensor
-    """int64 row index whose hidden state predicts each response token."""
+    """int64 [N]: row index of the hidden state that predicts each response token."""
     token_N: Tensor
-    """the response tokens predicted, sequence after sequence."""
+    """int64 [N]: the predicted response tokens, sequence after sequence."""
     branches: tuple[Branch, ...]
 
     @cached_property
@@ -96,11 +102,11 @@ class MicroBatch:
 
 
 def plan(batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[MicroBatch]:
-    """Micro-batches of at most `token_budget` input tokens each (one sequence with its prompt may
-    exceed it alone).
+    """Split sequences into micro-batches of at most `token_budget` input tokens each.
 
-    Groups are taken longest first and filled first-fit; a group is split only when it alone exceeds
-    the budget.
+    Only a single sequence with its prompt may exceed the budget. Groups are packed longest first,
+    each into the first micro-batch that has room. A group is split only if it alone exceeds the
+    budget.
     """
     by_group: dict[int, list[int]] = {}
     for sequence in sequences.tolist():
@@ -142,7 +148,7 @@ def _split(
 
 
 def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
-    """Lay out `pieces`, each a list of sequences of one group, on one row."""
+    """Lay out `pieces` on one row; each piece is a list of sequences of one group."""
     inputs: list[Tensor] = []
     positions: list[Tensor] = []
     predict: list[Tensor] = []
@@ -179,8 +185,9 @@ def lay_out(batch: TokenBatch, pieces: Sequence[Sequence[int]]) -> MicroBatch:
 
 
 def _bucket(branches: Sequence[Branch]) -> tuple[AttentionBucket, ...]:
-    """Group branches so that padding wastes at most a sixth of a bucket's score matrix, of small
-    ones more.
+    """Group branches so that padding wastes at most a sixth of a bucket's score matrix.
+
+    Buckets of scores up to 64 x 64 per branch may waste more.
     """
     order = sorted(
         branches, key=lambda b: (b.length * (b.length + b.prompt_length), b), reverse=True
@@ -210,7 +217,7 @@ def _pad(branches: list[Branch], width_q: int, width_k: int) -> AttentionBucket:
     k = torch.arange(width_k)
     real_BQ = q < length_B[:, None]
     query_BQ = torch.where(real_BQ, start_B[:, None] + q, 0)
-    # position inside the branch's own tokens; negative: inside its prompt
+    # position among the branch's own tokens; negative inside its prompt
     own_BK = k - prompt_B[:, None]
     key_BK = torch.where(own_BK < 0, prefix_B[:, None] + k, start_B[:, None] + own_BK)
     key_BK = torch.where(own_BK < length_B[:, None], key_BK, 0)

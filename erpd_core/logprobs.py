@@ -1,10 +1,9 @@
-"""Hidden states to token log-probs and entropy, chunk by chunk: a [tokens, vocab] tensor never
-exists for a whole batch.
+"""Hidden states to token log-probs and entropy, chunk by chunk, without a whole [N, V] tensor.
 
-Two ways with the same numbers. `token_logprobs` gives columns that anything may be made of; its
-backward makes each chunk's logits again. `fused_loss` is for a loss that is a sum over tokens: each
-chunk's loss is known while its logits are there, so its gradient is made in the same pass, with
-three products by the head instead of four.
+There are two ways with equal results. `token_logprobs` returns columns for any use; its backward
+recomputes the logits of each chunk. `fused_loss` is for a loss that is a sum over tokens. A chunk's
+loss is then known while its logits exist, so the gradient is computed in the same pass: three
+products by the head instead of four.
 """
 
 from __future__ import annotations
@@ -17,28 +16,30 @@ import torch
 from torch import Tensor
 
 CHUNK = 512
-"""Response tokens whose logits exist at once while the head's gradient, which each chunk goes
-over as a whole, is made.
+"""Response tokens whose logits exist at once while the gradient of the head is computed. Every
+chunk adds to the whole gradient, so larger chunks pass over it less often.
 """
 
 FORWARD_CHUNK = 128
-"""And while none is."""
+"""The same in the forward of `token_logprobs`, which computes no gradient."""
 
 ChunkLoss = Callable[[slice, Tensor, Tensor], Tensor]
-"""(which tokens, their lp_n, their entropy_n) -> what they add to the loss, a scalar."""
+"""(slice of axis N, lp_n, entropy_n) -> what these tokens add to the loss, a scalar."""
 
 
 @dataclass
 class _Chunk:
-    """Next-token distributions of some tokens. With logits z, p = softmax(z): d lp / dz = onehot
-    - p, dH / dz_j = -p_j (log p_j + H).
+    """Next-token distributions of n tokens.
+
+    With logits z and p = softmax(z): d lp / dz = onehot - p, dH / dz_j = -p_j (log p_j + H).
     """
 
     logit_nV: Tensor
-    """float32 logits minus their row's largest."""
+    """float32 logits minus the largest of their row."""
     exp_nV: Tensor
-    """Their exponentials: p times `total_n`."""
+    """Exponentials of `logit_nV`: p times `total_n`."""
     total_n: Tensor
+    """Sum of `exp_nV` over the vocabulary."""
     token_n: Tensor
     lp_n: Tensor
     entropy_n: Tensor
@@ -56,7 +57,7 @@ class _Chunk:
         )
 
     def grad_logits(self, grad_lp_n: Tensor, grad_entropy_n: Tensor) -> Tensor:
-        """[n, V] gradient of the logits. Takes over `exp_nV`: a chunk can be asked once."""
+        """Gradient of the logits, [n, V]. It overwrites `exp_nV`, so it can be called only once."""
         if bool(grad_entropy_n.any()):
             centre_n = self.entropy_n - self.total_n.log()
             slope_nV = (
@@ -78,8 +79,10 @@ _by_onednn = (
 
 
 def logits(hidden_nH: Tensor, weight_VH: Tensor) -> Tensor:
-    """[n, V]. In float32 on a CPU by oneDNN, which torch.compile takes too: for few rows and many
-    columns it is quicker than MKL, which torch takes (`python -m benchmarks.head`).
+    """Logits of the head, [n, V].
+
+    In float32 on a CPU the product is oneDNN's, which torch.compile uses too. For few rows and many
+    columns it is faster than MKL, torch's default (`python -m benchmarks.head`).
     """
     if (
         _by_onednn
@@ -96,7 +99,7 @@ def _parts(count: int, size: int = CHUNK) -> list[slice]:
 
 
 class _Gradients:
-    """Gradients of hidden states and head, filled chunk by chunk."""
+    """Gradients of the hidden states and of the head, accumulated chunk by chunk."""
 
     def __init__(self, hidden_NH: Tensor, weight_VH: Tensor) -> None:
         self.hidden_NH, self.weight_VH = hidden_NH, weight_VH
@@ -112,7 +115,7 @@ class _Gradients:
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Forward keeps hidden states and targets only; backward makes each chunk's logits again."""
+    """Forward keeps hidden states and targets; backward recomputes the logits of each chunk."""
 
     @staticmethod
     def forward(
@@ -130,31 +133,33 @@ class _ChunkedLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_lp_N, grad_entropy_N = grads
         hidden_NH, weight_VH, token_N = ctx.saved_tensors
-        found = _Gradients(hidden_NH, weight_VH)
+        gradients = _Gradients(hidden_NH, weight_VH)
         for part in _parts(len(token_N)):
             chunk = _Chunk.of(hidden_NH[part], weight_VH, token_N[part])
-            found.add(part, chunk.grad_logits(grad_lp_N[part], grad_entropy_N[part]))
-        return found.grad_hidden_NH, found.grad_weight_VH, None
+            gradients.add(part, chunk.grad_logits(grad_lp_N[part], grad_entropy_N[part]))
+        return gradients.grad_hidden_NH, gradients.grad_weight_VH, None
 
 
 def token_logprobs(hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each token and entropy of each next-token distribution.
 
-    **Arguments:** `hidden_NH` hidden states that predict `token_N`; `weight_VH` the output head.
+    **Arguments:**
+        hidden_NH: Hidden states that predict `token_N`.
+        weight_VH: The output head.
     **Returns:** (lp_N, entropy_N), float32, nats, both differentiable in the hidden states and the
-    head.
+        head.
     """
     return _ChunkedLogprobs.apply(hidden_NH, weight_VH, token_N)
 
 
 class _FusedLoss(torch.autograd.Function):
-    """Forward makes the gradients already; backward only scales them."""
+    """Forward computes the gradients already; backward only scales them."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor, loss: ChunkLoss
     ) -> Tensor:
-        found = _Gradients(hidden_NH, weight_VH)
+        gradients = _Gradients(hidden_NH, weight_VH)
         value = torch.zeros((), device=hidden_NH.device)
         for part in _parts(len(token_N)):
             chunk = _Chunk.of(hidden_NH[part], weight_VH, token_N[part])
@@ -168,8 +173,8 @@ class _FusedLoss(torch.autograd.Function):
                     added, (lp_n, entropy_n), allow_unused=True, materialize_grads=True
                 )
             value += added.detach()
-            found.add(part, chunk.grad_logits(*grads))
-        ctx.save_for_backward(found.grad_hidden_NH, found.grad_weight_VH)
+            gradients.add(part, chunk.grad_logits(*grads))
+        ctx.save_for_backward(gradients.grad_hidden_NH, gradients.grad_weight_VH)
         return value
 
     @staticmethod
@@ -179,10 +184,11 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def fused_loss(hidden_NH: Tensor, weight_VH: Tensor, token_N: Tensor, loss: ChunkLoss) -> Tensor:
-    """The sum of `loss` over chunks of tokens: a scalar, differentiable once in the hidden states
-    and the head.
+    """Sum of `loss` over chunks of tokens.
 
-    Equals `loss` of all of `token_logprobs` at once whenever the loss is a sum over tokens. It is
-    called once for each chunk, in order.
+    If the loss is a sum over tokens, this equals `loss` of the whole result of `token_logprobs`.
+    `loss` is called once per chunk, in order.
+
+    **Returns:** A scalar, differentiable once in the hidden states and the head.
     """
     return _FusedLoss.apply(hidden_NH, weight_VH, token_N, loss)

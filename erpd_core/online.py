@@ -1,6 +1,4 @@
-"""What is known of a step of on-policy training: its fresh samples, and the updates taken on
-them (Fig. 8, Tables 3 and 4).
-"""
+"""Records of an on-policy training step: fresh samples and updates (Fig. 8, Tables 3 and 4)."""
 
 from __future__ import annotations
 
@@ -14,18 +12,20 @@ from erpd_core.step_statistics import Record
 
 
 def informative_groups(advantage_S: Tensor, group_S: Tensor) -> int:
-    """How many groups have an advantage other than 0: those whose outcomes differ."""
+    """The number of groups with a nonzero advantage: those with mixed outcomes."""
     return len(group_S[advantage_S != 0].unique())
 
 
 def fresh_record(batch: TokenBatch, lp_N: Tensor, entropy_N: Tensor, start_N: Tensor) -> Record:
-    """Means over one fresh batch of theta, before its update.
+    """Means over one fresh batch, sampled by theta before its update.
 
-    **Arguments:** `lp_N`, `entropy_N` theta's own, `start_N` the log-probs of the policy the run
-    started from, float32 columns.
-    **Returns:** `reward_mean` per response (accuracy on training prompts), `length_mean` tokens per
-    response, `entropy` nats per token, and `kl_theta_start`: KL(theta || start), k1, sampled by
-    theta, nats per token; the tables' KL, but on training prompts.
+    **Arguments:**
+        lp_N, entropy_N: Log-probs and entropies of theta, float32, nats.
+        start_N: Log-probs of the policy from which the run started, float32, nats.
+    **Returns:** `reward_mean` per response (accuracy on training prompts), `length_mean` in tokens
+        per response, `entropy` in nats per token, and `kl_theta_start`: KL(theta || start), k1,
+        sampled by theta, in nats per token. It is the KL of the paper's tables, but on training
+        prompts.
     """
     return {
         "reward_mean": batch.reward_S.double().mean().item(),
@@ -36,8 +36,10 @@ def fresh_record(batch: TokenBatch, lp_N: Tensor, entropy_N: Tensor, start_N: Te
 
 
 def mean_record(updates: Sequence[Record]) -> Record:
-    """The records of the updates on one batch as one: means, of `ratio_max` the largest and of
-    `ratio_min` the smallest; {} for none.
+    """Merge the records of the updates on one batch into one record.
+
+    **Returns:** The mean of each number over the updates that have it; of `ratio_max` the largest
+        value and of `ratio_min` the smallest. {} without updates.
     """
     keys = dict.fromkeys(key for update in updates for key in update)
     columns = {key: [update[key] for update in updates if key in update] for key in keys}

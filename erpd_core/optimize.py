@@ -28,13 +28,12 @@ class Trainable(Protocol):
 
 
 class PolicyModel(Trainable, Protocol):
-    """What the loop needs of a model; `tasks/models/policy.py` makes one of a transformers
-    model.
-    """
+    """The interface of a policy; `tasks/models/policy.py` implements it with transformers."""
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
-        """The sequences as micro-batches of its own layout (`erpd_core.layout`,
-        `erpd_core.padded`): `sequences` and `token_N` in each.
+        """The sequences as micro-batches, with `sequences` and `token_N` in each.
+
+        The layout is that of the model: `erpd_core.layout` or `erpd_core.padded`.
         """
 
     def hidden(self, micro: Any) -> Tensor:
@@ -56,8 +55,9 @@ def make_optimizer(model: Trainable, config: OptimizerConfig) -> torch.optim.Ada
 
 @torch.no_grad()
 def score(model: PolicyModel, batch: TokenBatch, token_budget: int) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy of every response token under the model: (lp_N, entropy_N), float32
-    on the CPU, the batch's own order.
+    """Log-prob and entropy of every response token under the model, in nats.
+
+    **Returns:** (lp_N, entropy_N), float32 on the CPU, in the order of the batch.
     """
     lp_N = torch.empty(batch.tokens)
     entropy_N = torch.empty(batch.tokens)

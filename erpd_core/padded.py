@@ -1,6 +1,4 @@
-"""The layout for models that cannot take a flat row: one row a sequence, its prompt before it,
-padded to the longest of similar length.
-"""
+"""Padded layout for models that cannot take a flat row: one row per sequence with its prompt."""
 
 from __future__ import annotations
 
@@ -15,30 +13,35 @@ from erpd_core.batch import TokenBatch
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Some sequences of a TokenBatch as rows that end in padding, which a causal model never
-    looks at from a real token.
+    """Some sequences of a TokenBatch as S rows of L tokens, padded at the end.
+
+    In a causal model no real token sees the padding.
     """
 
     sequences: Tensor
-    """int64: which sequences of the batch, in the order of `token_N`."""
+    """int64 [S]: indices into the batch, in the order of `token_N`."""
     input_SL: Tensor
-    """int64 tokens, each row its prompt and its response but the last token; 0 where padded."""
+    """int64 token ids: in each row the prompt and the response but its last token; 0 as padding."""
     predict_N: Tensor
-    """int64 position in flat [S * L] whose hidden state predicts each response token."""
+    """int64 [N]: position in the flattened [S * L] of the hidden state that predicts each response
+    token.
+    """
     token_N: Tensor
+    """int64 [N]: the predicted response tokens, sequence after sequence."""
 
 
 def plan_padded(batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[PaddedBatch]:
-    """Rows of at most `token_budget` tokens together, padding included (one sequence may exceed
-    it alone), longest first.
+    """Split sequences, longest first, into batches of at most `token_budget` tokens with padding.
+
+    Only a single sequence may exceed the budget.
     """
-    whole = {
+    width = {
         int(s): len(batch.prompts[int(batch.group_S[s])]) + int(batch.length_S[s]) - 1
         for s in sequences
     }
     held: list[list[int]] = []
-    for sequence in sorted(whole, key=lambda s: (-whole[s], s)):
-        if held and whole[held[-1][0]] * (len(held[-1]) + 1) <= token_budget:
+    for sequence in sorted(width, key=lambda s: (-width[s], s)):
+        if held and width[held[-1][0]] * (len(held[-1]) + 1) <= token_budget:
             held[-1].append(sequence)
         else:
             held.append([sequence])

@@ -1,10 +1,9 @@
-"""Who trains a model: one process alone, or several that each hold a part of it and work on a part
-of every minibatch.
+"""Worker groups: one process that trains a model alone, or several that share it.
 
-A loss is normalised by the totals of the whole minibatch (`erpd_core.losses.Totals`), so what the
-processes find only has to be ADDED: their losses, their gradients (by FSDP, which is told to sum),
-the tokens their statistics are of. Two workers and one differ by the order of sums, and by nothing
-else.
+In a group, each process holds a part of the model and works on a part of every minibatch. A loss
+is normalized by the totals of the whole minibatch (`erpd_core.losses.Totals`), so the results of
+the processes only have to be ADDED: losses, gradients (by FSDP, which is set to sum) and the sums
+behind the statistics. One worker and several differ only by the order of sums.
 """
 
 from __future__ import annotations
@@ -26,19 +25,21 @@ class WorkerGroup:
     """A process that trains a whole model by itself."""
 
     rank: int = 0
+    """Index of this process in the group."""
     size: int = 1
+    """Number of processes in the group."""
 
     @property
     def first(self) -> bool:
-        """Is this the one that writes files and says how far it is?"""
+        """Whether this process writes the files and reports progress."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """What each member said, in the order of ranks. Every member has to call it."""
+        """The values of all members in the order of ranks. Every member has to call it."""
         return [value]
 
     def clip(self, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
-        """Scale gradients down to the L2 norm `max_norm`; the norm there was."""
+        """Scale gradients down to the L2 norm `max_norm`; returns the norm before."""
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
 
 
@@ -46,23 +47,21 @@ SINGLE = WorkerGroup()
 
 
 class DistributedGroup(WorkerGroup):
-    """A member of the process group of this process, with its shard of every parameter."""
+    """A process of a torch process group; it holds its shard of every parameter."""
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def gather(self, value: T) -> list[T]:
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def clip(self, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
-        """As one process does, from the norms of all shards: each member scales its own by the
-        same number.
-        """
+        """Clip by the norm over all shards; every member scales its own by the same factor."""
         grads = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         own = torch.nn.utils.get_total_norm(grads).item()
-        norm = math.sqrt(math.fsum(one * one for one in self.gather(own)))
+        norm = math.sqrt(math.fsum(shard * shard for shard in self.gather(own)))
         if math.isfinite(norm):
             for grad in grads:
                 grad.mul_(min(1.0, max_norm / (norm + 1e-6)))
@@ -70,28 +69,26 @@ class DistributedGroup(WorkerGroup):
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's rows of a sharded tensor (they share its memory); a tensor that is not
-    sharded, itself.
-    """
-    # a DTensor, whose import takes a second
+    """This process's rows of a sharded tensor, as a view; any other tensor unchanged."""
+    # not isinstance: importing DTensor takes a second
     shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard
 
 
 def rows_of(length: int, rank: int, size: int) -> tuple[int, int]:
-    """First row of a rank's shard and the first one after it: as many for each as there are,
-    rounded up, fewer for the last.
+    """The rows of a rank's shard, as (first, first after the last).
+
+    Every shard has ceil(length / size) rows; the last ranks get fewer, or none.
     """
-    each = -(-length // size)
-    return min(rank * each, length), min((rank + 1) * each, length)
+    rows = -(-length // size)
+    return min(rank * rows, length), min((rank + 1) * rows, length)
 
 
 def partition(batch: TokenBatch, sequences: Tensor, size: int) -> list[Tensor]:
-    """A minibatch's sequences for each of `size` workers, about as many input tokens for each; one
-    may get none.
+    """Split a minibatch's sequences among `size` workers, with about equal input tokens for each.
 
-    Samples of a prompt go to one worker, which stores the prompt once (`erpd_core.layout`), unless
-    they are more than its fair share.
+    All samples of a prompt go to one worker, which stores the prompt once (`erpd_core.layout`),
+    unless they exceed its fair share. A worker may get none.
     """
     if size == 1:
         return [sequences]

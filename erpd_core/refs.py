@@ -1,8 +1,7 @@
-"""Small, serialisable values that stages hand each other. They carry identities, never tensors and
-never paths.
+"""References: small, serializable values that stages pass to each other; no tensors, no paths.
 
-Identities (`id`) are content hashes made by the store (`tasks/store/store.py`): the same question
-asked of the same inputs has the same id on every machine.
+An identity (`id`) is a content hash computed by the store (`tasks/store/store.py`). The same spec
+on the same inputs has the same id on every machine.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 Role = Literal["base", "teacher", "unlearned", "extra", "student", "online"]
 Verdict = Literal["correct", "wrong", "unparsable", "timeout"]
 Mode = Literal["math_verify", "polaris", "matharena"]
-"""Others' grading, which brings its own way to find the answer."""
+"""Graders of other projects, each with its own way to find the answer."""
 Extractor = Literal["auto", "boxed", "hash", "code", Mode]
-"""How a response is graded: where our own rule finds the answer (a box or a final line, a box only,
-after the last '#'), the last block of code run on its tests, or another's rule whole.
+"""How a response is graded. Our own rule reads the answer from a box or a final line (`auto`), from
+a box only (`boxed`), or after the last '#' (`hash`). `code` runs the last block of code on its unit
+tests. The others are the graders of other projects.
 """
 
 
 class Frozen(BaseModel):
-    """Base of every value in this package: immutable, and unknown keys are refused."""
+    """Base of every value in this package: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,48 +30,44 @@ class Frozen(BaseModel):
 class Problem(Frozen):
     """One verifiable problem.
 
-    Example: `Problem(id="tiny-017", prompt="12+34+56=", answer="102")`
+    **Example:** `Problem(id="tiny-017", prompt="12+34+56=", answer="102")`
     """
 
     id: str
     prompt: str
-    """The text given to the policy, or to its chat template when it has one."""
+    """The text given to the policy, or to its chat template if it has one."""
     answer: str
-    """The gold answer, as the grader reads it; of a code problem, its unit tests: JSON of
-    inputs, outputs and, for functions, fn_name.
+    """The gold answer, as the grader reads it. For a code problem, its unit tests: JSON of inputs,
+    outputs and, for functions, fn_name.
     """
 
 
 class PolicyRef(Frozen):
     """A policy: weights, config and tokenizer in one artifact of the store.
 
-    Example: `PolicyRef(id="policy-5f1c...", role="teacher", step=40)`
+    **Example:** `PolicyRef(id="policy-5f1c...", role="teacher", step=40)`
     """
 
     id: str
     role: Role = "base"
     step: int = 0
-    """Steps of the training that kept it: optimizer steps, or the fresh batches of an online
+    """The step of its training at which it was kept: optimizer steps, or fresh batches of an online
     stage.
     """
 
 
 class Overlap(Frozen):
-    """How many training prompts share their text with problems that are measured on."""
+    """Counts of training prompts that share text with validation or benchmark problems."""
 
     action: Literal["report", "drop", "refuse"]
     checked: int
-    """Prompts that were compared: the whole pool where overlapping ones are dropped, else those
-    drawn.
-    """
+    """Compared prompts: the whole pool with `drop`, else the drawn ones."""
     exact: int
-    """Of them, equal to such a problem but for spacing, case and dollar signs."""
+    """Compared prompts that equal such a problem but for spacing, case and dollar signs."""
     ngram: int
-    """Of the others, those sharing enough word n-grams with one."""
+    """Further compared prompts that share enough word n-grams with such a problem."""
     benchmarks: dict[str, int]
-    """Overlapping prompts by the name of what they overlap with; names without any are there
-    with 0.
-    """
+    """"validation" or name of a benchmark -> overlapping prompts; 0 where there are none."""
 
 
 class ProblemsRef(Frozen):
@@ -81,19 +77,17 @@ class ProblemsRef(Frozen):
     name: str
     count: int
     extractor: Extractor = "auto"
-    """Where the answer stands in a response to them."""
+    """How responses to them are graded."""
     origin: str | None = None
-    """The hub's `id@commit`, for what came from there."""
+    """`id@commit` on the hub, for problems from there."""
     overlap: Overlap | None = None
-    """What the check against validation and benchmarks found, for training prompts that were
-    checked.
+    """Result of the check of training prompts against validation and benchmarks; None without a
+    check.
     """
 
 
 class RolloutRef(Frozen):
-    """Graded samples of one policy on one problem list: tokens, text, verdicts, in durable
-    shards.
-    """
+    """Graded samples of one policy on one problem list: tokens, text and verdicts in shards."""
 
     id: str
     policy: PolicyRef
@@ -104,29 +98,34 @@ class RolloutRef(Frozen):
     tokens: int
     """Response tokens over all sequences: the length N of every column over this batch."""
     accuracy: float
+    """Share of right responses."""
 
 
 class JudgedRef(Frozen):
-    """What an LLM judge said of a rollout's responses that rules do not call correct. Verdicts
-    of the rollout itself stay as they are.
+    """An LLM judge's verdicts on the responses of a rollout that the rules do not call correct.
+
+    The verdicts of the rollout itself stay as they are.
     """
 
     id: str
     rollouts: str
+    """Identity of the RolloutRef that was judged."""
     outcomes: dict[str, int]
-    """What the judge said (`tasks.evaluation.judge.Outcome`) -> of how many responses; `same` is
-    how many it turned to correct.
+    """The judge's outcome (`tasks.evaluation.judge.Outcome`) -> number of responses; `same` counts
+    those that became correct.
     """
     calls: int
-    """Requests made; replies found in the cache made none."""
+    """Requests made; a reply from the cache needs none."""
     tokens: int
+    """Tokens read and written, as the server counts them."""
     spent: str | None
-    """The limit that left responses unjudged, None where none was."""
+    """The limit that left responses unjudged; None if no limit was reached."""
 
 
 class LogprobRef(Frozen):
-    """One float32 column over a rollout's response tokens: log pi(a_t | s_t) of `policy`, with
-    its entropy beside it.
+    """log pi(a_t | s_t) of `policy` for every response token of a rollout, and the entropy.
+
+    Both are float32 columns [N] in nats.
     """
 
     id: str
@@ -136,31 +135,29 @@ class LogprobRef(Frozen):
 
 
 class ValuesRef(Frozen):
-    """One float32 column over a rollout's response tokens: a critic's value of the state each
-    was chosen in. The critic is beside it.
+    """A critic's value of the state in which each response token of a rollout was chosen.
+
+    A float32 column [N]; the critic is stored with it.
     """
 
     id: str
     init: PolicyRef
-    """The policy whose weights the critic started from."""
+    """The policy from whose weights the critic started."""
     rollouts: str
-    """Identity of the RolloutRef it was fitted to and belongs to."""
+    """Identity of the RolloutRef on which the critic was fitted."""
     explained_variance: float | None
-    """1 - Var(R - V) / Var(R) over the batch's response tokens; None where all outcomes are
-    equal.
-    """
+    """1 - Var(R - V) / Var(R) over the response tokens; None if all outcomes are equal."""
 
 
 class TrainingRef(Frozen):
-    """A finished training run: its kept policies in order of steps, and (in the store) a record
-    per step.
-    """
+    """A finished training run: its kept policies and, in the store, a record per step."""
 
     id: str
     trail: tuple[PolicyRef, ...]
+    """Kept policies in the order of steps."""
 
     def at(self, step: int) -> PolicyRef:
-        """The policy kept at `step`. Raises LookupError naming the steps that were kept."""
+        """The policy kept at `step`. Raises LookupError if that step was not kept."""
         for policy in self.trail:
             if policy.step == step:
                 return policy
@@ -177,32 +174,40 @@ class Score(Frozen):
     """AVG@K on one benchmark with a 95 % interval clustered by problem (Sec. 4.1)."""
 
     avg: float
+    """Mean accuracy, 0 to 1."""
     k: int
+    """Samples per problem."""
     problems: int
+    """Number of problems."""
     ci95: tuple[float, float]
 
 
 class EvalReport(Frozen):
-    """What is known of a policy: the contract's REPORT.
+    """The evaluation of a policy: the contract's REPORT.
 
-    `kl_old` and `kl_base` are k1 estimates of KL(policy || ref) in nats per token on fresh samples
-    of the policy itself, against the iteration's start and the campaign's base. `entropy` is nats
-    per token, `length` response tokens per sample.
+    The KLs are k1 estimates on fresh samples of the policy itself.
     """
 
     policy: str
+    """Identity of the policy."""
     scores: dict[str, Score]
+    """Benchmark -> score."""
     kl_old: float
+    """KL(policy || the iteration's start), nats per token."""
     kl_base: float
+    """KL(policy || the campaign's base), nats per token."""
     entropy: float
+    """Nats per token."""
     length: float
+    """Response tokens per sample."""
 
 
 class Decision(Frozen):
-    """Which strategy was chosen after a teacher, and why (Sec. 4.4, Fig. 3)."""
+    """The strategy chosen after a teacher, with the reason (Sec. 4.4, Fig. 3)."""
 
     strategy: Literal["S1", "S2", "S3", "online", "none", "stop"]
     reason: str
     evidence: dict[str, Any] = Field(default_factory=dict)
+    """Every number behind the decision."""
     alternatives: dict[str, str] = Field(default_factory=dict)
-    """Every strategy not taken, with why not."""
+    """Every strategy not taken -> the reason."""

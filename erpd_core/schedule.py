@@ -25,9 +25,9 @@ def runs_of(sides: Sequence[str]) -> list[str]:
 
 def run_config(config: CampaignConfig, name: str) -> TrainConfig | RunConfig:
     """The config of a training run: `teacher`, `weak`, or a name in `runs`."""
-    found = {"teacher": config.teacher, "weak": config.weak_teacher, **config.runs}[name]
-    assert found is not None, "the config checks that every side has its run"
-    return found
+    run = {"teacher": config.teacher, "weak": config.weak_teacher, **config.runs}[name]
+    assert run is not None, "the config checks that every side has its run"
+    return run
 
 
 def run_dependencies(config: CampaignConfig, names: Iterable[str]) -> dict[str, set[str]]:

@@ -1,8 +1,7 @@
-"""AVG@K, pass@K, majority@K, intervals clustered by problem, and the paired comparison of two
-policies.
+"""AVG@K, pass@K, majority@K with 95 % intervals, and the paired comparison of two policies.
 
-Samples of one problem are not independent, so the unit of uncertainty is the problem: a mean over
-problems of per-problem means.
+Samples of one problem are not independent, so the unit of uncertainty is the problem. Every score
+is a mean over problems of per-problem means, and its interval is clustered by problem.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from statistics import NormalDist
 from erpd_core.refs import Score
 
 Outcomes = Mapping[str, Sequence[float]]
-"""Problem id -> its K outcomes, 0 or 1."""
+"""Problem id -> outcomes of its K samples, 0 or 1."""
 
 Votes = Mapping[str, Sequence[Hashable | None]]
-"""Problem id -> the answer each of its K samples gave, equal for equivalent answers; None where
-there is no answer.
+"""Problem id -> answers of its K samples, equal for equivalent answers; None where a sample has no
+answer.
 """
 
 _Z95 = NormalDist().inv_cdf(0.975)
 
 
 def avg_at_k(outcomes: Outcomes) -> Score:
-    """Mean accuracy over K samples a problem with a 95 % problem-clustered interval (normal, cut to
-    [0, 1]).
+    """Mean accuracy over K samples per problem, with a 95 % interval clustered by problem.
 
-    When every problem has the same mean the normal interval would have no width; Wilson's interval
-    over problems is used instead. Raises ValueError when there is no problem, or problems have
-    different numbers of samples.
+    The interval is normal, cut to [0, 1]. If every problem has the same mean, the normal interval
+    would have no width; Wilson's interval over problems is used instead.
+
+    **Raises:** ValueError if there is no problem, or if problems differ in their number of samples.
     """
     k = _same_k(outcomes)
     avg, ci95 = clustered([sum(row) / k for row in outcomes.values()])
@@ -40,7 +39,7 @@ def avg_at_k(outcomes: Outcomes) -> Score:
 
 
 def clustered(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """The mean of one value in [0, 1] per problem, and its 95 % interval as `avg_at_k` makes it."""
+    """Mean of one value in [0, 1] per problem, and its 95 % interval as in `avg_at_k`."""
     n = len(values)
     mean, error = _mean_and_error(values)
     low, high = (
@@ -52,12 +51,14 @@ def clustered(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
 
 
 def pass_at_k(outcomes: Outcomes, k: int) -> float:
-    """Chance that at least one of k samples is right: the unbiased estimator 1 - C(n - c, k) /
-    C(n, k) (Chen et al. 2021).
+    """Probability that at least one of k samples is right, as a mean over problems.
+
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) for c right ones of n samples (Chen et al.
+    2021). Raises ValueError unless 1 <= k <= n.
     """
     n = _same_k(outcomes)
     if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} needs 1 <= k <= {n} samples a problem")
+        raise ValueError(f"pass@{k} needs 1 <= k <= {n} samples per problem")
     values = [
         1.0 - math.comb(n - round(sum(row)), k) / math.comb(n, k) for row in outcomes.values()
     ]
@@ -65,7 +66,7 @@ def pass_at_k(outcomes: Outcomes, k: int) -> float:
 
 
 def pass_curve(outcomes: Outcomes) -> dict[int, float]:
-    """pass@k at the powers of two below K and at K itself: what more tries would bring."""
+    """pass@k at the powers of two below K and at K: the gain of more tries."""
     n = _same_k(outcomes)
     return {
         k: pass_at_k(outcomes, k) for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n)
@@ -73,14 +74,15 @@ def pass_curve(outcomes: Outcomes) -> dict[int, float]:
 
 
 def majority_at_k(outcomes: Outcomes, votes: Votes) -> dict[str, float]:
-    """Problem -> how right the answer is that most of its K samples gave (self-consistency, Wang et
-    al. 2023).
+    """majority@K of each problem: the outcome of its most frequent answer (self-consistency).
 
-    It is the mean outcome of the samples that gave the most frequent answer. Of answers equally
-    frequent each counts alike, which is what drawing one of them at random would come to: no tie is
-    won by luck. Samples without an answer do not vote, and where none votes it is 0.
+    Self-consistency is by Wang et al. 2023. The value is the mean outcome of the samples that gave
+    the most frequent answer. Tied answers count equally, which is the expectation of drawing one of
+    them at random, so no tie is decided by luck. Samples without an answer do not vote; without any
+    vote the value is 0.
 
-    Raises ValueError when problems or numbers of samples of the two differ.
+    **Returns:** Problem -> value in [0, 1].
+    **Raises:** ValueError if `outcomes` and `votes` differ in problems or numbers of samples.
     """
     k = _same_k(outcomes)
     if outcomes.keys() != votes.keys() or any(len(row) != k for row in votes.values()):
@@ -101,16 +103,19 @@ def _majority(outcomes: Sequence[float], votes: Sequence[Hashable | None]) -> fl
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference a - b over the problems both were tried on."""
+    """Paired difference a - b of two policies over the problems that both were tried on."""
 
     difference: float
+    """Mean over problems of the difference in accuracy, -1 to 1."""
     standard_error: float
     problems: int
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """95 % interval, normal. Where all problems differ alike its half width is that of
-        Wilson's interval at 0, not nothing.
+        """95 % interval, normal.
+
+        If all problems have the same difference, the half width is that of Wilson's interval at 0
+        rather than 0. With fewer than two problems the interval is (-1, 1).
         """
         if self.problems < 2:
             return -1.0, 1.0
@@ -118,14 +123,12 @@ class Comparison:
         return max(-1.0, self.difference - half), min(1.0, self.difference + half)
 
     def beyond_noise(self, z: float, at_least: float = 0.0) -> bool:
-        """Is the difference larger than `at_least` by more than z standard errors?"""
+        """Whether the difference exceeds `at_least` by more than z standard errors."""
         return self.problems > 1 and self.difference - z * self.standard_error > at_least
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
-    """Paired by problem. Raises ValueError when the problems differ: the comparison would not be
-    paired.
-    """
+    """Compare two policies paired by problem. Raises ValueError if their problems differ."""
     ka, kb = _paired(a, b)
     gains = [sum(a[problem]) / ka - sum(b[problem]) / kb for problem in a]
     mean, error = _mean_and_error(gains)
@@ -133,13 +136,12 @@ def compare(a: Outcomes, b: Outcomes) -> Comparison:
 
 
 def p_value(a: Outcomes, b: Outcomes) -> float:
-    """Two-sided chance of a paired difference at least this large if the policies were equally good
-    on every problem.
+    """Two-sided p-value of the paired difference, by the exact sign-flip test.
 
-    The exact sign-flip test: then each problem's difference is as likely the other way round,
-    independently, and every choice of signs is as likely as any other. All 2^n are counted, by the
-    value of their sum; nothing is drawn and no distribution is assumed. Raises ValueError as
-    `compare`.
+    The null hypothesis is that the policies are equally good on every problem. Then the sign of
+    each problem's difference is random and independent, and all 2^n choices of signs are equally
+    likely. They are counted by the value of their sum, without sampling and without an assumed
+    distribution. Raises ValueError if the problems differ.
     """
     ka, kb = _paired(a, b)
     steps = [abs(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka) for problem in a]
@@ -150,7 +152,7 @@ def p_value(a: Outcomes, b: Outcomes) -> float:
         abs(sum(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka for problem in a)) // unit
     )
     total = sum(steps) // unit
-    chance = [1.0]  # of each number of units counted upwards, by problem after problem
+    chance = [1.0]  # chance[u]: probability that the positive signs add up to u units
     for step in (step // unit for step in steps if step):
         nothing = [0.0] * step
         chance = [
@@ -168,7 +170,7 @@ def _paired(a: Outcomes, b: Outcomes) -> tuple[int, int]:
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; of one value, 0."""
+    """Mean and its standard error, which is 0 for a single value."""
     n = len(values)
     mean = math.fsum(values) / n
     var = math.fsum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else 0.0

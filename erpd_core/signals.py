@@ -1,9 +1,8 @@
-"""Columns of token log-probs -> the token signal a student is distilled on (Sec. 3.3, 3.4; Tables 7
-and 12).
+"""Token signals for distillation, from columns of log-probs (Sec. 3.3, 3.4; Tables 7 and 12).
 
-A signal is a column (`erpd_core.columns`) worked out where it is read. Only centre and scale of its
-whitening need all of it, and they are found by going through it once, stretch by stretch: no more
-than a stretch is ever in memory.
+A signal is a column (`erpd_core.columns`) that is computed when it is read. Only the center and
+scale of its whitening need the whole column. They come from one pass, stretch by stretch, so no
+more than a stretch is ever in memory.
 """
 
 from __future__ import annotations
@@ -26,10 +25,11 @@ Where = Tensor | slice
 
 @dataclass(frozen=True)
 class Whitening:
-    """`(value - centre) / scale`; None leaves values as they are."""
+    """The affine map `(value - centre) / scale`."""
 
     centre: float
     scale: float | None
+    """None leaves values as they are."""
 
     def __call__(self, value_n: Tensor) -> Tensor:
         return (
@@ -40,11 +40,13 @@ class Whitening:
 
 
 def whitening(value_N: Column, mode: str) -> Whitening:
-    """How to whiten a column. `shift`: mean 0 and variance 1 over tokens; `scale`: divided by the
-    standard deviation, signs kept; `off`.
+    """The whitening of a column.
 
-    Shifting can flip signs, so it is a choice and not a habit. Raises Fault when all values are
-    equal: there is nothing to distil.
+    **Arguments:**
+        mode: `shift` gives mean 0 and variance 1 over tokens. `scale` divides by the standard
+            deviation and keeps signs. `off` changes nothing. Shifting can flip signs, so it is a
+            choice and not a habit.
+    **Raises:** Fault if all values are equal, or one is not finite: there is nothing to distil.
     """
     mean, std = moments(value_N)
     if not math.isfinite(std) or std <= 1e-12:
@@ -56,8 +58,9 @@ def whitening(value_N: Column, mode: str) -> Whitening:
 
 
 def moments(value_N: Column) -> tuple[float, float]:
-    """Mean and standard deviation over all tokens, in float64; moments of stretches are put
-    together as by Chan, Golub and LeVeque.
+    """Mean and standard deviation (of the population) over all tokens, in float64.
+
+    The moments of stretches are merged by the method of Chan, Golub and LeVeque.
     """
     count, mean, std = 0, 0.0, 0.0
     for part in stretches(len(value_N)):
@@ -78,18 +81,21 @@ def moments(value_N: Column) -> tuple[float, float]:
 
 
 def whiten(value_N: Tensor, mode: str) -> Tensor:
-    """`value_N` whitened over its tokens. Raises as `whitening` does."""
+    """`value_N` whitened over its tokens. Raises Fault as `whitening` does."""
     return whitening(value_N, mode)(value_N)
 
 
 def log_ratio(
     spec: SignalSpec, numerator_n: Tensor | None, denominator_n: Tensor | None, positive_n: Tensor
 ) -> Tensor:
-    """`lp_numerator - lp_denominator` of some tokens, masked on positives: [n] float32, not yet
-    whitened.
+    """`lp_numerator - lp_denominator` of n tokens, masked on right responses, not whitened.
 
-    **Arguments:** log-probs, None for a side that is `none`; `positive_n` bool, tokens of right
-    responses. Raises ValueError when both sides are none, Fault when the ratio is not finite.
+    **Arguments:**
+        spec: Its `positives` says which part of the ratio is kept on right responses.
+        numerator_n, denominator_n: Log-probs in nats; None for the side `none`, which counts as 0.
+        positive_n: bool, tokens of right responses.
+    **Returns:** [n] float32, nats.
+    **Raises:** ValueError if both sides are None, Fault if the ratio is not finite.
     """
     if numerator_n is None and denominator_n is None:
         raise ValueError("a signal needs a numerator or a denominator")
@@ -97,7 +103,7 @@ def log_ratio(
     ratio_n = (zero if numerator_n is None else numerator_n) - (
         zero if denominator_n is None else denominator_n
     )
-    # a sum costs less than a mask
+    # a sum is cheaper than a mask
     if not bool(torch.isfinite(ratio_n.sum())) and (bad := int((~torch.isfinite(ratio_n)).sum())):
         raise Fault(
             f"{bad} tokens of the signal are not finite", "look at the policies of its two sides"
@@ -110,7 +116,7 @@ def log_ratio(
 
 @dataclass(frozen=True)
 class LogRatio:
-    """`log_ratio` as a column."""
+    """`log_ratio` as a column, in nats."""
 
     spec: SignalSpec
     numerator_N: Column | None
@@ -128,9 +134,10 @@ class LogRatio:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Columns times their weights, added up."""
+    """Weighted sum of columns."""
 
     parts: Sequence[tuple[float, Column]]
+    """(weight, column) of each part."""
 
     def __len__(self) -> int:
         return len(self.parts[0][1])
@@ -141,7 +148,7 @@ class WeightedSum:
 
 @dataclass(frozen=True)
 class Whitened:
-    """A column whitened, then clipped to +- `limit`."""
+    """A column whitened, then clipped to +- `limit` (standard deviations; nats if not whitened)."""
 
     value_N: Column
     how: Whitening
@@ -159,7 +166,13 @@ def build_signal(
 ) -> Column:
     """The fixed signal `A_hat` of a batch: masked, whitened over its response tokens, clipped.
 
-    Goes through the columns once, for the whitening. Raises as `log_ratio` and `whitening` do.
+    It reads the columns once, for the whitening.
+
+    **Arguments:**
+        numerator_N, denominator_N: Log-probs in nats; None for the side `none`.
+        positive_N: bool, tokens of right responses.
+    **Raises:** ValueError if both sides are None, Fault if the ratio is not finite or the same on
+        every token.
     """
     ratio_N = LogRatio(spec, numerator_N, denominator_N, positive_N)
     return Whitened(ratio_N, whitening(ratio_N, spec.whiten), spec.clip)
@@ -170,25 +183,28 @@ def clipped(signal_N: Tensor, limit: float | None) -> Tensor:
 
 
 def weighted_sum(signals: Sequence[tuple[float, Column]], mode: str) -> Column:
-    """Whitened signals times their weights, and the sum whitened again, so that its scale does
-    not depend on the weights.
+    """Weighted sum of whitened signals, whitened again.
+
+    The second whitening makes its scale independent of the weights.
     """
     total_N = WeightedSum(signals)
     return Whitened(total_N, whitening(total_N, mode))
 
 
 class Signal(Protocol):
-    """The token signal of a batch, asked for by micro-batch."""
+    """The token signal of a batch, read by micro-batch."""
 
     def at(self, index: Tensor, lp_N: Tensor) -> Tensor:
-        """The signal of the tokens `index`, whose log-probs under the policy in training are now
-        `lp_N` (no gradient): [n].
+        """The signal of the tokens at positions `index`: [n], on the device of `lp_N`.
+
+        `lp_N` are the current log-probs of these tokens under the policy in training, without
+        gradient.
         """
 
 
 @dataclass(frozen=True)
 class FixedSignal:
-    """A column held fixed: trajectory advantages in stage 1, `A_hat` in stage 2."""
+    """A signal that does not change: trajectory advantages in stage 1, `A_hat` in stage 2."""
 
     signal_N: Column
 
@@ -198,11 +214,11 @@ class FixedSignal:
 
 @dataclass(frozen=True)
 class LiveSignal:
-    """Fig. 7's variant: the denominator is the policy in training, so the pull ends where the
-    student has reached the numerator.
+    """The variant of Fig. 7: the denominator is the policy in training.
 
-    Centre and scale of the whitening are those of the signal at the start, where the live policy is
-    old: both variants begin alike.
+    The pull ends where the student has reached the numerator. The center and scale of the whitening
+    are those of the signal at the start, where the live policy equals old, so both variants start
+    with the same signal.
     """
 
     spec: SignalSpec

@@ -12,20 +12,22 @@ from erpd_core.losses import LossInputs
 from erpd_core.parallel import SINGLE, WorkerGroup
 
 Record = dict[str, float]
-"""Name -> number: what is known of one optimizer step."""
+"""Name -> number: the metrics of one optimizer step."""
 
 
 class StepStatistics:
-    """Means over a minibatch's tokens of what Fig. 4, 5, 9 and 10 plot, taken before the step's
-    update. Only sums are kept.
+    """Token means over a minibatch, measured before the update of the step.
+
+    Only sums are kept, so micro-batches can be added one by one.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._ratios: list[float] = []
-        """The smallest and the largest of each part."""
+        """The smallest and the largest ratio theta / old of each part."""
 
     def add(self, x: LossInputs, metrics: dict[str, Tensor]) -> None:
+        """Add the tokens of a micro-batch, or of a part of it, with the metrics of the loss."""
         lp_N, reward_N, old_N = (
             column.detach().double() for column in (x.lp_N, x.reward_N, x.old_N)
         )
@@ -48,21 +50,26 @@ class StepStatistics:
             }
         sums = torch.stack([column.double().sum() for column in columns.values()])
         ends = log_ratio_N.aminmax()
-        *found, low, high = torch.cat([sums, ends.min.exp()[None], ends.max.exp()[None]]).tolist()
-        for name, value in zip(columns, found, strict=True):
+        *totals, low, high = torch.cat([sums, ends.min.exp()[None], ends.max.exp()[None]]).tolist()
+        for name, value in zip(columns, totals, strict=True):
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._ratios += [low, high]
 
     def record(self, workers: WorkerGroup = SINGLE) -> Record:
-        """Of the tokens of all members, the same for each.
+        """The record over the tokens of all workers; the same for each of them.
 
-        `kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old: not the tables' KL,
-        which is on fresh samples of theta.
+        `kl_old_theta_on_old_batch` is KL(old || theta), k3, sampled by old, in nats per token. It
+        is not the KL of the paper's tables, which is on fresh samples of theta.
+        `explained_variance` is 1 - Var(R - p) / Var(R), with p the probability of the token under
+        theta.
         """
-        told = workers.gather((self._sums, self._ratios))
-        names = next(sums for sums, _ in told if sums)
-        sums = {name: math.fsum(one[name] for one, _ in told if one) for name in names}
-        ratios = [ratio for _, found in told for ratio in found]
+        gathered = workers.gather((self._sums, self._ratios))
+        names = next(own_sums for own_sums, _ in gathered if own_sums)
+        sums = {
+            name: math.fsum(own_sums[name] for own_sums, _ in gathered if own_sums)
+            for name in names
+        }
+        ratios = [ratio for _, own_ratios in gathered for ratio in own_ratios]
         tokens = sums.pop("tokens")
         spread, left = (
             sums.pop(f"{name}^2") / tokens - (sums.pop(f"{name}^1") / tokens) ** 2
@@ -78,6 +85,6 @@ class StepStatistics:
                 of_sign |= {f"{key}_{name}": total / count for key, total in parts.items()}
         record = {name: total / tokens for name, total in sums.items()}
         record |= {"ratio_max": max(ratios), "ratio_min": min(ratios), **of_sign}
-        if spread > 1e-12:  # explained variance has no meaning where all outcomes are equal
+        if spread > 1e-12:  # explained variance is undefined if all outcomes are equal
             record["explained_variance"] = 1.0 - left / spread
         return record

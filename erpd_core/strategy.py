@@ -1,11 +1,17 @@
-"""After a teacher: which signal next (Sec. 4.4, Fig. 3), decided from validation scores and their
-uncertainty.
+"""Decides which signal follows a teacher, from validation scores (Sec. 4.4, Fig. 3).
 
-Strategy 1 while the teacher is better than its start beyond noise; else 3 when an earlier student
-is clearly behind the teacher; else 2; else an online stage (Fig. 8); else stop. A fallback is taken
-`at_most` so often until a teacher or an online stage helps again: in Table 2 strategy 3 is taken
-once, though the student it moved away from is behind still, and strategy 2 follows. The evidence is
-returned with the decision, and so is why every other strategy was not taken.
+The first that applies is taken:
+
+1. S1, if the teacher is better than its start beyond noise.
+2. S3, if an earlier student is clearly behind the teacher.
+3. S2, if the recipe has an unlearned teacher.
+4. An online stage (Fig. 8), if the recipe has one.
+5. Stop.
+
+A fallback is taken at most `at_most` times until a teacher or an online stage helps again. In
+Table 2 strategy 3 is taken once, although the student it moved away from is still behind, and
+strategy 2 follows. The decision carries its evidence and, for every other strategy, why it was not
+taken.
 """
 
 from __future__ import annotations
@@ -29,12 +35,17 @@ def decide(
 ) -> Decision:
     """Choose the strategy of one iteration.
 
-    **Arguments:** validation outcomes of the iteration's start, of its strong teacher, and of the
-    students of earlier iterations (keyed by iteration; the last one is the start itself and never a
-    candidate); `weak_available`, `online_available`: does the recipe have an unlearned teacher, an
-    online stage; `before`: strategies of the iterations before this one.
-    **Returns:** the decision; `evidence` holds every number it rests on. `strategy: stop` when
-    nothing allowed applies.
+    **Arguments:**
+        iteration: Number of the iteration, from 1.
+        start: Validation outcomes of the policy that the iteration starts from.
+        teacher: Validation outcomes of its strong teacher.
+        students: Iteration -> validation outcomes of its student, for earlier iterations. The last
+            one is the start itself and never a candidate for S3.
+        weak_available: Whether the recipe has an unlearned teacher.
+        online_available: Whether the recipe has an online stage.
+        before: Strategies of the iterations before this one.
+    **Returns:** The decision; its `evidence` holds every number behind it. The strategy is `stop`
+        if nothing that is allowed applies.
     """
     gain = compare(teacher, start)
     evidence: dict[str, object] = {
@@ -68,19 +79,19 @@ def decide(
             strategy=strategy, reason="fixed by the recipe", evidence=evidence, alternatives=others
         )
 
-    says = (
+    measured = (
         f"teacher minus start is {gain.difference:+.3f} (standard error {gain.standard_error:.3f})"
     )
     not_taken: dict[str, str] = {}
     if "S1" not in config.allowed:
         not_taken["S1"] = "not allowed by the recipe"
     elif gain.beyond_noise(config.z, config.min_gain):
-        reason = f"the teacher is better than its start beyond noise: {says}"
+        reason = f"the teacher is better than its start beyond noise: {measured}"
         return Decision(
             strategy="S1", reason=reason, evidence=evidence, alternatives=_rest("S1", not_taken)
         )
     else:
-        not_taken["S1"] = f"the teacher is not better than its start beyond noise: {says}"
+        not_taken["S1"] = f"the teacher is not better than its start beyond noise: {measured}"
 
     clear = [
         index
@@ -130,14 +141,18 @@ def decide(
 
 
 def _refused(config: DecisionConfig, name: Fallback, before: Sequence[str]) -> str | None:
-    """Why the recipe does not want this fallback now, if so."""
+    """Why the recipe rules out this fallback now; None if it does not."""
     if name not in config.allowed:
         return "not allowed by the recipe"
     helped = max(
-        (place for place, one in enumerate(before, 1) if one in ("S1", "online") and one != name),
+        (
+            place
+            for place, strategy in enumerate(before, 1)
+            if strategy in ("S1", "online") and strategy != name
+        ),
         default=0,
     )
-    taken = sum(one == name for one in before[helped:])
+    taken = sum(strategy == name for strategy in before[helped:])
     if taken >= config.at_most.get(name, taken + 1):
         return (
             f"taken {taken} time{'s' if taken > 1 else ''} already since a teacher or an "
@@ -147,7 +162,7 @@ def _refused(config: DecisionConfig, name: Fallback, before: Sequence[str]) -> s
 
 
 def _rest(taken: str, not_taken: Mapping[str, str]) -> dict[str, str]:
-    """Why each strategy but the one taken was not."""
+    """Every strategy but the one taken -> why it was not taken."""
     return {
         name: not_taken.get(name, f"{taken} applies")
         for name in ("S1", "S2", "S3", "online")

@@ -1,1 +1,1 @@
-"""Composition only: which stages, in which order, with which decisions between them. No tensors."""
+"""Flows: which stages run, in which order, with which decisions between them. No tensors here."""

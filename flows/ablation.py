@@ -1,6 +1,6 @@
 """A study as a flow: its arms are campaigns that run in turn, or side by side where Ray has room.
 
-What arms share is computed once, and shown as Cached after that.
+Stages that arms share are computed once, and shown as Cached after that.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StudyResult(Frozen):
     "common.",
 )
 def ablation(what: StudyChoice) -> StudyResult:
-    """Every arm of a study."""
+    """Run every arm of a study."""
     return carry_out_study(prepare_study(what.resolve()))
 
 
@@ -77,7 +77,7 @@ run_study = flow(name="ablation", validate_parameters=False)(carry_out_study)
 def failure_of(failed: dict[str, Exception]) -> Exception:
     """The error of a study with failed arms.
 
-    If all of them failed by a numerical fault, it is the first of these, in its own words.
+    If all of them ended with a numerical fault, it is the first fault with its own message.
     """
     faults = [(arm, error) for arm, error in failed.items() if isinstance(error, Fault)]
     if len(faults) < len(failed):
@@ -86,12 +86,14 @@ def failure_of(failed: dict[str, Exception]) -> Exception:
         )
     arm, fault = faults[0]
     return fault.within(
-        f"arm {arm}" if len(faults) == 1 else f"arm {arm}, the first of {len(faults)} that end so"
+        f"arm {arm}"
+        if len(faults) == 1
+        else f"arm {arm}, the first of {len(faults)} that end like this"
     )
 
 
 def _run_arms(prepared: PreparedStudy) -> Iterator[tuple[str, Callable[[], CampaignResult]]]:
-    """Each arm, as it ends, with a function that gives its result or raises its error."""
+    """Each arm as it ends, with a function that returns its result or raises its error."""
     runs = {
         arm: partial(run_campaign, campaign, prepared.study.name)
         for arm, campaign in prepared.arms.items()
@@ -108,7 +110,7 @@ def _run_arms(prepared: PreparedStudy) -> Iterator[tuple[str, Callable[[], Campa
         for future in as_completed(running):
             yield running[future], future.result
     except BaseException:
-        # An interrupt meets this thread alone; the others end before what they use is stopped.
+        # Only this thread is interrupted. The others must end before their services are stopped.
         cancel_all(True)
         raise
     finally:
@@ -116,7 +118,7 @@ def _run_arms(prepared: PreparedStudy) -> Iterator[tuple[str, Callable[[], Campa
 
 
 def publish_study(prepared: PreparedStudy) -> None:
-    """Write the study's report, also about failed arms, and attach it to MLflow."""
+    """Write the study's report, failed arms included, and attach it to MLflow."""
     study = prepared.study
     path = write_study_pages(prepared.id, study, prepared.campaigns, open_store())
     tracker = open_tracker()
@@ -127,12 +129,12 @@ def publish_study(prepared: PreparedStudy) -> None:
 
 
 def show_table(prepared: PreparedStudy) -> None:
-    """Show the current table as an artifact of the Prefect run."""
+    """Show the current table as an artifact of the Prefect flow run."""
     rows = study_rows(open_registry(), begun(prepared.campaigns), prepared.study)
     path = reports_path(prepared.id) / "report.html"
     report = (
         f"{prepared.study.description}\n\n{study_markdown(rows)}\n\n"
-        f"The whole report, at the end: `{path}`"
+        f"The full report, at the end: `{path}`"
     )
     title = f"{prepared.id}: every arm beside the paper's numbers"
     LiveArtifact("markdown", "study-report").show(report, title)
@@ -145,9 +147,9 @@ def write_study_pages(name: str, study: Study, campaigns: Mapping[str, str], sto
         campaigns: Arm -> campaign.
     **Returns:** The path of `report.html`.
     """
-    registry, folder, there = open_registry(), reports_path(name), begun(campaigns)
-    write_efficiency_page(registry, there, folder)
-    return write_study_report(registry, store, study, there, folder)
+    registry, folder, known = open_registry(), reports_path(name), begun(campaigns)
+    write_efficiency_page(registry, known, folder)
+    return write_study_report(registry, store, study, known, folder)
 
 
 def begun(campaigns: Mapping[str, str]) -> dict[str, str]:

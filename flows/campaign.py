@@ -48,7 +48,7 @@ class CampaignResult(Frozen):
     **HOOKS,
 )
 def campaign(what: What) -> CampaignResult:
-    """Every stage that the store already holds is shown as Cached; the rest is computed."""
+    """Run a campaign; a stage whose result is in the store is shown as Cached."""
     config, recipe = what.resolve()
     return carry_out(prepare_campaign(config), recipe)
 
@@ -73,7 +73,7 @@ def carry_out(prepared: PreparedCampaign, recipe: str) -> CampaignResult:
         status = "completed"
         return result
     except Pause:
-        status = "running"  # suspended: it begins again where it is
+        status = "running"  # suspended: it resumes in this iteration
         raise
     except Fault as fault:
         recorder.record_end(str(fault))
@@ -103,7 +103,7 @@ run_campaign = flow(name="campaign", task_runner=StageRunner(), validate_paramet
 
 
 class Campaign:
-    """The steps of a campaign."""
+    """The steps of a campaign: the base first, then its iterations."""
 
     def __init__(self, prepared: PreparedCampaign, recipe: str, recorder: CampaignRecorder) -> None:
         self.prepared, self.recipe, self.recorder = prepared, recipe, recorder
@@ -137,7 +137,10 @@ class Campaign:
         )
 
     def _iteration(self, index: int, state: CampaignState) -> IterationResult | None:
-        """An iteration's result, once a person has decided what a person is to decide."""
+        """An iteration's result, after the decision that a user has to make, if any.
+
+        None if the decision is to stop.
+        """
         runtime = self.config.runtime
         asks = not can_suspend(runtime.answer_seconds, runtime.pause_seconds)
         while True:
@@ -150,7 +153,7 @@ class Campaign:
             self.recorder.at(index).record_decision(ask_elsewhere(result))
 
     def _begin(self) -> tuple[CampaignState, EvalReport]:
-        """Import the base, draw the problems, and measure the base: side by side where possible."""
+        """Import the base, draw the problems and measure the base, in parallel where possible."""
         base, validation, benchmarks = self._inputs()
         validating = validation_stage(self.config, base, validation)
         evaluating = evaluation_stage(self.config, base, base, base, benchmarks)
@@ -195,7 +198,7 @@ class Campaign:
 
 
 def _after(state: CampaignState, result: IterationResult) -> CampaignState:
-    """What the campaign knows after an iteration."""
+    """The state of the campaign after an iteration."""
     index = result.index
     return state.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""An evaluation as a flow: a model on benchmarks, alone or against another."""
+"""A flow that evaluates a model on benchmarks, alone or against another model."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tasks.host.home import home
 from tasks.untrusted.display_text import markdown, one_line
 
 SHOWN = 200
-"""Problems of the run's table: the first ones."""
+"""Rows of the problem table in Prefect's UI: the first ones."""
 Model = Annotated[str, Field(min_length=1)]
 
 
 class EvaluationForm(Form):
-    """What is evaluated, and on what."""
+    """A model, and the benchmarks to evaluate it on."""
 
     model: Model = "tiny"
-    """`tiny`, a model directory, a policy's id, or a hub id (owner/name)."""
+    """`tiny`, a model directory, a policy id, or a hub id (owner/name)."""
     benchmarks: Annotated[list[str], Field(min_length=1)] = ["tiny"]
-    """`tiny`, names of `erpd benchmarks`, or files of problems."""
+    """`tiny`, benchmark names (`erpd benchmarks` lists them), or problem files."""
     against: Model | None = None
-    """Another model, compared with the first problem by problem."""
+    """A second model; the two are compared problem by problem."""
     k: PositiveInt | None = None
-    """Samples per problem; the benchmark's own when empty."""
+    """Samples per problem; if empty, the benchmark's default."""
     count: PositiveInt | None = None
-    """Problems of each benchmark; all when empty."""
+    """Number of problems from each benchmark; if empty, all."""
     seed: int = 0
     changes: list[Change] = Field(default_factory=list)
-    """`runtime.KEY=value`: device, engine and the like; `judge.KEY=value`: endpoint and model."""
+    """`runtime.KEY=value` (device, engine and so on), `judge.KEY=value` (endpoint and model)."""
 
 
 @flow(
@@ -44,8 +44,11 @@ class EvaluationForm(Form):
     description="AVG@K, pass@K and majority@K of a model on benchmarks, alone or against another.",
 )
 def evaluation(what: EvaluationForm) -> dict[str, Any]:
-    """The contract's REPORT, with more measures beside it; the same as artifacts of the run."""
-    asked = Asked(
+    """Evaluate, and show the scores and the problems as artifacts of the run.
+
+    **Returns:** The result of `evaluate_models`.
+    """
+    request = Asked(
         what.model,
         what.benchmarks,
         what.against,
@@ -55,7 +58,7 @@ def evaluation(what: EvaluationForm) -> dict[str, Any]:
         settings=what.changes,
     )
     result, rows = evaluate_models(
-        plan_evaluation(asked), home() / "logs" / "evaluations.events.jsonl"
+        plan_evaluation(request), home() / "logs" / "evaluations.events.jsonl"
     )
     create_markdown_artifact(
         evaluation_markdown(result, what),
@@ -71,14 +74,14 @@ def evaluation(what: EvaluationForm) -> dict[str, Any]:
 
 
 def _shown(row: ProblemRow) -> ProblemRow:
-    """What a model answered, and what a data file says, in one line each."""
+    """A row whose texts (answers, texts from data files) are one line each."""
     return {
         name: one_line(value) if isinstance(value, str) else value for name, value in row.items()
     }
 
 
 def evaluation_markdown(result: dict[str, Any], what: EvaluationForm) -> str:
-    """A table of scores, and the comparison where there is one."""
+    """The scores as a Markdown table; below it the comparison, if there is one."""
     sides = {what.model: result} | ({what.against: result["against"]} if what.against else {})
     lines = [
         "| model | benchmark | AVG@K | K | problems | KL | entropy | length |",
@@ -93,11 +96,11 @@ def evaluation_markdown(result: dict[str, Any], what: EvaluationForm) -> str:
                 f"| {names} | {percent(score.avg)} {interval(score)} | {score.k} | "
                 f"{score.problems} | {' | '.join(figures)} |"
             )
-    for benchmark, one in result.get("comparison", {}).items():
-        low, high = one["ci95"]
+    for benchmark, comparison in result.get("comparison", {}).items():
+        low, high = comparison["ci95"]
         lines += [
             "",
-            f"{markdown(benchmark)}: {points(one['difference'])} points [{points(low)}, "
-            f"{points(high)}], p = {one['p_value']:.3g}",
+            f"{markdown(benchmark)}: {points(comparison['difference'])} points "
+            f"[{points(low)}, {points(high)}], p = {comparison['p_value']:.3g}",
         ]
     return "\n".join(lines)

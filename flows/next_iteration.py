@@ -1,4 +1,4 @@
-"""One more iteration of a campaign: what a schedule asks for every night (Sec. 4.4)."""
+"""A flow that adds iterations to a campaign, for example every night by a schedule (Sec. 4.4)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ More = Annotated[
         ge=1,
         le=100,
         title="Iterations",
-        description="How many more. One that was cut off is finished first.",
+        description="How many more. An interrupted iteration is finished first.",
     ),
 ]
 
@@ -29,23 +29,23 @@ More = Annotated[
 @flow(
     name="next-iteration",
     task_runner=StageRunner(),
-    description="Go on with a campaign: the next iteration, from its last student.",
+    description="Continue a campaign: the next iteration, from its last student.",
     **HOOKS,
 )
 def next_iteration(what: What, more: More = 1) -> CampaignResult:
-    """The first call begins the campaign; each later one, asked in the same words, adds to it.
+    """Start the campaign, or add iterations to it if it was run before with the same parameters.
 
     Args:
-        more: How many more iterations. One that was cut off is finished first.
+        more: How many more iterations. An interrupted iteration is finished first.
     """
     config, recipe = what.resolve()
     return carry_out(longer(prepare_campaign(config), more), recipe)
 
 
 def longer(prepared: PreparedCampaign, more: int) -> PreparedCampaign:
-    """The campaign with `more` iterations than it has completed; its identity stays the same."""
+    """The campaign, prepared for `more` iterations than it has completed; it keeps its id."""
     iterations = open_registry().iterations(prepared.id)
-    wanted = sum(one.status == "completed" for one in iterations) + more
+    wanted = sum(iteration.status == "completed" for iteration in iterations) + more
     config = prepared.config
     config = config_of(config.model_dump(mode="json") | {"iterations": wanted}, config.name)
     return prepared.model_copy(update={"config": config})

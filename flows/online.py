@@ -1,6 +1,4 @@
-"""An on-policy stage by itself (Fig. 8): fresh samples for every update, from any policy that
-there is.
-"""
+"""A flow that runs an on-policy stage alone (Fig. 8): fresh samples for every update."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from tasks.registry import open_registry
 Start = Annotated[
     str,
     Field(
-        title="Start", description="`base`, a policy's id, or a campaign: its last student then."
+        title="Start", description="`base`, a policy id, or a campaign (its last student is taken)."
     ),
 ]
 Iterations = Annotated[
@@ -31,7 +29,7 @@ Iterations = Annotated[
         ge=1,
         le=1000,
         title="Iterations",
-        description="Each as long as the recipe's online section says.",
+        description="The recipe's `online` section sets the length of each.",
     ),
 ]
 
@@ -43,14 +41,18 @@ Iterations = Annotated[
     **HOOKS,
 )
 def online(what: What, start: Start = "base", iterations: Iterations = 1) -> CampaignResult:
-    """A campaign whose every iteration is online."""
+    """Run a campaign of which every iteration is online."""
     config, recipe = what.resolve()
     return carry_out(prepare_campaign(online_config(config, start, iterations)), recipe)
 
 
 def online_config(config: CampaignConfig, start: str, iterations: int) -> CampaignConfig:
-    """The campaign that goes on from `start` on-policy. Raises ValueError in one line;
-    LookupError for a campaign without students.
+    """The config of a campaign that trains on policy from `start`.
+
+    **Arguments:**
+        start: `base`, a policy id, or a campaign, whose last student is taken.
+    **Raises:** ValueError, in one line, for an invalid config; LookupError if the campaign is
+        unknown or has no student.
     """
     changes = {
         "name": f"{config.name}-online"[:61],
@@ -66,12 +68,14 @@ def online_config(config: CampaignConfig, start: str, iterations: int) -> Campai
 
 
 def last_student(campaign: str) -> str:
-    """Identity of the policy that a campaign came to. Raises LookupError for one that is not
-    known or has none.
+    """The policy id of a campaign's last student.
+
+    **Raises:** LookupError if the campaign is unknown or has no student.
     """
     registry = open_registry()
-    found = registry.campaign(campaign)
-    students = [one.report.policy for one in registry.reports(found.id) if one.role == "student"]
+    id = registry.campaign(campaign).id
+    reports = registry.reports(id)
+    students = [row.report.policy for row in reports if row.role == "student"]
     if not students:
-        raise LookupError(f"{found.id}: it has no student yet; run it, or start from `base`")
+        raise LookupError(f"{id}: it has no student yet; run it, or start from `base`")
     return students[-1]

@@ -1,4 +1,4 @@
-"""A report as a flow: written anew, and shown."""
+"""A flow that writes the report of a campaign or study again, and shows it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Name = Annotated[
     Field(
         min_length=1,
         title="Campaign or study",
-        description="Its id, its name (the latest of it), or a beginning of either.",
+        description="Its id, its name (the latest one is taken), or the beginning of either.",
     ),
 ]
 
 
-@flow(name="report", description="Write the HTML report of a campaign or a study anew.")
+@flow(name="report", description="Write the HTML report of a campaign or a study again.")
 def report(name: Name) -> str:
-    """The report's path. Raises LookupError for a campaign that is not known."""
+    """Write a report, and return its path. Raises LookupError for an unknown campaign."""
     registry, store = open_registry(), open_store()
-    if found := remembered(name):
-        id, study = found
+    if remembered_study := remembered(name):
+        id, study = remembered_study
         campaigns = study_campaigns(study)
         path = write_study_pages(id, study, campaigns, store)
         text = study_markdown(study_rows(registry, begun(campaigns), study))
@@ -44,7 +44,5 @@ def report(name: Name) -> str:
         path = write_report(registry, store, campaign, reports_path(campaign))
         rows = table_rows(registry, campaign)
         text = "\n\n".join([*map(markdown, summary(rows)), campaign_markdown(rows)])
-    create_markdown_artifact(
-        f"{text}\n\nThe whole report: `{path}`", key="report", description=name
-    )
+    create_markdown_artifact(f"{text}\n\nThe full report: `{path}`", key="report", description=name)
     return str(path)

@@ -1,10 +1,9 @@
-"""Which packages of constraints.txt have known vulnerabilities: a table in Markdown, from the
-advisories that pip-audit gets from PyPI.
+"""Reports packages of constraints.txt with known vulnerabilities, as a Markdown table.
 
     python -m scripts.audit
 
-A report, not a gate: it ends with exit code 0 whatever it finds, and where no advisory service
-answers, which it says in one line.
+pip-audit gets the advisories from PyPI. This is a report, not a gate: the exit code is 0 whatever
+it finds. It is also 0 if no advisory service answers; one line then says so.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ SECONDS = 600
 UNREACHABLE = re.compile(
     r"(Connection|Proxy|SSL|HTTP|Timeout|ServiceError)\w*|\b[Cc]ould not connect|\btimed out"
 )
-"""In the last line of pip-audit's complaint: it is about the service, not about what it was
-given.
-"""
+"""Matches the last line of an error of pip-audit that is about the service, not about the input."""
 
 
 def main() -> None:
@@ -46,50 +43,53 @@ def main() -> None:
             [sys.executable, *COMMAND], capture_output=True, text=True, timeout=SECONDS
         )
     except subprocess.TimeoutExpired:
-        print(no_report(f"it did not end within {SECONDS} s"))
+        print(no_report(f"it took more than {SECONDS} s"))
         return
     if done.stdout.startswith("{"):
         print(report(json.loads(done.stdout)))
         return
-    why = one_line((done.stderr.strip().splitlines() or ["it said nothing"])[-1], 200)
+    why = one_line((done.stderr.strip().splitlines() or ["no message"])[-1], 200)
     if not UNREACHABLE.search(why):
         sys.exit(
-            f"audit: pip-audit failed ({why}); `make dev` installs it, and constraints.txt holds "
-            f"lines NAME==VERSION alone"
+            f"audit: pip-audit failed ({why}); install it with `make dev`, and check that "
+            f"constraints.txt has only lines NAME==VERSION"
         )
     print(no_report(why))
 
 
 def no_report(why: str) -> str:
+    """Return the line that is printed when the advisory service does not answer."""
     return (
-        f"audit: no report, for the advisory service gives no answer ({why}); run it where "
+        f"audit: no report, because the advisory service did not answer ({why}); run it where "
         f"pypi.org can be reached"
     )
 
 
 def report(answer: dict[str, Any]) -> str:
-    """The table of an answer of pip-audit (its format `json`), a row an advisory, under a line that
-    counts.
+    """Return pip-audit's JSON output as a line of counts and a table with one row per advisory.
 
-    Example: of `{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}` it is
+    Example: `{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}` becomes
     `"advisories: 0; packages audited: 1, unknown to the service: 0"`
     """
     packages = answer["dependencies"]
-    audited = [one for one in packages if "skip_reason" not in one]
+    audited = [package for package in packages if "skip_reason" not in package]
     if not audited:
         return no_report(f"it knows none of {len(packages)} packages")
-    found = [(one, advisory) for one in audited for advisory in one["vulns"]]
+    advisories = [(package, advisory) for package in audited for advisory in package["vulns"]]
     lines = [
-        f"advisories: {len(found)}; packages audited: {len(audited)}, unknown to the service: "
+        f"advisories: {len(advisories)}; packages audited: {len(audited)}, unknown to the service: "
         f"{len(packages) - len(audited)}"
     ]
-    if found:
+    if advisories:
         lines += ["", "| package | version | advisory | fixed in |", "|---|---|---|---|"]
-        lines += [row(one["name"], one["version"], advisory) for one, advisory in found]
+        lines += [
+            row(package["name"], package["version"], advisory) for package, advisory in advisories
+        ]
     return "\n".join(lines)
 
 
 def row(name: str, version: str, advisory: dict[str, Any]) -> str:
+    """Return the table row of one advisory."""
     names = ", ".join([advisory["id"], *advisory.get("aliases", ())])
     cells = (name, version, names, ", ".join(advisory["fix_versions"]) or "no version yet")
     return f"| {' | '.join(map(markdown, cells))} |"

@@ -1,12 +1,12 @@
-"""Train the tiny base of `tasks/datasets/tiny_world.py` from scratch and save it as an ordinary
-Hugging Face model directory.
+"""Trains the tiny base model from scratch and saves it as a Hugging Face model directory.
 
-    python -m scripts.make_tiny_base                  # rewrites tasks/models/assets/tiny-base: a
-    few minutes on two cores python -m scripts.make_tiny_base --out base --steps 200
+    python -m scripts.make_tiny_base                  # rewrites tasks/models/assets/tiny-base
+    python -m scripts.make_tiny_base --out base --steps 200
 
-The architecture is Qwen3's, 0.2 M parameters, with a head size of 32, which vLLM's CPU kernels
-support. Seeded: the same machine, library versions and thread count give the same weights.
-Demonstrations come from the train split alone.
+It takes a few minutes on two cores. Its problems are those of `tasks/datasets/tiny_world.py`;
+demonstrations come from the train split only. The architecture is Qwen3's, with 0.2 M parameters
+and a head size of 32, which vLLM's CPU kernels support. Training is seeded: the same machine,
+library versions and thread count give the same weights.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ WARMUP = 50
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character. There is no unknown token: text from outside the alphabet is an
-    error, not a silent hole.
+    """Return a tokenizer with one token per character.
+
+    It has no unknown token: text outside the alphabet is an error, not a silent gap.
     """
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, *tiny_world.ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
@@ -57,7 +58,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A Qwen3 of 3 layers with random weights."""
+    """Return a Qwen3 model with 3 layers and random weights."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -79,24 +80,23 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 def batch_of_demonstrations(
     tokenizer: PreTrainedTokenizerFast, step: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens_BT, labels_BT): fresh train problems with one demonstration each; labels are -100
-    on the prompt and on padding.
+    """Return (tokens_BT, labels_BT) of new train problems with one demonstration each.
+
+    Labels are -100 on the prompt and on padding.
     """
     rng = random.Random(f"demonstrations/{seed}/{step}")
-    asked = tiny_world.problems("train", BATCH, rng.getrandbits(32))
-    texts = [p.prompt + tiny_world.demonstration(rng, p) + EOS for p in asked]
+    drawn = tiny_world.problems("train", BATCH, rng.getrandbits(32))
+    texts = [p.prompt + tiny_world.demonstration(rng, p) + EOS for p in drawn]
     tokens_BT = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
     labels_BT = tokens_BT.masked_fill(tokens_BT == tokenizer.pad_token_id, -100)
-    labels_BT[:, : len(asked[0].prompt)] = -100  # every prompt has the same length
+    labels_BT[:, : len(drawn[0].prompt)] = -100  # every prompt has the same length
     return tokens_BT, labels_BT
 
 
 def train(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int
 ) -> None:
-    """Cross-entropy on responses; AdamW, linear warm-up, cosine decay to zero. Changes `model`
-    in place.
-    """
+    """Train `model` in place: cross-entropy on responses, AdamW, warm-up, cosine decay to zero."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -130,7 +130,7 @@ def sample(
     k: int,
     temperature: float,
 ) -> list[list[str]]:
-    """`k` responses to each problem, as text without special tokens."""
+    """Return `k` responses to each problem, as text without special tokens."""
     model.eval()
     prompts = tokenizer([p.prompt for p in asked for _ in range(k)], return_tensors="pt")
     out_BT = model.generate(
@@ -143,15 +143,13 @@ def sample(
 def report(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 300, k: int = 8
 ) -> None:
-    """Print accuracy on validation problems at two temperatures, and each mode's share and
-    accuracy.
-    """
-    asked = tiny_world.problems("validation", count, seed=0)
+    """Print validation accuracy at two temperatures, and the share and accuracy of each mode."""
+    drawn = tiny_world.problems("validation", count, seed=0)
     for temperature in (1.0, 0.6):
         answers = [
             (p, r)
             for p, responses in zip(
-                asked, sample(model, tokenizer, asked, k, temperature), strict=True
+                drawn, sample(model, tokenizer, drawn, k, temperature), strict=True
             )
             for r in responses
         ]
@@ -169,7 +167,7 @@ def report(
 
 
 def main() -> None:
-    """Train, save, and report on what was saved (not on what is in memory)."""
+    """Train and save the model, then report on the saved copy."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -185,7 +183,7 @@ def main() -> None:
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary of {len(tokenizer)}"
     )
-    # before training, which leaves its padding settings in the tokenizer
+    # save it before training, which changes its padding settings
     tokenizer.save_pretrained(args.out)
     train(model, tokenizer, args.steps, args.seed)
     model.save_pretrained(args.out)

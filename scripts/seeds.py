@@ -1,10 +1,8 @@
-"""Run a recipe over several seeds and write what came of it: raw results as JSON Lines and a table
-in Markdown.
+"""Runs a recipe with several seeds and writes the results as JSON Lines and a Markdown table.
 
     python -m scripts.seeds tiny --seeds 5 --out docs/results
 
-Each seed is a campaign of its own in ERPD_HOME, so an interrupted study goes on with the same
-command.
+Each seed is a separate campaign in ERPD_HOME. Rerun the same command to resume.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ def main() -> None:
             "python -m scripts.seeds",
             args.recipe,
             f"--seeds {args.seeds}",
-            *(f"--set {one}" for one in args.overrides),
+            *(f"--set {override}" for override in args.overrides),
         ]
     )
     text = (
@@ -49,7 +47,8 @@ def main() -> None:
 
 
 def run(recipe: str, seed: int, overrides: list[str]) -> dict[str, Any]:
-    settings = [part for one in [f"seed={seed}", *overrides] for part in ("--set", one)]
+    """Run a campaign. Returns the JSON object of `erpd run --json` and its seed."""
+    settings = [part for setting in [f"seed={seed}", *overrides] for part in ("--set", setting)]
     done = subprocess.run(
         [sys.executable, "-m", "deployments.cli", "run", recipe, "--json", *settings],
         stdout=subprocess.PIPE,
@@ -60,7 +59,7 @@ def run(recipe: str, seed: int, overrides: list[str]) -> dict[str, Any]:
 
 
 def portable(result: dict[str, Any]) -> dict[str, Any]:
-    """Without what belongs to one machine."""
+    """Return a result without the values that depend on the machine."""
     return {key: value for key, value in result.items() if key not in ("mlflow_url", "report")}
 
 
@@ -72,9 +71,10 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         rows.append(row(result["seed"], 0, "", "base", result["base"]))
-        for one in result["iterations"]:
+        for iteration in result["iterations"]:
+            index, strategy = iteration["index"], iteration["strategy"]
             rows += [
-                row(result["seed"], one["index"], one["strategy"], role, one[role])
+                row(result["seed"], index, strategy, role, iteration[role])
                 for role in ("teacher", "student")
             ]
     return "\n".join(rows)
@@ -98,11 +98,12 @@ def row(seed: int, iteration: int, strategy: str, role: str, report: dict[str, A
 
 
 def first(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the score of the first benchmark."""
     return next(iter(report["scores"].values()))
 
 
 def conclusions(results: list[dict[str, Any]]) -> str:
-    """Gains of the last student, and how S1 students stand to their teachers, over seeds."""
+    """Summarize, over seeds, the last student's gain and each strategy's students and teachers."""
     gains = [
         100 * (first(result["iterations"][-1]["student"])["avg"] - first(result["base"])["avg"])
         for result in results
@@ -110,14 +111,20 @@ def conclusions(results: list[dict[str, Any]]) -> str:
     lines = [f"- Last student minus base, points: {spread(gains)}."]
     for strategy in ("S1", "S2", "S3"):
         chosen = [
-            one for result in results for one in result["iterations"] if one["strategy"] == strategy
+            iteration
+            for result in results
+            for iteration in result["iterations"]
+            if iteration["strategy"] == strategy
         ]
         if chosen:
             difference = [
-                100 * (first(one["student"])["avg"] - first(one["teacher"])["avg"])
-                for one in chosen
+                100 * (first(iteration["student"])["avg"] - first(iteration["teacher"])["avg"])
+                for iteration in chosen
             ]
-            ratio = [one["student"]["kl_old"] / one["teacher"]["kl_old"] for one in chosen]
+            ratio = [
+                iteration["student"]["kl_old"] / iteration["teacher"]["kl_old"]
+                for iteration in chosen
+            ]
             lines.append(
                 f"- {strategy} ({len(chosen)} iterations): student minus teacher, points: "
                 f"{spread(difference)}."
@@ -134,6 +141,7 @@ def conclusions(results: list[dict[str, Any]]) -> str:
 
 
 def spread(values: list[float], digits: int = 1) -> str:
+    """Return mean, minimum and maximum as text."""
     middle = statistics.fmean(values)
     return (
         f"mean {middle:.{digits}f}, smallest {min(values):.{digits}f}, largest "

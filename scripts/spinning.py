@@ -1,7 +1,7 @@
-"""What spinning threads cost: small training steps, alone and in two processes at once, with
-OpenMP's default and with passive waits.
+"""Measures what spinning threads cost, with OpenMP's default and with passive waits.
 
-`python -m scripts.spinning` prints a line for each, in seconds of a process.
+The work is small training steps, in one process and in two at once. `python -m scripts.spinning`
+prints one line per case, in seconds of each process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STEPS = 1500
 
 
 def work() -> None:
-    """Small steps on two threads; prints how long they took."""
+    """Run small training steps on two threads and print how many seconds they took."""
     import torch
 
     torch.set_num_threads(2)
@@ -30,13 +30,14 @@ def work() -> None:
 
 
 def at_once(processes: int, policy: str | None) -> list[str]:
+    """Run `work` in several processes at once. Returns the output of each."""
     environment = {**os.environ, **({"OMP_WAIT_POLICY": policy} if policy else {})}
     command = [sys.executable, "-c", "from scripts.spinning import work; work()"]
     started = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(processes)
     ]
-    return [one.communicate()[0].strip() for one in started]
+    return [process.communicate()[0].strip() for process in started]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Run every table and figure of the paper at a small scale and write what came out as Markdown.
+"""Runs the paper's tables and figures at a small scale and writes the results as Markdown.
 
     python -m scripts.tables --scale tiny --out docs/results/tables.md [NAME ...]
 
-Studies share what is the same in ERPD_HOME, and an interrupted run goes on with the same command.
-Without names: all of them.
+Without names it runs all of them. Studies share equal stages in ERPD_HOME. Rerun the same command
+to resume.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 HEAD = """# The paper's tables and figures at `scale={scale}`
 
 Made by `python -m scripts.tables --scale {scale}{names}`. One seed each. Scores in % with their 95 % interval; gains in points over the
-base; KL and entropy in nats per token. The paper's numbers are for other models and problems: what can be compared are signs and orders,
-and no row here is tuned for it. With one seed each, no claim rests on a row.
+base; KL and entropy in nats per token. The paper's numbers are for other models and problems: only signs and order can be compared.
+No row is tuned to match them. With one seed each, no claim rests on a row.
 
 """  # noqa: E501
 
@@ -44,15 +44,15 @@ def main() -> None:
         started = time.monotonic()
         study = run(name, settings)
         parts.append(section(name, settings, study, time.monotonic() - started))
-        asked = f" {' '.join(args.names)}" if args.names else ""
+        selection = f" {' '.join(args.names)}" if args.names else ""
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(HEAD.format(scale=args.scale, names=asked) + "\n".join(parts))
+        args.out.write_text(HEAD.format(scale=args.scale, names=selection) + "\n".join(parts))
         print(f"{name}: {study}, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def run(name: str, settings: list[str]) -> str:
-    """Run a study in a process of its own; its id."""
-    flags = [part for one in settings for part in ("--set", one)]
+    """Run a study in a separate process. Returns its id."""
+    flags = [part for setting in settings for part in ("--set", setting)]
     command = [sys.executable, "-m", "deployments.cli", "run", name, "--json", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
     study: str = json.loads(done.stdout)["campaign"]
@@ -60,6 +60,7 @@ def run(name: str, settings: list[str]) -> str:
 
 
 def section(name: str, settings: list[str], study_id: str, seconds: float) -> str:
+    """Return the Markdown section of a study that has run."""
     from flows.recipes.paper import load_paper
     from flows.recipes.studies import load_study
     from flows.reports.study_table import study_markdown, study_rows
@@ -71,11 +72,13 @@ def section(name: str, settings: list[str], study_id: str, seconds: float) -> st
     registry = open_registry()
     campaigns = {arm.name: registry.campaign(arm.config.name).id for arm in study.arms}
     findings = (
-        "\n".join(f"- {one}" for one in load_paper(study.paper).findings) if study.paper else ""
+        "\n".join(f"- {finding}" for finding in load_paper(study.paper).findings)
+        if study.paper
+        else ""
     )
     made = (
-        f"`erpd run {name} --set {settings[0]}`; {seconds:.0f} s, without what earlier "
-        f"studies had in common"
+        f"`erpd run {name} --set {settings[0]}`; {seconds:.0f} s, excluding stages shared with "
+        f"earlier studies"
     )
     table = study_markdown(study_rows(registry, campaigns, study))
     return f"## {study.description}\n\n{made}.\n\n{table}\n\nThe paper's findings:\n\n{findings}\n"

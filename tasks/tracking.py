@@ -1,24 +1,23 @@
-"""MLflow: how runs are shown. The only mlflow import of the project, and the only place that knows
-a metric's name.
+"""Logging of campaigns to MLflow. The only module that imports mlflow and defines metric names.
 
-A campaign is a parent run, each of its phases a child run. Everything here may be said again: a
-resumed run finds its runs by tag, and a point, a parameter or a model version that is there already
-is not written twice. The truth is the registry; this is a view of it.
+A campaign is a parent run; each of its phases is a child run. All calls are idempotent: a resumed
+run finds its MLflow runs by tag, and an existing point, parameter or model version is not written
+twice. The registry is the source of truth; MLflow displays it.
 
-| metric | on | step | what |
+| metric | on | step | value |
 |---|---|---|---|
-| `train/<name>` | phase run | optimizer step | a record of the training loop: `train/loss`, `train/grad_norm`, `train/entropy`, ... |
-| `<group>/<name>` | phase run | optimizer step | a record key that has a group already is kept: `rollout/accuracy` |
+| `train/<name>` | phase run | optimizer step | a value of the training loop: `train/loss`, `train/grad_norm`, `train/entropy`, ... |
+| `<group>/<name>` | phase run | optimizer step | a value whose record key already has a group: `rollout/accuracy` |
 | `score/<benchmark>`, `score_low/<benchmark>`, `score_high/<benchmark>` | both | see below | AVG@K and its 95 % interval |
 | `kl/old`, `kl/base` | both | see below | k1 on fresh samples of the policy, nats per token |
 | `entropy`, `length` | both | see below | nats per token, response tokens per sample, on fresh samples |
 | `eval/<benchmark>/<name>` | both | see below | `pass_at_k`, `majority`, `truncated`, `unanswered`, `length`, `entropy` of that benchmark |
-| `teacher/score/<benchmark>`, `teacher/kl/old`, ... | campaign run | iteration | the same of another policy than the student |
+| `teacher/score/<benchmark>`, `teacher/kl/old`, ... | campaign run | iteration | the same for a policy other than the student |
 
-A report on a campaign run has the iteration as its step (0: the base); on a phase run, the
-optimizer step of the policy. Names never hold the loss or the strategy, so that runs of different
-losses lie in one chart; those are params and tags. NaN stays NaN; an infinity is logged as NaN too,
-since MLflow would store it as 1.8e308 and no chart could be read any more.
+The step of a report is the iteration (0: the base) on a campaign run, and the policy's optimizer
+step on a phase run. Metric names never contain the loss or the strategy, so that runs with
+different losses share a chart; these are params and tags. NaN stays NaN. An infinity is logged as
+NaN, because MLflow would store it as 1.8e308, which makes charts unreadable.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -38,32 +37,32 @@ from typing import Any
 
 from filelock import FileLock
 
+from erpd_core.config.flat import flatten
 from erpd_core.evaluation_details import BenchmarkDetails
 from erpd_core.refs import EvalReport
 from tasks.host.disk_faults import describe_disk_fault
 from tasks.host.sqlite import set_aside_if_damaged
 
 BATCH = 1000
-"""Metrics MLflow takes in one call."""
+"""Maximum number of metrics in one call of MLflow."""
 PARAMS = 100
-"""Params MLflow takes in one call."""
+"""Maximum number of params in one call of MLflow."""
 PARAM_LENGTH = 6000
-"""Characters of a param's value; what is longer is cut."""
+"""Maximum characters of a param's value; the rest is cut off."""
 STATUS = {"running": "RUNNING", "completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-"""The registry's word -> MLflow's."""
+"""Status in the registry -> status in MLflow."""
 TRAINING = "workflowType=machine_learning"
-"""In an address: the view with the run table. Who has never been there gets the one of
-language-model traces.
+"""Query of a page address that selects the view with the run table.
+
+Without it a new user sees the view of language-model traces.
 """
 
 
 def is_away(error: Exception) -> bool:
-    """Is it a server that cannot be reached, or a database that another holds: something that
-    passes?
-    """
+    """Checks that an error is temporary: an unreachable server or a locked database."""
     import sqlalchemy.exc
 
-    if describe_disk_fault(error):  # a full disk, say: waiting mends nothing
+    if describe_disk_fault(error):  # waiting does not help, for example with a full disk
         return False
     if isinstance(error, _mlflow().exceptions.MlflowException):
         return "API request to" in str(error) or error.get_http_status_code() in (
@@ -77,18 +76,19 @@ def is_away(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run: its identity in MLflow, and the campaign it belongs to. Small and picklable: a
-    worker gets it with the tracking URI.
-    """
+    """A run in MLflow. Small and picklable: sent to a worker together with the tracking URI."""
 
     id: str
+    """MLflow's id of the run."""
     campaign: str
+    """Id of the campaign that the run belongs to."""
 
 
 @cache
 def _mlflow() -> Any:
-    """The mlflow module, imported when first needed (it takes seconds), its telemetry off; and
-    it leaves stdout to `--json`.
+    """The mlflow module, imported on first use because the import takes seconds.
+
+    Its telemetry is off and it prints nothing to stdout, which `--json` needs.
     """
     for name in (
         "MLFLOW_DISABLE_TELEMETRY",
@@ -103,20 +103,21 @@ def _mlflow() -> Any:
 
 
 def name_of(text: str) -> str:
-    """`text` as MLflow allows names of metrics and params: other characters become `_`."""
+    """Make `text` a valid name of a metric or param: other characters become `_`."""
     return re.sub(r"[^\w\-. :/]", "_", text)[:250]
 
 
 def record_metrics(record: Mapping[str, float | int]) -> dict[str, float]:
-    """A record of the training loop, under metric names; its keys `step` and `time` are no
-    metrics.
-    """
+    """Convert a record of the training loop to metrics, without its keys `step` and `time`."""
     values = {key: float(value) for key, value in record.items() if key not in ("step", "time")}
     return {name_of(key if "/" in key else f"train/{key}"): value for key, value in values.items()}
 
 
 def report_metrics(report: EvalReport, role: str | None = None) -> dict[str, float]:
-    """A report under metric names; the student's (and the base's) have no role before them."""
+    """Convert a report to metrics.
+
+    The role is a prefix of the names, except for the student, the base and the online policy.
+    """
     values: dict[str, float] = {
         "kl/old": report.kl_old,
         "kl/base": report.kl_base,
@@ -136,18 +137,19 @@ def report_metrics(report: EvalReport, role: str | None = None) -> dict[str, flo
 def details_metrics(
     details: Mapping[str, BenchmarkDetails], role: str | None = None
 ) -> dict[str, float]:
-    """More measures of each benchmark under metric names; majority@K only where there are
-    answers to vote for.
+    """Convert the details of each benchmark to metrics, with names as in `report_metrics`.
+
+    `majority` is present only if there are answers to vote on.
     """
     values: dict[str, float] = {}
-    for benchmark, one in details.items():
+    for benchmark, measured in details.items():
         own = {
-            "pass_at_k": one.pass_at_k[max(one.pass_at_k)],
-            "truncated": one.truncated,
-            "unanswered": one.unanswered,
+            "pass_at_k": measured.pass_at_k[max(measured.pass_at_k)],
+            "truncated": measured.truncated,
+            "unanswered": measured.unanswered,
         }
-        own |= {"length": one.length, "entropy": one.entropy} | (
-            {} if one.majority is None else {"majority": one.majority}
+        own |= {"length": measured.length, "entropy": measured.entropy} | (
+            {} if measured.majority is None else {"majority": measured.majority}
         )
         values |= {f"eval/{benchmark}/{name}": value for name, value in own.items()}
     return _of_role(values, role)
@@ -158,30 +160,28 @@ def _of_role(values: Mapping[str, float], role: str | None) -> dict[str, float]:
     return {name_of(prefix + name): float(value) for name, value in values.items()}
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as MLflow params: `{"teacher": {"loss": {"kind": "sapo"}}}` ->
-    `{"teacher.loss.kind": "sapo"}`; lists become JSON.
+def params_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings as MLflow params with dotted keys; lists become JSON.
+
+    **Example:** `params_of({"teacher": {"loss": {"kind": "sapo"}}})` is
+    `{"teacher.loss.kind": "sapo"}`.
     """
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name_of(name)] = (
-                value if isinstance(value, str) else json.dumps(value, default=str)
-            )[:PARAM_LENGTH]
-    return flat
+    return {
+        name_of(key): (value if isinstance(value, str) else json.dumps(value, default=str))[
+            :PARAM_LENGTH
+        ]
+        for key, value in flatten(config).items()
+    }
 
 
 class Tracker:
-    """An experiment of MLflow, at a database (`sqlite:///...`) or a server (`http://...`).
+    """An MLflow experiment in a database (`sqlite:///...`) or on a server (`http://...`).
 
-    Artifacts lie in `artifact_root` (a new experiment's; beside a SQLite database when none is
-    given; at a server, its default). Nothing is written elsewhere, and MLflow's global state is
-    left alone. A run has one writer at a time.
+    A new experiment stores its files in `artifact_root`. The default is a folder next to a SQLite
+    database, or the server's own default. Nothing is written elsewhere, and MLflow's global state
+    does not change. A run must have only one writer at a time.
 
-    Example: `Tracker(f"sqlite:///{home}/mlflow/mlflow.db", home / "mlflow" / "artifacts")`
+    **Example:** `Tracker(f"sqlite:///{home}/mlflow/mlflow.db", home / "mlflow" / "artifacts")`
     """
 
     def __init__(
@@ -198,9 +198,7 @@ class Tracker:
             artifact_root = database.parent / "artifacts"
         with _alone(database):
             if database:
-                set_aside_if_damaged(
-                    database, "the same commands tell MLflow again what they told it"
-                )
+                set_aside_if_damaged(database, "the same commands log their runs to MLflow again")
             if database and not database.exists():
                 _make(database, artifact_root)
             self._client = _mlflow().MlflowClient(
@@ -209,26 +207,27 @@ class Tracker:
             self.experiment_id = self._experiment(experiment, artifact_root)
 
     def _experiment(self, name: str, artifact_root: str | Path | None) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        """Find, restore or create the experiment; returns its id."""
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             location = (
                 artifact_root.resolve().as_uri()
                 if isinstance(artifact_root, Path)
                 else artifact_root
             )
             try:
-                # Without this kind the experiment opens in the view of language-model traces, which
+                # Without this tag the experiment opens in the view of language-model traces, which
                 # has no run table.
                 kind = {"mlflow.experimentKind": "custom_model_development"}
                 return str(
                     self._client.create_experiment(name, artifact_location=location, tags=kind)
                 )
             except _mlflow().exceptions.MlflowException:
-                if (found := self._client.get_experiment_by_name(name)) is None:
+                if (experiment := self._client.get_experiment_by_name(name)) is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
 
     # ----------------------------------------------------------------------------------------- runs
 
@@ -239,8 +238,9 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> TrackedRun:
-        """The run of a campaign: found and reopened, or made. `params` may be nested; those
-        there already stay as they are.
+        """Find and reopen the run of a campaign, or create it.
+
+        `params` may be nested. Params that the run already has do not change.
         """
         return self._run(campaign_id, {"erpd.kind": "campaign"}, name, params or {}, tags or {})
 
@@ -252,8 +252,9 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> TrackedRun:
-        """The run of a phase (`phase_key`, such as `1/teacher`, is unique in its campaign), a
-        child of the campaign's run.
+        """Find and reopen the run of a phase, or create it as a child of the campaign's run.
+
+        `phase_key`, such as `1/teacher`, is unique in its campaign.
         """
         found_by = {"erpd.kind": "phase", "erpd.phase": phase_key}
         return self._run(
@@ -272,6 +273,7 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
     ) -> TrackedRun:
+        """Find a run by the tags `found_by` and reopen it, or create it; add params and tags."""
         found_by = {"erpd.campaign": campaign, **found_by}
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in found_by.items())
         if runs := self._client.search_runs(
@@ -289,7 +291,9 @@ class Tracker:
             )
             new_tags = {}
         entities = _mlflow().entities
-        flat = {key: value for key, value in flatten(params).items() if key not in run.data.params}
+        flat = {
+            key: value for key, value in params_of(params).items() if key not in run.data.params
+        }
         missing = [entities.Param(key, value) for key, value in flat.items()]
         labels = [entities.RunTag(key, value) for key, value in new_tags.items()]
         for start in range(0, max(len(missing), len(labels)), PARAMS):
@@ -301,29 +305,34 @@ class Tracker:
         return TrackedRun(id=run.info.run_id, campaign=campaign)
 
     def finish(self, run: TrackedRun, status: str = "completed") -> None:
-        """A run ended: `completed`, `failed` or `killed`."""
+        """End a run with a status: `completed`, `failed` or `killed`."""
         self._client.set_terminated(run.id, STATUS[status])
 
     # -------------------------------------------------------------------------------------- metrics
 
     def log_records(self, run: TrackedRun, records: Sequence[Mapping[str, float | int]]) -> None:
-        """Points of a training loop. Each record has a `step`, and may have a `time` (seconds since
-        1970; now, when absent).
+        """Log records of a training loop.
 
-        A point (metric, step) is written once, however often it is said, by whichever process: the
-        first one counts. MLflow writes a call's points in one transaction and no step is split
-        between calls, so a kill leaves whole steps: resume by saying every record again. When the
-        server cannot be reached the error is raised and nothing is lost: say the records again
+        Each record has a `step` and may have a `time` (seconds since 1970; default: now). The first
+        value of a point (metric, step) counts; later ones are ignored, from whichever process.
+
+        MLflow writes the points of a call in one transaction, and a step is never split between
+        calls, so that a kill leaves complete steps: to resume, log every record again. If the
+        server cannot be reached, the error is raised and nothing is lost: log the records again
         later.
 
-        **Raises:** KeyError: a record has no step; ValueError: a record has more metrics than one
-        call may hold.
+        **Raises:** KeyError if a record has no step; ValueError if a step has more than 1000
+            metrics, the limit of one call.
         """
         self._log(
             run,
             [
-                (int(one["step"]), int(1000 * one.get("time", time.time())), record_metrics(one))
-                for one in records
+                (
+                    int(record["step"]),
+                    int(1000 * record.get("time", time.time())),
+                    record_metrics(record),
+                )
+                for record in records
             ],
         )
 
@@ -335,8 +344,12 @@ class Tracker:
         role: str | None = None,
         details: Mapping[str, BenchmarkDetails] | None = None,
     ) -> None:
-        """A report at a step: the iteration on a campaign's run, the policy's optimizer step on
-        a phase's. `role` as in the table above.
+        """Log an evaluation report.
+
+        **Arguments:**
+            step: The iteration on a campaign's run, the policy's optimizer step on a phase's run.
+            role: Role of the policy: the prefix of the metric names (see the table above).
+            details: More measures by benchmark.
         """
         self._log(
             run,
@@ -350,6 +363,7 @@ class Tracker:
         )
 
     def _log(self, run: TrackedRun, points: Sequence[tuple[int, int, dict[str, float]]]) -> None:
+        """Log those of the points (step, time in milliseconds, metrics) that MLflow lacks."""
         if run.id not in self._points:
             self._points[run.id] = self._logged(run)
         logged = self._points[run.id]
@@ -368,11 +382,12 @@ class Tracker:
                 self._client.log_batch(run.id, metrics=batch)
                 logged |= {(metric.key, metric.step) for metric in batch}
         except BaseException:
-            # the call may have been carried out all the same: ask again next time
+            # the call may have succeeded nevertheless: read the logged points again next time
             del self._points[run.id]
             raise
 
     def _logged(self, run: TrackedRun) -> set[tuple[str, int]]:
+        """(metric, step) of every point that MLflow has."""
         names = self._client.get_run(run.id).data.metrics
         return {
             (name, point.step)
@@ -383,7 +398,7 @@ class Tracker:
     # ----------------------------------------------------------------------- data, files and models
 
     def tag(self, run: TrackedRun, tags: Mapping[str, str]) -> None:
-        """Say these tags of a run; what a tag said before is replaced."""
+        """Set tags of a run, replacing their earlier values."""
         self._client.log_batch(
             run.id, tags=[_mlflow().entities.RunTag(key, value) for key, value in tags.items()]
         )
@@ -397,8 +412,14 @@ class Tracker:
         source: Mapping[str, Any],
         count: int,
     ) -> None:
-        """The data a run used, once however often it is said. `context` says what for: training,
-        validation, test.
+        """Log a data set as an input of a run; a repeated call has no effect.
+
+        **Arguments:**
+            name: Name of the data set.
+            digest: Its identity; the last 36 characters are stored.
+            context: What it is used for: training, validation, test.
+            source: Where it comes from, stored as JSON.
+            count: Number of problems.
         """
         entities = _mlflow().entities
         dataset = entities.Dataset(
@@ -414,12 +435,12 @@ class Tracker:
         )
 
     def log_artifact(self, run: TrackedRun, path: str | Path, folder: str | None = None) -> None:
-        """Attach a file (or a folder with its files); one of the same name is replaced."""
+        """Attach a file or a folder to a run, replacing one with the same name."""
         log = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
         log(run.id, str(path), folder)
 
     def log_text(self, run: TrackedRun, text: str, name: str) -> None:
-        """Attach a text under `name`, such as `decision/1.md`; one of the same name is replaced."""
+        """Attach a text as the file `name`, such as `decision/1.md`, replacing an earlier one."""
         self._client.log_text(run.id, text, name)
 
     def register_policy(
@@ -431,11 +452,19 @@ class Tracker:
         uri: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str:
-        """A checkpoint as a version of a registered model, by reference: nothing is uploaded. The
-        version's number; one per policy.
+        """Register a checkpoint as a version of a model, by reference: nothing is uploaded.
 
-        `uri` says where the bytes are and becomes a tag, since a server refuses a local path as a
-        source. `alias` (`teacher`, `student`, `best`) moves to this version.
+        A policy has one version, however often it is registered.
+
+        **Arguments:**
+            model: Name of the registered model.
+            policy_id: Identity of the policy.
+            run: Run that made the checkpoint.
+            alias: Alias that moves to this version: `teacher`, `student`, `best`.
+            uri: Location of the bytes. Stored as a tag, because a server refuses a local path as a
+                source.
+            tags: Further tags of the version.
+        **Returns:** The version's number.
         """
         try:
             self._client.create_registered_model(model)
@@ -448,10 +477,10 @@ class Tracker:
             **({"erpd.uri": uri} if uri else {}),
             **(tags or {}),
         }
-        if found := self._client.search_model_versions(
+        if versions := self._client.search_model_versions(
             f"name = '{model}' and tags.`erpd.policy` = '{policy_id}'"
         ):
-            version = min(found, key=lambda one: int(one.version)).version
+            version = min(versions, key=lambda version: int(version.version)).version
         else:
             source = f"erpd:///{policy_id}"
             version = self._client.create_model_version(
@@ -464,19 +493,17 @@ class Tracker:
     # ---------------------------------------------------------------------------------------- links
 
     def page(self, run: TrackedRun) -> str:
-        """The path of a run's page, to put behind the address of whichever server shows this
-        database.
-        """
+        """Path of a run's page, to append to the address of any server that shows this database."""
         return f"/#/experiments/{self.experiment_id}/runs/{run.id}"
 
     @property
     def charts(self) -> str:
-        """The path of the page that has the experiment's runs side by side."""
+        """Path of the page that compares the experiment's runs in charts."""
         return f"/#/experiments/{self.experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
 
 
 def _batches(steps: Sequence[list[Any]]) -> Iterator[list[Any]]:
-    """Whole steps together, as many as one call may hold."""
+    """Group whole steps into batches of at most `BATCH` metrics, the limit of one call."""
     batch: list[Any] = []
     for step in steps:
         if batch and len(batch) + len(step) > BATCH:
@@ -488,16 +515,15 @@ def _batches(steps: Sequence[list[Any]]) -> Iterator[list[Any]]:
 
 
 def _make(database: Path, artifact_root: str | Path | None) -> None:
-    """A SQLite database of MLflow, made beside its place and moved there when it is whole; for the
-    holder of its lock.
+    """Create a SQLite database of MLflow next to its final path, then rename it.
 
-    MLflow's migrations of SQLite are no transaction: with one that a kill cut short, no later start
-    gets anywhere.
+    The caller holds its lock. MLflow does not migrate SQLite in a transaction: with a database left
+    by a killed migration, every later start would fail.
     """
     being_made = database.with_name(f"{database.name}.new")
-    for left in (being_made, Path(f"{being_made}-journal")):
-        left.unlink(missing_ok=True)
-    _mlflow()  # before any other import of it
+    for leftover in (being_made, Path(f"{being_made}-journal")):
+        leftover.unlink(missing_ok=True)
+    _mlflow()  # sets the environment before any other import of mlflow
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(f"sqlite:///{being_made}", str(artifact_root)).engine.dispose()
@@ -506,7 +532,9 @@ def _make(database: Path, artifact_root: str | Path | None) -> None:
 
 @contextmanager
 def _alone(database: Path | None) -> Iterator[None]:
-    """Two processes that make the same SQLite database at once would each break the other's
+    """Context manager that locks a SQLite database while it is created; None: no lock.
+
+    Two processes that create the same database at the same time would break each other's
     migrations.
     """
     if database is None:

@@ -1,8 +1,7 @@
-"""Malformed input of every kind, as data: what is given to which command, and what the one line
-that it answers with has to name.
+"""Malformed input of every kind as data: a command, its input, and texts that its error must have.
 
-`{d}` stands for the folder of a case's files. The last texts are the place and the mend: each has
-to be in the line.
+`{d}` is the folder of a case's files. The last texts of a case are the place and the remedy: each
+must be in the one-line error.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ CASES: tuple[Case, ...] = (
         "campaigns --help",
     ),
     usage("campaigns with more", "campaigns --every", "--every", "--help"),
-    # what is asked of a home in which nothing was run
+    # commands on a home in which nothing was run
     usage("report unknown", "report nosuch", "nosuch", "erpd run"),
     usage("reports unknown", "report nosuch other", "nosuch", "erpd run"),
     usage("lineage unknown", "lineage policy-00 --json", "policy-00", "erpd run"),
@@ -131,7 +130,7 @@ CASES: tuple[Case, ...] = (
     schedule("unknown zone", "tiny --every 2 --timezone Moon/Base", "--timezone", "UTC"),
     schedule("unknown deployment", "tiny --every 2 --deployment all", "--deployment", "choose"),
     schedule("unknown recipe", "tinny --every 2", "tinny", "choose"),
-    # recipes and what is set in them
+    # recipes and their overrides
     usage("unknown recipe", "run tinny", "tinny", "choose one of"),
     usage(
         "recipe that leaves its folder", "show ../recipes/tiny", "../recipes/tiny", "choose one of"
@@ -151,10 +150,16 @@ CASES: tuple[Case, ...] = (
     recipe("text", "tiny\n", "mapping", "str"),
     recipe("not UTF-8", b"extends: tiny\ndescription: \xff\xfe\n", "UTF-8", "save it as UTF-8"),
     recipe("null byte", "extends: tiny\nname: a\0b\n", "line 2", "remove it"),
-    recipe("tab", "extends: tiny\nteacher:\n\tsteps: 3\n", "line 3", "mend"),
-    recipe("open bracket", "extends: tiny\nteacher:\n  steps: [1\n", "line", "mend", command="run"),
-    recipe("CRLF and open quote", 'extends: tiny\r\nname: "x\r\n', "line", "mend"),
-    recipe("two documents", "extends: tiny\n---\nextends: tiny\n", "line 2", "mend"),
+    recipe("tab", "extends: tiny\nteacher:\n\tsteps: 3\n", "line 3", "fix that line"),
+    recipe(
+        "open bracket",
+        "extends: tiny\nteacher:\n  steps: [1\n",
+        "line",
+        "fix that line",
+        command="run",
+    ),
+    recipe("CRLF and open quote", 'extends: tiny\r\nname: "x\r\n', "line", "fix that line"),
+    recipe("two documents", "extends: tiny\n---\nextends: tiny\n", "line 2", "fix that line"),
     recipe(
         "key twice",
         "extends: tiny\nseed: 1\nseed: 2\n",
@@ -170,16 +175,16 @@ CASES: tuple[Case, ...] = (
     recipe("key a number", "extends: tiny\n7: x\n", "line 2", "in quotes"),
     recipe("key a truth", "extends: tiny\nteacher: {on: 1}\n", "line 2", "in quotes"),
     recipe("key a list", "extends: tiny\n? [a, b]\n: 1\n", "line 2", "in quotes"),
-    recipe("laughs", LAUGHS, "stands for more than", "fewer aliases"),
+    recipe("laughs", LAUGHS, "expands to more than", "fewer aliases"),
     recipe("alias of itself", "extends: tiny\nsamples: &a {b: *a}\n", "line 2", "write it out"),
-    recipe("alias of nothing", "extends: tiny\nseed: *nothing\n", "line 2", "mend"),
+    recipe("alias of nothing", "extends: tiny\nseed: *nothing\n", "line 2", "fix that line"),
     recipe(
         "python tag",
         "extends: tiny\nname: !!python/object/apply:os.system [id]\n",
         "line 2",
-        "mend",
+        "fix that line",
     ),
-    recipe("unknown tag", "extends: tiny\nname: !secret x\n", "line 2", "mend"),
+    recipe("unknown tag", "extends: tiny\nname: !secret x\n", "line 2", "fix that line"),
     recipe(
         "tag that does not fit",
         "extends: tiny\nsignal: !!bool maybe\n",
@@ -225,7 +230,7 @@ CASES: tuple[Case, ...] = (
         "a thousand faults",
         "extends: tiny\n" + "".join(f"k{n}: 1\n" for n in range(1000)),
         "k0",
-        "992 faults more",
+        "992 more faults",
     ),
     recipe(
         "study without arms", "arms: []\ndescription: x\nscales: {tiny: {}}\n", "arms", "at least 1"
@@ -247,7 +252,7 @@ CASES: tuple[Case, ...] = (
     setting("without key", "=3", "'=3'", "key.path=value"),
     setting("unknown key", "colour=1", "colour", "remove it"),
     setting("below a number", "teacher.steps.low=1", "steps is not a section", "--set"),
-    setting("broken YAML", "teacher={steps: 3", "--set 'teacher={steps: 3'", "mend"),
+    setting("broken YAML", "teacher={steps: 3", "--set 'teacher={steps: 3'", "fix that line"),
     setting("key twice", "teacher={steps: 3, steps: 4}", "steps is there twice", "remove one"),
     setting("negative steps", "teacher.steps=-1", "teacher.steps", "greater than 0", command="run"),
     setting("fraction of a step", "teacher.steps=1.5", "teacher.steps", "integer"),
@@ -308,7 +313,7 @@ CASES: tuple[Case, ...] = (
     machine("list", "- H100\n", "mapping", "write `key: value`"),
     machine("without figures", "mine: {memory: 1}\n", "mine", "machines.yaml"),
     machine("of text", "mine: fast\n", "m.yaml", "machines.yaml"),
-    machine("broken", "mine: {memory: [}\n", "line 1", "mend"),
+    machine("broken", "mine: {memory: [}\n", "line 1", "fix that line"),
     machine("empty", "", "mapping", "write `key: value`"),
     # problems and benchmarks
     problems("not there", "p.txt", lambda path: None, "is not there", "check the path"),
@@ -373,7 +378,7 @@ CASES: tuple[Case, ...] = (
         "p.jsonl",
         '{"problem": "x", "answer": "y ####"}\n',
         "row 1",
-        "mend that row",
+        "fix that row",
     ),
     problems("cut JSON", "p.json", '[{"problem": "x", "answer": 1}', "p.json", "list of objects"),
     problems("JSON of numbers", "p.json", "[1, 2]", "entry 1", "write {"),
@@ -385,7 +390,7 @@ CASES: tuple[Case, ...] = (
         "p.csv",
         'problem,answer\n"1+1,2\n' + "x" * 200_000,
         "row 1",
-        "mend that row",
+        "fix that row",
     ),
     problems("Parquet cut", "p.parquet", cut_table, "Parquet", "write it again"),
     problems("Parquet text", "p.parquet", SUM, "Parquet", "write it again"),
@@ -404,7 +409,7 @@ CASES: tuple[Case, ...] = (
         "p.jsonl",
         '{"problem": "x", "answer": "{"}\n',
         "row 1",
-        "mend that row",
+        "fix that row",
         more=", reader: unit_tests",
     ),
     problems(
@@ -428,12 +433,12 @@ CASES: tuple[Case, ...] = (
     benchmark("cut Parquet", "p.parquet", cut_table, "Parquet", "write it again"),
     benchmark("directory", "p.jsonl", lambda path: path.mkdir(), "holds no", "check path"),
     evaluation("unknown benchmark", "--benchmark nope", "nope", "erpd benchmarks"),
-    evaluation("benchmark twice", "--benchmark tiny", "twice", "told apart"),
+    evaluation("benchmark twice", "--benchmark tiny", "twice", "identified by"),
     evaluation(
         "problems of no user",
         "--benchmark ~nosuchuser/p.jsonl",
         "~nosuchuser",
-        "write the whole path",
+        "write the full path",
     ),
     evaluation("too many", "--count 99999999999999999999", "--count", "--help"),
     evaluation("endless responses", f"--max-new-tokens 1{'0' * 400}", "max_new_tokens", "2**53"),
@@ -492,7 +497,7 @@ CASES: tuple[Case, ...] = (
         "what may not be written",
         "/proc/out.jsonl",
         "/proc/out.jsonl",
-        "may be written to",
+        "give a file in a writable folder",
     ),
     target("grade-code", "no folder", "{d}/none/out.jsonl", "none/out.jsonl", "mkdir"),
     target(
@@ -500,7 +505,7 @@ CASES: tuple[Case, ...] = (
         "what may not be written",
         "/proc/out.jsonl",
         "/proc/out.jsonl",
-        "may be written to",
+        "give a file in a writable folder",
     ),
     target("judge", "no folder", "{d}/none/out.jsonl", "none/out.jsonl", "mkdir"),
     target("judge", "a folder", "{d}", "is a directory", "give a file"),
@@ -519,21 +524,21 @@ CASES: tuple[Case, ...] = (
         "tests uneven",
         CODE.replace('[""]', '["", ""]'),
         "line 1",
-        "two lists of one length",
+        "two non-empty lists of the same length",
         command="grade-code",
     ),
     graded(
         "tests a list",
         '{"code": "print(1)", "unit_tests": []}\n',
         "line 1",
-        "mend that row",
+        "fix that row",
         command="grade-code",
     ),
     graded(
         "function's name",
         CODE.replace('{"inputs"', '{"fn_name": "a b", "inputs"'),
         "line 1",
-        "mend that row",
+        "fix that row",
         command="grade-code",
     ),
     graded(
@@ -612,8 +617,8 @@ CASES: tuple[Case, ...] = (
         "lack",
         "again",
     ),
-    model("config of another width", configured(hidden_size=32), "shape", "all of one"),
-    model("vocabulary larger", configured(vocab_size=32), "shape", "all of one"),
+    model("config of another width", configured(hidden_size=32), "shape", "all from one model"),
+    model("vocabulary larger", configured(vocab_size=32), "shape", "all from one model"),
     model("weights empty", written("model.safetensors", b""), "model.safetensors", "again"),
     model(
         "weights cut",
@@ -645,13 +650,13 @@ CASES: tuple[Case, ...] = (
     ),
     model(
         "weights of another model",
-        weighed(lambda held: {"other.weight": np.zeros((2, 2), np.float32)}),
+        weighed(lambda weights: {"other.weight": np.zeros((2, 2), np.float32)}),
         "hidden_size",
-        "mend it",
+        "fix it",
     ),
     model(
         "weights with one missing",
-        weighed(lambda held: {name: held[name] for name in list(held)[1:]}),
+        weighed(lambda weights: {name: weights[name] for name in list(weights)[1:]}),
         "lack 1 of",
         "again",
     ),
@@ -677,7 +682,7 @@ CASES: tuple[Case, ...] = (
     model(
         "tokenizer cut", lambda folder: cut(folder / "tokenizer.json", 0.5), "tokenizer", "again"
     ),
-    model("tokenizer of another model", stolen_tokenizer, "5000", "this very model"),
+    model("tokenizer of another model", stolen_tokenizer, "5000", "own tokenizer"),
     model(
         "sampling defaults broken",
         written("generation_config.json", "{"),
@@ -731,5 +736,5 @@ CASES: tuple[Case, ...] = (
         "attribute_map",
         "remove it",
     ),
-    model("config of a million labels", configured(num_labels=10**6), "num_labels", "mend it"),
+    model("config of a million labels", configured(num_labels=10**6), "num_labels", "fix it"),
 )

@@ -1,5 +1,6 @@
-"""Families of malformed input, each a command with a hole in it: `recipe(...)` is `erpd show` of
-a file, `graded(...)` is `erpd grade`.
+"""Constructors of malformed-input cases, one per command.
+
+`recipe(...)` is `erpd show` of a file, `graded(...)` is `erpd grade`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from bad_files import changed_model
 
 File = str | bytes | Callable[[Path], object]
-"""Text, bytes, or what makes the file at a path."""
+"""Text, bytes, or a function that creates the file at a path."""
 LONG = 10 << 20
 OUT = "{d}/out.jsonl"
 SUM = '{"problem": "1+1=", "answer": "2"}\n'
@@ -31,7 +32,7 @@ class Case:
     files: Mapping[str, File] = field(default_factory=dict)
 
     def make(self, folder: Path) -> list[str]:
-        """Make the folder with its files; its arguments."""
+        """Create the folder with its files; returns the command's arguments."""
         folder.mkdir()
         for name, content in self.files.items():
             if callable(content):
@@ -117,7 +118,7 @@ def target(
 
 
 def model(name: str, change: Callable[[Path], object], *says: str) -> Case:
-    """The embedded model, changed."""
+    """`erpd eval` of a changed copy of the embedded model."""
     argv = ("eval", "--model", "{d}/model", "--benchmark", "tiny", "--k", "2")
     return Case(f"model {name}", argv, says, {"model": partial(changed_model, change)})
 

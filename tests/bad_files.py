@@ -1,4 +1,4 @@
-"""What makes the malformed files of `bad_cases`: cut, flipped, foreign, unreadable."""
+"""Functions that create the malformed files of `bad_cases`: cut, flipped, foreign, unreadable."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A small server of OpenAI's chat-completions format with scripted judges, as a process of its own:
+"""A small server of OpenAI's chat-completions format with scripted judges, run as a process:
 `python chat_server.py POLICY KEY`.
 
-It prints its port, then serves until it is killed. `GET /log` gives what was asked of it, and at
-most how many at once.
+It prints its port, then serves until it is killed. `GET /log` returns the requests it received and
+the largest number at one time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from typing import Any
 
 
 def quoted(prompt: str) -> tuple[str, str]:
-    """The two answers as the prompt quotes them: the JSON strings after the second and the third
-    fence.
-    """
+    """The two answers that the prompt quotes as JSON strings, after the second and third fence."""
     lines = prompt.splitlines()
     starts = [
         index
@@ -35,12 +33,12 @@ def quoted(prompt: str) -> tuple[str, str]:
 
 
 def same_letters(first: str, second: str) -> bool:
-    """A judge's sense of "the same": the same letters and digits, in any order."""
+    """Whether two answers have the same letters and digits, in any order."""
     return sorted(filter(str.isalnum, first.lower())) == sorted(filter(str.isalnum, second.lower()))
 
 
 class Script:
-    """One policy and what happened to it."""
+    """A scripted judge: its policy and a log of its requests."""
 
     def __init__(self, policy: str, key: str) -> None:
         self.policy, self.key = policy, key
@@ -49,9 +47,9 @@ class Script:
         self.now = self.most = 0
 
     def reply(self, body: dict[str, Any], count: int) -> tuple[int, dict[str, str], str]:
-        """(status, headers, content of the message or error)."""
+        """Returns (status, headers, content of the message or error)."""
         first, second = quoted(body["messages"][0]["content"])
-        said = f"VERDICT: {'SAME' if same_letters(first, second) else 'DIFFERENT'}"
+        verdict = f"VERDICT: {'SAME' if same_letters(first, second) else 'DIFFERENT'}"
         if self.policy == "busy" and count % 3:
             return 429, {"Retry-After": "0.1"}, "slow down"
         if self.policy == "broken" and count % 2:
@@ -61,17 +59,17 @@ class Script:
         if self.policy == "stuck":
             time.sleep(30)
         status = {"refusing": 400, "forbidden": 401, "down": 500}.get(self.policy, 200)
-        gullible = "VERDICT: SAME" if "VERDICT: SAME" in first + second else said
+        gullible = "VERDICT: SAME" if "VERDICT: SAME" in first + second else verdict
         content = {
             "yes": "VERDICT: SAME",
             "no": "VERDICT: DIFFERENT",
             "first_short": "VERDICT: SAME" if len(first) < len(second) else "VERDICT: DIFFERENT",
             "garbage": "Both of them look fine to me. VERDICT: SAME, I would say.",
-            "thinking": f"<think>Maybe VERDICT: DIFFERENT?</think>\n\n{said}\n",
+            "thinking": f"<think>Maybe VERDICT: DIFFERENT?</think>\n\n{verdict}\n",
             "echo": f"{first}\n{second}",
-            "endless": f"{said}\n" * 400_000,
+            "endless": f"{verdict}\n" * 400_000,
             "gullible": gullible,
-        }.get(self.policy, said)
+        }.get(self.policy, verdict)
         return status, {}, content
 
 
@@ -86,8 +84,8 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             if script.policy == "dripping":
-                for place in range(len(data)):
-                    self.wfile.write(data[place : place + 1])
+                for index in range(len(data)):
+                    self.wfile.write(data[index : index + 1])
                     self.wfile.flush()
                     time.sleep(0.2)
             self.wfile.write(data)
@@ -133,15 +131,15 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
 
 
 class Server:
-    """A running server, seen from a test."""
+    """A test's client of a running server."""
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}/v1"
 
     def log(self) -> dict[str, Any]:
         with urllib.request.urlopen(self.endpoint.removesuffix("/v1") + "/log") as answer:
-            found: dict[str, Any] = json.loads(answer.read())
-            return found
+            log: dict[str, Any] = json.loads(answer.read())
+            return log
 
     @property
     def prompts(self) -> list[str]:
@@ -150,7 +148,7 @@ class Server:
 
 @contextmanager
 def serving(policy: str, key: str = "") -> Iterator[Server]:
-    """The server in a process of its own, on a free port of loopback, until the block ends."""
+    """Run the server in a separate process on a free loopback port until the block ends."""
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__)), policy, key], stdout=subprocess.PIPE, text=True
     )

@@ -1,7 +1,7 @@
-"""The services of docker/compose.yaml as plain processes: their own commands, environments and
-health checks, on loopback.
+"""The services of docker/compose.yaml as plain processes on loopback.
 
-What containers add (images, networks, volumes, limits, restarts) is not here: that needs an engine.
+They have their own commands, environments and health checks. What containers add (images, networks,
+volumes, limits, restarts) is missing: that needs an engine.
 """
 
 from __future__ import annotations
@@ -40,39 +40,37 @@ NODES = {
     "ray-worker-2": "127.0.0.4",
     "prefect-worker": "127.0.0.5",
 }
-"""Loopback too: four machines, as far as Ray is concerned. `ray start` takes the machine's own
-address where it is given 127.0.0.1.
+"""Loopback addresses that Ray takes for four machines.
+
+`ray start` replaces 127.0.0.1 by the machine's own address.
 """
 SERVICES = ("prefect-server", "mlflow", "ray-head", "ray-worker", "ray-worker-2", "prefect-worker")
-"""Those that stay, in the order in which they are started. `NAME-2` is what `--scale NAME=2`
-adds.
-"""
+"""The long-running services, in start order. `NAME-2` is the one that `--scale NAME=2` adds."""
 
 
 @dataclass
 class Cluster:
-    """The compose file on this machine: each service a process, each name and port one of
-    loopback.
-    """
+    """The compose file on this machine: each service a process, on loopback names and ports."""
 
     folder: Path
     code: Path
-    """What an image has at /opt/erpd."""
+    """The folder that is /opt/erpd in an image."""
     given: dict[str, str]
-    """What docker/.env would say."""
+    """The variables that docker/.env would set."""
     ports: dict[str, int]
     started: dict[str, psutil.Popen] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Service -> from its start until its health check said yes."""
+    """Service -> seconds from its start until its health check passed."""
 
     def address(self, name: str) -> str:
-        """Of a service's Ray node."""
+        """Address of a service's Ray node."""
         return f"{NODES.get(name, '127.0.0.1')}:{self.ports.get(name, 0)}"
 
     def local(self, text: str, name: str) -> str:
-        """A word of a command or a value of a variable of a service, with what is a container's
-        replaced by what is here.
+        """Replace a container's names and paths in a text by this machine's.
+
+        The text is a word of a service's command, or the value of a variable.
         """
         prefect = f"127.0.0.1:{self.ports['prefect-server']}"
         here = {
@@ -100,9 +98,7 @@ class Cluster:
         return service
 
     def environment(self, name: str) -> dict[str, str]:
-        """What a service's processes see: the image's variables, the file's own, and which ports
-        are this machine's.
-        """
+        """A service's environment: variables of the image, the compose file and this machine."""
         own = {
             key: self.local(value, name)
             for key, value in self.service(name).get("environment", {}).items()
@@ -115,7 +111,7 @@ class Cluster:
             "ERPD_CODE": str(self.code),
             "RAY_TMPDIR": str(self.folder),
             "RAY_NODE_IP": self.address(name).partition(":")[0],
-            # here they share two cores with all the other services, and would starve
+            # Here they share two cores with all other services and would starve.
             "RAY_worker_niceness": "0",
             "RAY_HEAD_PORT": str(self.ports["ray-head"]),
             "RAY_NODE_PORT": str(free_port() if name == "ray-head" else self.ports.get(name, 0)),
@@ -128,7 +124,7 @@ class Cluster:
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def start(self, name: str) -> None:
-        """Its command, by the image's entry point."""
+        """Run the service's command through the image's entry point."""
         words = [self.local(word, name) for word in self.service(name)["command"]]
         command = [sys.executable, str(self.code / "docker" / "start.py"), *words]
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -155,8 +151,9 @@ class Cluster:
         )
 
     def wait(self, *names: str) -> None:
-        """Until their health checks say yes. One that ends is started again, as an engine does:
-        Ray may need it on a busy machine.
+        """Wait until their health checks pass.
+
+        A service that ends is restarted, as an engine does: on a busy machine Ray may need that.
         """
         for name in names:
             starts = 1
@@ -171,12 +168,10 @@ class Cluster:
             self.seconds[name] = time.monotonic() - self.began[name]
 
     def at_work(self, name: str) -> set[str]:
-        """What Ray is doing on a node at this moment, by the name of the task, or of the actor's
-        class and method.
-        """
+        """What Ray runs on a node right now: names of tasks, or of actors' classes and methods."""
         titles = []
         for process in self.started[name].children(recursive=True):
-            with suppress(psutil.Error):  # it has ended meanwhile
+            with suppress(psutil.Error):  # the process has ended
                 titles += process.cmdline()[:1]
         named = {
             title.removeprefix("ray::").split()[0] for title in titles if title.startswith("ray::")
@@ -188,9 +183,7 @@ class Cluster:
         }
 
     def megabytes(self, name: str) -> int:
-        """Memory of its processes that no other process has; Ray's idle workers come and go
-        meanwhile.
-        """
+        """Unshared memory of its processes, in MiB. Ray's idle workers may come and go."""
         total = 0
         for process in [self.started[name], *self.started[name].children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
@@ -198,28 +191,30 @@ class Cluster:
         return total >> 20
 
     def stop(self, name: str) -> list[str]:
-        """Stop it as an engine does, by SIGTERM to its first process; the processes for which
-        that was not enough, which are killed.
+        """Stop a service as an engine does, by SIGTERM to its first process. Processes that are
+        still there after 60 s are killed.
+
+        **Returns:** The command lines of the killed processes.
         """
         process = self.started.pop(name)
         if process.poll() is not None:
             return ["it had ended before"]
         family = [process, *process.children(recursive=True)]
         titles = {}
-        for one in family:
+        for member in family:
             with suppress(psutil.NoSuchProcess):
-                titles[one.pid] = " ".join(one.cmdline())
+                titles[member.pid] = " ".join(member.cmdline())
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         _, left = psutil.wait_procs(family, timeout=60)
         self.seconds[f"{name} stopped"] = time.monotonic() - began
-        for one in left:
-            one.kill()
+        for member in left:
+            member.kill()
         psutil.wait_procs(left, timeout=10)
-        return [titles[one.pid] for one in left]
+        return [titles[member.pid] for member in left]
 
     def run(self, name: str) -> None:
-        """A service that ends."""
+        """Run a one-shot service to its end."""
         (script,) = self.service(name)["command"]
         subprocess.run(
             [self.local(script, name)], env=self.environment(name), check=True, timeout=60
@@ -248,7 +243,7 @@ class Cluster:
 def fetch(
     url: str, user: str = "", body: Any = None, method: str | None = None, **headers: str
 ) -> tuple[int, Any]:
-    """Status, and the answer's JSON (its text, where it is none)."""
+    """Send a request; returns the status and the response as JSON, or as text if it is not JSON."""
     request = urllib.request.Request(
         url, None if body is None else json.dumps(body).encode(), method=method, headers=headers
     )
@@ -268,8 +263,9 @@ def fetch(
 
 @contextmanager
 def database_server(folder: Path, superuser: str) -> Iterator[int]:
-    """A PostgreSQL as its image makes it: `postgres` is the superuser, with the password it is
-    given; its port.
+    """A PostgreSQL like the image's: `postgres` is the superuser, with the given password.
+
+    Yields its port.
     """
     binaries = find_binaries()
     if binaries is None:
@@ -297,7 +293,7 @@ def sql(url: sa.URL, statement: str) -> list[tuple[Any, ...]]:
 
 
 def copy_code(target: Path) -> None:
-    """What goes into an image, and nothing else."""
+    """Copy exactly the files that go into an image."""
     lines = (ROOT / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     for name in [line[1:] for line in lines if line.startswith("!")]:
         if (ROOT / name).is_dir():

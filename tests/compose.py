@@ -1,6 +1,4 @@
-"""docker/compose.yaml as Compose understands it: anchors merged, variables of the environment
-put in.
-"""
+"""docker/compose.yaml as Compose reads it: anchors merged, environment variables substituted."""
 
 from __future__ import annotations
 
@@ -13,13 +11,12 @@ from helpers import ROOT
 
 FOLDER = ROOT / "docker"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[?-])(?P<text>[^}]*))?\}")
-"""`${NAME}`, `${NAME:?what is wrong without it}` or `${NAME:-what it is when absent}`: the three
-forms that the file uses.
+"""The three forms that the file uses: `${NAME}`, `${NAME:?error if missing}`, `${NAME:-default}`.
 """
 
 
 def written() -> dict[str, Any]:
-    """The file with its anchors merged and its variables as they are written."""
+    """The file with its anchors merged and its variables not substituted."""
     content: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
     return content
 
@@ -37,28 +34,29 @@ def texts(node: Any) -> Iterator[str]:
 
 
 def variables(node: Any, kind: str | None) -> set[str]:
-    """Names of the variables of a kind: `?` must be given, `-` may be."""
+    """Names of the variables of a kind: `?` is required, `-` optional."""
     return {
-        found["name"]
+        match["name"]
         for text in texts(node)
-        for found in VARIABLE.finditer(text)
-        if found["kind"] == kind
+        for match in VARIABLE.finditer(text)
+        if match["kind"] == kind
     }
 
 
 def interpolated(node: Any, environment: Mapping[str, str]) -> Any:
-    """A tree with its variables put in. Raises KeyError for one that must be given and is not,
-    or is empty.
+    """A tree with its variables substituted.
+
+    Raises KeyError for a required one that is missing or empty.
     """
 
-    def value(found: re.Match[str]) -> str:
-        given = environment.get(found["name"], "")
-        if not given and found["kind"] == "?":
-            raise KeyError(found["name"])
-        return given or (found["text"] or "")
+    def value(match: re.Match[str]) -> str:
+        given = environment.get(match["name"], "")
+        if not given and match["kind"] == "?":
+            raise KeyError(match["name"])
+        return given or (match["text"] or "")
 
     if isinstance(node, str):
         return VARIABLE.sub(value, node)
     if isinstance(node, dict):
-        return {key: interpolated(one, environment) for key, one in node.items()}
-    return [interpolated(one, environment) for one in node] if isinstance(node, list) else node
+        return {key: interpolated(child, environment) for key, child in node.items()}
+    return [interpolated(child, environment) for child in node] if isinstance(node, list) else node

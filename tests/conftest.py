@@ -1,5 +1,6 @@
-"""Tests write into a directory of their own: `ERPD_HOME` points there before any test module is
-imported.
+"""Fixtures of all tests.
+
+`ERPD_HOME` is set to a temporary directory before any test module is imported.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); of 15 by default: beside other work they starve into time-outs
-    # Threads of OpenMP that wait spin by default: two trainings at once on two cores then take four
-    # times as long as they need.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); default 15: next to other work they starve into time-outs
+    # Waiting OpenMP threads spin by default: two trainings at once on two cores then take four
+    # times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ray reads both once in a process: the mode when it is imported, the token when it first
-    # connects.
+    # Ray reads both once per process: the mode at import, the token when it first connects.
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(Path(os.environ["ERPD_HOME"]) / "ray-token"),
@@ -38,7 +38,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A PostgreSQL server of the tests' own, started once."""
+    """URL of a PostgreSQL server for the tests, started once."""
     from postgres import server
 
     with server() as url:
@@ -47,9 +47,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database for a registry, of both kinds that it supports; SQLite's folder does not
-    exist yet.
-    """
+    """An empty registry database, of both supported kinds. SQLite's folder does not exist yet."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/100% new/registry.db"
         return
@@ -62,7 +60,8 @@ def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The embedded base, 64 of its training problems, 8 graded samples of each, their column.
-    Tests add to the store, none damages it.
+
+    Tests may add to the store but must not damage it.
     """
     from helpers import World, context
 
@@ -87,9 +86,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def short_home() -> Iterator[Path]:
-    """A home whose path is short enough for Ray's sockets, and that is not the working directory
-    of anything.
-    """
+    """A home with a path short enough for Ray's sockets, not the working directory of a process."""
     folder = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -97,7 +94,7 @@ def short_home() -> Iterator[Path]:
 
 @pytest.fixture
 def study_lab(tmp_path: Path) -> Iterator[Lab]:
-    """A registry and a store for a study that a test writes itself."""
+    """An empty registry and store for a study that a test writes itself."""
     from study_lab import Lab
 
     lab = Lab(tmp_path)
@@ -107,7 +104,7 @@ def study_lab(tmp_path: Path) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A study with its report; tests read it and change nothing."""
+    """A study with its report. Tests only read it."""
     from study_lab import Lab, study_of
 
     lab = Lab(tmp_path_factory.mktemp("study")).run()
@@ -118,11 +115,9 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def undisturbed() -> Iterator[Campaign]:
-    """The shrunk campaign, run once to its end by the real command in an empty directory, with a
-    home of its own.
-    """
+    """The shrunk campaign, run once to its end by the real command with a separate home."""
     from helpers import run_campaign
 
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        (Path(folder) / "home").mkdir()  # empty: here Prefect makes its own database
+        (Path(folder) / "home").mkdir()  # empty, so that Prefect creates its database
         yield run_campaign(Path(folder), "iterations=2")

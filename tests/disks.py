@@ -1,6 +1,4 @@
-"""Small disks for tests: a tmpfs that can be filled to the last byte, emptied again, and made
-read-only.
-"""
+"""Small disks for tests: a tmpfs that can be filled completely, emptied and made read-only."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ class Disk:
         self._filler = path / "filler"
 
     def fill(self) -> None:
-        """Leave not one byte."""
+        """Fill the disk to the last byte."""
         with self._filler.open("ab", buffering=0) as file:
             for size in (1 << 20, 1 << 12, 1):
                 while True:
@@ -35,14 +33,15 @@ class Disk:
         self._filler.unlink(missing_ok=True)
 
     def remount(self, how: str) -> None:
-        """`ro` or `rw`."""
+        """Remount the disk as `ro` or `rw`."""
         subprocess.run(["mount", "-o", f"remount,{how}", str(self.path)], check=True)
 
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Disk]:
-    """A tmpfs of this size (`8m`) at an empty folder; skips the test, naming what is missing,
-    where none can be mounted.
+    """A tmpfs of this size (`8m`) at an empty folder.
+
+    Skips the test, saying why, if it cannot be mounted.
     """
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs needs root")

@@ -1,8 +1,7 @@
-"""The commands of the documentation: where they stand, which of them tests run, and how campaigns
-are made small for that.
+"""The commands of the documentation, and shrunk campaigns for those that tests run.
 
-As a program, `python doc_commands.py ARGUMENTS` is `erpd ARGUMENTS`, made small: what `erpd` means
-in a page that a test runs.
+`python doc_commands.py ARGUMENTS` runs `erpd ARGUMENTS` with a shrunk campaign. It replaces `erpd`
+in the pages that tests run.
 """
 
 from __future__ import annotations
@@ -19,34 +18,33 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PROGRAMS = ("erpd ", "make ", "python -m ")
 BEFORE = re.compile(r'(?:[A-Z_]+=(?:"[^"]*"|\S*) |erpd-there )*')
-"""What may stand before a program: variables for it alone, or docs/cluster.md's short name for a
-container.
+"""Prefix of a command: its own environment variables, or docs/cluster.md's alias for a container.
 """
 BLOCK = re.compile(r"^ *```(?:bash|sh)\b[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 HEREDOC = re.compile(r"<<-?\s*'?(\w+)'?")
 SHELL = (">", ">>", "|", "&&", "||", ";", "&")
 
 WALKTHROUGHS = ("recipes", "own_data", "own_benchmark", "own_loss", "operations")
-"""Pages of docs/ that are run as they stand: their blocks, one after the other, are one script."""
+"""Pages of docs/ whose shell blocks together run as one script, unchanged."""
 
 PARSED_ONLY = {
-    r"make ": "targets install packages or take long; that they exist is checked",
+    r"make ": "targets install packages or take long; tests check that they exist",
     r"erpd-there ": "runs in a container",
-    r"erpd up --host ADDRESS": "listens at another address; tests/unit/test_doors.py and "
+    r"erpd up --host ADDRESS": "listens at another address; tests/unit/test_access.py and "
     "tests/integration/test_secrets.py do that",
-    r"python -m benchmarks\.": "takes minutes, and a measurement wants an idle machine",
-    r"python -m pytest tests/unit/test_forward": "the suite runs these tests by itself",
+    r"python -m benchmarks\.": "takes minutes and needs an idle machine",
+    r"python -m pytest tests/unit/test_layouts": "the suite runs these tests anyway",
     r"erpd eval .*(Qwen/|AIME25)": "needs the hub",
-    r"erpd run smollm2": "needs weights that `make smollm2` installs, and half an hour",
+    r"erpd run smollm2": "needs weights that `make smollm2` installs, and takes half an hour",
     r"erpd run table\d+": "a study of many arms; `docs/recipes.md` runs one of two arms",
-    r"erpd run .*decision\.mode=ask": "waits for a person; tests/integration/test_asking.py "
-    "answers one",
+    r"erpd run .*decision\.mode=ask": "waits for a user's decision; "
+    "tests/integration/test_human_decision.py gives one",
     r"erpd run .*runtime\.trainers": "needs Ray and two workers; "
-    "tests/integration/test_trainers.py "
-    "has them",
+    "tests/integration/test_trainers.py has them",
 }
-"""Commands that tests do not run (a regular expression at their beginning), and why. All others
-are run.
+"""Commands that tests do not run: regular expression for their beginning -> reason.
+
+Tests run all others.
 """
 
 ON_TINY = (
@@ -70,12 +68,14 @@ ON_TINY = (
     "evaluation.sampling.samples=2",
     "runtime.ray=off",
 )
-"""Makes a campaign that extends `tiny` a matter of seconds. What a page itself sets comes after
-it and wins.
+"""Overrides with which a campaign that extends `tiny` takes seconds.
+
+A page's own overrides follow and win.
 """
 ALWAYS_DISTILS = ("decision.mode=fixed", "decision.fixed=[S1]")
-"""A teacher this small may be no better than its start, and the campaign would stop: what a page
-does with its student needs one.
+"""Overrides that force a student, for pages that use one.
+
+Without them a campaign may stop, because a teacher this small may be no better than its start.
 """
 
 
@@ -91,30 +91,29 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """Program and arguments, without what only the shell sees."""
+        """Program and arguments, without redirections, pipes and later commands."""
         words = shlex.split(BEFORE.sub("", self.line, count=1))
         return words[
-            : next((place for place, word in enumerate(words) if word in SHELL), len(words))
+            : next((index for index, word in enumerate(words) if word in SHELL), len(words))
         ]
 
     @property
     def not_run(self) -> str | None:
-        """Why no test runs it; None for one that is run."""
+        """Why no test runs the command; None if a test runs it."""
         return next(
-            (why for pattern, why in PARSED_ONLY.items() if re.match(pattern, self.line)), None
+            (reason for pattern, reason in PARSED_ONLY.items() if re.match(pattern, self.line)),
+            None,
         )
 
 
 def shell_lines(page: Path) -> Iterator[str]:
-    """Lines of a page's shell blocks, continued ones joined, without the contents of
-    here-documents.
-    """
+    """Lines of a page's shell blocks, continued lines joined, without contents of heredocs."""
     for block in BLOCK.findall(page.read_text(encoding="utf-8")):
         end = None
         for line in block.replace("\\\n", " ").splitlines():
             if end is None:
                 yield line.strip()
-                end = found[1] if (found := HEREDOC.search(line)) else None
+                end = heredoc[1] if (heredoc := HEREDOC.search(line)) else None
             elif line.strip() == end:
                 end = None
 
@@ -130,8 +129,8 @@ def commands(page: Path) -> list[Command]:
 
 
 def made_small(arguments: Sequence[str]) -> list[str]:
-    """Arguments of `erpd`, made small where they run a campaign or a study, or evaluate on the
-    400 problems of `tiny`.
+    """Shrink arguments of `erpd` that run a campaign or study, or evaluate `tiny`'s 400
+    problems.
     """
     if arguments[:1] == ["eval"] and "--benchmark tiny" in " ".join(arguments):
         return [*arguments, "--count", "16"]
@@ -142,8 +141,8 @@ def made_small(arguments: Sequence[str]) -> list[str]:
     if recipe == "tiny" and any(
         "=" in word and not word.startswith("iterations=") for word in rest
     ):
-        small = (*small, "name=other")  # what reads `tiny` beside it reads the latest of that name
-    return ["run", recipe, *(part for one in small for part in ("--set", one)), *rest]
+        small = (*small, "name=other")  # other commands of a page read the latest named `tiny`
+    return ["run", recipe, *(part for override in small for part in ("--set", override)), *rest]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""What documents say: their prose, code spans, commands and tables; and whether the paths and
-Python names they give exist.
+"""Parsers for documents, and checks that the paths and Python names in them exist.
+
+They extract prose, code spans, commands and tables.
 """
 
 from __future__ import annotations
@@ -70,23 +71,24 @@ def tree(path: Path) -> ast.Module:
 
 
 def names_in(body: list[ast.stmt]) -> dict[str, ast.stmt]:
-    """What a module's or class's body defines or imports, by name."""
-    found: dict[str, ast.stmt] = {}
+    """Everything that a module's or class's body defines or imports, by name."""
+    names: dict[str, ast.stmt] = {}
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found[node.name] = node
+            names[node.name] = node
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found[node.target.id] = node
+            names[node.target.id] = node
         elif isinstance(node, ast.Assign):
-            found |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+            names |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.ImportFrom):
-            found |= {alias.asname or alias.name: node for alias in node.names}
-    return found
+            names |= {alias.asname or alias.name: node for alias in node.names}
+    return names
 
 
 def python_name_exists(name: str) -> bool:
-    """`package.module.symbol.attribute`, read from the source: nothing is imported, so heavy
-    modules cost nothing.
+    """Whether `package.module.symbol.attribute` exists.
+
+    Reads the source and imports nothing, so heavy modules cost nothing.
     """
     folder, parts = ROOT, name.split(".")
     while parts and (folder / parts[0]).is_dir():
@@ -111,7 +113,7 @@ def python_name_exists(name: str) -> bool:
 
 
 def path_exists(span: str) -> bool:
-    """In the tree, or one that a user makes and git ignores (`docker/.env`)."""
+    """Whether a path is in the tree, or ignored by git as a file of the user (`docker/.env`)."""
     if "*" in span:
         return any(ROOT.glob(span))
     return (ROOT / span).exists() or subprocess.run(

@@ -1,5 +1,6 @@
-"""An actor for tests of gangs, in a file of its own, so that its process imports neither torch
-nor a test.
+"""An actor for tests of gangs.
+
+It has its own file so that its process does not import torch or a test.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 
 class Member:
-    """Says its number; one of them may do something else."""
+    """An actor that returns its number; `does` makes one of them fail or die instead."""
 
     def __init__(self, number: int, does: str, folder: Path) -> None:
         self.number, self.does, self.folder = number, does, folder
@@ -23,11 +24,11 @@ class Member:
         if self.number == 1 and self.does == "die":
             os._exit(9)
         if self.number == 1 and self.does == "die once" and not (self.folder / "died").exists():
-            # the other has begun, so that both begin twice
+            # Wait until the other has begun, so that both begin twice.
             while "0" not in (self.folder / "calls").read_text():
                 time.sleep(0.02)
             (self.folder / "died").touch()
             os._exit(9)
         if self.number == 0 and self.does in ("raise", "die"):
-            time.sleep(600)  # as a worker that waits for another in a collective does
+            time.sleep(600)  # like a worker that waits in a collective for another one
         return self.number

@@ -1,6 +1,4 @@
-"""What several test files share: contexts, damage, the command line in a home of its own, and
-the processes that belong to a home.
-"""
+"""Helpers of several test files: contexts, damage, command lines, processes, campaigns."""
 
 from __future__ import annotations
 
@@ -49,16 +47,15 @@ SHRUNK = (
     "evaluation.sampling.samples=4",
     "evaluation.sampling.shard=16",
 )
-"""`tiny`, small enough that a campaign is seconds of work. The losses are named so that tuning
-the recipe does not move these tests.
+"""Overrides that shrink `tiny` to a campaign of seconds.
+
+They set the losses too, so that tuning the recipe does not change these tests.
 """
 
 
 @dataclass(frozen=True)
 class World:
-    """The embedded base in a store of its own, with a graded batch of its samples and their
-    column.
-    """
+    """The embedded base in its own store, with a graded batch of its samples and their column."""
 
     store: Store
     base: PolicyRef
@@ -76,9 +73,7 @@ def context(store: Store, events: Path | None = None, **runtime: Any) -> Context
 
 
 def flip_a_bit(path: Path, at: float = 0.5) -> None:
-    """Change one bit in place; the file's inode is replaced, so that hard links elsewhere stay
-    whole.
-    """
+    """Flip one bit of a file. The file gets a new inode, so hard links to it stay intact."""
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 1
     path.unlink()
@@ -86,8 +81,10 @@ def flip_a_bit(path: Path, at: float = 0.5) -> None:
 
 
 def dying(training: str) -> str:
-    """Part of a script: `training`, a generator of records by dotted name, says where it goes on
-    from, and the process dies at step `die_at`, once that is taken.
+    """Part of a script in which a training dies after step `die_at`.
+
+    It wraps `training`, the dotted name of a generator of records, and prints the step from which
+    it resumes.
     """
     return f"""
 original = {training}
@@ -105,8 +102,9 @@ def dying(*args, start, **more):
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """This process's environment, without what it has set for itself, for a child whose home is
-    `home`.
+    """Environment of a child process with this home.
+
+    It inherits this process's environment, except the settings of the project and its services.
     """
     own = (
         "ERPD_",
@@ -130,8 +128,9 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 @functools.cache
 def prefect_database() -> Path:
-    """An empty database of Prefect, migrated once for many homes: each would take ten seconds
-    for it when first used.
+    """An empty, migrated Prefect database, made once for many homes.
+
+    A migration takes ten seconds.
     """
     folder = Path(tempfile.mkdtemp(prefix="erpd-prefect-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -142,7 +141,7 @@ def prefect_database() -> Path:
 
 
 def migrated(home: Path) -> Path:
-    """`home`, made, with a database of Prefect that needs no migrations any more."""
+    """Create `home` with a Prefect database that is already migrated."""
     (home / "prefect").mkdir(parents=True)
     shutil.copy(prefect_database(), home / "prefect" / "prefect.db")
     return home
@@ -151,7 +150,7 @@ def migrated(home: Path) -> Path:
 def python(
     script: str, *arguments: object, home: Path, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own; its exit code is the caller's to judge."""
+    """Run a script in a separate process. The caller checks the exit code."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=environment(home, **more)
@@ -178,34 +177,35 @@ def sets(overrides: Sequence[str]) -> list[str]:
 
 
 def campaign_arguments(*overrides: str) -> list[str]:
-    """`erpd run` of the shrunk campaign, without Ray unless asked."""
+    """Arguments of `erpd run` for the shrunk campaign, without Ray unless overridden."""
     return ["run", "tiny", "--json", *sets([*SHRUNK, "runtime.ray=off", *overrides])]
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Every process that was started for this home, this one excluded."""
-    found = []
+    """Every process that was started for this home, except this one."""
+    processes = []
     for process in psutil.process_iter():
         try:
             mine = process.environ().get("ERPD_HOME") == str(home) or any(
                 str(home) in part for part in process.cmdline()
             )
             if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def no_process_left(home: Path, patience: float = 20.0) -> list[str]:
-    """Wait until no process of this home is left; the command lines of those that stayed."""
+    """Wait until no process of this home is left; returns the command lines of those that stay."""
     wait_until(lambda: not processes_of(home), patience)
     return [" ".join(process.cmdline()) for process in processes_of(home)]
 
 
 def wait_until(condition: Callable[[], object], patience: float, pause: float = 1.0) -> bool:
-    """Look again and again, more rarely the longer it takes, and at most `pause` seconds apart:
-    looking takes time from what is waited for.
+    """Poll a condition for `patience` seconds; returns whether it became true.
+
+    The interval grows up to `pause` seconds, because polling slows down what is waited for.
     """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < patience:
@@ -224,13 +224,13 @@ def events(home: Path, campaign: str = "*") -> list[dict[str, Any]]:
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a campaign came to, without what depends on when and where it ran."""
+    """A campaign's result without the parts that depend on when and where it ran."""
     kept = {key: value for key, value in result.items() if key not in ("mlflow_url", "report")}
     return {
         **kept,
         "iterations": [
-            {key: value for key, value in one.items() if key != "seconds"}
-            for one in result["iterations"]
+            {key: value for key, value in iteration.items() if key != "seconds"}
+            for iteration in result["iterations"]
         ],
     }
 
@@ -241,8 +241,9 @@ def tracked(home: Path) -> dict[str, dict[tuple[str, int], list[float | None]]]:
 
 
 def points(url: str, campaign: str = "%") -> dict[str, dict[tuple[str, int], list[float | None]]]:
-    """Every point of a campaign (an id, or a pattern of LIKE) in a database of MLflow, past
-    MLflow's own reading: phase (or "campaign") -> (metric, step) -> values written.
+    """Every point of a campaign (an id or a LIKE pattern), read directly from an MLflow database.
+
+    **Returns:** phase (or "campaign") -> (metric, step) -> values written.
     """
     import sqlalchemy as sa
 
@@ -254,17 +255,17 @@ def points(url: str, campaign: str = "%") -> dict[str, dict[tuple[str, int], lis
         " (SELECT 1 FROM tags c WHERE c.run_uuid = m.run_uuid AND c.key = 'erpd.campaign' AND "
         "c.value LIKE :campaign)"
     )
-    found: dict[str, dict[tuple[str, int], list[float | None]]] = {}
+    values_of: dict[str, dict[tuple[str, int], list[float | None]]] = {}
     with engine.connect() as connection:
         for phase, name, step, value in connection.execute(query, {"campaign": campaign}):
-            found.setdefault(phase, {}).setdefault((name, step), []).append(value)
+            values_of.setdefault(phase, {}).setdefault((name, step), []).append(value)
     engine.dispose()
-    return found
+    return values_of
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """A campaign that `erpd run` ran: where, with what, and what came of it."""
+    """A campaign that `erpd run` ran: its folder, arguments and result."""
 
     folder: Path
     arguments: list[str]
@@ -280,16 +281,14 @@ class Campaign:
         return json.loads(self.done.stdout)
 
     def again(self) -> Campaign:
-        """The same command once more, in the same home."""
+        """Run the same command again in the same home."""
         return run_campaign(self.folder, arguments=self.arguments)
 
 
 def run_campaign(
     folder: Path, *overrides: str, arguments: list[str] | None = None, timeout: float = 300
 ) -> Campaign:
-    """Run the shrunk campaign in `folder`: its home, an empty working directory and an empty
-    HOME lie side by side there.
-    """
+    """Run the shrunk campaign in `folder`, with its home, working directory and HOME there."""
     for name in ("cwd", "user"):
         (folder / name).mkdir(exist_ok=True)
     if not (folder / "home").exists():

@@ -1,5 +1,6 @@
-"""A hub on loopback: as much of its HTTP API as huggingface_hub needs to resolve a revision and
-fetch files of a data set.
+"""A hub on loopback for huggingface_hub.
+
+It has the part of the HTTP API that resolves a revision and fetches files of a data set.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from urllib.parse import unquote
 
 
 class Hub:
-    """Data sets by id; every change of one is a commit. What was asked for is remembered in
-    `asked`.
-    """
+    """Data sets by id; every change is a commit. `asked` records all requests."""
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
@@ -25,7 +24,7 @@ class Hub:
         self.url = ""
 
     def push(self, id: str, files: dict[str, bytes], branch: str = "main") -> str:
-        """A new commit of `branch` that holds exactly these files."""
+        """Add a commit to `branch` with exactly these files; returns its hash."""
         known = self.commits.setdefault(id, {})
         commit = hashlib.sha1(f"{id}{branch}{len(known)}".encode()).hexdigest()
         known[commit] = files
@@ -54,25 +53,25 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/datasets/"):
             owner, name, *rest = path.removeprefix("/api/datasets/").split("/")
             id, revision = f"{owner}/{name}", "/".join(rest[1:]) if rest else "main"
-            found = self.hub.files(id, revision)
-            if found is None:
+            stored = self.hub.files(id, revision)
+            if stored is None:
                 return self._refuse(
                     "RevisionNotFound" if id in self.hub.commits else "RepoNotFound"
                 )
-            siblings = [{"rfilename": file} for file in (".gitattributes", "README.md", *found[1])]
+            siblings = [{"rfilename": file} for file in (".gitattributes", "README.md", *stored[1])]
             return self._send(
-                json.dumps({"id": id, "sha": found[0], "siblings": siblings}).encode(),
+                json.dumps({"id": id, "sha": stored[0], "siblings": siblings}).encode(),
                 {"Content-Type": "application/json"},
                 body,
             )
         owner, name, _, revision, *file = path.removeprefix("/datasets/").split("/")
-        found = self.hub.files(f"{owner}/{name}", revision)
-        content = found[1].get("/".join(file)) if found else None
-        if found is None or content is None:
-            return self._refuse("EntryNotFound" if found else "RevisionNotFound")
+        stored = self.hub.files(f"{owner}/{name}", revision)
+        content = stored[1].get("/".join(file)) if stored else None
+        if stored is None or content is None:
+            return self._refuse("EntryNotFound" if stored else "RevisionNotFound")
         self._send(
             content,
-            {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": found[0]},
+            {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": stored[0]},
             body,
         )
 
@@ -96,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """The hub, answering at `hub.url`."""
+    """Serve the hub at `hub.url` until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

@@ -1,5 +1,6 @@
-"""Which isolation levels this machine can give, asked of the system and not of what is tested:
-where it can, a level must work.
+"""Isolation levels that this machine supports.
+
+They are found with system tools and not with the tested code, so a supported level must work.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ NEEDS: dict[Level, list[str]] = {
     "namespaces": ["unshare", *USER, "--mount", "--pid", "--net", "--fork", "true"],
     "limits": ["/usr/bin/python3", "-c", ""] if os.geteuid() == 0 else ["true"],
 }
-"""A command that does with the system's own tools what the level rests on; under root, programs
-of "limits" run on the system's Python.
+"""A command that uses what the level is built on, with the system's own tools.
+
+Under root, programs of "limits" run on the system's Python.
 """
 
 
 def require(level: Level) -> None:
-    """Skips the test where the machine cannot, with what the command said."""
+    """Skip the test if the machine does not support the level, with the command's error."""
     try:
         done = subprocess.run(NEEDS[level], capture_output=True, text=True, timeout=20)
     except FileNotFoundError as missing:

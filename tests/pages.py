@@ -1,6 +1,4 @@
-"""What tests of pages share: a page as a browser would read it, and text that would like to be
-markup.
-"""
+"""Helpers for tests of HTML pages: a parsed page, and a hostile text with markup."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x onerror=ale
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: its elements, its rows of cells, its text."""
+    """A parsed page: its elements, its rows of cells, its text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

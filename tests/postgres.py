@@ -1,8 +1,6 @@
-"""A PostgreSQL server for the tests: one in a temporary folder, or the one that ERPD_TEST_POSTGRES
-names.
+"""A PostgreSQL server for the tests: one in a temporary folder, or the one at ERPD_TEST_POSTGRES.
 
-PostgreSQL refuses to run as root, so under root it runs as the user that Debian's package makes, or
-as nobody.
+PostgreSQL refuses to run as root. Under root it runs as the user of Debian's package, or as nobody.
 """
 
 from __future__ import annotations
@@ -28,15 +26,16 @@ import sqlalchemy as sa
 from deployments.servers.local_platform import free_port
 
 PASSWORD = secrets.token_hex(16)
-"""Of every server that these tests start."""
+"""Password of every server that the tests start."""
 PATIENCE = 60.0
-"""Seconds the server may take until it answers, and until it has stopped."""
+"""Seconds that the server may take to start, and to stop."""
 
 
 @contextmanager
 def server() -> Iterator[str]:
-    """URL of a server one may create databases on; skips the test, naming what is missing, where
-    there can be none.
+    """URL of a server on which databases can be created.
+
+    Skips the test, saying what is missing, if there is none.
     """
     pytest.importorskip(
         "psycopg", reason="PostgreSQL's driver is not installed: pip install 'psycopg[binary]'"
@@ -58,9 +57,7 @@ def server() -> Iterator[str]:
 
 
 def find_binaries() -> Path | None:
-    """The folder of the newest `initdb` and `postgres`: where Debian puts them, else on the
-    path.
-    """
+    """The folder of the newest `initdb` and `postgres`: Debian's, else the one on the path."""
     versions = [
         path.parent
         for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")
@@ -68,13 +65,14 @@ def find_binaries() -> Path | None:
     ]
     if versions:
         return max(versions, key=lambda path: float(path.parent.name))
-    found = shutil.which("initdb")
-    return Path(found).resolve().parent if found and shutil.which("postgres") else None
+    initdb = shutil.which("initdb")
+    return Path(initdb).resolve().parent if initdb and shutil.which("postgres") else None
 
 
 class Server:
-    """A server whose files are in `folder`, on a port of loopback, with a password. It may be
-    killed, and started again as it was.
+    """A server with its files in `folder`, on a loopback port, with a password.
+
+    After a kill it can be started again.
     """
 
     def __init__(self, binaries: Path, folder: Path) -> None:
@@ -122,25 +120,25 @@ class Server:
         wait_for(self.process, self.url, self.folder / "log")
 
     def stop(self) -> None:
-        # PostgreSQL's fast shutdown: connections are ended, nothing is waited for
+        # PostgreSQL's fast shutdown: it closes the connections and does not wait for clients.
         self.process.send_signal(signal.SIGINT)
         self.process.wait(PATIENCE)
 
 
 @contextmanager
 def running(binaries: Path, folder: Path) -> Iterator[str]:
-    """A server whose files are in `folder`; its URL. It is stopped by its pid."""
-    one = Server(binaries, folder)
+    """Run a server with its files in `folder`; yields its URL. It is stopped by its pid."""
+    server = Server(binaries, folder)
     try:
-        one.start()
-        yield one.url
+        server.start()
+        yield server.url
     finally:
-        one.stop()
+        server.stop()
 
 
 @contextmanager
 def empty_database(server_url: str) -> Iterator[str]:
-    """A new database on a server, dropped in the end; its URL."""
+    """Create a database on a server and yield its URL. It is dropped at the end."""
     server = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
     name = f"erpd_test_{uuid.uuid4().hex[:12]}"
     with server.connect() as connection:
@@ -154,7 +152,7 @@ def empty_database(server_url: str) -> Iterator[str]:
 
 
 def unprivileged() -> pwd.struct_passwd | None:
-    """Who the server runs as; None for ourselves."""
+    """The user that the server runs as; None for this process's user."""
     if os.geteuid() != 0:
         return None
     known = {user.pw_name: user for user in pwd.getpwall()}
@@ -162,7 +160,7 @@ def unprivileged() -> pwd.struct_passwd | None:
 
 
 def die_with_parent() -> None:
-    """In the child: the server ends with the tests, even if they are killed."""
+    """Called in the child: makes the server end with the tests, even if they are killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGINT)
 
 

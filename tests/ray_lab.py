@@ -1,4 +1,4 @@
-"""What tests of Ray actors share: a Ray of their own, and its workers."""
+"""Helpers for tests of Ray actors: a separate Ray and its workers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from tasks.host.home import prepare
 
 @contextmanager
 def own_ray(**environment: str) -> Iterator[Path]:
-    """A Ray of 2 CPUs under a home of its own, whose path is short enough for Ray's sockets; its
-    actors may be classes of tests.
+    """Start a Ray of 2 CPUs with a separate home, whose path is short enough for Ray's sockets.
+
+    Its actors may be classes of tests.
     """
     from tasks.execution.ray_cluster import ensure_ray, stop_ray
 
@@ -46,10 +47,10 @@ def own_ray(**environment: str) -> Iterator[Path]:
 
 
 def ray_workers(*names: str) -> list[psutil.Process]:
-    """Processes of this test's Ray that do what is named so."""
-    found = []
+    """Worker processes of this test's Ray whose task or actor has one of these names."""
+    workers = []
     for process in processes_of(Path(os.environ["ERPD_HOME"])):
-        with suppress(psutil.Error):  # it has ended meanwhile
+        with suppress(psutil.Error):  # the process has ended
             if any(f"ray::{name}" in " ".join(process.cmdline()) for name in names):
-                found.append(process)
-    return found
+                workers.append(process)
+    return workers

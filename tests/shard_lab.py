@@ -1,5 +1,6 @@
-"""Workers that train models together as plain processes of this machine, without Ray: what they
-do is `tasks.training.fsdp_worker` alone.
+"""Workers that train a model together as plain processes, without Ray.
+
+They test `tasks.training.fsdp_worker` alone.
 """
 
 from __future__ import annotations
@@ -43,23 +44,24 @@ Path(sys.argv[1]).write_bytes(pickle.dumps(refs))
 
 @dataclass(frozen=True)
 class Job:
-    """A training into a store, with what its runtime differs in."""
+    """A training whose result goes into a store, with changes to its runtime."""
 
     store: Store
     stage: TrainTeacher | DistillStudent
     runtime: dict[str, Any] = field(default_factory=dict)
     dies: dict[int, int] = field(default_factory=dict)
-    """Rank -> the step it dies at, once that is taken and before anything of it is written."""
+    """Rank -> the step at which it dies: after the step, before anything of it is written."""
 
 
 Ended = subprocess.CompletedProcess[str]
 
 
 def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[TrainingRef], list[Ended]]:
-    """Each job's answer by so many workers, one job after the other, and how the workers ended; no
-    answers when one of them died.
+    """Run the jobs one after the other with `workers` workers.
 
-    Many jobs cost little more than one: what takes time is a worker's start.
+    Many jobs cost little more than one: most time goes into starting a worker.
+
+    **Returns:** Each job's result (none if a worker died), and how the workers ended.
     """
     with ExitStack() as stack:
         builds = [
@@ -68,7 +70,7 @@ def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[Trainin
             )
             for j in jobs
         ]
-        assert all(builds), "nothing is in its store already"
+        assert all(builds), "no result is in the store yet"
         meetings = [folder / uuid.uuid4().hex for _ in jobs]
         files = [folder / f"{uuid.uuid4().hex}.pickle" for _ in range(workers)]
         for rank, file in enumerate(files):
@@ -87,11 +89,11 @@ def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[Trainin
         ended = _run(files, folder)
         if any(process.returncode for process in ended):
             return [], ended
-        answers = [pickle.loads(file.read_bytes()) for file in files]
-        assert all(answer == answers[0] for answer in answers), "every worker has the same answers"
-        for build, ref in zip(builds, answers[0], strict=True):
+        results = [pickle.loads(file.read_bytes()) for file in files]
+        assert all(result == results[0] for result in results), "all workers have the same results"
+        for build, ref in zip(builds, results[0], strict=True):
             build.commit({"ref": ref.model_dump(mode="json")})
-        return answers[0], ended
+        return results[0], ended
 
 
 def _run(files: Sequence[Path], folder: Path) -> list[Ended]:
@@ -109,7 +111,7 @@ def _run(files: Sequence[Path], folder: Path) -> list[Ended]:
 
 
 def starts(process: Ended) -> list[int]:
-    """The step that each of a worker's jobs began from."""
+    """The step that each of a worker's jobs began at."""
     return [
         int(line.removeprefix("from "))
         for line in process.stdout.splitlines()
@@ -118,7 +120,7 @@ def starts(process: Ended) -> list[int]:
 
 
 def without(store: Store, folder: Path, *trainings: TrainingRef) -> Store:
-    """A copy of the store that lacks some trainings and what they left."""
+    """A copy of the store without some trainings and their policies."""
     shutil.copytree(store.root, folder)
     copy = Store(folder)
     for training in trainings:

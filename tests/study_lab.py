@@ -1,4 +1,4 @@
-"""A study as it lies in a registry and a store, for the tests of what is made of it."""
+"""A study in a registry and a store, for tests of its reports."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ EVERY = get_args(Picture)
 
 
 class Lab:
-    """A registry and a store with the campaigns of a study in them, written the way flows write
-    them.
-    """
+    """A registry and a store with the campaigns of a study, written as flows write them."""
 
     def __init__(self, folder: Path) -> None:
         self.registry = Registry(f"sqlite:///{folder}/registry.db")
@@ -31,9 +29,7 @@ class Lab:
         self.campaigns: dict[str, str] = {}
 
     def begin(self, arm: str) -> str:
-        """An arm's campaign, its base measured on two benchmarks, one of which the paper has as
-        well.
-        """
+        """Start an arm's campaign with its base measured on two benchmarks, one of the paper's."""
         campaign = self.campaigns[arm] = f"study-{arm}-0123456789"
         self.registry.campaign_started(campaign, f"study-{arm}", "study", {}, "0123abc")
         self.measure(arm, 0, "base", "base", 0.0, 0.0, test=0.5, hmmt_feb_25=0.4)
@@ -49,14 +45,14 @@ class Lab:
         kl_base: float,
         **scores: float,
     ) -> None:
-        """Every score has an interval of 3 points to each side."""
-        found = {
+        """Record an evaluation. Every score has an interval of +-3 points."""
+        benchmark_scores = {
             name: Score(avg=avg, k=8, problems=200, ci95=(avg - 0.03, avg + 0.03))
             for name, avg in scores.items()
         }
         report = EvalReport(
             policy=f"policy-{policy}",
-            scores=found,
+            scores=benchmark_scores,
             kl_old=kl_old,
             kl_base=kl_base,
             entropy=0.25,
@@ -84,17 +80,15 @@ class Lab:
         spec: str,
         seconds: float = 40.0,
     ) -> None:
-        """An artifact with one file in it. The same spec is the same artifact, in whichever
-        arm.
-        """
+        """Write an artifact with one file. The same spec is the same artifact in every arm."""
         with self.store.build(kind, {"q": spec}, {}, 1) as build:
             if build is not None:
                 build.put(name, lambda path: path.write_text(text))
                 build.commit({"ref": {}})
         identity = next(
-            one
-            for one in self.store.artifacts(kind)
-            if self.store.manifest(one).spec == {"q": spec}
+            artifact
+            for artifact in self.store.artifacts(kind)
+            if self.store.manifest(artifact).spec == {"q": spec}
         )
         self.registry.record_artifact(identity, kind, {}, meta={}, seconds=seconds)
         self.registry.attach(self.campaigns[arm], iteration, role, identity)
@@ -107,7 +101,7 @@ class Lab:
             1,
             f"{role} training",
             "records.jsonl",
-            "\n".join(json.dumps(one) for one in records),
+            "\n".join(json.dumps(record) for record in records),
             spec,
         )
         for step, accuracy in kept.items():
@@ -127,7 +121,7 @@ class Lab:
             "quantiles": [0.0],
             "tokens": 975,
         }
-        found = {
+        statistics = {
             "deviation": [
                 {"teacher": 10.0**-n, "student": 10.0**-n / 2, "ratio": 0.5, "tokens": 9}
                 for n in range(4)
@@ -135,11 +129,15 @@ class Lab:
             "teacher": {"positive": histogram, "negative": histogram},
             "student": {"positive": histogram},
         }
-        self.file("signal", arm, 1, "signal", "signal.json", json.dumps(found), f"signal of {arm}")
+        self.file(
+            "signal", arm, 1, "signal", "signal.json", json.dumps(statistics), f"signal of {arm}"
+        )
 
     def run(self) -> Lab:
-        """Two arms that share base and teacher and differ in the student, one trained on policy,
-        and one that was killed.
+        """Write the study's four arms.
+
+        Two share base and teacher and differ in the student, one was trained on-policy, one was
+        killed.
         """
         for arm, student in (("ce", 0.65), ("ce.kl", 0.6)):
             self.begin(arm)

@@ -1,6 +1,4 @@
-"""What the tests of vLLM share: prompts, samples of an engine, how far two engines' samples are
-apart, and models to swap.
-"""
+"""Helpers for tests of vLLM: prompts, samples, their distance, and models to swap."""
 
 from __future__ import annotations
 
@@ -41,17 +39,19 @@ def sample(
     seed: int = 0,
     prompts: list[str] = PROMPTS,
 ) -> Samples:
-    """`samples` responses to each prompt."""
+    """Sample `samples` responses to each prompt."""
     seeds = [[seed_of(seed, prompt, number) for number in range(samples)] for prompt in prompts]
-    found = engine.sample(
+    responses = engine.sample(
         [engine.encode(prompt) for prompt in prompts], seeds, sampling, lambda index, sample: None
     )
-    return [found[row * samples : (row + 1) * samples] for row in range(len(prompts))]
+    return [responses[row * samples : (row + 1) * samples] for row in range(len(prompts))]
 
 
 def chi_square(one: Counter[Any], other: Counter[Any], rare: int = 10) -> tuple[float, int]:
-    """Of the hypothesis that two samples of equal size are of one distribution: the statistic and
-    its degrees of freedom. What was seen less than `rare` times in both together is one class.
+    """Chi-square test that two samples of equal size have the same distribution. Values that occur
+    less than `rare` times in both together form one class.
+
+    **Returns:** The statistic and its degrees of freedom.
     """
     classes: Counter[Any] = Counter()
     pairs = {key: (one[key], other[key]) for key in one.keys() | other.keys()}
@@ -61,35 +61,33 @@ def chi_square(one: Counter[Any], other: Counter[Any], rare: int = 10) -> tuple[
 
 
 def standard_deviations(statistic: float, freedom: int) -> float:
-    """How far a chi-square statistic is from what chance gives, as a normal deviate (Wilson and
-    Hilferty 1931).
-    """
+    """A chi-square statistic as a standard normal deviate (Wilson and Hilferty 1931)."""
     return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(
         2 / (9 * freedom)
     )
 
 
-def whole(one: Sample) -> tuple[int, ...]:
-    return tuple(one.tokens)
+def whole(response: Sample) -> tuple[int, ...]:
+    return tuple(response.tokens)
 
 
-def first(one: Sample) -> int:
-    return one.tokens[0]
+def first(response: Sample) -> int:
+    return response.tokens[0]
 
 
 def distance(one: Samples, other: Samples, what: Callable[[Sample], Any]) -> float:
-    """Standard deviations between the frequencies of `what` in the samples of the same prompts."""
+    """Standard deviations between the frequencies of `what` in two samples of the same prompts."""
     parts = [
         chi_square(Counter(map(what, a)), Counter(map(what, b)))
         for a, b in zip(one, other, strict=True)
     ]
     statistic, freedom = (sum(column) for column in zip(*parts, strict=True))
-    assert freedom >= 2, "one class has nothing to tell"
+    assert freedom >= 2, "a single class shows nothing"
     return standard_deviations(statistic, freedom)
 
 
 def disturbed(folder: Path) -> Any:
-    """The model in `folder` with every weight moved by some thirty percent."""
+    """The model in `folder` with every weight changed by about thirty percent."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     noise = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -1,5 +1,6 @@
-"""Campaigns written into a store and a registry the way flows write them, without running any;
-what commands say of them.
+"""Campaigns written into a store and a registry as flows write them, without running them.
+
+Also helpers for the output of commands on them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,11 @@ from tasks.registry import Registry
 from tasks.store import Store, identity
 
 K = 4
-"""Samples a problem."""
+"""Samples per problem."""
 
 
 class Written:
-    """A home with campaigns of one iteration or more, each artifact in the store and in the
-    registry.
-    """
+    """A home with campaigns of one or more iterations; each artifact is in store and registry."""
 
     def __init__(self, home: Path, url: str = "") -> None:
         self.home, self.url = home, url or f"sqlite:///{home}/registry.db"
@@ -61,8 +60,11 @@ class Written:
         settings: Sequence[str] = (),
         seed: int = 0,
     ) -> str:
-        """`results`: for the base and then for each iteration, policy -> how many of K samples
-        of each problem it solved.
+        """Write a campaign; returns its identity.
+
+        **Arguments:**
+            results: For the base, then for each iteration: policy -> per problem, how many of its K
+                samples solved it.
         """
         id = f"{name}-0123456789"
         self.registry.campaign_started(
@@ -79,9 +81,9 @@ class Written:
                 "rollouts", {"seed": index}, {"policy": old, "problems": problems}, ref
             )
             column = self.artifact("column", {}, {"policy": old, "rollouts": rollouts}, {})
-            asked = {"config": {"loss": {"kind": "sapo"}}, "role": "teacher", "of": name}
+            spec = {"config": {"loss": {"kind": "sapo"}}, "role": "teacher", "of": name}
             teacher = self.trained(
-                asked, {"init": old, "rollouts": rollouts, "old": column}, "teacher", 40
+                spec, {"init": old, "rollouts": rollouts, "old": column}, "teacher", 40
             )
             numerator = self.artifact("column", {}, {"policy": teacher, "rollouts": rollouts}, {})
             inputs = {
@@ -106,7 +108,7 @@ class Written:
         return id
 
     def trained(self, spec: dict[str, Any], inputs: dict[str, str], role: str, step: int) -> str:
-        """A training and the policy it kept; the training's identity is that of its inputs."""
+        """Write a training and its policy; returns the policy's identity."""
         training = self.artifact(
             "training", spec, inputs, {"trail": [{"role": role, "step": step}]}
         )
@@ -139,7 +141,7 @@ class Written:
             for number, count in enumerate(solved)
         ]  # type: ignore[arg-type]
         score = avg_at_k(
-            {one.problem: [1.0] * one.solved + [0.0] * (K - one.solved) for one in results}
+            {row.problem: [1.0] * row.solved + [0.0] * (K - row.solved) for row in results}
         )
         report = EvalReport(
             policy=policy, scores={"test": score}, kl_old=kl, kl_base=kl, entropy=0.25, length=8.0
@@ -157,9 +159,9 @@ class Written:
 
     def policy(self, campaign: str, iteration: int, role: str) -> str:
         return next(
-            one.report.policy
-            for one in self.registry.reports(campaign)
-            if (one.iteration, one.role) == (iteration, role)
+            entry.report.policy
+            for entry in self.registry.reports(campaign)
+            if (entry.iteration, entry.role) == (iteration, role)
         )
 
 
@@ -179,7 +181,7 @@ def shown(what: Any) -> str:
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a command that was given something wrong."""
+    """The single error line of a command that was given bad input."""
     assert (done.returncode, done.stdout) == (2, ""), (done.returncode, done.stdout, done.stderr)
     (line,) = done.stderr.strip().splitlines()
     return line

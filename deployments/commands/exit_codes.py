@@ -1,6 +1,4 @@
-"""How a foreground run that does not end well ends: what is told of it, in which words, and with
-which exit code.
-"""
+"""Exit code and message of a foreground run that fails or is stopped."""
 
 from __future__ import annotations
 
@@ -21,10 +19,12 @@ from tasks.untrusted.display_text import one_line
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """A failure of the run is said in two lines, with exit code 1 and the traceback in a file; a
-    stop by Ctrl-C or SIGTERM, a fault of machine or numbers in one.
+    """Context manager that reports an exception of the run and exits with code 1.
+
+    One line reports a stop (Ctrl-C, SIGTERM), a numerical fault or a disk fault. Two lines report
+    any other failure; its traceback goes to a file.
     """
-    # a stop is a stop: what cleans up after Ctrl-C does so here too
+    # SIGTERM raises KeyboardInterrupt, so that it gets the same cleanup as Ctrl-C
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -42,12 +42,12 @@ def _explain(error: BaseException) -> None:
 
     if stop_in(error):
         print(
-            f"erpd: {one_line(why_stopped() or 'interrupted')}; the same command goes on from here",
+            f"erpd: {one_line(why_stopped() or 'interrupted')}; rerun the same command to resume",
             file=sys.stderr,
         )
     elif isinstance(error, Fault):
         print(
-            f"erpd: the run ends: {one_line(str(error))}; the same command goes on from here",
+            f"erpd: the run ends: {one_line(str(error))}; rerun the same command to resume",
             file=sys.stderr,
         )
     elif isinstance(error, Exception):
@@ -61,18 +61,18 @@ def _explain_failure(error: Exception) -> None:
 
     log = home() / "logs" / "failure.log"
     fault = describe_disk_fault(error)
-    # there is no room for it on a full disk
+    # a full disk may have no space for the log
     with contextlib.suppress(OSError) if fault else contextlib.nullcontext():
         log.write_text("".join(traceback.format_exception(error)))
     if fault:
         print(
-            f"erpd: {one_line(fault)}, and the same command goes on from what is done",
+            f"erpd: {one_line(fault)}, then rerun the same command to resume",
             file=sys.stderr,
         )
         return
-    story = one_line(f"{type(error).__name__}: {error}", 600)
-    print(f"erpd: the run failed: {story}", file=sys.stderr)
+    reason = one_line(f"{type(error).__name__}: {error}", 600)
+    print(f"erpd: the run failed: {reason}", file=sys.stderr)
     print(
-        f"erpd: the whole story is in {log}; the same command goes on from what is done",
+        f"erpd: full traceback in {log}; rerun the same command to resume",
         file=sys.stderr,
     )

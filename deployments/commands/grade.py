@@ -1,6 +1,4 @@
-"""The commands that check answers and programs in files: `erpd grade`, `erpd grade-code`, `erpd
-judge`.
-"""
+"""Commands that grade answers and programs in files: `erpd grade`, `grade-code`, `judge`."""
 
 from __future__ import annotations
 
@@ -24,12 +22,12 @@ def grade(
     mode: Annotated[
         str,
         typer.Option(
-            help="auto, boxed or hash: our rule, by where the answer stands; math_verify, "
-            "polaris, matharena: others' rules."
+            help="auto, boxed or hash: this project's rules, by where the answer is; math_verify, "
+            "polaris, matharena: the rules of other projects."
         ),
     ] = "auto",
 ) -> None:
-    """Grade IN.jsonl of gold and prediction into OUT.jsonl with a verdict on every row."""
+    """Grade the predictions of IN.jsonl against their gold answers; write verdicts to OUT.jsonl."""
     from tasks.grading import grade_file
 
     with checking():
@@ -39,9 +37,7 @@ def grade(
 
 @grading.command("grade-code")
 def grade_code(source: Path, target: Path) -> None:
-    """Run the programs of IN.jsonl on their test cases, each in a sandbox, into OUT.jsonl with
-    an outcome on every row.
-    """
+    """Run each program of IN.jsonl on its test cases in a sandbox; write outcomes to OUT.jsonl."""
     from tasks.grading.code.files import grade_code_file
     from tasks.grading.code.grader import CodeGrader
     from tasks.grading.code.sandbox import SandboxError
@@ -60,20 +56,26 @@ def judge(
     source: Path,
     target: Path,
     endpoint: Annotated[
-        str, typer.Option(help="URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")
+        str,
+        typer.Option(
+            help="URL of an OpenAI-compatible server, for example http://127.0.0.1:8000/v1."
+        ),
     ],
-    model: Annotated[str, typer.Option(help="The model's name there.")],
+    model: Annotated[str, typer.Option(help="The model's name on that server.")],
     key_env: Annotated[
-        str | None, typer.Option(help="Name of the environment variable that holds the key.")
+        str | None, typer.Option(help="Environment variable that holds the API key.")
     ] = None,
     max_calls: Annotated[
         int | None,
-        typer.Option(min=1, help="Requests at most; what is left keeps the verdict of the rules."),
+        typer.Option(
+            min=1, help="Maximum number of requests; rows beyond it keep the rules' verdict."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Grade IN.jsonl of problem, gold and prediction, then ask an LLM judge about the answers
-    that rules do not call correct.
+    """Grade IN.jsonl by rules, then ask an LLM judge about answers the rules reject.
+
+    Rows have problem, gold and prediction; verdicts go to OUT.jsonl.
     """
     with only_json(as_json) as out:
         from pydantic import ValidationError
@@ -98,9 +100,7 @@ def judge(
                 prepare()
                 result = judge_file(source, target, config)
         except JudgeError as error:
-            print(
-                f"erpd: {error}; the same command goes on from what was answered", file=sys.stderr
-            )
+            print(f"erpd: {error}; rerun the same command to resume", file=sys.stderr)
             raise typer.Exit(1) from error
         if as_json:
             out(json.dumps(result))

@@ -1,6 +1,4 @@
-"""The commands that ask the registry: `erpd lineage`, `erpd campaigns`, `erpd compare`; and
-`erpd gc`, which tidies the store by it.
-"""
+"""Commands over the registry and the store: `erpd lineage`, `campaigns`, `compare` and `gc`."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from tasks.host.home import prepare
 
 lineage_commands = typer.Typer()
 MOST = 1_000_000
-"""Campaigns that may be asked for at once."""
+"""Largest `--last`, in campaigns."""
 LONGEST = 36_500
-"""Days that something may be left alone for."""
+"""Largest `--older-than`, in days."""
 
 
 @lineage_commands.command()
@@ -24,20 +22,21 @@ def lineage(
     policy: Annotated[
         str,
         typer.Argument(
-            help="An artifact's identity or its beginning, CAMPAIGN:ROLE, or "
+            help="An artifact's identity or a prefix of it, CAMPAIGN:ROLE, or "
             "CAMPAIGN:ITERATION.ROLE."
         ),
     ],
     descendants: Annotated[
         bool,
         typer.Option(
-            "--descendants", help="What was made from it, instead of what it was made from."
+            "--descendants", help="Show what was made from it instead of what it was made from."
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what a policy, or anything else in the store, was made from, as a tree: `erpd
-    lineage tiny:2.student`.
+    """Print what a policy or any other artifact was made from, as a tree.
+
+    Example: `erpd lineage tiny:2.student`.
     """
     with only_json(as_json) as out:
         prepare_for(policy)
@@ -47,30 +46,30 @@ def lineage(
 
         with checking():
             registry = open_registry()
-            found = lineage_lines(registry, resolve_artifact(registry, policy), descendants)
+            lines = lineage_lines(registry, resolve_artifact(registry, policy), descendants)
         if as_json:
             out(
                 json.dumps(
                     {
-                        "artifact": found[0].line.artifact.id,
+                        "artifact": lines[0].line.artifact.id,
                         "descendants": descendants,
-                        "lines": [one.tree() for one in found],
+                        "lines": [line.tree() for line in lines],
                     }
                 )
             )
         else:
-            print_tree(found, descendants)
+            print_tree(lines, descendants)
 
 
 @lineage_commands.command()
 def campaigns(
-    every: Annotated[bool, typer.Option("--all", help="Those that were forgotten too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include forgotten campaigns.")] = False,
     last: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Only the newest so many.")
+        int | None, typer.Option(min=1, max=MOST, help="Only the newest N campaigns.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the campaigns, the newest first: how far each came, its scores, and how long it took."""
+    """List the campaigns, newest first, with their progress, scores and duration."""
     with only_json(as_json) as out:
         prepare()
         from deployments.output.lineage import campaign_table, console
@@ -78,20 +77,18 @@ def campaigns(
         from tasks.registry import open_registry
 
         with checking():
-            found = campaign_summaries(open_registry(), forgotten=every, last=last)
+            summaries = campaign_summaries(open_registry(), forgotten=every, last=last)
         if as_json:
-            out(json.dumps({"campaigns": [one.tree() for one in found]}))
-        elif found:
-            console().print(campaign_table(found))
+            out(json.dumps({"campaigns": [summary.tree() for summary in summaries]}))
+        elif summaries:
+            console().print(campaign_table(summaries))
         else:
-            print("No campaign has been run yet: `erpd run tiny` is one.")
+            print("No campaigns yet; start one: erpd run tiny")
 
 
 @lineage_commands.command()
 def compare(a: str, b: str, as_json: Json = False) -> None:
-    """Put two campaigns side by side: what their configs say differently, what each measured,
-    and A minus B of their last students.
-    """
+    """Compare two campaigns: their config differences, results, and last students (A minus B)."""
     with only_json(as_json) as out:
         prepare_for(a)
         from deployments.output.lineage import console, print_pair
@@ -100,11 +97,11 @@ def compare(a: str, b: str, as_json: Json = False) -> None:
         from tasks.store import open_store
 
         with checking():
-            found = compare_campaigns(open_registry(), open_store(), a, b)
+            pair = compare_campaigns(open_registry(), open_store(), a, b)
         if as_json:
-            out(json.dumps(found.tree()))
+            out(json.dumps(pair.tree()))
         else:
-            print_pair(found, console())
+            print_pair(pair, console())
 
 
 @lineage_commands.command()
@@ -112,24 +109,26 @@ def gc(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Say what would go, and why what is large stays; change nothing."
+            "--dry-run",
+            help="Print what would be removed, and why the largest items are kept; change nothing.",
         ),
     ] = False,
     forget: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CAMPAIGN",
-            help="Hold on to nothing of this campaign any more; may be repeated.",
+            help="Keep nothing for this campaign any longer; may be repeated.",
         ),
     ] = None,
     older_than: Annotated[
         float,
-        typer.Option(min=0, metavar="DAYS", help="Leave alone what was used within so many days."),
+        typer.Option(min=0, metavar="DAYS", help="Keep everything used in the last DAYS days."),
     ] = 7.0,
     as_json: Json = False,
 ) -> None:
-    """Remove from the store what no campaign needs: what nothing kept was made from, builds that
-    were left, damaged copies.
+    """Remove from the store what no campaign needs.
+
+    That is every artifact that nothing kept was made from, abandoned builds, and damaged copies.
     """
     with only_json(as_json) as out:
         with checking():
@@ -141,16 +140,17 @@ def gc(
         from tasks.store import open_store
 
         with checking():
-            found = clean(open_registry(), open_store(), forget or (), older_than, dry_run)
+            cleaned = clean(open_registry(), open_store(), forget or (), older_than, dry_run)
         if as_json:
-            out(json.dumps(found.tree()))
+            out(json.dumps(cleaned.tree()))
         else:
-            print_cleaned(found, console())
+            print_cleaned(cleaned, console())
 
 
 def check_days(days: float) -> None:
-    """Raises ValueError for days that no calendar goes back by."""
-    if not 0 <= days <= LONGEST:  # nor NaN, which the option's own bounds let through
+    """Check that `--older-than` is between 0 and LONGEST days. Raises ValueError otherwise."""
+    if not 0 <= days <= LONGEST:  # rejects NaN too, which the option's own bounds accept
         raise ValueError(
-            f"--older-than {days:g}: days, {LONGEST:,} (a century) at most; give a number"
+            f"--older-than {days:g}: out of range; give a number of days from 0 to {LONGEST:,} "
+            f"(a century)"
         )

@@ -22,13 +22,13 @@ def report_campaign(campaign: str, console: Console) -> Path:
     from flows.reports.campaign import write_report
 
     registry = open_registry()
-    found = registry.campaign(campaign).id
-    write_report(registry, open_store(), found, reports_path(found))
-    return show_campaign(found, console)
+    campaign_id = registry.campaign(campaign).id
+    write_report(registry, open_store(), campaign_id, reports_path(campaign_id))
+    return show_campaign(campaign_id, console)
 
 
 def show_campaign(campaign: str, console: Console) -> Path:
-    """Print the table of a campaign whose report is written.
+    """Print the table of a campaign whose report has been written.
 
     **Returns:** The path of the HTML file.
     """
@@ -52,7 +52,7 @@ def report_study(name: str, study: Study, console: Console) -> Path:
 
 
 def show_study(name: str, study: Study, campaigns: Mapping[str, str], console: Console) -> Path:
-    """Print the table of a study whose report is written.
+    """Print the table of a study whose report has been written.
 
     **Arguments:**
         campaigns: Arm -> campaign.
@@ -69,7 +69,7 @@ def show_study(name: str, study: Study, campaigns: Mapping[str, str], console: C
 
 
 def report_efficiency(campaigns: Sequence[str]) -> Path:
-    """Write the page of score against KL of several campaigns.
+    """Write the page that plots score against KL for several campaigns.
 
     **Returns:** The path of the page.
     **Raises:** LookupError for an unknown campaign.

@@ -1,4 +1,4 @@
-"""`erpd run`: a campaign or a study in the foreground, with progress, its table, and links."""
+"""`erpd run`: run a campaign or a study in the foreground, with progress, tables and links."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ STAGE_MODULES = (
     "tasks.training.student",
     "tasks.training.teacher",
 )
-"""What most stages import, slowly: Ray's workers import it while the campaign starts."""
+"""Slow imports that most stages share. Ray's workers import them while the campaign starts."""
 Ready = Callable[[str, str, Sequence[PreparedCampaign]], None]
-"""Takes a run's name, its description, and its campaigns; returns when the server answers."""
+"""Takes a run's name, description and campaigns; returns when the server answers."""
 
 
 def run_campaign_in_foreground(
     prepared: PreparedCampaign, recipe: str, console: Console
 ) -> dict[str, Any]:
-    """Run a campaign with its progress on the console.
+    """Run a campaign with progress on the console.
 
     **Returns:** The JSON object of `erpd run --json`.
     """
@@ -54,8 +54,8 @@ def run_campaign_in_foreground(
 def run_study_in_foreground(prepared: PreparedStudy, console: Console) -> dict[str, Any]:
     """Run every arm of a study with progress on the console.
 
-    **Returns:** The JSON object of the first arm, with the iterations of all arms, each with its
-    `arm`, and `arms`: arm -> campaign.
+    **Returns:** The JSON object of the first arm, except that `iterations` holds those of all arms,
+        each with its `arm`. It also has `arms`, a mapping arm -> campaign.
     """
     started = time.monotonic()
     with _servers(console) as ready:
@@ -71,30 +71,32 @@ def run_study_in_foreground(prepared: PreparedStudy, console: Console) -> dict[s
             result: StudyResult = run_study(prepared)
     report = show_study(prepared.id, prepared.study, prepared.campaigns, console)
     _say_where_to_look(console, report, started)
-    whole = {arm: result_json(one, report) for arm, one in result.arms.items()}
-    first = next(iter(whole.values()))
+    results = {arm: result_json(campaign, report) for arm, campaign in result.arms.items()}
+    first = next(iter(results.values()))
     iterations = [
-        {"arm": arm, **iteration} for arm, one in whole.items() for iteration in one["iterations"]
+        {"arm": arm, **iteration}
+        for arm, arm_result in results.items()
+        for iteration in arm_result["iterations"]
     ]
-    campaigns = {arm: one["campaign"] for arm, one in whole.items()}
+    campaigns = {arm: arm_result["campaign"] for arm, arm_result in results.items()}
     return {**first, "campaign": prepared.id, "iterations": iterations, "arms": campaigns}
 
 
 @contextmanager
 def _servers(console: Console) -> Iterator[Ready]:
-    """A Prefect server for the time of a run, and Ray stopped after it. Yields what says the run's
-    name and waits for the server.
+    """Context manager that provides a Prefect server during a run and stops Ray after it.
 
-    One that outlives this process is told to notice should the process be killed.
+    Yields a function that prints the run's name and waits for the server. A server that outlives
+    this process gets an automation that marks the run Crashed if the process is killed.
     """
-    lasting = "PREFECT_API_URL" in os.environ
-    # the server starts while the slow imports of the caller run
+    outlives_us = "PREFECT_API_URL" in os.environ
+    # the server starts while the caller's slow imports run
     with local_platform.prefect_api() as prefect_url:
         from deployments.servers.dead_runs import watch_for_dead_runs
         from tasks.execution.ray_cluster import start_ahead, stop_ray
 
         def ready(name: str, description: str, campaigns: Sequence[PreparedCampaign]) -> None:
-            if runtime := _first_to_do(campaigns):
+            if runtime := _first_unfinished(campaigns):
                 start_ahead(runtime, STAGE_MODULES)
             console.print(f"[bold]{name}[/]  {description}", highlight=False)
             console.print(
@@ -103,7 +105,7 @@ def _servers(console: Console) -> Iterator[Ready]:
                 highlight=False,
             )
             local_platform.wait_for_prefect(prefect_url)
-            if lasting:
+            if outlives_us:
                 asyncio.run(watch_for_dead_runs())
 
         try:
@@ -112,26 +114,28 @@ def _servers(console: Console) -> Iterator[Ready]:
             stop_ray()
 
 
-def _first_to_do(campaigns: Sequence[PreparedCampaign]) -> RuntimeConfig | None:
-    """The runtime of the first campaign that is not completed.
+def _first_unfinished(campaigns: Sequence[PreparedCampaign]) -> RuntimeConfig | None:
+    """Return the runtime of the first campaign that is not completed, else None.
 
-    Of a completed one every stage may be stored, so that no Ray is needed.
+    All stages of a completed campaign may be in the store; it may need no Ray.
     """
-    completed = {one.id for one in open_registry().campaigns() if one.status == "completed"}
-    return next((one.config.runtime for one in campaigns if one.id not in completed), None)
+    completed = {row.id for row in open_registry().campaigns() if row.status == "completed"}
+    return next(
+        (campaign.config.runtime for campaign in campaigns if campaign.id not in completed), None
+    )
 
 
 def _say_where_to_look(console: Console, report: Path, started: float) -> None:
     console.print(f"\nReport   {report}", highlight=False)
     console.print(
-        "Browse   erpd up   (Prefect's pages, where runs are asked for too, and MLflow's charts)",
+        "Browse   erpd up   (Prefect's pages, where you can also start runs, and MLflow's charts)",
         highlight=False,
     )
     console.print(f"took {elapsed(started)}", style="dim", highlight=False)
 
 
 def result_json(result: Any, report: Path) -> dict[str, Any]:
-    """The JSON object that `erpd run --json` prints."""
+    """Return the JSON object that `erpd run --json` prints."""
     ui = mlflow_ui()
     hidden = {"teacher_policy", "student_policy", "student_validation"}
     return {
@@ -139,7 +143,9 @@ def result_json(result: Any, report: Path) -> dict[str, Any]:
         "status": result.status,
         "recipe": result.recipe,
         "base": result.base.model_dump(mode="json"),
-        "iterations": [one.model_dump(mode="json", exclude=hidden) for one in result.iterations],
+        "iterations": [
+            iteration.model_dump(mode="json", exclude=hidden) for iteration in result.iterations
+        ],
         "mlflow_url": f"{ui}{result.tracked}" if ui else mlflow_url(),
         "report": str(report),
     }

@@ -1,4 +1,4 @@
-"""`erpd schedule`: have a deployment run again and again, with parameters of its own."""
+"""`erpd schedule`: run a deployment at set times, with its own parameters."""
 
 from __future__ import annotations
 
@@ -23,32 +23,37 @@ if TYPE_CHECKING:
 
 scheduling = typer.Typer()
 LONGEST = 8760
-"""Hours between two runs."""
+"""Largest `--every`, in hours: one year."""
 
 
 @scheduling.command()
 def schedule(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe; what is scheduled is shown when absent.")
+        str | None, typer.Argument(help="A recipe. Default: show the existing schedules.")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe."),
     ] = None,
     deployment: Annotated[
-        str, typer.Option(help="iteration: one more each time; campaign: begin or finish it.")
+        str,
+        typer.Option(
+            help="iteration: run one more iteration each time; campaign: start or finish it."
+        ),
     ] = "iteration",
     cron: Annotated[
-        str | None, typer.Option(help="When, as cron says it: '0 2 * * *' is every night at two.")
+        str | None,
+        typer.Option(help="When, in cron format: '0 2 * * *' is every night at two."),
     ] = None,
     every: Annotated[
-        float | None, typer.Option(min=0.02, help="Or: hours between two runs.")
+        float | None, typer.Option(min=0.02, help="Instead of --cron: hours between two runs.")
     ] = None,
-    timezone: Annotated[str, typer.Option(help="Of the cron times.")] = "UTC",
+    timezone: Annotated[str, typer.Option(help="Time zone of the cron times.")] = "UTC",
     remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove a schedule.")] = None,
 ) -> None:
-    """Schedule iterations or campaigns on the local platform (`erpd up`); runs that meet queue
-    up.
+    """Schedule iterations or campaigns on the local platform (`erpd up`).
+
+    Runs that overlap are queued.
     """
     from deployments.servers import local_platform
 
@@ -68,14 +73,15 @@ def schedule(
 
 
 def connect(platform: Any) -> None:
-    """Speak to the platform's Prefect, or to the one the environment names. Raises ValueError
-    when there is none.
+    """Point Prefect's client at the platform's server, else at the one PREFECT_API_URL names.
+
+    Raises ValueError if there is neither.
     """
     if platform is not None:
         os.environ["PREFECT_API_URL"] = platform.links["prefect_api"]
     elif not os.environ.get("PREFECT_API_URL"):
         raise ValueError(
-            "schedule: nothing runs that could keep it; start the platform first: erpd up"
+            "schedule: no Prefect server keeps schedules here; start the platform first: erpd up"
         )
 
 
@@ -87,24 +93,24 @@ def check_schedule(
     every: float | None,
     timezone: str,
 ) -> None:
-    """Raises ValueError for what cannot be scheduled."""
+    """Check the recipe and the times of a schedule. Raises ValueError if one is not valid."""
     from flows.recipes.load import load_recipe
 
     if deployment not in ("iteration", "campaign"):
         raise ValueError(
-            f"--deployment {deployment}: schedules are for iteration and campaign; choose one"
+            f"--deployment {deployment}: only iteration and campaign have schedules; choose one"
         )
     if (cron is None) == (every is None):
         raise ValueError(
-            "schedule: say when, by --cron '0 2 * * *' or by --every HOURS (one of them)"
+            "schedule: say when with --cron '0 2 * * *' or --every HOURS (one of them)"
         )
     if every is not None and not every <= LONGEST:
         raise ValueError(
-            f"--every {every:g}: hours between two runs, {LONGEST:,} (a year) at most; give a "
+            f"--every {every:g}: hours between two runs, at most {LONGEST:,} (a year); give a "
             f"number"
         )
     if timezone not in zoneinfo.available_timezones():
-        raise ValueError(f"--timezone {timezone}: is not known; UTC or Europe/Vienna, for example")
+        raise ValueError(f"--timezone {timezone}: not known; use UTC or Europe/Vienna, for example")
     load_recipe(recipe, changes)
 
 
@@ -116,10 +122,11 @@ def add_schedule(
     every: float | None,
     timezone: str,
 ) -> str:
-    """The schedule's name. One of the same name is replaced.
+    """Create a schedule; it replaces one of the same name.
 
-    Raises ValueError for a time that is none, before anything is told, and LookupError where
-    nothing is deployed.
+    **Returns:** The schedule's name.
+    **Raises:** ValueError if `cron` is not valid, before Prefect is called; LookupError if Prefect
+        has no such deployment.
     """
     from prefect import get_client
     from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule
@@ -138,72 +145,77 @@ def add_schedule(
         )
     except ValueError as error:
         raise ValueError(
-            f"--cron {cron!r}: is not five fields of cron (minute hour day month weekday); '0 2 * "
-            f"* *' is every night"
+            f"--cron {cron!r}: must have cron's five fields (minute hour day month weekday); '0 2 "
+            f"* * *' is every night at two"
         ) from error
     name = f"{deployment}-{recipe.rpartition('/')[2].partition('.')[0]}".lower().replace("_", "-")
     with get_client(sync_client=True) as client:
-        found = next((one for one in deployed(client) if one.name == deployment), None)
-        if found is None:
+        target = next((each for each in deployed(client) if each.name == deployment), None)
+        if target is None:
             raise LookupError(
-                f"--deployment {deployment}: Prefect has none of that name; start the platform "
-                f"anew: erpd down, erpd up"
+                f"--deployment {deployment}: not known to Prefect; restart the platform: erpd "
+                f"down, erpd up"
             )
-        for other in found.schedules:
+        for other in target.schedules:
             if other.slug == name:
-                client.delete_deployment_schedule(found.id, other.id)
+                client.delete_deployment_schedule(target.id, other.id)
         client.create_deployment_schedules(
-            found.id, [(when, True)], parameters=parameters, slug=name
+            target.id, [(when, True)], parameters=parameters, slug=name
         )
     return name
 
 
 def deployed(client: SyncPrefectClient) -> list[DeploymentResponse]:
-    """Our deployments, by name. Prefect is asked: importing the flows would bring torch and
-    transformers with them.
+    """Return the project's deployments, sorted by name.
+
+    They are read from Prefect: importing the flows would import torch and transformers too.
     """
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
     ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["erpd"]))
-    return sorted(client.read_deployments(deployment_filter=ours), key=lambda one: one.name)
+    deployments = client.read_deployments(deployment_filter=ours)
+    return sorted(deployments, key=lambda deployment: deployment.name)
 
 
 def schedules() -> list[tuple[str, Any, Any]]:
-    """(deployment, its id, schedule) of every one."""
+    """Return (deployment name, deployment id, schedule) for every schedule."""
     from prefect import get_client
 
     with get_client(sync_client=True) as client:
         return [
-            (one.name, one.id, schedule) for one in deployed(client) for schedule in one.schedules
+            (deployment.name, deployment.id, schedule)
+            for deployment in deployed(client)
+            for schedule in deployment.schedules
         ]
 
 
 def remove_schedule(name: str) -> str:
-    """Raises LookupError when there is none of that name."""
+    """Remove the schedule `name` and return its name. Raises LookupError if there is none."""
     from prefect import get_client
 
-    for _, deployment, one in (known := schedules()):
-        if one.slug == name:
+    for _, deployment, entry in (known := schedules()):
+        if entry.slug == name:
             with get_client(sync_client=True) as client:
-                client.delete_deployment_schedule(deployment, one.id)
+                client.delete_deployment_schedule(deployment, entry.id)
             return name
     raise LookupError(
         f"--remove {name}: there is no such schedule; known: "
-        f"{', '.join(str(one.slug) for _, _, one in known) or 'none'}"
+        f"{', '.join(str(entry.slug) for _, _, entry in known) or 'none'}"
     )
 
 
 def show_schedules(console: Console) -> None:
+    """Print a table of all schedules."""
     table = Table("schedule", "deployment", "when", "parameters", "on")
-    for deployment, _, one in schedules():
-        when = getattr(one.schedule, "cron", None) or f"every {one.schedule.interval}"
+    for deployment, _, entry in schedules():
+        when = getattr(entry.schedule, "cron", None) or f"every {entry.schedule.interval}"
         cells = (
-            one.slug or one.id,
+            entry.slug or entry.id,
             deployment,
             when,
-            one.parameters,
-            "yes" if one.active else "no",
+            entry.parameters,
+            "yes" if entry.active else "no",
         )
-        # others may have made them, in Prefect's UI
+        # a user may have made them in Prefect's UI: the texts are not trusted
         table.add_row(*(Text(one_line(str(cell))) for cell in cells))
     console.print(table)

@@ -1,6 +1,4 @@
-"""What every command does alike: what is wrong with the input is one line, and with `--json`
-stdout is one JSON object.
-"""
+"""Conventions shared by all commands: one-line input errors, and one JSON object with `--json`."""
 
 from __future__ import annotations
 
@@ -26,40 +24,41 @@ Json = Annotated[
 
 
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
-"""Faults that no other input would mend."""
+"""Errors of the machine, not of the input: no other input would fix them."""
 
 
 class BadInput(Exception):
-    """Something the user gave cannot work; the message is the one line they see."""
+    """Invalid input. The message is the one line that the user sees."""
 
 
 def say(message: str) -> None:
-    """One line on stderr. What a terminal would obey, in a name of somebody's, is shown, not
-    obeyed; of a very long line its beginning.
+    """Print one line on stderr.
+
+    Control sequences in names are printed as text, so that no terminal obeys them. Very long lines
+    are cut.
     """
     print(f"erpd: {one_line(message)}", file=sys.stderr)
 
 
 def prepare_for(asked: str | None) -> None:
-    """Make the home ready to be asked about `asked`, a campaign or what one made. Raises BadInput
-    where nothing was run in it: asking for something by name makes no home.
+    """Prepare ERPD_HOME for a query about `asked`, a campaign or an artifact (None: no name).
+
+    Raises BadInput if ERPD_HOME does not exist: a query by name must not create one.
     """
     if asked is not None and not home().is_dir() and str(home()) in registry_url():
         raise BadInput(
-            f"{asked}: not found, nothing was run in {home()} yet; set ERPD_HOME to where it was, "
-            f"or begin: erpd run tiny"
+            f"{asked}: not found, nothing was run in {home()} yet; set ERPD_HOME to its "
+            f"folder, or start: erpd run tiny"
         )
     prepare()
 
 
 @contextmanager
 def checking() -> Iterator[None]:
-    """What is wrong with the input is said in one line, with exit code 2."""
+    """Context manager that turns an error of the input into BadInput: one line, exit code 2."""
     try:
         yield
-    except (
-        UnicodeEncodeError
-    ) as error:  # bytes of the command line that are no text, which no name here has
+    except UnicodeEncodeError as error:  # the command line has bytes that are not UTF-8
         raise BadInput(f"{error.object[:80]!a} is not text; give it in UTF-8") from error
     except OverflowError as error:
         raise BadInput(f"a number is too large ({error}); give a smaller one") from error
@@ -69,15 +68,16 @@ def checking() -> Iterator[None]:
         if error.errno in MACHINE:
             raise
         raise BadInput(
-            f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and "
-            f"may be read or written"
+            f"{error.filename or 'a file'}: {error.strerror or error}; check that it exists and "
+            f"that you may read or write it"
         ) from error
 
 
 @contextmanager
 def only_json(wanted: bool) -> Iterator[Callable[[str], object]]:
-    """Yield a printer. With `--json`, everything else that writes to stdout, children too, goes
-    to stderr.
+    """Context manager that yields a print function.
+
+    With `--json`, everything else written to stdout goes to stderr, child processes included.
     """
     if not wanted:
         yield print

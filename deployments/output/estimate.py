@@ -1,7 +1,6 @@
-"""What `erpd show` says a recipe will cost: per phase the counted work, the time, what a device
-must hold, what stays on disk.
+"""The estimate of `erpd show`: FLOP, time, memory per device and disk space of each phase.
 
-Written as comments of the YAML that is shown, so that this still reads back as the recipe it is.
+It is printed as YAML comments, so that the output of `erpd show` is still a valid recipe.
 """
 
 from __future__ import annotations
@@ -16,18 +15,21 @@ from tasks.estimate import KnownModel, known_model, problem_counts
 from tasks.execution.machines import machine
 
 GPU = "H100"
-"""The machine that is assumed for a recipe that asks for GPUs."""
+"""Machine assumed for a recipe with device cuda."""
 
 
 def estimate(config: CampaignConfig, name: str | None) -> str:
-    """The estimate of one campaign, as comment lines. Raises ValueError for a machine that is
-    not there.
+    """Return the estimate of one campaign as comment lines.
+
+    **Arguments:**
+        name: The machine: a name of the table, `this`, or a YAML file; None for the default.
+    **Raises:** ValueError for an unknown machine.
     """
     return _commented(_campaign(config, name))
 
 
 def study_estimate(arms: Sequence[tuple[str, CampaignConfig]], name: str | None) -> str:
-    """The estimate of a study: a line for each arm, and the whole of the one that takes longest."""
+    """Return the estimate of a study: one line per arm, and full details of the longest arm."""
     return _commented(_study(arms, name))
 
 
@@ -35,23 +37,23 @@ def _study(arms: Sequence[tuple[str, CampaignConfig]], name: str | None) -> Iter
     totals: list[tuple[str, CampaignConfig, list[Cost]]] = []
     device = _machine(arms[0][1], name)
     for arm, config in arms:
-        found = _costs(config, device)
-        if found is not None:
-            totals.append((arm, config, found))
+        arm_costs = _costs(config, device)
+        if arm_costs is not None:
+            totals.append((arm, config, arm_costs))
     if len(totals) < len(arms):
         yield from _campaign(arms[0][1], name)
         return
     yield (
-        "estimate of each arm, alone; what arms share is worked out once, so the study costs "
-        "less than their sum"
+        "estimate of each arm, alone; stages that arms share are computed once, so the study "
+        "costs less than their sum"
     )
     width = max(len(arm) for arm, _, _ in totals)
     yield f"{'arm':<{width}}  {'FLOP':>8}  {'time':>8}  {'memory':>8}  {'disk':>8}"
-    for arm, _, found in totals:
-        yield f"{arm:<{width}}  {_total(found)}"
-    longest = max(totals, key=lambda one: sum(cost.seconds for cost in one[2]))
+    for arm, _, arm_costs in totals:
+        yield f"{arm:<{width}}  {_total(arm_costs)}"
+    longest = max(totals, key=lambda entry: sum(cost.seconds for cost in entry[2]))
     yield ""
-    yield f"the longest, {longest[0]}:"
+    yield f"longest arm, {longest[0]}:"
     yield from _campaign(longest[1], name, device)
 
 
@@ -61,43 +63,45 @@ def _campaign(
     model = _model(config)
     if model.shape is None:
         yield (
-            f"no estimate: {model.source}; give `model: {{kind: directory, path: ...}}` of a "
+            f"no estimate: {model.source}; set `model: {{kind: directory, path: ...}}` to a "
             f"folder with its config.json"
         )
         return
     device = device or _machine(config, name)
-    found = _costs(config, device)
-    assert found is not None, "the shape is known"
+    all_costs = _costs(config, device)
+    assert all_costs is not None, "the shape is known"
     unit = "GPU" if device.is_gpu else "process"
     yield (
         f"estimate: {model.name}, {_count(model.shape.parameters)} weights, on "
-        f"{_used(found, device)}"
+        f"{_machine_text(all_costs, device)}"
     )
     yield (
-        f"{'phase':<10}  {'FLOP':>8}  {'time':>8}  {'memory':>8}  {'disk':>8}  work; on how "
-        f"many devices; bound by"
+        f"{'phase':<10}  {'FLOP':>8}  {'time':>8}  {'memory':>8}  {'disk':>8}  work; number of "
+        f"devices; bound by"
     )
     for phase in PHASES:
-        these = [cost for cost in found if cost.task.phase == phase]
-        if not these:
+        phase_costs = [cost for cost in all_costs if cost.task.phase == phase]
+        if not phase_costs:
             continue
-        yield f"{phase:<10}  {_total(these)}"
+        yield f"{phase:<10}  {_total(phase_costs)}"
         for _, group in groupby(
-            sorted(these, key=lambda cost: cost.task.what), key=lambda cost: cost.task.what
+            sorted(phase_costs, key=lambda cost: cost.task.what), key=lambda cost: cost.task.what
         ):
             same = list(group)
-            yield f"{'':<10}  {_total(same)}  {_words(same)}"
-    yield f"{'total':<10}  {_total(found)}"
-    worst = max(found, key=lambda cost: cost.bytes)
+            yield f"{'':<10}  {_total(same)}  {_work_text(same)}"
+    yield f"{'total':<10}  {_total(all_costs)}"
+    worst = max(all_costs, key=lambda cost: cost.bytes)
     parts = ", ".join(f"{part} {_bytes(size)}" for part, size in worst.memory.items())
-    yield f"memory is that of one {unit} at its fullest: {worst.task.what} ({parts})"
+    yield f"memory is the peak of one {unit}: {worst.task.what} ({parts})"
     if worst.bytes > device.memory:
-        mend = (
+        remedy = (
             "more trainers, recompute, offload or a smaller token_budget"
             if worst.task.kind == "train"
             else "a smaller share for sampling"
         )
-        yield f"TOO MUCH: {device.name} has {_bytes(device.memory)} a {unit}; set runtime: {mend}"
+        yield (
+            f"TOO MUCH: {device.name} has {_bytes(device.memory)} a {unit}; set runtime: {remedy}"
+        )
     yield from _assumptions(config, model, device)
 
 
@@ -109,9 +113,9 @@ def _assumptions(config: CampaignConfig, model: KnownModel, device: Machine) -> 
         f"({lengths.source})"
     )
     yield (
-        f"assumed: at most {lengths.within:.0%} of the sampling limit on average; lengths spread "
-        f"by {lengths.spread:.0%} of their mean, "
-        f"a shard's longest is {lengths.longest:g} means"
+        f"assumed: mean length at most {lengths.within:.0%} of the sampling limit; standard "
+        f"deviation {lengths.spread:.0%} of the mean, "
+        f"longest response of a shard {lengths.longest:g} times the mean"
     )
     yield f"assumed: machine: {device.source}"
     dtype = config.runtime.dtype
@@ -125,12 +129,12 @@ def _assumptions(config: CampaignConfig, model: KnownModel, device: Machine) -> 
     if unknown:
         yield (
             f"assumed: {', '.join(f'{counts[name]} problems of {name}' for name in unknown)} "
-            f"(their sets say no number)"
+            f"(their sets give no number)"
         )
     if config.decision.mode == "auto":
         yield "assumed: every decision is S1"
     yield (
-        "stages are taken one after the other, none found in the store; loading, grading and "
+        "stages run one after the other and none is in the store; loading, grading and "
         "checkpoints are not counted"
     )
 
@@ -153,30 +157,32 @@ def _costs(config: CampaignConfig, device: Machine) -> list[Cost] | None:
     return costs(campaign_tasks(config, counts, model.lengths), model.shape, config.runtime, device)
 
 
-# -------------------------------------------------------------------------------------------- words
+# --------------------------------------------------------------------------------------------- text
 
 
-def _words(same: Sequence[Cost]) -> str:
+def _work_text(same: Sequence[Cost]) -> str:
+    """Describe tasks of one kind: amount of work, number of devices, what bounds it."""
     task = same[0].task
     if task.kind == "train":
-        amount = f"{sum(one.task.steps for one in same)} steps of {task.minibatch:,} responses"
+        amount = f"{sum(cost.task.steps for cost in same)} steps of {task.minibatch:,} responses"
     else:
-        amount = f"{sum(one.task.repeat * one.task.batch.sequences for one in same):,} responses"
+        amount = f"{sum(cost.task.repeat * cost.task.batch.sequences for cost in same):,} responses"
     return f"{task.what}: {amount}; {same[0].devices}; {same[0].bound}"
 
 
-def _used(found: Sequence[Cost], device: Machine) -> str:
-    most = max(cost.devices for cost in found)
+def _machine_text(all_costs: Sequence[Cost], device: Machine) -> str:
+    most = max(cost.devices for cost in all_costs)
     return f"up to {most} {device.name}" if device.is_gpu else "this machine"
 
 
-def _total(found: Sequence[Cost]) -> str:
+def _total(part: Sequence[Cost]) -> str:
+    """Format the columns of a table row. Memory is the maximum, the others are sums."""
     flops, seconds, disk = (
-        sum(getattr(cost, name) for cost in found) for name in ("flops", "seconds", "disk")
+        sum(getattr(cost, name) for cost in part) for name in ("flops", "seconds", "disk")
     )
     return (
         f"{_count(flops):>8}  {_time(seconds):>8}  "
-        f"{_bytes(max(cost.bytes for cost in found)):>8}  {_bytes(disk):>8}"
+        f"{_bytes(max(cost.bytes for cost in part)):>8}  {_bytes(disk):>8}"
     )
 
 

@@ -1,6 +1,4 @@
-"""What `erpd eval` prints: a table of measures, the comparison in words, and the problems that
-say most.
-"""
+"""The output of `erpd eval`: scores, the comparison, and the most informative problems."""
 
 from __future__ import annotations
 
@@ -17,12 +15,10 @@ from flows.reports.results import nats, percent, points
 from tasks.untrusted.display_text import one_line
 
 CUT = 0.05
-"""Share of truncated responses from which a score says more about the length limit than about
-the model.
-"""
+"""Share of truncated responses above which the output warns about the length limit."""
 
 NUMBERS = ("solved", "against", "tokens", "cut", "votes")
-"""Columns of the per-problem table that are."""
+"""Numeric columns of the per-problem table; they are right-aligned."""
 
 
 def print_evaluation(
@@ -31,8 +27,12 @@ def print_evaluation(
     names: Mapping[str, str],
     console: Console,
 ) -> None:
-    """`rows` are those of the per-problem table; `names` are `model` and `against` as the user
-    called them.
+    """Print the result of an evaluation.
+
+    **Arguments:**
+        result: The JSON object of `erpd eval --json`.
+        rows: The rows of the per-problem table.
+        names: `model` and `against` as the user gave them.
     """
     paired = "against" in result
     console.print(
@@ -72,32 +72,33 @@ def print_evaluation(
 
 
 def _plain(text: str) -> Text:
-    """In one line, as it is: names and answers of others are neither markup nor orders to the
-    terminal.
+    """Return the text as one line without Rich markup or control sequences.
+
+    Names and answers are not trusted.
     """
     return Text(one_line(text))
 
 
 def _measures(report: Mapping[str, Any]) -> Table:
-    """A row for each benchmark."""
+    """Return a table with one row per benchmark."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("benchmark", overflow="fold")
     for name in ("n x K", "AVG@K", "95 %", "pass@K", "maj@K", "cut", "none", "tokens", "entropy"):
         table.add_column(name, justify="right", no_wrap=True)
     for benchmark, score in report["scores"].items():
-        one = report["details"][benchmark]
+        details = report["details"][benchmark]
         cells = [
             f"{score['problems']} x {score['k']}",
             percent(score["avg"]),
             _interval(score),
-            *(text for _, text in _figures(score, one)),
+            *(text for _, text in _figures(score, details)),
         ]
         table.add_row(*(_plain(cell) for cell in (benchmark, *cells)))
     return table
 
 
 def _side_by_side(benchmark: str, result: Mapping[str, Any], names: Mapping[str, str]) -> Table:
-    """A column for each model."""
+    """Return a table of one benchmark with one column per model."""
     reports = (result, result["against"])
     scores = [report["scores"][benchmark] for report in reports]
     details = [report["details"][benchmark] for report in reports]
@@ -106,10 +107,10 @@ def _side_by_side(benchmark: str, result: Mapping[str, Any], names: Mapping[str,
     for name in names.values():
         table.add_column(_plain(name), justify="right", overflow="fold")
     table.add_row("AVG@K", *(f"{percent(score['avg'])} ({_interval(score)})" for score in scores))
-    figures = [_figures(score, one) for score, one in zip(scores, details, strict=True)]
+    figures = [_figures(score, detail) for score, detail in zip(scores, details, strict=True)]
     for (name, left), (_, right) in zip(*figures, strict=True):
         table.add_row(name, left, right)
-    table.add_row("KL to the other", *(nats(one["kl_base"]) for one in details))
+    table.add_row("KL to the other", *(nats(detail["kl_base"]) for detail in details))
     return table
 
 
@@ -118,15 +119,15 @@ def _interval(score: Mapping[str, Any]) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
-def _figures(score: Mapping[str, Any], one: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of a benchmark beside its score, with its name."""
+def _figures(score: Mapping[str, Any], details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, text) of every measure of a benchmark except its score."""
     return [
-        ("pass@K", percent(one["pass_at_k"][str(score["k"])])),
-        ("majority@K", "–" if one["majority"] is None else percent(one["majority"])),
-        ("cut at the limit", percent(one["truncated"])),
-        ("no answer", percent(one["unanswered"])),
-        ("tokens", f"{one['length']:.1f}"),
-        ("entropy", nats(one["entropy"])),
+        ("pass@K", percent(details["pass_at_k"][str(score["k"])])),
+        ("majority@K", "–" if details["majority"] is None else percent(details["majority"])),
+        ("cut at the limit", percent(details["truncated"])),
+        ("no answer", percent(details["unanswered"])),
+        ("tokens", f"{details['length']:.1f}"),
+        ("entropy", nats(details["entropy"])),
     ]
 
 
@@ -138,17 +139,17 @@ def _sampled(name: str, report: Mapping[str, Any]) -> str:
         if sampling.get("presence_penalty")
         else ""
     )
-    said = f"{name}: " if name else ""
-    said += (
+    text = f"{name}: " if name else ""
+    text += (
         f"sampled at temperature {sampling['temperature']}, top-p {sampling['top_p']}{more}, "
         f"up to {sampling['max_new_tokens']} tokens"
     )
-    cut = max(one["truncated"] for one in report["details"].values())
+    cut = max(details["truncated"] for details in report["details"].values())
     return (
-        f"{said}. Up to {percent(cut)} % were cut there: raise --max-new-tokens before you trust "
-        f"the scores"
+        f"{text}. Up to {percent(cut)} % of responses hit this limit: raise --max-new-tokens "
+        f"before you trust the scores"
         if cut > CUT
-        else said
+        else text
     )
 
 
@@ -156,32 +157,32 @@ def _judged(name: str, benchmark: str, judged: Mapping[str, Any]) -> str:
     outcomes = ", ".join(
         f"{outcome} {count}" for outcome, count in judged["outcomes"].items() if count
     )
-    said = (
+    text = (
         f"{f'{name}: ' if name else ''}the judge on {benchmark}: "
         f"{outcomes or 'nothing to ask'} ({judged['calls']} requests)"
     )
-    return f"{said}; stopped at {judged['spent']}" if judged["spent"] else said
+    return f"{text}; stopped at {judged['spent']}" if judged["spent"] else text
 
 
-def _comparison(benchmark: str, one: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    low, high = one["ci95"]
-    verdict = "beyond noise" if one["beyond_noise"] else "within noise"
+def _comparison(benchmark: str, paired: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    low, high = paired["ci95"]
+    verdict = "beyond noise" if paired["beyond_noise"] else "within noise"
     return (
-        f"{benchmark}: {names['model']} minus {names['against']} is {points(one['difference'])} "
-        f"points "
-        f"(95 % {points(low)} to {points(high)}), p = {one['p_value']:.3g}: {verdict}, paired "
-        f"over {one['problems']} problems"
+        f"{benchmark}: {names['model']} minus {names['against']} is "
+        f"{points(paired['difference'])} points "
+        f"(95 % {points(low)} to {points(high)}), p = {paired['p_value']:.3g}: {verdict}, paired "
+        f"over {paired['problems']} problems"
     )
 
 
 def _counted(benchmark: str, rows: Sequence[ProblemRow], shown: int, paired: bool) -> str:
-    said = ", ".join(f"{word} {count}" for word, count in counts(rows).items())
-    chosen = (
+    how_often = ", ".join(f"{word} {count}" for word, count in counts(rows).items())
+    selection = (
         f"the {shown} that {'differ most' if paired else 'were solved least'}"
         if shown
         else "the models differ on none"
     )
-    return f"{benchmark}: problems solved {said}; {chosen}"
+    return f"{benchmark}: problems solved {how_often}; {selection}"
 
 
 def _problems(rows: Sequence[ProblemRow], paired: bool) -> Table:

@@ -1,4 +1,4 @@
-"""What the commands of `deployments/commands/lineage.py` print."""
+"""Output of the commands of `deployments/commands/lineage.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from flows.inspect.campaigns import Overview
+from flows.inspect.campaigns import CampaignSummary
 from flows.inspect.compare import ABSENT, CampaignPair, Difference, Pair
 from flows.inspect.gc import Cleaned, total
 from flows.inspect.lineage import LineageLine, describe_figures
@@ -22,54 +22,60 @@ from flows.reports.results import PolicyRow, interval, nats, percent, points
 from tasks.untrusted.display_text import one_line
 
 WIDE = 160
+"""Columns of the console when stdout is not a terminal: enough for every table."""
 
 
 def console() -> Console:
-    """As wide as the terminal; where the output goes elsewhere, wide enough for every table."""
+    """Return a console as wide as the terminal, or WIDE where stdout is not a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
 def print_tree(found: Sequence[LineageLine], descendants: bool) -> None:
-    """Rich cuts a tree's lines at the console's width, so that is more than any line has; the
-    terminal wraps them.
+    """Print lineage lines as a tree.
+
+    Rich cuts a tree's lines at the console's width. The width is therefore larger than any line,
+    and the terminal wraps.
     """
     Console(width=10_000).print(lineage_tree(found, descendants))
 
 
 def lineage_tree(found: Sequence[LineageLine], descendants: bool = False) -> Tree:
-    """The lines as a tree; a branch that stands further up with everything below it is not
-    opened again.
-    """
+    """Return lineage lines as a tree. A branch that appears again is not expanded again."""
     root = Tree(_label(found[0], descendants))
     opened = [root]
-    for one in found[1:]:
-        del opened[one.line.depth :]
-        opened.append(opened[-1].add(_label(one, descendants)))
+    for entry in found[1:]:
+        del opened[entry.line.depth :]
+        opened.append(opened[-1].add(_label(entry, descendants)))
     return root
 
 
-def _label(one: LineageLine, descendants: bool) -> Text:
-    """With what it was to the line above or, of a descendant, what that one was to it."""
-    artifact = one.line.artifact
-    role = f"{'as ' if descendants else ''}{one.line.role}:" if one.line.role else ""
+def _label(entry: LineageLine, descendants: bool) -> Text:
+    """Return the text of a line.
+
+    It begins with the artifact's role for the line above. Among descendants it begins with the role
+    that the line above had for this artifact.
+    """
+    artifact = entry.line.artifact
+    role = f"{'as ' if descendants else ''}{entry.line.role}:" if entry.line.role else ""
     label = Text.assemble((one_line(role), "dim"), " " if role else "", one_line(artifact.id))
     if not artifact.id.startswith(artifact.kind):
         label.append(f" ({artifact.kind})")
     if artifact.removed_at:
         label.append(" (removed)", "yellow")
-    if one.line.repeated:
+    if entry.line.repeated:
         return label.append(" (above)", "dim")
     figures = [
-        *describe_figures(one.figures),
+        *describe_figures(entry.figures),
         *([took(seconds)] if (seconds := artifact.seconds or 0.0) >= 1 else []),
     ]
     label.append(f"  {one_line(', '.join(figures))}" if figures else "", "cyan")
-    if one.decision:
-        label.append(f"  {one.decision.strategy}: {one_line(one.decision.reason)}", "green")
+    if entry.decision:
+        label.append(f"  {entry.decision.strategy}: {one_line(entry.decision.reason)}", "green")
     return label
 
 
-def campaign_table(found: Sequence[Overview]) -> Table:
+def campaign_table(found: Sequence[CampaignSummary]) -> Table:
+    """Return the table of `erpd campaigns`."""
     table = _table(
         "Mean score over the benchmarks in % with its 95 % interval; KL in nats per token"
     )
@@ -77,13 +83,13 @@ def campaign_table(found: Sequence[Overview]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("done", "base", "last student", "KL base", "started", "took"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in found:
-        campaign, student = one.campaign, one.student
+    for overview in found:
+        campaign, student = overview.campaign, overview.student
         status = f"{campaign.status} (forgotten)" if campaign.forgotten_at else campaign.status
-        done = f"{one.done}/{one.asked}" if one.asked else str(one.done)
-        base = percent(one.base.mean) if one.base else "–"
+        done = f"{overview.done}/{overview.asked}" if overview.asked else str(overview.done)
+        base = percent(overview.base.mean) if overview.base else "–"
         measured = [_mean(student), nats(student.report.kl_base)] if student else ["–", "–"]
-        times = [f"{campaign.created_at.astimezone():%Y-%m-%d}", took(one.seconds)]
+        times = [f"{campaign.created_at.astimezone():%Y-%m-%d}", took(overview.seconds)]
         cells = [campaign.id, campaign.recipe, status, done, base, *measured, *times]
         table.add_row(*(_plain(cell) for cell in cells))
     return table
@@ -98,10 +104,11 @@ def _mean(row: PolicyRow) -> str:
 
 
 def print_pair(found: CampaignPair, console: Console) -> None:
-    for side, one in (("A", found.a), ("B", found.b)):
-        console.print(_plain(f"{side}  {one.id}  ({one.status})"), highlight=False)
+    """Print the output of `erpd compare`."""
+    for side, campaign in (("A", found.a), ("B", found.b)):
+        console.print(_plain(f"{side}  {campaign.id}  ({campaign.status})"), highlight=False)
     if found.config:
-        table = _table("What their configs say differently")
+        table = _table("Config differences")
         for name in ("key", "A", "B"):
             table.add_column(name, overflow="fold")
         for key, values in found.config.items():
@@ -115,7 +122,7 @@ def print_pair(found: CampaignPair, console: Console) -> None:
             _plain(_difference(difference, found.students)), highlight=False, soft_wrap=True
         )
     if not found.differences:
-        console.print("There are no students of both on one benchmark to compare.")
+        console.print("The two have no students on a common benchmark to compare.")
 
 
 def _pair_table(pairs: Sequence[Pair]) -> Table:
@@ -143,22 +150,22 @@ def _score(row: PolicyRow | None, benchmark: str) -> str:
     return f"{percent(score.avg)} {interval(score)}" if score else "–"
 
 
-def _difference(one: Difference, students: Sequence[PolicyRow | None]) -> str:
+def _difference(difference: Difference, students: Sequence[PolicyRow | None]) -> str:
     names = " minus ".join(
         f"{side}'s {row.name}" for side, row in zip("AB", students, strict=True) if row
     )
-    low, high = one.ci95
-    said = (
-        f"{one.benchmark}: {names} is {points(one.difference)} points (95 % {points(low)} to "
-        f"{points(high)})"
+    low, high = difference.ci95
+    text = (
+        f"{difference.benchmark}: {names} is {points(difference.difference)} points (95 % "
+        f"{points(low)} to {points(high)})"
     )
-    if one.paired:
-        verdict = "beyond noise" if one.paired["beyond_noise"] else "within noise"
+    if difference.paired:
+        verdict = "beyond noise" if difference.paired["beyond_noise"] else "within noise"
         return (
-            f"{said}, p = {one.paired['p_value']:.3g}: {verdict}, paired over "
-            f"{one.paired['problems']} problems"
+            f"{text}, p = {difference.paired['p_value']:.3g}: {verdict}, paired over "
+            f"{difference.paired['problems']} problems"
         )
-    return f"{said}, taken as independent: {one.why_not}"
+    return f"{text}, taken as independent: {difference.why_not}"
 
 
 def _value(value: object) -> str:
@@ -175,14 +182,15 @@ def _value(value: object) -> str:
 
 
 def print_cleaned(found: Cleaned, console: Console) -> None:
+    """Print the output of `erpd gc`."""
     for campaign in found.forgotten:
         console.print(
             _plain(f"{campaign}: {'would be forgotten' if found.dry_run else 'forgotten'}"),
             highlight=False,
         )
     if found.went:
-        table = _table("What would go" if found.dry_run else "What went")
-        for name in ("kind", "number", "size", "the largest"):
+        table = _table("Would be removed" if found.dry_run else "Removed")
+        for name in ("kind", "number", "size", "largest"):
             table.add_column(
                 name, justify="right" if name in ("number", "size") else "left", overflow="fold"
             )
@@ -195,35 +203,37 @@ def print_cleaned(found: Cleaned, console: Console) -> None:
             )
         console.print(table)
     if found.largest:
-        table = _table("The largest that stay, and why")
+        table = _table("Largest items kept, and why")
         for name in ("what", "size", "why"):
             table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
-        for one in found.largest:
-            table.add_row(_plain(one.item.id), decimal(one.item.size), _plain(one.why))
+        for kept in found.largest:
+            table.add_row(_plain(kept.item.id), decimal(kept.item.size), _plain(kept.why))
         console.print(table)
     for item in found.spared:
-        console.print(_plain(f"spared, for it came into use meanwhile: {item.id}"), highlight=False)
+        console.print(_plain(f"kept, because it was used meanwhile: {item.id}"), highlight=False)
     since = datetime.fromtimestamp(found.plan.since).strftime("%Y-%m-%d %H:%M")
     console.print(
-        f"Nothing used since {since} goes ({found.plan.because}).", highlight=False, soft_wrap=True
+        f"Nothing used since {since} is removed ({found.plan.because}).",
+        highlight=False,
+        soft_wrap=True,
     )
-    stays = decimal(total([one.item for one in found.plan.stays]))
+    stays = decimal(total([kept.item for kept in found.plan.stays]))
     if found.dry_run:
         console.print(
-            f"Would free {decimal(total(found.went))}, and {stays} would stay. Nothing was "
-            f"changed.",
+            f"Would free {decimal(total(found.went))} and keep {stays}. Nothing was changed.",
             highlight=False,
         )
     else:
-        console.print(f"Freed {decimal(total(found.went))}; {stays} stay.", highlight=False)
+        console.print(f"Freed {decimal(total(found.went))}; kept {stays}.", highlight=False)
 
 
-# -------------------------------------------------------------------------------------------- words
+# --------------------------------------------------------------------------------------------- text
 
 
 def _plain(text: str) -> Text:
-    """In one line, as it is: names and reasons of others are neither markup nor orders to the
-    terminal.
+    """Return the text as one line without Rich markup or control sequences.
+
+    Names and reasons are not trusted.
     """
     return Text(one_line(text))
 
@@ -233,7 +243,7 @@ def _table(title: str) -> Table:
 
 
 def took(seconds: float) -> str:
-    """Example: `8.2 s`, `12.5 min`, `3.1 h`, `4.2 days`."""
+    """Format a duration. Example: `8.2 s`, `12.5 min`, `3.1 h`, `4.2 days`."""
     for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"

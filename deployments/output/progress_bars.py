@@ -1,5 +1,6 @@
-"""What a person sees while campaigns run: a bar for the stage at work, a line for each that is
-done. Reads the campaigns' events.
+"""Progress on the terminal: a bar for each running stage, a line for each finished one.
+
+It is read from the campaigns' event files.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from tasks.untrusted.display_text import visible
 
 
 class Display:
-    """Context manager: follows the `events` from now on and shows them on `console`: path ->
-    heading, shown where its lines begin.
+    """Context manager that follows event files and shows new events on a console.
+
+    **Arguments:**
+        events: Path of an event file -> heading printed above its lines; empty for none.
     """
 
     def __init__(self, events: Mapping[Path, str], console: Console) -> None:
@@ -42,12 +45,12 @@ class Display:
             TextColumn("{task.fields[info]}", style="dim", markup=False),
             console=console,
             transient=True,
-            speed_estimate_period=600,  # long responses finish minutes apart
+            speed_estimate_period=600,  # seconds; long responses finish minutes apart
         )
         self.bars: dict[tuple[Path, str], TaskID] = {}
         self.since: dict[tuple[Path, str], float] = {}
         self.headed: Path | None = None
-        """Whose lines were shown last."""
+        """Event file of the line printed last."""
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -75,8 +78,8 @@ class Display:
             for event in events:
                 self._show(path, event)
 
-    def _tell(self, path: Path, text: str, style: str = "") -> None:
-        """A line, under the heading of whom it is about."""
+    def _print_line(self, path: Path, text: str, style: str = "") -> None:
+        """Print a line below the heading of its event file."""
         if self.headed != path and (heading := self.headings[path]):
             self.say(heading, style="bold")
         self.headed = path
@@ -90,14 +93,14 @@ class Display:
             self._bar(key)
         elif status == "finished":
             self._end(key)
-            self._tell(
+            self._print_line(
                 path,
                 f"  done    {label}  ({event['time'] - self.since.get(key, event['time']):.1f} s)",
             )
         elif status == "cached":
-            self._tell(path, f"  cached  {label}", style="dim")
+            self._print_line(path, f"  cached  {label}", style="dim")
         elif status == "said":
-            self._tell(path, f"  {label}", style="cyan")
+            self._print_line(path, f"  {label}", style="cyan")
         else:
             info = visible("  ".join(f"{key} {value}" for key, value in event["info"].items()))
             self.progress.update(
@@ -110,7 +113,7 @@ class Display:
         return self.bars[key]
 
     def _end(self, ended: tuple[Path, str]) -> None:
-        # an evaluation has one a benchmark
+        # an evaluation has one bar per benchmark; their labels begin with its own
         for key in [key for key in self.bars if key[0] == ended[0] and key[1].startswith(ended[1])]:
             self.progress.remove_task(self.bars.pop(key))
 

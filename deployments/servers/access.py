@@ -1,8 +1,8 @@
-"""Where the platform listens, and who is let in: on loopback everybody of this machine, elsewhere
-who has the login and nobody else.
+"""Where the platform listens and who may use it.
 
-The logins come from the environment, under the names that Prefect and MLflow themselves read; they
-are in no file and no command line.
+On loopback, every user of this machine may. On any other address, only users with the login may.
+Logins come from the environment variables that Prefect and MLflow read themselves. They are never
+in a file or on a command line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 PREFECT_LOGIN = "PREFECT_SERVER_API_AUTH_STRING"
 MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 SHORTEST = 12
-"""Characters of a password."""
+"""Minimum length of a password, in characters."""
 HOW = (
     f"export {PREFECT_LOGIN}=USER:PASSWORD {MLFLOW_LOGIN[0]}=USER {MLFLOW_LOGIN[1]}=PASSWORD, "
     f"or stay on {LOOPBACK}"
@@ -29,7 +29,7 @@ HOW = (
 
 
 def is_loopback(host: str) -> bool:
-    """Does only this machine reach what listens there?"""
+    """Return True if only this machine can reach a server that listens on `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -37,11 +37,12 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(host: str) -> None:
-    """May the platform listen at this address? **Raises:** ValueError: it is none of this
-    machine, or would be open to everybody.
+    """Check that the platform may listen on this address.
+
+    Raises ValueError if it is not an address of this machine or would be open to everybody.
     """
     if not host:
-        raise ValueError("--host: is no address of this machine; `ip addr` prints those")
+        raise ValueError("--host: not an address of this machine; `ip addr` lists them")
     try:
         with socket.create_server(
             (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -49,19 +50,20 @@ def check_host(host: str) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f"--host {host}: is no address of this machine ({error.strerror or error}); `ip addr` "
-            f"prints those"
+            f"--host {host}: not an address of this machine ({error.strerror or error}); `ip "
+            f"addr` lists them"
         ) from error
     if is_loopback(host):
         return
     user, _, password = os.environ.get(PREFECT_LOGIN, "").partition(":")
     for who, name, secret in (
         ("Prefect", user, password),
-        ("MLflow", *(os.environ.get(one, "") for one in MLFLOW_LOGIN)),
+        ("MLflow", *(os.environ.get(variable, "") for variable in MLFLOW_LOGIN)),
     ):
         if not name or not secret:
             raise ValueError(
-                f"--host {host}: others reach that address, and {who} would let everybody in; {HOW}"
+                f"--host {host}: others can reach that address, and {who} would let everybody in; "
+                f"{HOW}"
             )
         if len(secret) < SHORTEST:
             raise ValueError(
@@ -76,30 +78,27 @@ def check_host(host: str) -> None:
 
 
 def require_login() -> None:
-    """For those who speak to a platform that asks for one. **Raises:** BadInput: it is not in
-    the environment.
-    """
+    """Check that the environment has the login of the running platform. Raises BadInput if not."""
     if not os.environ.get("PREFECT_API_AUTH_STRING"):
         raise BadInput(
-            "the platform of this ERPD_HOME asks for a login; export "
+            "the platform of this ERPD_HOME requires a login; export "
             "PREFECT_API_AUTH_STRING=USER:PASSWORD as for `erpd up`"
         )
 
 
 def address(host: str) -> str:
-    """Where what listens at `host` is asked from this machine, as part of a URL."""
-    found = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
-    return f"[{found}]" if ":" in found else found
+    """Return the host part of the URL of a server that listens on `host`, as seen from here."""
+    reachable = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    return f"[{reachable}]" if ":" in reachable else reachable
 
 
 def mlflow_arguments(host: str) -> list[str]:
+    """Return the arguments of MLflow's server: logins are required away from loopback."""
     return [] if is_loopback(host) else ["--app-name", "basic-auth"]
 
 
 def mlflow_environment(host: str) -> dict[str, str]:
-    """What MLflow's server is told about logins: the admin, and by which names it may be called
-    (others are refused).
-    """
+    """Return MLflow's settings for logins: the admin, and the host names it accepts in requests."""
     if is_loopback(host):
         return {}
     user, password = (os.environ[name] for name in MLFLOW_LOGIN)
@@ -116,7 +115,7 @@ def mlflow_environment(host: str) -> dict[str, str]:
 
 
 def _mlflow_config() -> Path:
-    """Who may do what; no secret is in it."""
+    """Write the configuration of MLflow's permissions, which contains no secret."""
     path = home() / "mlflow" / "auth.ini"
     text = (
         f"[mlflow]\ndatabase_uri = "

@@ -1,6 +1,7 @@
-"""What makes Prefect's server mark runs Crashed whose process is gone and cannot say so itself:
-flow runs by an automation of its own, and their tasks, which no automation reaches, by whoever
-starts next or watches.
+"""Marks Prefect runs Crashed when their process died without reporting it.
+
+An automation of the server marks flow runs. No automation can mark task runs: the next run, or the
+process of `erpd up` that serves the deployments, marks those.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 SILENCE = timedelta(seconds=120)
-"""Flow runs send a heartbeat every 30 seconds; one that says nothing for so long is dead."""
+"""A flow run without a heartbeat for this long is dead; heartbeats come every 30 seconds."""
 SETTLED = timedelta(seconds=60)
-"""What tasks say of themselves reaches the server a little after their flow run has ended."""
+"""Wait after the end of a flow run: its tasks' last states reach the server a little later."""
 DEAD_RUNS = "erpd: mark dead runs Crashed"
 
 
 async def mark_dead_runs() -> None:
-    """An automation of the server, made once: a flow run whose heartbeat stops without an end is
-    Crashed.
+    """Create, once per server, the automation that marks dead flow runs Crashed.
+
+    A flow run is dead if its heartbeat stops before it reaches a final state.
     """
     try:
         await Automation.aread(name=DEAD_RUNS)
@@ -72,26 +74,25 @@ def _dead_runs() -> Automation:
 
 
 async def watch_for_dead_runs() -> None:
-    """What a run says to a server that outlives it: to notice should it be killed, and to end
-    what earlier ones left.
-    """
+    """Make a server that outlives this run watch for dead runs, and end tasks of earlier ones."""
     await mark_dead_runs()
     await end_left_tasks()
 
 
 async def end_left_tasks() -> int:
-    """Mark Crashed what still runs, by the server's books, in flow runs that ended a while ago;
-    how many tasks that were.
+    """Mark Crashed all unfinished task runs of flow runs that ended more than SETTLED ago.
+
+    **Returns:** The number of task runs marked.
     """
-    going = TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    unfinished = TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
     ended = FlowRunFilterEndTime(before_=datetime.now(UTC) - SETTLED)
     async with get_client() as client:
-        left = await client.read_task_runs(
-            task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=going, name=None)),
+        task_runs = await client.read_task_runs(
+            task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=unfinished, name=None)),
             flow_run_filter=FlowRunFilter(end_time=ended),
         )
-        for one in left:
+        for task_run in task_runs:
             await client.set_task_run_state(
-                one.id, Crashed(message="its flow run has ended"), force=True
+                task_run.id, Crashed(message="its flow run has ended"), force=True
             )
-    return len(left)
+    return len(task_runs)

@@ -1,5 +1,6 @@
-"""The local platform: Prefect and MLflow servers, on free ports, and the process that serves the
-deployments; stopped by pid.
+"""The local platform: Prefect and MLflow servers, and the process that serves the deployments.
+
+Servers listen on free ports. Processes are stopped by process id.
 """
 
 from __future__ import annotations
@@ -29,20 +30,25 @@ from tasks.host.services import PLATFORM, mlflow_url
 from tasks.host.sqlite import set_aside_if_damaged
 
 SERVING = "serving"
-"""File under ERPD_HOME with the pid of the process that serves the deployments, once it does."""
+"""File under ERPD_HOME with the pid of the process that serves the deployments.
+
+It exists once that process is ready.
+"""
 PATIENCE = 240.0
 """Seconds a server may take until it answers."""
 _ours: dict[str, Server] = {}
-"""By their address, the servers of this home that this process uses."""
+"""Servers of this home that this process uses, by URL."""
 
 
 class Server(Process):
-    """One that is asked over HTTP."""
+    """A server that answers over HTTP."""
 
     url: str
     health: str
+    """Path that answers with status 200 once the server is ready."""
 
     def answers(self) -> bool:
+        """Return True if the server is ready."""
         try:
             with urllib.request.urlopen(self.url + self.health, timeout=3) as response:
                 return bool(response.status == 200)
@@ -51,9 +57,10 @@ class Server(Process):
 
 
 class Served(Process):
-    """The one that serves the deployments (`deployments/servers/serve.py`)."""
+    """The process that serves the deployments (`deployments/servers/serve.py`)."""
 
     def answers(self) -> bool:
+        """Return True if the deployments are served."""
         try:
             return int((home() / SERVING).read_text()) == self.pid
         except (FileNotFoundError, ValueError):
@@ -61,19 +68,20 @@ class Served(Process):
 
 
 class Platform(BaseModel):
-    """What `erpd up` started."""
+    """The processes that `erpd up` started."""
 
     prefect: Server
     mlflow: Server | None
-    """None where ERPD_MLFLOW_URL names one that is there already."""
+    """None if ERPD_MLFLOW_URL names an existing server."""
     deployments: Served
     host: str = access.LOOPBACK
-    """Where its servers listen."""
+    """Address that its servers listen on."""
     login: bool = False
-    """Do they ask for one? Always, away from loopback."""
+    """True if its servers require a login; always so away from loopback."""
 
     @property
     def links(self) -> dict[str, str]:
+        """URLs of the servers, as in the contract's `erpd up --json`."""
         mlflow = self.mlflow.url if self.mlflow else mlflow_url()
         return {
             "prefect_ui": self.prefect.url,
@@ -83,7 +91,7 @@ class Platform(BaseModel):
 
     @property
     def processes(self) -> dict[str, Server | Served]:
-        """By the name of their log; the last one to start is the first to stop."""
+        """Processes in the order they start, by the name of their log file."""
         return {
             "prefect": self.prefect,
             **({"mlflow": self.mlflow} if self.mlflow else {}),
@@ -92,7 +100,7 @@ class Platform(BaseModel):
 
 
 def running() -> Platform | None:
-    """The platform of this home, if all of it is alive."""
+    """Return the platform of this home; None unless all its processes are alive."""
     try:
         platform = Platform.model_validate_json(_state().read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -101,15 +109,16 @@ def running() -> Platform | None:
 
 
 def up(host: str = access.LOOPBACK) -> Platform:
-    """Start what is not running yet and wait until all of it answers.
+    """Start the platform, unless it runs, and wait until all of it answers.
 
-    **Raises:** ValueError: it may not listen at `host`, or listens elsewhere already; RuntimeError:
-    a server did not answer.
+    **Raises:** ValueError if it may not listen on `host`, or already listens elsewhere;
+        RuntimeError if a server does not answer.
     """
     if platform := running():
         if platform.host != host:
             raise ValueError(
-                f"--host {host}: the platform listens at {platform.host} already; `erpd down` first"
+                f"--host {host}: the platform already listens on {platform.host}; run `erpd down` "
+                f"first"
             )
         return platform
     access.check_host(host)
@@ -118,7 +127,7 @@ def up(host: str = access.LOOPBACK) -> Platform:
     if not elsewhere:
         from flows.steps.tracking_queue import open_tracker
 
-        # makes the experiment under MLflow's own lock before its server opens the database
+        # creates the experiment under MLflow's own lock, before its server opens the database
         open_tracker()
     prefect, mlflow = start_prefect(host), None if elsewhere else _start_mlflow(host)
     started: dict[str, Server | Served] = {
@@ -146,7 +155,7 @@ def up(host: str = access.LOOPBACK) -> Platform:
 
 
 def down() -> int:
-    """Stop the platform; how many processes were stopped."""
+    """Stop the platform. Returns the number of processes stopped."""
     try:
         platform = Platform.model_validate_json(_state().read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -161,10 +170,10 @@ def down() -> int:
 
 @contextmanager
 def prefect_api() -> Iterator[str]:
-    """A Prefect API for this process: the one that PREFECT_API_URL names, the platform's, or a
-    server of our own that ends with us.
+    """Context manager that provides a Prefect API for this process and yields the URL of its UI.
 
-    Yields the address of its UI, and sets PREFECT_API_URL.
+    It is the one that PREFECT_API_URL names, else the platform's, else a new server that stops with
+    this process. Sets PREFECT_API_URL.
     """
     if named := os.environ.get("PREFECT_API_URL"):
         yield named.rstrip("/").removesuffix("/api")
@@ -185,23 +194,25 @@ def prefect_api() -> Iterator[str]:
 
 
 def _flush_logs() -> None:
-    """Send what flows logged while there is a server: at the end of a process it would be sent
-    to nobody, for a minute.
+    """Send the flows' logs before the server stops.
+
+    Otherwise Prefect tries to send them at exit, to a server that is gone, for a minute.
     """
     if (module := sys.modules.get("prefect.logging.handlers")) is not None:
         module.APILogHandler().flush()
 
 
 def wait_for_prefect(url: str) -> None:
-    """Wait until the server at `url` answers. Raises RuntimeError when it does not, or was
-    started here and has ended.
+    """Wait until the server at `url` answers.
+
+    Raises RuntimeError if it does not within PATIENCE, or was started by this process and died.
     """
     deadline = time.monotonic() + PATIENCE
     server = _ours.get(url) or Server(pid=os.getpid(), created=0, url=url, health="/api/health")
     while not server.answers():
         if url in _ours and not server.alive():
             raise RuntimeError(
-                f"the Prefect server ended while it started; see {home() / 'logs' / 'prefect.log'}"
+                f"the Prefect server died while starting; see {home() / 'logs' / 'prefect.log'}"
             )
         if time.monotonic() > deadline:
             raise RuntimeError(
@@ -212,8 +223,10 @@ def wait_for_prefect(url: str) -> None:
 
 
 def start_prefect(host: str = access.LOOPBACK, with_parent: bool = False) -> Server:
+    """Start a Prefect server. `with_parent`: it stops when this process dies (Linux)."""
     set_aside_if_damaged(
-        home() / "prefect" / "prefect.db", "Prefect's history of runs and its schedules begin anew"
+        home() / "prefect" / "prefect.db",
+        "Prefect starts again with no history of runs and no schedules",
     )
     port = free_port(host)
     env = {"PREFECT_API_URL": f"http://{access.address(host)}:{port}/api"}
@@ -285,7 +298,7 @@ def _start(
 
 
 def wait(server: Server | Served, name: str) -> None:
-    """Until it answers. Raises RuntimeError, naming the log, when it ends or takes too long."""
+    """Wait until it answers. Raises RuntimeError, which names the log, if it dies or times out."""
     deadline = time.monotonic() + PATIENCE
     while not server.answers():
         if not server.alive() or time.monotonic() > deadline:
@@ -294,6 +307,7 @@ def wait(server: Server | Served, name: str) -> None:
 
 
 def free_port(host: str = access.LOOPBACK) -> int:
+    """Return a port of `host` that is free now."""
     with socket.create_server(
         (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
     ) as probe:
@@ -301,7 +315,10 @@ def free_port(host: str = access.LOOPBACK) -> int:
 
 
 def _die_with_parent() -> None:
-    """A killed `erpd run` leaves no server behind (Linux; elsewhere this does nothing)."""
+    """Ask Linux to stop this child when its parent dies, so that a killed run leaves no server.
+
+    Elsewhere this does nothing.
+    """
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     except (OSError, AttributeError):
@@ -313,6 +330,6 @@ def _state() -> Path:
 
 
 def status() -> dict[str, object]:
-    """What runs now."""
+    """Return whether the platform runs and, if so, its URLs."""
     platform = running()
     return {"running": platform is not None, **(platform.links if platform else {})}

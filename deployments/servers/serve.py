@@ -1,5 +1,6 @@
-"""The third process of `erpd up`: serves the deployments, answers decisions that nobody took in
-time, and has dead runs marked Crashed.
+"""The third process of `erpd up`: serves the deployments.
+
+It also takes the automatic decision where nobody decided in time, and marks dead runs Crashed.
 """
 
 from __future__ import annotations
@@ -20,24 +21,28 @@ from tasks.host.atomic_files import write_atomically
 from tasks.host.home import home, prepare
 
 WATCH_SECONDS = 5.0
+"""Seconds between two looks for overdue decisions."""
 SWEEP_SECONDS = 30.0
+"""Seconds between two looks for dead task runs."""
 
 
 async def serve() -> None:
-    """Serve until stopped. Of campaigns, studies and evaluations one runs at a time, in the
-    order asked; reports run beside.
+    """Serve the deployments until stopped.
+
+    Campaigns, studies and evaluations run one at a time, in the order requested. Reports run in
+    parallel to them.
     """
     heavy = Runner(name="erpd", limit=1, pause_on_shutdown=False)
     light = Runner(name="erpd-reports", limit=2, pause_on_shutdown=False)
-    for name, one in DEPLOYED.items():
-        deployment = await one.flow.to_deployment(
+    for name, deployed in DEPLOYED.items():
+        deployment = await deployed.flow.to_deployment(
             name,
-            tags=list(one.tags),
-            parameters=one.parameters,
-            description=one.flow.description,
+            tags=list(deployed.tags),
+            parameters=deployed.parameters,
+            description=deployed.flow.description,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        await (heavy if one.heavy else light).aadd_deployment(deployment)
+        await (heavy if deployed.heavy else light).aadd_deployment(deployment)
     await mark_dead_runs()
     write_atomically(home() / SERVING, lambda path: path.write_text(str(os.getpid())))
     await asyncio.gather(heavy.start(), light.start(), _watch(), _sweep())
@@ -51,7 +56,9 @@ async def _watch() -> None:
 
 async def _sweep() -> None:
     while True:
-        with contextlib.suppress(httpx.HTTPError):  # busy, or away: the next round finds it
+        with contextlib.suppress(
+            httpx.HTTPError
+        ):  # server busy or down: try again in the next round
             await end_left_tasks()
         await asyncio.sleep(SWEEP_SECONDS)
 

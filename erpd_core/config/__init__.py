@@ -1,8 +1,7 @@
-"""One run is one frozen, printable value: `CampaignConfig`. Defaults are the paper's (the section
-or table is named at each).
+"""Configs: one run is one frozen, printable value, a `CampaignConfig`.
 
-Importing this package does not import torch. What the machine is like lives in `RuntimeConfig`,
-which never enters an identity.
+Defaults are the paper's; each names its section or table. `RuntimeConfig` describes the machine and
+never enters an identity. Importing this package does not import torch.
 """
 
 from erpd_core.config.campaign import CampaignConfig, DecisionConfig, Fallback

@@ -1,4 +1,4 @@
-"""What every part of a config is made of."""
+"""Base class and common types of all configs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Strategy = Literal["S1", "S2", "S3"]
 Choice = Literal["S1", "S2", "S3", "online", "none"]
-"""What an iteration may do: distil by a strategy, train online, or take the teacher itself as
-its student (a control arm).
+"""What an iteration does: distil by a strategy, train online, or take the teacher itself as its
+student (a control arm).
 """
 
 
 LIMIT = 1 << 53
-"""Whole numbers stay below it: up to there a float, a database and JavaScript hold each of them
+"""Upper bound of whole numbers. Below it a float, a database and JavaScript represent each of them
 exactly.
 """
 
 
 class Config(Frozen):
-    """Every number of a config is finite, and a whole one below `LIMIT`. A field's docstring is
-    its text in the forms of Prefect's UI.
+    """Base of all configs: numbers are finite, and whole numbers are below `LIMIT`.
+
+    The docstring of a field is its text in the forms of Prefect's UI.
     """
 
     model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
@@ -34,8 +35,8 @@ class Config(Frozen):
     @field_validator("*")
     @classmethod
     def _bounded(cls, value: Any) -> Any:
-        if any(isinstance(one, int) and abs(one) >= LIMIT for one in _members(value)):
-            raise ValueError("whole numbers lie between -2**53 and 2**53; give another")
+        if any(isinstance(member, int) and abs(member) >= LIMIT for member in _members(value)):
+            raise ValueError("whole numbers must be between -2**53 and 2**53; choose another")
         return value
 
 

@@ -1,4 +1,4 @@
-"""The value network that PPO's advantages rest on."""
+"""Config of the value network behind PPO's advantages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from erpd_core.config.trail import TrailConfig
 
 
 class CriticConfig(TrailConfig):
-    """Value pretraining on the fixed batch (VC-PPO, arXiv 2503.01491): lambda 1, so the target of
-    every token is the outcome.
+    """Value pretraining on the fixed batch (VC-PPO, arXiv 2503.01491).
 
-    ERPD gives no numbers for it. The learning rate is the field's usual one of a critic, ten times
-    a policy's; steps and minibatch are ours. Whether they are enough is told by the explained
-    variance in the records.
+    Lambda is 1, so the target of every token is the outcome. ERPD gives no numbers. The learning
+    rate is usual for critics, ten times that of a policy; steps and minibatch are ours. The
+    explained variance in the records shows whether they are enough.
     """
 
     optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=1e-5))
+    """Optimizer of the critic."""
     minibatch: PositiveInt = 64
     """Trajectories per optimizer step."""
     steps: PositiveInt = 80
-    """The values used are the last step's."""
+    """Number of optimizer steps. The values of the last step are used."""

@@ -1,6 +1,4 @@
-"""The LLM judge of an evaluation: who is asked, and what asking may cost. Never part of a
-training reward.
-"""
+"""Config of the LLM judge of an evaluation. A judge is never part of a training reward."""
 
 from __future__ import annotations
 
@@ -13,44 +11,51 @@ from erpd_core.config.common import Config
 
 
 class JudgeConfig(Config):
-    """A model behind an OpenAI-compatible endpoint, asked about answers that rules call wrong or
-    unparsable.
+    """A model behind an OpenAI-compatible endpoint that judges answers.
 
-    Example: `JudgeConfig(endpoint="http://127.0.0.1:8000/v1", model="Qwen/Qwen3-8B")`
+    It sees only answers that the rules call wrong or unparsable.
+
+    **Example:** `JudgeConfig(endpoint="http://127.0.0.1:8000/v1", model="Qwen/Qwen3-8B")`
     """
 
     endpoint: str
-    """Where `/chat/completions` is, usually ending in `/v1`. It never enters an identity."""
+    """URL below which `/chat/completions` is, usually ending in `/v1`. It never enters an identity.
+    """
     model: str = Field(min_length=1)
+    """Name of the model, as the endpoint knows it."""
     key_env: str | None = None
-    """Name of the environment variable that holds the key; the key itself is in no file, config
+    """Name of the environment variable that holds the API key. The key itself is in no file, config
     or message.
     """
     reply_tokens: PositiveInt = 2048
-    """Tokens of one reply, thinking included."""
+    """Maximum tokens of one reply, thinking included."""
     seed: int = 0
+    """Seed that is sent with every request."""
     max_calls: PositiveInt = 20_000
-    """Requests, repeated ones included. When a limit is reached the answers not judged yet keep
-    the verdict of the rules.
+    """Maximum number of requests, repeated ones included. When a limit is reached, the answers not
+    judged yet keep the verdict of the rules.
     """
     max_tokens: PositiveInt = 20_000_000
-    """Tokens read and written, as the server counts them."""
+    """Maximum tokens read and written, as the server counts them."""
     max_seconds: PositiveFloat = 7200.0
+    """Maximum seconds in total."""
     timeout: PositiveFloat = 120.0
-    """Seconds for one request."""
+    """Seconds after which one request is given up."""
     retries: NonNegativeInt = 5
+    """Further attempts after a request that failed."""
     concurrency: PositiveInt = 8
+    """Requests in flight at once."""
 
     @field_validator("endpoint")
     @classmethod
     def _plain_url(cls, endpoint: str) -> str:
         try:
             url = urlsplit(endpoint)
-            # a port out of range is a ValueError
-            whole = url.scheme in ("http", "https") and url.hostname and url.port != 0
+            # url.port raises ValueError if it is out of range
+            complete = url.scheme in ("http", "https") and url.hostname and url.port != 0
         except ValueError:
-            whole = False
-        if not whole:
+            complete = False
+        if not complete:
             raise ValueError("endpoint: give a URL such as http://127.0.0.1:8000/v1")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError(
@@ -60,8 +65,9 @@ class JudgeConfig(Config):
         return endpoint.rstrip("/").removesuffix("/chat/completions")
 
     def spec(self) -> dict[str, Any]:
-        """What of it affects verdicts: the model and how it is asked, and the limits, which
-        decide what is not judged at all.
+        """The settings that affect verdicts: the model, its request, and the limits.
+
+        The limits decide which answers are not judged at all.
         """
         fields = ("model", "reply_tokens", "seed", "max_calls", "max_tokens", "max_seconds")
         return {name: getattr(self, name) for name in fields}

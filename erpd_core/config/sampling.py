@@ -1,4 +1,4 @@
-"""How policies are sampled, and what they are measured on (Sec. 4.1)."""
+"""Configs of sampling and of evaluation (Sec. 4.1)."""
 
 from __future__ import annotations
 
@@ -19,35 +19,42 @@ from erpd_core.config.judge import JudgeConfig
 from erpd_core.config.problems import ProblemsConfig
 
 LONGEST_NAME = 64
-"""Characters of a benchmark's name: it heads columns, names files and is a part of MLflow's
+"""Maximum characters of a benchmark's name, which is used in table headers, file names and MLflow
 metrics.
 """
 
 
 class SamplingConfig(Config):
-    """How a policy is sampled (Sec. 4.1: 16 samples, T 0.6, 32,768 tokens for the fixed batch; T
-    0.6 and top-p 0.95 to evaluate).
+    """How a policy is sampled.
+
+    Sec. 4.1: 16 samples, temperature 0.6 and 32,768 tokens for the fixed batch; temperature 0.6 and
+    top-p 0.95 for evaluation.
     """
 
     samples: PositiveInt = 16
+    """Samples per prompt."""
     temperature: PositiveFloat = 0.6
+    """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Probability mass of the most likely tokens that are sampled from; 1 is all of them."""
     top_k: PositiveInt | None = None
-    """Only the k most likely tokens, before top-p; all when absent. Sec. 4.1 leaves it at the
-    model's own default (Qwen3: 20).
+    """Number of most likely tokens that are sampled from, before top-p; if not set, all. Sec. 4.1
+    leaves it at the model's own default (Qwen3: 20).
     """
     presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
-    """Taken from the logits of tokens that the response holds already, before the temperature
-    (the card of Qwen3.5: 1.5).
+    """Subtracted from the logits of tokens that the response already contains, before the
+    temperature (model card of Qwen3.5: 1.5).
     """
     max_new_tokens: PositiveInt = 32_768
+    """Maximum tokens of a response; longer ones are cut."""
     shard: PositiveInt = 64
-    """Prompts per shard: what is durable at once, and sampled as one batch."""
+    """Prompts per shard. A shard is sampled as one batch and stored as a whole."""
 
     @model_serializer(mode="wrap")
-    def _as_before_there_were_more(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `top_k` and `presence_penalty` where they do nothing, so that what was sampled
-        before keeps its identity.
+    def _without_neutral_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `top_k` and `presence_penalty` where they have no effect.
+
+        Rollouts from before these settings existed thus keep their identity.
         """
         written: dict[str, Any] = write(self)
         return {
@@ -58,28 +65,32 @@ class SamplingConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """Selection happens on `validation` only; `benchmarks` are for reporting (Sec. 4.1)."""
+    """Validation problems, for all selection, and benchmarks, for reporting only (Sec. 4.1)."""
 
     validation: ProblemsConfig
+    """Problems on which teachers, students and strategies are selected."""
     validation_sampling: SamplingConfig = Field(
         default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920)
     )
+    """Sampling of the validation problems."""
     benchmarks: dict[str, ProblemsConfig]
+    """Benchmarks by name. They are only reported and never select anything."""
     sampling: SamplingConfig = Field(
         default_factory=lambda: SamplingConfig(samples=32, top_p=0.95, max_new_tokens=81_920)
     )
+    """Sampling of the benchmarks."""
     samples: dict[str, PositiveInt] = Field(default_factory=dict)
-    """Samples per problem of single benchmarks, instead of `sampling.samples` (Sec. 4.1:
-    BeyondAIME 16, IMO AnswerBench 4).
+    """Samples per problem of single benchmarks, instead of `sampling.samples` (Sec. 4.1: BeyondAIME
+    16, IMO AnswerBench 4).
     """
     signal: bool = False
-    """Score the student on the fixed batch too, and keep how far it followed its teacher, token
-    by token (Fig. 7, Fig. 10).
+    """Whether to score the student on the fixed batch too and record, token by token, how far it
+    followed its teacher (Fig. 7, Fig. 10).
     """
 
     judge: JudgeConfig | None = None
-    """An LLM judge for benchmark answers that rules do not call correct (Sec. 4.1 uses one for
-    Qwen3.5). Validation, where selection happens, is by rules alone.
+    """An LLM judge for benchmark answers that the rules do not call correct (Sec. 4.1 uses one for
+    Qwen3.5). Validation, on which everything is selected, uses the rules alone.
     """
 
     @field_validator("validation", "benchmarks")
@@ -92,7 +103,7 @@ class EvaluationConfig(Config):
             for source in (given.values() if isinstance(given, dict) else [given])
         ):
             raise ValueError(
-                "overlap belongs to prompts: it checks them against what stands here; move it there"
+                "overlap belongs to prompts: it checks them against these problems; move it there"
             )
         return given
 
@@ -108,8 +119,8 @@ class EvaluationConfig(Config):
                 or not name.replace("-", "").replace("_", "").isalnum()
             ):
                 raise ValueError(
-                    f"benchmarks: {name[:80]!r} must be {LONGEST_NAME} letters, digits, - and _ "
-                    f"at most, and not 'validation'"
+                    f"benchmarks: {name[:80]!r} must be at most {LONGEST_NAME} letters, digits, - "
+                    f"and _, and not 'validation'"
                 )
         return benchmarks
 

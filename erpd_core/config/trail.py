@@ -1,4 +1,4 @@
-"""What every training has: steps, and those of them that are kept."""
+"""Base config of every training: its steps, and those that are kept."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from erpd_core.config.common import Config
 
 
 class TrailConfig(Config):
-    """A training of so many steps that keeps what some of them led to."""
+    """A training that keeps its model at some steps."""
 
     steps: PositiveInt
+    """Number of optimizer steps."""
     keep: tuple[PositiveInt, ...] = ()
-    """Steps whose model is kept, besides the last one."""
+    """Steps whose model is kept, in addition to the last step."""
 
     @field_validator("keep")
     @classmethod
@@ -25,12 +26,12 @@ class TrailConfig(Config):
     def _keep_within_steps(self) -> Self:
         if self.keep and self.keep[-1] > self.steps:
             raise ValueError(
-                f"keep: step {self.keep[-1]} lies beyond the last step {self.steps}; lower it or "
+                f"keep: step {self.keep[-1]} is beyond the last step {self.steps}; lower it or "
                 f"raise steps"
             )
         return self
 
     @property
     def trail(self) -> tuple[int, ...]:
-        """Every kept step, ascending; the last is always kept."""
+        """All kept steps, ascending. The last step is always kept."""
         return tuple(sorted({*self.keep, self.steps}))

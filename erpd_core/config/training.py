@@ -1,4 +1,4 @@
-"""Stage 1: teachers, strong and unlearned (Sec. 3.1, 3.4)."""
+"""Configs of stage 1: strong and unlearned teachers (Sec. 3.1, 3.4)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from erpd_core.config.trail import TrailConfig
 
 
 class TrainConfig(TrailConfig):
-    """Stage 1: many off-policy steps on one fixed batch, keeping a trail of checkpoints (Sec.
-    3.1).
-    """
+    """Stage 1: many off-policy steps on one fixed batch, with kept checkpoints (Sec. 3.1)."""
 
     loss: TeacherLoss = Field(default_factory=SAPO)
+    """The loss of the teacher."""
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    """Optimizer of the teacher."""
     minibatch: PositiveInt = 64
     """Trajectories per optimizer step (Sec. 4.1: 32, 64 or 256)."""
     steps: PositiveInt = 80
+    """Number of optimizer steps."""
 
 
 class WeakTeacherConfig(TrainConfig):
-    """The unlearned run of strategy 2 (Sec. 3.4): MSE by default; `un` is an early checkpoint of
-    it (usually steps 10 to 30).
+    """The unlearned run of strategy 2 (Sec. 3.4), with MSE as default loss.
+
+    The paper's `un` is an early checkpoint of it (usually step 10 to 30).
     """
 
     loss: TeacherLoss = Field(default_factory=MSE)
+    """The loss of the unlearned run."""
     unlearn_step: PositiveInt = 10
+    """The step of the checkpoint `unlearned`; before the last step."""
 
     @model_validator(mode="after")
     def _unlearn_step_is_early(self) -> WeakTeacherConfig:
@@ -41,13 +45,17 @@ class WeakTeacherConfig(TrainConfig):
 
     @property
     def trail(self) -> tuple[int, ...]:
+        """All kept steps, ascending, with `unlearn_step` and the last step."""
         return tuple(sorted({*self.keep, self.unlearn_step, self.steps}))
 
 
 class RunConfig(TrainConfig):
-    """One more training run on the fixed batch, for signals to name: `un` at another rate, a
-    recovered teacher (Table 9).
+    """A further training run on the fixed batch, as a side of signals.
+
+    For example `un` at another learning rate, or a recovered teacher (Table 9).
     """
 
     init: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(@\d+)?$")] = "old"
-    """Where it starts: `old`, or a side such as `unlearned`, `weak@10` or another run's name."""
+    """The policy it starts from: `old`, or a side such as `unlearned`, `weak@10` or the name of
+    another run.
+    """

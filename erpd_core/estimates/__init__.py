@@ -1,9 +1,8 @@
-"""What a campaign will cost, counted before it runs: FLOPs, bytes, memory and time. Arithmetic
-only; importing it does not import torch.
+"""Estimates of what a campaign costs, before it runs: FLOPs, bytes, memory and time.
 
-shape.py (a model's dimensions), work.py (what is to be done: passes over so many tokens),
-campaign.py (a config as a list of such work), machine.py (what it is done on), memory.py (what a
-device must hold), cost.py (all of it put together).
+Arithmetic only; importing it does not import torch. shape.py has the dimensions of a model, work.py
+the tokens and pairs of a pass, campaign.py a config as a list of planned work, machine.py the
+hardware, memory.py the memory of a device, and cost.py combines them.
 """
 
 from erpd_core.estimates.campaign import Lengths, PlannedWork, campaign_tasks

@@ -1,6 +1,4 @@
-"""A config as the list of what it will do, in the order of `flows`: what is sampled, scored and
-trained, and how much of it.
-"""
+"""A config as a list of planned work, in the order of `flows`: sampling, scoring, training."""
 
 from __future__ import annotations
 
@@ -34,27 +32,31 @@ PHASES: tuple[Phase, ...] = (
     "evaluate",
     "online",
 )
-"""As a campaign books its seconds; `base` is what is measured of the base before the first
-iteration.
+"""Phases under which a campaign records its seconds; `base` is the evaluation of the base model
+before the first iteration.
 """
 
 
 class Lengths(Frozen):
-    """Tokens to expect: nobody knows them before, so they are assumptions and are printed as
-    such.
-    """
+    """Expected numbers of tokens. They are assumptions, and reports print them as such."""
 
     prompt: float = 150.0
+    """Mean tokens of a prompt."""
     response: float
+    """Mean tokens of a response."""
     spread: float = 0.5
-    """Standard deviation of response lengths over their mean."""
+    """Standard deviation of response lengths divided by their mean."""
     longest: float = 3.0
-    """The longest response of a shard, in means; at most the sampling limit."""
+    """Longest response of a shard as a multiple of the mean; at most the sampling limit."""
     within: float = 0.75
-    """The mean is at most this share of the sampling limit, which cuts off the longest."""
+    """Upper bound of the mean as a share of the sampling limit, which cuts off the longest
+    responses.
+    """
     source: str
+    """Where the numbers come from."""
 
     def batch(self, prompts: int, sampling: SamplingConfig, samples: int | None = None) -> Batch:
+        """The expected batch of `prompts` prompts; `samples` overrides those of `sampling`."""
         response = max(1.0, min(self.response, self.within * sampling.max_new_tokens))
         return Batch(
             prompts=prompts,
@@ -67,38 +69,44 @@ class Lengths(Frozen):
 
 
 class PlannedWork(Frozen):
-    """One stage of a campaign, as far as its cost goes."""
+    """One stage of a campaign, with what determines its cost."""
 
     iteration: int
+    """From 1; 0 for work before the first iteration."""
     phase: Phase
     what: str
+    """Description for reports."""
     kind: Literal["sample", "score", "train"]
     batch: Batch
     shard: int = 0
-    """`sample`: prompts sampled at once. `score`: prompts that one process takes at a time."""
+    """`sample`: prompts that are sampled at once. `score`: prompts that one process takes at a
+    time.
+    """
     steps: int = 0
     """`train`: optimizer steps."""
     minibatch: int = 0
-    """`train`: responses of each."""
+    """`train`: responses per step."""
     twice: bool = False
-    """`train`: the head's logits are made twice."""
+    """`train`: whether the logits of the head are computed twice."""
     kept: int = 0
-    """`train`: checkpoints kept."""
+    """`train`: kept checkpoints."""
     repeat: int = 1
-    """How often it is done."""
+    """Number of times that it is done."""
     online: bool = False
-    """Part of an online stage: one process and engine do it, with the start policy beside the
-    one in training, and nothing is stored.
+    """Whether it is part of an online stage. One process and engine then does it, with the start
+    policy next to the one in training, and nothing is stored.
     """
 
 
 def campaign_tasks(
     config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths
 ) -> list[PlannedWork]:
-    """Everything a campaign does.
+    """All work of a campaign, if the store has none of it yet.
 
-    **Arguments:** `problems`: how many there are of `prompts`, `validation` and each benchmark. An
-    automatic decision is taken to be S1. Nothing is found in the store already.
+    An automatic decision is assumed to be S1.
+
+    **Arguments:**
+        problems: Number of problems of `prompts`, `validation` and each benchmark.
     """
     return list(_Walk(config, problems, lengths).tasks())
 
@@ -147,23 +155,23 @@ class _Walk:
 
     @property
     def _references(self) -> int:
-        """Columns of an evaluation: the policy, the iteration's start, and the base."""
+        """Log-prob columns of an evaluation: the policy, the iteration's start, and the base."""
         return 2 if self.index <= 1 else 3
 
     def _distil(self, choice: Strategy, batch: Batch) -> Iterator[PlannedWork]:
         config = self.config.distill
         sampling = self.config.evaluation.validation_sampling
-        tried = 0
+        candidates = 0
         for name, phases in config.alternatives(choice).items():
             steps = sum(phase.steps or config.steps for phase in phases)
             kept = len(kept_steps(config.keep, steps))
-            tried += kept
+            candidates += kept
             what = f"student {name}".rstrip()
             yield self._train("distill", what, batch, steps, config.minibatch, config.loss, kept)
         if validates_students(config, choice):
-            yield self._sample("validation", "validation", sampling, tried, "students: ")
+            yield self._sample("validation", "validation", sampling, candidates, "students: ")
             seen = self.lengths.batch(self.problems["validation"], sampling)
-            count = (tried + 1) * self._references
+            count = (candidates + 1) * self._references
             yield self._score("validation", "KL of teacher and students", seen, sampling, count)
         else:
             yield self._sample("validation", "validation", sampling, 1, "student: ")
@@ -223,7 +231,7 @@ class _Walk:
                 len(critic.trail),
             )
             values = self._score("teacher", f"{name}: values", batch, self.config.sampling)
-            yield values.model_copy(update={"shard": batch.prompts})  # by one process
+            yield values.model_copy(update={"shard": batch.prompts})  # in one process
         yield self._train(
             "teacher",
             f"{name}: {config.loss.kind}",

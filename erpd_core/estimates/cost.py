@@ -1,10 +1,9 @@
-"""Work, a model, a runtime and a machine -> FLOPs, seconds, bytes.
+"""Cost of planned work, for a model, a runtime and a machine: FLOPs, seconds, bytes.
 
-Every pass takes the time of its matrix products, plus that of moving what is not in a product
-through memory, plus that of its calls: large models on GPUs are bound by the first, tiny ones on a
-CPU by the other two. Sampling reads all weights once for every step of a shard and the keys and
-values of every token that went before: it is bound by memory, and a shard lasts as long as its
-longest response.
+The time of a pass is that of its matrix products, plus that of moving all other data through
+memory, plus that of its calls. The first dominates for large models on GPUs, the other two for tiny
+models on a CPU. Sampling reads all weights once per step of a shard, and the keys and values of all
+earlier tokens. It is bound by memory, and a shard takes as long as its longest response.
 """
 
 from __future__ import annotations
@@ -29,65 +28,72 @@ from erpd_core.estimates.work import Counts, body_flops, forward_flops, head_flo
 from erpd_core.refs import Frozen
 
 PASSES = 2.5
-"""How often what a layer saves goes through memory in a forward pass: written once, read by what
-comes next.
+"""Times that the saved activations of a layer go through memory in a forward pass: written once,
+then read by the next operations.
 """
 HEAD_PASSES = {"score": 6, "train": 10}
-"""How often a chunk's float32 logits do."""
+"""Times that the float32 logits of a chunk go through memory."""
 OPTIMIZER_BYTES = 28
-"""Bytes AdamW moves for a float32 weight: weight, both moments read and written, gradient read."""
+"""Bytes that AdamW moves per float32 weight: weight and both moments read and written, gradient
+read.
+"""
 ROW_BYTES = 4.0
 """Bytes of a stored rollout per response token: the token and its text, compressed."""
 COLUMN_BYTES = 8
 """Bytes of a column per response token: log-prob and entropy."""
 GATHERS = 2
-"""How often sharded training gathers the weights for a micro-batch: for its forward, and again
-for its backward.
+"""Times that sharded training gathers the weights per micro-batch: for the forward and the
+backward.
 """
 EVALUATIONS = ("base", "validation", "evaluate")
-"""Phases whose columns are scored inside an evaluation."""
+"""Phases in which an evaluation scores the columns."""
 
 
 class Cost(Frozen):
-    """What one task costs, all its repeats together."""
+    """Cost of one task, all repeats together."""
 
     task: PlannedWork
     flops: float
+    """Floating-point operations."""
     seconds: float
+    """Wall-clock time."""
     devices: int
-    """How many work at it at once."""
+    """Devices that work on it at once."""
     memory: Parts
-    """Bytes of one of them."""
+    """Bytes on one device, by part."""
     disk: float
-    """Bytes it leaves on disk."""
+    """Bytes that it stores on disk."""
     bound: str
-    """What takes most of the time: `matrix`, `memory`, `calls` or `network`."""
+    """The largest share of the time: `matrix`, `memory`, `calls` or `network`."""
 
     @property
     def bytes(self) -> float:
-        """Of one device."""
+        """Bytes on one device."""
         return sum(self.memory.values())
 
 
 def costs(
     tasks: Sequence[PlannedWork], shape: ModelShape, runtime: RuntimeConfig, machine: Machine
 ) -> list[Cost]:
-    """The cost of every task, done one after the other with nothing else on the machine."""
+    """Cost of each task, if tasks run one after the other with nothing else on the machine."""
     works = {"sample": _sampling, "score": _scoring, "train": _training}
     return [works[task.kind](task, shape, runtime, machine) for task in tasks]
 
 
 def devices(runtime: RuntimeConfig, machine: Machine) -> dict[str, int]:
-    """Devices of each kind of task. Without GPUs the whole machine is one, however many
-    processes share it.
+    """Number of devices of each kind of task.
+
+    Without GPUs the whole machine is one device, however many processes share it.
     """
     if not machine.is_gpu:
         return {"sample": 1, "score": 1, "train": 1}
-    whole = max(1, math.ceil(runtime.gpus))
-    each = max(runtime.tensor_parallel, math.ceil(runtime.sampler_gpus or 0))
+    stage_gpus = max(1, math.ceil(runtime.gpus))
+    gpus_per_sampler = max(runtime.tensor_parallel, math.ceil(runtime.sampler_gpus or 0))
     samplers = runtime.samplers if runtime.samples_apart else 1
     return {
-        "sample": samplers * each if samplers > 1 else max(whole, each),
+        "sample": samplers * gpus_per_sampler
+        if samplers > 1
+        else max(stage_gpus, gpus_per_sampler),
         "score": runtime.scorers if runtime.scores_apart else 1,
         "train": runtime.trainers if runtime.trains_apart else 1,
     }
@@ -101,10 +107,10 @@ def _scoring(
 ) -> Cost:
     counts = task.batch.counts()
     shards = math.ceil(task.batch.prompts / task.shard)
-    # an evaluation with room of its own scores there
+    # an evaluation without sampler actors scores in its own process
     inside = task.phase in EVALUATIONS and not runtime.samples_apart
     count = 1 if task.online or inside else min(devices(runtime, machine)["score"], shards)
-    part = math.ceil(shards / count) / shards  # of all, what the busiest does
+    part = math.ceil(shards / count) / shards  # share of the busiest device
     rate = machine.flops(runtime.dtype) * machine.efficiency.score
     spent = {
         "matrix": forward_flops(shape, counts) / rate,
@@ -139,7 +145,7 @@ def _training(
         "calls": passes * _calls(shape, runtime, task, counts) * machine.call / count,
     }
     network = _exchange(task, shape, runtime, machine, counts, count)
-    # what does not hide behind computing
+    # only communication that computation does not hide takes time
     spent = computing | {"network": max(0.0, network - sum(computing.values()))}
     extra = (
         {"the start policy": width(runtime.dtype) * float(shape.parameters)} if task.online else {}
@@ -160,15 +166,15 @@ def _training(
 
 
 def _moved(shape: ModelShape, runtime: RuntimeConfig, counts: Counts, work: str) -> float:
-    """Bytes outside of products in one forward pass."""
+    """Bytes that one forward pass moves outside of matrix products."""
     layers = PASSES * shape.layers * activation_bytes(shape, runtime.dtype) * counts.tokens
     head = HEAD_PASSES[work] * 4 * shape.vocab * counts.predicted
-    # of training: over its three passes together
+    # for training HEAD_PASSES counts all three passes together
     return layers + (head if work == "score" else head / 3)
 
 
 def _calls(shape: ModelShape, runtime: RuntimeConfig, task: PlannedWork, counts: Counts) -> float:
-    """Layers called in one forward pass over all micro-batches."""
+    """Layer calls in one forward pass over all micro-batches."""
     return shape.layers * math.ceil(counts.tokens / micro_tokens(runtime, task.batch))
 
 
@@ -180,8 +186,9 @@ def _exchange(
     counts: Counts,
     count: int,
 ) -> float:
-    """Seconds a trainer spends exchanging shards in a step: weights gathered, gradients
-    (float32) scattered, for every micro-batch.
+    """Seconds of communication per step of a trainer.
+
+    For every micro-batch weights are gathered and float32 gradients scattered.
     """
     if count == 1:
         return 0.0
@@ -198,12 +205,12 @@ def _sampling(
     task: PlannedWork, shape: ModelShape, runtime: RuntimeConfig, machine: Machine
 ) -> Cost:
     batch = task.batch
-    each = runtime.tensor_parallel if machine.is_gpu else 1
-    count = each if task.online else devices(runtime, machine)["sample"]
-    engines = max(1, count // each)
+    per_engine = runtime.tensor_parallel if machine.is_gpu else 1
+    count = per_engine if task.online else devices(runtime, machine)["sample"]
+    engines = max(1, count // per_engine)
     shards = math.ceil(batch.prompts / task.shard)
     at_once = task.shard * batch.samples
-    room = _cache_room(task, shape, runtime, machine) * each
+    room = _cache_room(task, shape, runtime, machine) * per_engine
     fit = max(
         1,
         min(at_once, int(room / cache_bytes(shape, runtime.dtype, batch.prompt + batch.response))),
@@ -212,9 +219,9 @@ def _sampling(
     weights = width(runtime.dtype) * (shape.block_weights + shape.head_weights)
     seen = batch.prompt + batch.response * (1 + batch.spread**2) / 2
     tokens = at_once * batch.response
-    bandwidth = machine.bandwidth * machine.efficiency.memory * each
-    rate = machine.flops(runtime.dtype) * machine.efficiency.score * each
-    # our cache is written in place and needs fewer: an upper estimate
+    bandwidth = machine.bandwidth * machine.efficiency.memory * per_engine
+    rate = machine.flops(runtime.dtype) * machine.efficiency.score * per_engine
+    # an upper estimate: our cache is written in place and needs fewer copies
     copies = 1 if machine.is_gpu else 4
     decoding = (
         2.0
@@ -237,16 +244,17 @@ def _sampling(
         "matrix": (decoding + forward_flops(shape, prompts)) / rate,
         "calls": steps * shape.layers * machine.step,
     }
-    # our engine draws in float64, going through the logits at most ten times, and moves activations
-    # like any pass
+    # our engine draws in float64 with at most ten passes over the logits, and moves activations as
+    # any pass does
     if not machine.is_gpu:
         outside = PASSES * shape.layers * activation_bytes(shape, runtime.dtype) + 80 * shape.vocab
         spent["memory"] += tokens * outside / bandwidth
     memory = {
-        "weights": weights / each,
-        "keys and values": min(room, fit * cache_bytes(shape, runtime.dtype, batch.longest)) / each,
+        "weights": weights / per_engine,
+        "keys and values": min(room, fit * cache_bytes(shape, runtime.dtype, batch.longest))
+        / per_engine,
     }
-    if task.online:  # between two updates: the trainer's states stay
+    if task.online:  # the trainer's states stay in memory between updates
         trained = training_memory(shape, runtime, batch, 1)
         memory |= {
             name: size for name, size in trained.items() if name in ("gradients", "AdamW's moments")
@@ -272,7 +280,7 @@ def _sampling(
 def _cache_room(
     task: PlannedWork, shape: ModelShape, runtime: RuntimeConfig, machine: Machine
 ) -> float:
-    """Bytes of keys and values that a device has room for."""
+    """Bytes of keys and values that fit on a device."""
     if not machine.is_gpu:
         return machine.memory
     weights = width(runtime.dtype) * shape.parameters / runtime.tensor_parallel

@@ -1,4 +1,4 @@
-"""What a campaign runs on: data, stated and settable."""
+"""The machine of an estimate, as data that a user can set."""
 
 from __future__ import annotations
 
@@ -12,49 +12,51 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Efficiency(Frozen):
-    """Shares of the peaks that are taken to be reached. Assumptions, unless they were measured."""
+    """Shares of the peak rates that are reached: assumptions, unless they were measured."""
 
     train: Share
-    """Of the matrix rate, in the forward and backward of training."""
+    """Share of the matrix rate in the forward and backward of training."""
     score: Share
-    """Of the matrix rate, in a forward without gradients and in reading prompts."""
+    """Share of the matrix rate in a forward without gradients and in reading prompts."""
     memory: Share
-    """Of the memory's bandwidth."""
+    """Share of the memory bandwidth."""
 
 
 class Machine(Frozen):
-    """One kind of device: a GPU, or a whole machine without one.
+    """One kind of device: a GPU, or a whole machine without GPUs.
 
-    Example: an H100 has `matrix_flops={"bfloat16": 989e12, "float32": 495e12}` (float32 by TF32),
-    `bandwidth=3.35e12`, `memory=80e9`.
+    **Example:** an H100 has `matrix_flops={"bfloat16": 989e12, "float32": 495e12}` (float32 by
+    TF32), `bandwidth=3.35e12`, `memory=80e9`.
     """
 
     name: str
     source: str
-    """Where the peaks come from."""
+    """Where the peak rates come from."""
     matrix_flops: dict[str, PositiveFloat]
     """dtype -> peak dense FLOP/s of one device."""
     bandwidth: PositiveFloat
-    """Bytes a second between a device and its memory."""
+    """Bytes per second between a device and its memory."""
     memory: PositiveFloat
-    """Bytes of one device."""
+    """Bytes of memory of one device."""
     per_node: PositiveInt = 1
-    """Devices that `link` joins."""
+    """Devices of a node, connected by `link`."""
     link: PositiveFloat | None = None
-    """Bytes a second that a device exchanges with others of its node, each way."""
+    """Bytes per second, each way, between devices of a node; None for a machine without GPUs."""
     network: PositiveFloat | None = None
-    """The same between nodes."""
+    """Bytes per second, each way, between nodes."""
     call: Annotated[float, Field(ge=0.0)]
-    """Seconds that one layer's call takes however little it computes: launching its kernels,
-    running its Python.
-    """
+    """Overhead of one layer call in seconds: launching kernels and running Python."""
     step: Annotated[float, Field(ge=0.0)]
-    """The same in sampling, where graphs of kernels are launched at once."""
+    """Overhead of one layer call in sampling in seconds; there, graphs of kernels are launched at
+    once.
+    """
     efficiency: Efficiency
 
     def flops(self, dtype: str) -> float:
+        """Peak dense FLOP/s of one device for a dtype."""
         return self.matrix_flops[dtype]
 
     @property
     def is_gpu(self) -> bool:
+        """Whether the device is a GPU, rather than a whole machine."""
         return self.link is not None

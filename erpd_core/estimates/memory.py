@@ -1,4 +1,4 @@
-"""What one device must hold."""
+"""Estimates of the memory of one device, in bytes."""
 
 from __future__ import annotations
 
@@ -7,56 +7,58 @@ from erpd_core.estimates.shape import ModelShape
 from erpd_core.estimates.work import Batch
 
 HEAD_TOKENS = {"train": 512, "score": 128}
-"""Response tokens whose logits exist at once (`CHUNK` and `FORWARD_CHUNK` of
-`erpd_core.logprobs`; a test holds them equal).
+"""Response tokens whose logits exist at once: `CHUNK` and `FORWARD_CHUNK` of `erpd_core.logprobs`,
+to which a test compares them.
 """
 HEAD_COPIES = 3
-"""Logits, their exponentials and a product of both, in float32."""
+"""Float32 tensors of the size of the logits: logits, their exponentials and a product of both."""
 
 LIBRARIES = 0.6e9
-"""Bytes of a process with torch and transformers in it."""
+"""Bytes of a process that has imported torch and transformers."""
 
 Parts = dict[str, float]
-"""What takes how many bytes."""
+"""Name of a part -> bytes."""
 
 
 def width(dtype: str) -> int:
+    """Bytes of one number."""
     return {"float32": 4, "bfloat16": 2}[dtype]
 
 
 def training_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch, shards: int) -> Parts:
-    """Bytes of one device while `shards` of them train: an upper estimate of what
-    `tasks.training.off_policy` holds at once.
+    """Bytes on each of `shards` devices that train one model.
+
+    An upper estimate for `tasks.training.off_policy`.
     """
-    # several trainers keep float32 weights, whatever they compute in
+    # several trainers keep float32 weights, whatever the dtype of their arithmetic
     own = 4 if shards > 1 else width(runtime.dtype)
     states = {"weights": own, "gradients": own, "AdamW's moments": 2 * own}
-    found: Parts = (
+    parts: Parts = (
         {}
         if runtime.offload
         else {name: bytes_ * shape.parameters / shards for name, bytes_ in states.items()}
     )
     root = shape.parameters - shape.block_weights  # embeddings and head
-    # a block and the next one, and the root from a micro-batch's forward to the end of its backward
-    # (docs/sharding.md)
+    # gathered are a block, the next one, and the root, which stays from a micro-batch's forward to
+    # the end of its backward (docs/sharding.md)
     if shards > 1:
-        found["gathered weights"] = width(runtime.dtype) * (
+        parts["gathered weights"] = width(runtime.dtype) * (
             2 * shape.block_weights / shape.layers + root
         )
     tokens = micro_tokens(runtime, batch)
     layer = activation_bytes(shape, runtime.dtype) * tokens
     kept = shape.hidden * width(runtime.dtype) * tokens
-    found["activations"] = (
+    parts["activations"] = (
         shape.layers * kept + layer if runtime.recompute else shape.layers * layer
     )
-    found |= _masks(runtime, batch, tokens)
-    # its gradient, whole before it is sharded
-    found["head"] = _head(shape, "train") + own * (root if shards > 1 else shape.head_weights)
-    return found | _libraries(runtime)
+    parts |= _masks(runtime, batch, tokens)
+    # the gradient of the head exists as a whole before it is sharded
+    parts["head"] = _head(shape, "train") + own * (root if shards > 1 else shape.head_weights)
+    return parts | _libraries(runtime)
 
 
 def scoring_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch) -> Parts:
-    """Bytes of one device while it scores: one layer's activations at a time."""
+    """Bytes on one device that scores: the activations of one layer at a time."""
     return (
         {
             "weights": width(runtime.dtype) * shape.parameters,
@@ -72,27 +74,29 @@ def scoring_memory(shape: ModelShape, runtime: RuntimeConfig, batch: Batch) -> P
 
 
 def micro_tokens(runtime: RuntimeConfig, batch: Batch) -> float:
-    """Tokens of the largest model call: the budget, or one longest response where that alone
-    exceeds it, or all there is.
+    """Input tokens of the largest model call.
+
+    The token budget, or the longest sequence if that exceeds it; at most the whole batch.
     """
     return min(max(runtime.token_budget, batch.prompt + batch.longest), batch.counts().tokens)
 
 
 def activation_bytes(shape: ModelShape, dtype: str) -> float:
-    """Bytes a token leaves for the backward pass in a layer: what transformers' Llama and Qwen
-    layers and our attention save.
+    """Bytes that a layer saves per token for the backward pass.
 
-    Both norms save their input and its normalised copy in float32 (4 H); in the model's dtype: what
-    goes into the projections and the MLP (2 H), the queries, keys and values of attention's buckets
-    with their padding, its output twice, and the MLP's four products.
+    Of transformers' Llama and Qwen layers and our attention. Both norms save their input and its
+    normalized copy in float32 (4 H). In the dtype of the model are saved: the inputs of the
+    projections and of the MLP (2 H), the queries, keys and values of the attention buckets with
+    padding, the attention output twice, and the four products of the MLP.
     """
     mixed = 2 * shape.hidden + 3.5 * shape.queries + 3 * shape.keys + 4 * shape.intermediate
     return 4 * 4 * shape.hidden + width(dtype) * mixed
 
 
 def mask_bytes(batch: Batch, tokens: float) -> float:
-    """The layout's masks of one model call, a byte for each query and key of each response, with
-    up to a fifth as much of padding.
+    """Bytes of the layout's attention masks in one model call.
+
+    One byte per pair of query and key of each response, plus up to a fifth of padding.
     """
     responses = tokens / (batch.prompt / batch.samples + batch.response)
     return (
@@ -101,8 +105,9 @@ def mask_bytes(batch: Batch, tokens: float) -> float:
 
 
 def cache_bytes(shape: ModelShape, dtype: str, tokens: float) -> float:
-    """Keys and values of one sequence of so many tokens, and the state of linear attention
-    (float32).
+    """Bytes of the cache of one sequence of `tokens` tokens.
+
+    Keys and values, and the float32 state of linear attention.
     """
     return shape.cache_values() * width(dtype) * tokens + shape.state_values() * 4
 
@@ -112,9 +117,7 @@ def _head(shape: ModelShape, work: str) -> float:
 
 
 def _masks(runtime: RuntimeConfig, batch: Batch, tokens: float) -> Parts:
-    """On a GPU one kernel attends over the row, and no mask is written out
-    (`erpd_core.attention`).
-    """
+    """Masks on a CPU; on a GPU one kernel needs none (`erpd_core.attention`)."""
     return {} if _on_gpu(runtime) else {"masks": mask_bytes(batch, tokens)}
 
 

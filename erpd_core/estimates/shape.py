@@ -1,4 +1,4 @@
-"""A model's dimensions: all that its cost depends on."""
+"""The dimensions of a model, on which its cost depends."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from erpd_core.refs import Frozen
 
 
 class LinearAttention(Frozen):
-    """Gated DeltaNet layers (Qwen3.5): a state of fixed size instead of keys and values of every
-    token.
-    """
+    """Gated DeltaNet layers (Qwen3.5): a state of fixed size instead of keys and values."""
 
     layers: PositiveInt
     key_heads: PositiveInt
@@ -31,15 +29,16 @@ class LinearAttention(Frozen):
 
 
 class ModelShape(Frozen):
-    """A decoder with gated MLPs (Llama, Qwen2, Qwen3, Qwen3.5). Norms and biases, under 1 % of the
-    weights, are left out.
+    """A decoder with gated MLPs (Llama, Qwen2, Qwen3, Qwen3.5).
 
-    Example: `ModelShape(layers=36, hidden=2560, heads=32, kv_heads=8, head_dim=128,
+    Norms and biases, under 1 % of the weights, are left out.
+
+    **Example:** `ModelShape(layers=36, hidden=2560, heads=32, kv_heads=8, head_dim=128,
     intermediate=9728, vocab=151936, tied=True)` is Qwen3-4B: 4.02 billion weights.
     """
 
     layers: PositiveInt
-    """All of them; those of `linear` are among them."""
+    """All layers, including those of `linear`."""
     hidden: PositiveInt
     heads: PositiveInt
     kv_heads: PositiveInt
@@ -47,15 +46,16 @@ class ModelShape(Frozen):
     intermediate: PositiveInt
     vocab: PositiveInt
     tied: bool
-    """The output head is the embedding."""
+    """Whether the output head is the embedding."""
     gated: bool = False
-    """Attention has an output gate, as wide as its queries (Qwen3.5)."""
+    """Whether attention has an output gate, as wide as its queries (Qwen3.5)."""
     linear: LinearAttention | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
-        """From a transformers config.json. Raises ValueError for a model of another kind, naming
-        what is missing or too much.
+        """Read the dimensions from the content of a transformers config.json.
+
+        **Raises:** ValueError for a mixture of experts, or if a dimension is missing.
         """
         text = config.get("text_config", config)
         if experts := next(
@@ -74,7 +74,7 @@ class ModelShape(Frozen):
         }
         if missing := [name for name in names.values() if name not in text]:
             raise ValueError(f"its config has no {', '.join(missing)}")
-        found = {ours: text[theirs] for ours, theirs in names.items()}
+        sizes = {ours: text[theirs] for ours, theirs in names.items()}
         kinds = list(text.get("layer_types") or [])
         linear = None
         if count := kinds.count("linear_attention"):
@@ -93,9 +93,9 @@ class ModelShape(Frozen):
                 value_dim=value_dim,
             )
         return cls(
-            **found,
-            kv_heads=text.get("num_key_value_heads") or found["heads"],
-            head_dim=text.get("head_dim") or found["hidden"] // found["heads"],
+            **sizes,
+            kv_heads=text.get("num_key_value_heads") or sizes["heads"],
+            head_dim=text.get("head_dim") or sizes["hidden"] // sizes["heads"],
             tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
             gated=bool(text.get("attn_output_gate", linear is not None)),
             linear=linear,
@@ -105,50 +105,54 @@ class ModelShape(Frozen):
 
     @property
     def attention_layers(self) -> int:
+        """Layers with keys and values."""
         return self.layers - (self.linear.layers if self.linear else 0)
 
     @property
     def queries(self) -> int:
+        """Width of all queries of a token."""
         return self.heads * self.head_dim
 
     @property
     def keys(self) -> int:
+        """Width of all keys of a token."""
         return self.kv_heads * self.head_dim
 
     @property
     def block_weights(self) -> int:
-        """Weights that every token is multiplied by, of all layers together."""
+        """Weights of all layers together; every token is multiplied by them."""
         attention = self.hidden * (self.queries * (3 if self.gated else 2) + 2 * self.keys)
         mixing = self.attention_layers * attention
         if self.linear:
-            one = self.linear
+            part = self.linear
             mixing += (
-                one.layers * self.hidden * (2 * one.keys + 3 * one.values + 2 * one.value_heads)
+                part.layers * self.hidden * (2 * part.keys + 3 * part.values + 2 * part.value_heads)
             )
         return mixing + self.layers * 3 * self.hidden * self.intermediate
 
     @property
     def head_weights(self) -> int:
+        """Weights of the output head."""
         return self.hidden * self.vocab
 
     @property
     def parameters(self) -> int:
+        """All weights, with the embedding."""
         return self.block_weights + self.head_weights * (1 if self.tied else 2)
 
     # ------------------------------------------------------------------------------------ attention
 
     @property
     def products_per_pair(self) -> int:
-        """Multiplications for one query and one key: its score, and the value it weighs, of all
-        layers and heads.
+        """Multiplications for a pair of query and key, over all layers and heads.
+
+        One product is for the score, one for weighing the value.
         """
         return 2 * self.attention_layers * self.queries
 
     @property
     def products_per_state(self) -> int:
-        """Multiplications of linear attention for one token: reading its state, correcting it,
-        and reading it again.
-        """
+        """Multiplications of linear attention per token: read, correct and read its state again."""
         return (
             3
             * self.linear.layers
@@ -160,9 +164,9 @@ class ModelShape(Frozen):
         )
 
     def cache_values(self) -> int:
-        """Keys and values kept of every token while it is sampled from."""
+        """Numbers that the cache keeps per token while sampling: keys and values."""
         return 2 * self.attention_layers * self.keys
 
     def state_values(self) -> int:
-        """What linear attention keeps of a sequence, however long."""
+        """Numbers in the state of linear attention, per sequence of any length."""
         return self.products_per_state // 3

@@ -1,5 +1,6 @@
-"""Counted work: what a model must do at least, however it is laid out. Each prompt once, the
-head on response positions only.
+"""Counts of the minimal work of a model pass, in any layout.
+
+Each prompt counts once, and the head only on response positions.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ if TYPE_CHECKING:
 
 
 class Counts(Frozen):
-    """What a pass goes over.
+    """Tokens and pairs that a pass processes.
 
-    Example: a prompt of 10 tokens and two responses of 5 (of which a pass reads 4, since nothing is
-    predicted from the last): `Counts(tokens=18, pairs=10 * 11 / 2 + 2 * (4 * 5 / 2 + 4 * 10),
-    predicted=10)`.
+    **Example:** a prompt of 10 tokens and two responses of 5. A pass reads 4 of the 5, because
+    nothing is predicted from the last: `Counts(tokens=18, pairs=10 * 11 / 2 + 2 * (4 * 5 / 2 + 4 *
+    10), predicted=10)`.
     """
 
     tokens: float
-    """Tokens that go in."""
+    """Input tokens."""
     pairs: float
-    """Pairs of a query and a key it may see."""
+    """Pairs of a query and a key that it may see."""
     predicted: float
-    """Response tokens: where the head is asked."""
+    """Response tokens, for which the head computes logits."""
 
     @classmethod
     def of(cls, batch: TokenBatch) -> Counts:
-        """Exactly, of a batch that is there."""
+        """Exact counts of a pass over an existing batch."""
         own = (batch.length_S - 1).tolist()
         prompts = [len(prompt) for prompt in batch.prompts]
         pairs = sum(length * (length + 1) / 2 for length in prompts)
@@ -41,6 +42,7 @@ class Counts(Frozen):
         return cls(tokens=sum(prompts) + sum(own), pairs=pairs, predicted=batch.tokens)
 
     def times(self, factor: float) -> Counts:
+        """All counts multiplied by `factor`."""
         return Counts(
             tokens=self.tokens * factor,
             pairs=self.pairs * factor,
@@ -49,23 +51,26 @@ class Counts(Frozen):
 
 
 class Batch(Frozen):
-    """So many prompts, so many responses to each, of expected lengths."""
+    """An expected batch: prompts, samples of each, and their lengths in tokens."""
 
     prompts: PositiveInt
+    """Number of prompts."""
     samples: PositiveInt
+    """Samples per prompt."""
     prompt: float
-    """Tokens of a prompt."""
+    """Mean tokens of a prompt."""
     response: float
-    """Tokens of a response, on average."""
+    """Mean tokens of a response."""
     spread: float
-    """Standard deviation of response lengths over their mean: attention's quadratic part grows
-    by 1 + its square.
+    """Standard deviation of response lengths divided by their mean. The quadratic part of attention
+    is proportional to 1 + its square.
     """
     longest: float
     """Tokens of the longest response of a shard."""
 
     @property
     def sequences(self) -> int:
+        """Number of responses."""
         return self.prompts * self.samples
 
     @property
@@ -74,16 +79,17 @@ class Batch(Frozen):
         return self.sequences * self.response
 
     def counts(self) -> Counts:
-        """Of a pass over all of it."""
+        """Expected counts of a pass over the whole batch."""
         return self.part(self.sequences)
 
     def part(self, sequences: int) -> Counts:
-        """Of a pass over some of it, drawn at random: a prompt is read once if any response to
-        it is drawn.
+        """Expected counts of a pass over `sequences` responses, drawn at random.
+
+        A prompt is read once if any response to it is drawn.
         """
         prompts = self.prompts * (1 - (1 - sequences / self.sequences) ** self.samples)
         own = max(0.0, self.response - 1)
-        square = own**2 + (self.spread * self.response) ** 2  # on average
+        square = own**2 + (self.spread * self.response) ** 2  # mean square of the length
         pairs = prompts * self.prompt * (self.prompt + 1) / 2 + sequences * (
             (square + own) / 2 + own * self.prompt
         )
@@ -100,21 +106,22 @@ def body_flops(shape: ModelShape, counts: Counts) -> float:
 
 
 def head_flops(shape: ModelShape, counts: Counts) -> float:
+    """FLOPs of the head on response positions."""
     return 2.0 * shape.head_weights * counts.predicted
 
 
 def forward_flops(shape: ModelShape, counts: Counts) -> float:
-    """One pass without gradients."""
+    """FLOPs of one pass without gradients."""
     return body_flops(shape, counts) + head_flops(shape, counts)
 
 
 def training_flops(
     shape: ModelShape, counts: Counts, *, sequence_level: bool = False, recompute: bool = False
 ) -> float:
-    """Forward and backward: three times the forward's.
+    """FLOPs of a forward and a backward: three times those of the forward.
 
-    A loss of whole responses makes the head's logits a second time (`erpd_core.logprobs`);
-    activation checkpointing runs all layers again.
+    A loss of whole responses computes the logits of the head twice (`erpd_core.logprobs`), and
+    activation checkpointing runs all layers twice.
     """
     return (4 if recompute else 3) * body_flops(shape, counts) + (
         4 if sequence_level else 3

@@ -1,6 +1,6 @@
-"""The losses: one small file each, named after the `kind` of its config.
+"""The losses, one file each, named after the `kind` of their config.
 
-A loss takes its config and `LossInputs`, names its own aggregation, and returns a scalar with
+A loss takes its config and `LossInputs`, chooses its own aggregation, and returns a scalar and
 per-token metrics.
 """
 
@@ -24,8 +24,9 @@ def _function(kind: str) -> LossFunction:
 
 
 LOSSES: dict[str, LossFunction] = {
-    kind: _function(kind) for kind in (one.model_fields["kind"].default for one in LOSS_CONFIGS)
+    kind: _function(kind)
+    for kind in (config.model_fields["kind"].default for config in LOSS_CONFIGS)
 }
-"""Kind -> the function of that name in the file of that name."""
+"""Kind -> the function of that name, in the file of that name."""
 
 __all__ = ["LOSSES", "LossFunction", "LossInputs", "Metrics", "Totals"]

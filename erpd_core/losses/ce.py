@@ -1,8 +1,8 @@
-"""CE: fit the implicit reward beta * log-ratio to the outcome (Yuan et al. 2025; paper Eq. 1-3).
-Mean over sequences.
+"""CE: cross-entropy of the implicit reward beta * log-ratio and the outcome (paper Eq. 1-3).
 
-Eq. 2 is printed without the minus sign a loss needs; this is the usual binary cross-entropy,
-computed from logits since sums are long.
+The implicit reward is by Yuan et al. 2025. The aggregation is a sequence mean. Eq. 2 is printed
+without the minus sign that a loss needs; this is the usual binary cross-entropy. It is computed
+from logits because the sums over long responses are large.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def ce(config: CE, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """`BCE(sigma(beta * sum_t (lp - old)), R)`; with `aggregate: mean` the sum is a mean over
-    the response's tokens.
+    """`BCE(sigma(beta * sum_t (lp - old)), R)` per response.
+
+    With `aggregate: mean` the sum over the tokens of the response is a mean.
     """
     reward_S = config.beta * x.per_sequence(x.lp_N - x.old_N)
     if config.aggregate == "mean":

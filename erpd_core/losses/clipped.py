@@ -9,8 +9,9 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def clipped_surrogate(x: LossInputs, clip_low: float, clip_high: float) -> tuple[Tensor, Metrics]:
-    """Per token, `-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)` with `r = exp(lp - old)`:
-    [N], to be aggregated by the caller.
+    """Per token `-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`, with `r = exp(lp - old)`.
+
+    **Returns:** (loss_N, metrics). The caller aggregates the loss.
     """
     ratio_N = torch.exp(x.lp_N - x.old_N)
     clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)

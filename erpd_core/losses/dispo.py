@@ -1,8 +1,8 @@
-"""DISPO: REINFORCE whose stop-gradient importance weight is clipped apart for right and wrong
-responses (arXiv 2602.00983).
+"""DISPO: REINFORCE with an importance weight clipped by outcome (arXiv 2602.00983). Token mean.
 
-Token mean over the minibatch, as its objective is written. Right and wrong are the verified outcome
-R, not the sign of the signal.
+The weight has a stopped gradient and one pair of bounds for right, another for wrong responses.
+Right and wrong are the verified outcome R, not the sign of the signal. The token mean over the
+minibatch follows the objective as it is written.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def dispo(config: DISPO, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """Per token `-sg(clip(r, 1 - low, 1 + high)) A lp`, with the pair of its response's outcome;
-    `r = exp(lp - old)`.
+    """Per token `-sg(clip(r, 1 - low, 1 + high)) A lp`, with `r = exp(lp - old)`.
+
+    `low` and `high` depend on the outcome of the token's response.
     """
     ratio_N = torch.exp(x.lp_N - x.old_N).detach()
     right_N = ratio_N.clamp(1 - config.right_low, 1 + config.right_high)

@@ -1,5 +1,6 @@
-"""Distillation of a fixed token signal under the trust region (paper Eq. 9). Token mean, as the
-expectation over (s, a) is written.
+"""Distillation of a fixed token signal under the trust region (paper Eq. 9). Token mean.
+
+The aggregation follows the expectation over (s, a) as it is written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,6 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def distill(config: Distill, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """`signal_N` is the whitened log-ratio A_hat (`erpd_core.signals`), held fixed."""
+    """Clipped surrogate; `signal_N` is the fixed, whitened signal A_hat (`erpd_core.signals`)."""
     loss_N, metrics = clipped_surrogate(x, config.clip_low, config.clip_high)
     return x.token_mean(loss_N), metrics

@@ -1,5 +1,6 @@
-"""GRPO: hard clipping (DeepSeekMath Eq. 3, with DAPO's asymmetric clip; paper Sec. 4.1).
-Sequence mean of token means.
+"""GRPO: hard clipping (DeepSeekMath Eq. 3; paper Sec. 4.1). Sequence mean of token means.
+
+The clip is asymmetric, as in DAPO.
 """
 
 from __future__ import annotations
@@ -12,6 +13,6 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def grpo(config: GRPO, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """`signal_N` is the group-normalised advantage of each token's trajectory."""
+    """Clipped surrogate; `signal_N` is the group-normalized advantage of the token's trajectory."""
     loss_N, metrics = clipped_surrogate(x, config.clip_low, config.clip_high)
     return x.sequence_mean_of_token_means(loss_N), metrics

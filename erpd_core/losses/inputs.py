@@ -1,4 +1,4 @@
-"""What every loss sees, and the aggregations it may name."""
+"""The inputs of every loss, and the aggregations it can choose from."""
 
 from __future__ import annotations
 
@@ -13,40 +13,46 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts of the whole minibatch, so that micro-batches add up to its loss whatever the
-    layout.
+    """Counts over the whole minibatch.
+
+    Losses divide by these, so that micro-batches add up to the loss of the minibatch in any layout.
     """
 
     tokens: int
+    """Response tokens."""
     sequences: int
+    """Responses."""
     positive_tokens: int
+    """Tokens of right responses."""
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Flat tensors of one micro-batch: whole responses, or, for a loss that is a sum over tokens, a
-    stretch of their tokens.
+    """Flat tensors of one micro-batch, or of a stretch of its tokens.
 
-    What is per sequence (`reward_S`, `length_S`) is always of whole responses, so that a stretch
-    adds exactly its share.
+    A stretch is used only for losses that are sums over tokens. Values per sequence (`reward_S`,
+    `length_S`) always describe whole responses, so that a stretch adds exactly its share.
 
-    Example: two responses of 2 and 1 tokens: `seq_N = [0, 0, 1]`, `length_S = [2, 1]`, `reward_S =
-    [1, 0]`.
+    **Example:** two responses of 2 and 1 tokens: `seq_N = [0, 0, 1]`, `length_S = [2, 1]`,
+    `reward_S = [1, 0]`.
     """
 
     lp_N: Tensor
-    """log pi_theta(a_t | s_t), with gradient."""
+    """log pi_theta(a_t | s_t) in nats, with gradient."""
     old_N: Tensor
-    """log pi_old of the policy that sampled the batch."""
+    """log pi_old(a_t | s_t) in nats, of the policy that sampled the batch."""
     signal_N: Tensor
-    """Token advantage: the trajectory's, repeated, in stage 1; the whitened log-ratio in stage
-    2.
+    """Advantage A of each token: in stage 1 from the outcomes (one value per trajectory, for PPO
+    one per token), in stage 2 the whitened log-ratio.
     """
     entropy_N: Tensor
-    """Entropy of theta's next-token distribution, with gradient."""
+    """Entropy of theta's next-token distribution in nats, with gradient."""
     reward_S: Tensor
+    """Verified outcome R of each response, 0 or 1."""
     seq_N: Tensor
+    """int64: index of each token's response on axis S."""
     length_S: Tensor
+    """Tokens of each response."""
     totals: Totals
 
     def per_sequence(self, value_N: Tensor) -> Tensor:
@@ -62,11 +68,10 @@ class LossInputs:
         return value_S.sum() / self.totals.sequences
 
     def sequence_mean_of_token_means(self, value_N: Tensor) -> Tensor:
-        """Each response's token mean, averaged over sequences: a long response weighs as much as
-        a short one.
-        """
+        """Mean over sequences of each response's token mean: all lengths weigh the same."""
         return self.sequence_mean(self.per_sequence(value_N) / self.length_S)
 
     @property
     def reward_N(self) -> Tensor:
+        """Outcome R of each token's response."""
         return self.reward_S[self.seq_N]

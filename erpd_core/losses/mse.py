@@ -1,4 +1,4 @@
-"""MSE: drive token probabilities to the outcome itself (paper Eq. 10, Table 9). Token mean."""
+"""MSE: squared error of token probabilities against R (paper Eq. 10, Table 9). Token mean."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""PPO: the clipped surrogate on advantages of a value network (Schulman et al. 2017; paper Eq. 5,
-Sec. 4.1).
+"""PPO: clipped surrogate on advantages of a value network (paper Eq. 5, Sec. 4.1). Token mean.
 
-Token mean over the minibatch, as PPO's expectation over steps is written and VAPO, whose lambda we
-follow, has it.
+The method is by Schulman et al. 2017. The token mean over the minibatch follows PPO's expectation
+over steps, and VAPO, whose lambda is used here.
 """
 
 from __future__ import annotations
@@ -15,6 +14,6 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def ppo(config: PPO, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """`signal_N` is the whitened GAE of each token (`erpd_core.advantages.gae`), held fixed."""
+    """Clipped surrogate; `signal_N` is the fixed, whitened GAE (`erpd_core.advantages.gae`)."""
     loss_N, metrics = clipped_surrogate(x, config.clip_low, config.clip_high)
     return x.token_mean(loss_N), metrics

@@ -1,8 +1,8 @@
 """REINFORCE: the policy gradient without a ratio (Williams 1992). Token mean over the minibatch.
 
-Williams sums over the tokens of an episode; the token mean is ours, so that at ratio 1 it is
-CISPO's and DISPO's gradient too. On a fixed batch it is the on-policy gradient only at the first
-step: it goes on pushing however far theta has moved.
+Williams sums over the tokens of an episode. The token mean is ours; with it the gradient at ratio 1
+equals that of CISPO and DISPO. On a fixed batch this is the on-policy gradient only at the first
+step: it keeps pushing, however far theta has moved.
 """
 
 from __future__ import annotations
@@ -14,7 +14,5 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def reinforce(config: Reinforce, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """Per token `-A lp`; `signal_N` is the group-normalised advantage of each token's
-    trajectory.
-    """
+    """Per token `-A lp`; `signal_N` is the group-normalized advantage of the token's trajectory."""
     return x.token_mean(-x.signal_N * x.lp_N), {}

@@ -1,7 +1,7 @@
-"""SAPO: soft clipping by a sigmoid of the ratio (Gao et al. 2025; paper Sec. 4.1). Sequence mean of
-token means.
+"""SAPO: soft clipping by a sigmoid of the ratio (Gao et al. 2025; paper Sec. 4.1).
 
-At ratio 1 the gradient is REINFORCE's: d/dlp [sigma(tau (r - 1)) 4 / tau] = 4 sigma' r = 1.
+The aggregation is a sequence mean of token means. At ratio 1 the gradient is REINFORCE's:
+d/dlp [sigma(tau (r - 1)) 4 / tau] = 4 sigma' r = 1.
 """
 
 from __future__ import annotations

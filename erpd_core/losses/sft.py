@@ -1,5 +1,6 @@
-"""SFT: negative log-likelihood of right responses (paper Table 9). Mean over the minibatch's
-positive tokens.
+"""SFT: negative log-likelihood of right responses (paper Table 9).
+
+The aggregation is a mean over the tokens of right responses in the minibatch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from erpd_core.losses.inputs import LossInputs, Metrics
 
 
 def sft(config: SFT, x: LossInputs) -> tuple[Tensor, Metrics]:
-    """`-lp` over tokens with R = 1. A minibatch without a right response has loss 0 and no
-    gradient.
+    """Mean of `-lp` over tokens with R = 1.
+
+    A minibatch without a right response has loss 0 and gradient 0.
     """
     return -(x.lp_N * x.reward_N).sum() / max(x.totals.positive_tokens, 1), {}

@@ -1,3 +1,1 @@
-"""Inspection of finished work: lineage, comparison of campaigns, evaluation of models, garbage
-collection.
-"""
+"""Inspection: lineage, campaigns and their comparison, evaluation of models, garbage collection."""

@@ -1,4 +1,4 @@
-"""`erpd campaigns`: every campaign in one line, from the registry alone."""
+"""`erpd campaigns`: a summary of every campaign, read from the registry only."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tasks.registry import Campaign, Iteration, Registry
 
 
 @dataclass(frozen=True)
-class Overview:
-    """A campaign and how far it came.
+class CampaignSummary:
+    """A campaign, its progress and its scores.
 
-    Example: `Overview(campaign, done=2, asked=3, base=Row(0, "base", ...), student=Row(2,
-    "student", ...))`
+    Example: `CampaignSummary(campaign, done=2, asked=3, base=PolicyRow(0, "base", ...),
+    student=PolicyRow(2, "student", ...))`
     """
 
     campaign: Campaign
     done: int
     """Iterations completed."""
     asked: int | None
-    """Iterations its config asks for; None where it does not say."""
+    """Iterations that its config sets; None if it has no such key."""
     base: PolicyRow | None
     student: PolicyRow | None
-    """The last student that was measured."""
+    """The last measured student."""
 
     @property
     def seconds(self) -> float:
-        """From its first start to its end, or to now while it runs; pauses count."""
+        """Seconds from its first start to its end, or until now while it runs; pauses count."""
         return (
             (self.campaign.finished_at or datetime.now(UTC)) - self.campaign.created_at
         ).total_seconds()
@@ -52,28 +52,34 @@ class Overview:
 
 def campaign_summaries(
     registry: Registry, forgotten: bool = False, last: int | None = None
-) -> list[Overview]:
-    """Every campaign, or the `last` so many, the newest first; those that were forgotten only
-    when asked for.
+) -> list[CampaignSummary]:
+    """A summary of every campaign, the newest first.
+
+    **Arguments:**
+        forgotten: Whether forgotten campaigns are included.
+        last: Only this many of the newest; None for all.
     """
     campaigns = registry.campaigns(last, forgotten)
-    ids = [one.id for one in campaigns]
+    ids = [campaign.id for campaign in campaigns]
     iterations, policies, reports = (
         registry.iterations_of(ids),
         registry.artifacts_of(ids, "policy"),
         registry.reports_of(ids),
     )
     return [
-        _overview(
-            one, rows_of(iterations[one.id], policies[one.id], reports[one.id]), iterations[one.id]
+        _summary(
+            campaign,
+            rows_of(iterations[campaign.id], policies[campaign.id], reports[campaign.id]),
+            iterations[campaign.id],
         )
-        for one in campaigns
+        for campaign in campaigns
     ]
 
 
-def _overview(
+def _summary(
     campaign: Campaign, rows: Sequence[PolicyRow], iterations: Sequence[Iteration]
-) -> Overview:
-    done = sum(one.status == "completed" for one in iterations)
+) -> CampaignSummary:
+    done = sum(iteration.status == "completed" for iteration in iterations)
     base = next((row for row in rows if row.role == "base"), None)
-    return Overview(campaign, done, campaign.config.get("iterations"), base, last_student(rows))
+    asked = campaign.config.get("iterations")
+    return CampaignSummary(campaign, done, asked, base, last_student(rows))

@@ -1,14 +1,13 @@
-"""`erpd compare A B`: where the configs of two campaigns differ, what each measured, and what
-lies between their last students.
-"""
+"""`erpd compare A B`: two campaigns, their configs, their scores and their last students."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from erpd_core.config.flat import flatten
+from erpd_core.intervals import mean_difference
 from flows.inspect.evaluate_models import compare_results
 from flows.reports.evaluation_details import evaluation_of
 from flows.reports.results import ORDER, PolicyRow, benchmarks_of, last_student, table_rows
@@ -17,15 +16,14 @@ from tasks.registry import Campaign, Registry
 from tasks.store import Store
 
 ABSENT = "absent"
-"""Stands for the value of a key that a config does not have."""
+"""Placeholder for the value of a key that a config does not have."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The same policy of two campaigns: their bases, or their teachers or students of one
-    iteration.
+    """The same policy of two campaigns: their bases, or an iteration's teachers or students.
 
-    Example: `Pair("student 1", Row(1, "student", ...), None)`
+    Example: `Pair("student 1", PolicyRow(1, "student", ...), None)`
     """
 
     name: str
@@ -35,7 +33,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Difference:
-    """A's last student minus B's on a benchmark, of 1.
+    """Score of A's last student minus that of B's on a benchmark, as a share of 1.
 
     Example: `Difference("test", 0.05, (-0.01, 0.11), paired={"p_value": 0.12, "problems": 200,
     ...})`
@@ -45,24 +43,22 @@ class Difference:
     difference: float
     ci95: tuple[float, float]
     paired: Mapping[str, Any] | None
-    """Problem by problem (`flows.inspect.evaluate_models.compare_results`); None where that
-    cannot be.
-    """
+    """Comparison by problem (`flows.inspect.evaluate_models.compare_results`), if possible."""
     why_not: str = ""
-    """Why the two could only be taken as independent."""
+    """Why there is no paired comparison, so that the two scores are taken as independent."""
 
 
 @dataclass(frozen=True)
 class CampaignPair:
-    """Two campaigns side by side."""
+    """A comparison of two campaigns."""
 
     a: Campaign
     b: Campaign
     config: Mapping[str, tuple[Any, Any]]
-    """Dotted key -> its two values, where they differ."""
+    """Dotted key -> its two values, for keys whose values differ."""
     pairs: tuple[Pair, ...]
     students: tuple[PolicyRow | None, PolicyRow | None]
-    """The last ones."""
+    """The last student of each."""
     differences: tuple[Difference, ...]
 
     def tree(self) -> dict[str, Any]:
@@ -82,24 +78,33 @@ class CampaignPair:
                 "a": self.students[0].name if self.students[0] else None,
                 "b": self.students[1].name if self.students[1] else None,
                 "a_minus_b": {
-                    one.benchmark: {
-                        "difference": one.difference,
-                        "ci95": list(one.ci95),
-                        "paired": one.paired is not None,
+                    difference.benchmark: {
+                        "difference": difference.difference,
+                        "ci95": list(difference.ci95),
+                        "paired": difference.paired is not None,
                         **(
-                            {"p_value": one.paired["p_value"], "problems": one.paired["problems"]}
-                            if one.paired
-                            else {"why": one.why_not}
+                            {
+                                "p_value": difference.paired["p_value"],
+                                "problems": difference.paired["problems"],
+                            }
+                            if difference.paired
+                            else {"why": difference.why_not}
                         ),
                     }
-                    for one in self.differences
+                    for difference in self.differences
                 },
             },
         }
 
 
 def compare_campaigns(registry: Registry, store: Store, a: str, b: str) -> CampaignPair:
-    """Campaigns by id, name, or a beginning. **Raises:** LookupError: there is no such campaign."""
+    """Compare two campaigns.
+
+    **Arguments:**
+        a: Id or name of a campaign, or the beginning of either.
+        b: The same for the other campaign.
+    **Raises:** LookupError for an unknown campaign.
+    """
     first, second = registry.campaign(a), registry.campaign(b)
     rows = [table_rows(registry, campaign.id) for campaign in (first, second)]
     students = (last_student(rows[0]), last_student(rows[1]))
@@ -117,29 +122,22 @@ def compare_campaigns(registry: Registry, store: Store, a: str, b: str) -> Campa
 
 
 def config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> the two values, where they differ; `ABSENT` where one has no such key (a
-    setting of another loss, say).
+    """Dotted key -> the two values, for keys whose values differ.
+
+    The value is `ABSENT` where a config has no such key, for example a setting of another loss.
     """
-    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    flat_a, flat_b = flatten(a), flatten(b)
     values = {key: (flat_a.get(key, ABSENT), flat_b.get(key, ABSENT)) for key in flat_a | flat_b}
     return {key: (left, right) for key, (left, right) in values.items() if left != right}
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _pairs(a: list[PolicyRow], b: list[PolicyRow]) -> tuple[Pair, ...]:
     places = {
         (row.iteration, ORDER.get(row.role, len(ORDER)), row.role): row.name for row in (*a, *b)
     }
-    found = [{(row.iteration, row.role): row for row in rows} for rows in (a, b)]
+    by_role = [{(row.iteration, row.role): row for row in rows} for rows in (a, b)]
     return tuple(
-        Pair(places[place], *(rows.get((place[0], place[2])) for rows in found))
+        Pair(places[place], *(rows.get((place[0], place[2])) for rows in by_role))
         for place in sorted(places)
     )
 
@@ -161,29 +159,24 @@ def _differences(registry: Registry, store: Store, a: Student, b: Student) -> It
         if paired:
             yield Difference(benchmark, paired["difference"], tuple(paired["ci95"]), paired)
             continue
-        scores = [row.report.scores[benchmark] for row in (a[1], b[1])]
-        difference = scores[0].avg - scores[1].avg
-        half = math.hypot(
-            *(max(score.ci95[1] - score.avg, score.avg - score.ci95[0]) for score in scores)
-        )
-        yield Difference(
-            benchmark, difference, (difference - half, difference + half), None, why_not
-        )
+        scores = (a[1].report.scores[benchmark], b[1].report.scores[benchmark])
+        difference, interval = mean_difference([scores])
+        yield Difference(benchmark, difference, interval, None, why_not)
 
 
 def _paired(
     store: Store, a: str | None, b: str | None, benchmark: str
 ) -> tuple[dict[str, Any] | None, str]:
-    """The paired difference on a benchmark, or why there is none."""
+    """The paired comparison on a benchmark, or None and the reason."""
     if a is None or b is None:
-        return None, "results of single problems are not in the store any more"
+        return None, "the results per problem are no longer in the store"
     problems = [
         store.manifest(evaluation).inputs.get(f"benchmark-{benchmark}") for evaluation in (a, b)
     ]
     if problems[0] is None or problems[0] != problems[1]:
-        return None, "they were measured on other problems"
+        return None, "they were measured on different problems"
     results = [
-        [one for one in load_results(store, evaluation) if one.benchmark == benchmark]
+        [result for result in load_results(store, evaluation) if result.benchmark == benchmark]
         for evaluation in (a, b)
     ]
     return compare_results(*results)[benchmark], ""

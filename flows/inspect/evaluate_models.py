@@ -1,5 +1,6 @@
-"""Policies on benchmarks, outside any campaign. What was sampled lies in the store, so a killed
-evaluation goes on.
+"""Evaluation of models on benchmarks, outside any campaign.
+
+Samples are kept in the store, so a killed evaluation resumes.
 """
 
 from __future__ import annotations
@@ -26,49 +27,52 @@ if TYPE_CHECKING:
     from tasks.store import Store
 
 SAMPLES = 8
-"""Samples a problem where neither `--k` nor the benchmark says."""
+"""Samples per problem if neither `--k` nor the benchmark sets them."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What `erpd eval` was asked."""
+    """The request of `erpd eval`."""
 
     model: str
     benchmarks: Sequence[str]
     against: str | None = None
     k: int | None = None
-    """Samples a problem; each benchmark's own when absent."""
+    """Samples per problem; if None, each benchmark's default."""
     wording: Mapping[str, Any] = field(default_factory=dict)
-    """`template` and `extractor` of every benchmark; absent or None where its own holds."""
+    """`template` and `extractor` for every benchmark; absent or None: the benchmark's own."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of `SamplingConfig`; absent or None where the model's own default holds."""
+    """Settings of `SamplingConfig`; absent or None: the model's default."""
     count: int | None = None
+    """Number of problems from each benchmark; None for all."""
     seed: int = 0
     settings: Sequence[str] = ()
     """`runtime.key=value` and `judge.key=value`."""
     per_problem: Path | None = None
-    """Where the table of single problems is written; under ERPD_HOME when absent."""
+    """File of the table of problems; if None, a file below ERPD_HOME."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What was asked and found to be possible; nothing is written yet."""
+    """A request that has been checked and can be carried out; nothing is written yet."""
 
     asked: Asked
     runtime: RuntimeConfig
     judge: JudgeConfig | None
     models: Mapping[str, ImportPolicy]
-    """By role: `model`, `against`."""
+    """Role (`model`, `against`) -> the import of the model."""
     draws: Mapping[str, DrawProblems]
+    """Benchmark -> the stage that draws its problems."""
     samples: Mapping[str, int]
-    """By benchmark, a problem."""
+    """Benchmark -> samples per problem."""
     sampling: Mapping[str, SamplingConfig]
-    """By role."""
+    """Role -> how the model is sampled."""
 
 
 def plan_evaluation(asked: Asked) -> Planned:
-    """Read and check all that was asked, and every row of its files. Raises ValueError for what
-    cannot be evaluated.
+    """Check a request, including every row of its files.
+
+    **Raises:** ValueError for anything that cannot be evaluated.
     """
     from tasks.datasets import check_problems
 
@@ -91,12 +95,16 @@ def plan_evaluation(asked: Asked) -> Planned:
 
 
 def evaluate_models(plan: Planned, events: Path | None) -> tuple[dict[str, Any], list[ProblemRow]]:
-    """The contract's REPORT of a model, with more measures beside it, and a row for every problem.
+    """Evaluate the models of a plan.
 
-    With `against`, that model's REPORT, its columns and the paired comparison too.
+    Both KLs of a report are against the other model, if there is one with the same tokenizer.
+    Otherwise the model is its own base and both are 0.
 
-    Both KLs are against the other model when there is one with the same tokenizer; else the model
-    is its own base and both are 0. Progress goes to `events`.
+    **Arguments:**
+        events: File for progress events.
+    **Returns:** The model's `EvalReport` as a mapping with additional measures, and a row for each
+        problem. With `against`, they include that model's report and columns, and the paired
+        comparison.
     """
     from tasks.execution.progress import Progress
     from tasks.execution.stage import Context, get_or_compute
@@ -111,8 +119,10 @@ def evaluate_models(plan: Planned, events: Path | None) -> tuple[dict[str, Any],
 
 
 def read_settings(overrides: Sequence[str]) -> tuple[RuntimeConfig, JudgeConfig | None]:
-    """The runtime, whose engine can be had here, and the judge, if one is named. Raises
-    ValueError in one line for anything else.
+    """The runtime and, if it is set, the judge of `runtime.KEY=value` and `judge.KEY=value`.
+
+    **Raises:** ValueError, in one line, for any other or invalid setting, or an engine that is not
+        available here.
     """
     from tasks.engines import check_engine
 
@@ -120,8 +130,8 @@ def read_settings(overrides: Sequence[str]) -> tuple[RuntimeConfig, JudgeConfig 
     apply_overrides(tree, overrides)
     if other := sorted(tree.keys() - {"runtime", "judge"}):
         raise ValueError(
-            f"--set {other[0]}: here are runtime.KEY and judge.KEY only; write "
-            f"runtime.device=cpu, for example"
+            f"--set {other[0]}: only runtime.KEY and judge.KEY can be set here; write for "
+            f"example runtime.device=cpu"
         )
     part = "runtime"
     try:
@@ -150,8 +160,8 @@ def _stages(plan: Planned, context: Context) -> dict[str, EvaluatePolicy]:
     for role, policy in policies.items():
         others = [
             other
-            for one, other in policies.items()
-            if one != role and _comparable(context.store, policy, other)
+            for other_role, other in policies.items()
+            if other_role != role and _comparable(context.store, policy, other)
         ]
         base = others[0] if others else policy
         stages[role] = EvaluatePolicy(
@@ -168,19 +178,21 @@ def _stages(plan: Planned, context: Context) -> dict[str, EvaluatePolicy]:
 
 
 def _benchmarks(asked: Asked) -> tuple[dict[str, int], dict[str, DrawProblems]]:
-    """Name -> samples a problem, and name -> the stage that draws its problems."""
+    """Name -> samples per problem, and name -> the stage that draws its problems."""
     from tasks.datasets import benchmark_from_text, draw_problems, samples_of
 
     if asked.k is not None and asked.k < 1:
-        raise ValueError(f"--k {asked.k}: at least one sample a problem is needed; give 1 or more")
+        raise ValueError(
+            f"--k {asked.k}: at least one sample per problem is needed; give 1 or more"
+        )
     samples: dict[str, int] = {}
     draws = {}
     for text in asked.benchmarks:
         name = Path(text).stem if Path(text).suffix else text
         if name in draws:
             raise ValueError(
-                f"benchmark: {name!r} is there twice; benchmarks are told apart by name, or by "
-                f"file name without its ending"
+                f"benchmark: {name!r} is given twice; a benchmark is identified by its name, or by "
+                f"its file name without the ending"
             )
         samples[name] = asked.k or samples_of(text) or SAMPLES
         draws[name] = draw_problems(
@@ -190,8 +202,9 @@ def _benchmarks(asked: Asked) -> tuple[dict[str, int], dict[str, DrawProblems]]:
 
 
 def worded(source: ProblemsConfig, wording: Mapping[str, Any]) -> ProblemsConfig:
-    """The source with another template or extractor, where one is given. Raises ValueError in
-    one line for one that cannot be.
+    """The source with another template or extractor, if one is given.
+
+    **Raises:** ValueError, in one line, for an invalid one.
     """
     try:
         given = {name: value for name, value in wording.items() if value is not None}
@@ -201,13 +214,16 @@ def worded(source: ProblemsConfig, wording: Mapping[str, Any]) -> ProblemsConfig
 
 
 def _sampling(asked: Asked, model: str, folder: Path, samples: int) -> SamplingConfig:
-    """What was asked; then the paper's length limit for a model it names; then the model's
-    defaults.
+    """The sampling of a model.
+
+    Settings of the request come first, then the paper's length limit if it uses the model, then the
+    model's defaults.
     """
     from tasks.models.generation_defaults import evaluation_sampling
 
     limits = {
-        one.id: one.evaluation.max_new_tokens for one in load_paper_settings().models.values()
+        paper_model.id: paper_model.evaluation.max_new_tokens
+        for paper_model in load_paper_settings().models.values()
     }
     given = {name: value for name, value in asked.sampling.items() if value is not None}
     try:
@@ -219,10 +235,10 @@ def _sampling(asked: Asked, model: str, folder: Path, samples: int) -> SamplingC
 
 
 def _comparable(store: Store, a: PolicyRef, b: PolicyRef) -> bool:
-    """Do tokens mean the same to both, so that log-probs of the two can be compared?"""
+    """Whether two policies have the same tokens, so that their log-probs can be compared."""
     from tasks.models.policy import vocabulary
 
-    tokenizers = [store.manifest(one.id).files.get("tokenizer.json") for one in (a, b)]
+    tokenizers = [store.manifest(policy.id).files.get("tokenizer.json") for policy in (a, b)]
     return (
         vocabulary(store.path(a.id)) == vocabulary(store.path(b.id))
         and tokenizers[0] == tokenizers[1]
@@ -239,8 +255,8 @@ def _result(
         report = stage.stored(context.store)
         assert report is not None, "it has just been evaluated"
         details = {
-            name: one.model_dump(mode="json")
-            for name, one in load_details(context.store, stage.identity()).items()
+            name: benchmark.model_dump(mode="json")
+            for name, benchmark in load_details(context.store, stage.identity()).items()
         }
         reports[role] = {
             **report.model_dump(mode="json"),
@@ -250,7 +266,7 @@ def _result(
         if stage.judge:
             judged = load_judged(context.store, stage.identity())
             reports[role]["judge"] = {
-                name: one.model_dump(mode="json") for name, one in judged.items()
+                name: benchmark.model_dump(mode="json") for name, benchmark in judged.items()
             }
     results = {
         role: load_results(context.store, stage.identity()) for role, stage in stages.items()
@@ -258,37 +274,39 @@ def _result(
     rows = join(results["model"], results.get("against"))
     path = asked.per_problem or home() / "reports" / "eval" / f"{stages['model'].identity()}.jsonl"
     write_table(rows, path)
-    found = {**reports["model"], "per_problem": str(path)}
+    result = {**reports["model"], "per_problem": str(path)}
     if "against" in results:
-        found |= {
+        result |= {
             "against": reports["against"],
             "comparison": compare_results(results["model"], results["against"]),
         }
-    return found, rows
+    return result, rows
 
 
 def compare_results(model: Sequence[Any], against: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Benchmark -> the paired difference model - against, with its clustered interval and the
-    chance of it among equals.
+    """Benchmark -> the paired difference of scores, model - against, as a share of 1.
+
+    With its 95 % interval, clustered by problem, and the p-value: the probability of such a
+    difference between equal models.
     """
     from erpd_core.scoring import compare, p_value
 
-    found: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(one.benchmark for one in model):
+    comparisons: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(result.benchmark for result in model):
         a, b = (
             {
-                one.problem: [1.0] * one.solved + [0.0] * (one.samples - one.solved)
-                for one in some
-                if one.benchmark == name
+                result.problem: [1.0] * result.solved + [0.0] * (result.samples - result.solved)
+                for result in results
+                if result.benchmark == name
             }
-            for some in (model, against)
+            for results in (model, against)
         )
         compared, chance = compare(a, b), p_value(a, b)
-        found[name] = {
+        comparisons[name] = {
             "difference": compared.difference,
             "ci95": list(compared.ci95),
             "p_value": chance,
             "beyond_noise": chance < 0.05,
             "problems": compared.problems,
         }
-    return found
+    return comparisons

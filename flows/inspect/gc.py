@@ -1,4 +1,4 @@
-"""`erpd gc`: forget campaigns, and remove from the store what nothing needs any more."""
+"""`erpd gc`: forget campaigns, and remove from the store what is no longer needed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from tasks.store.gc import Claims, Kept, Plan, collect, plan
 from tasks.store.inventory import Item, take_inventory
 
 SILENT = 86400.0
-"""Seconds without a word from a campaign whose status is running, after which it is taken for
-one that was killed.
-"""
+"""Seconds without an event after which a campaign of status `running` is taken to be killed."""
 SHOWN = 10
-"""Things that stay, the largest, that are named."""
+"""Number of kept items, the largest ones, that are listed."""
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What a collection did or, with `dry_run`, what it would do."""
+    """The result of a collection or, with `dry_run`, what it would do."""
 
     dry_run: bool
     forgotten: tuple[str, ...]
     plan: Plan
     went: tuple[Item, ...]
+    """Removed, or to be removed."""
     spared: tuple[Item, ...] = ()
-    """Planned to go, and needed or used again before it did."""
+    """Planned for removal, but needed or used again before it."""
 
     @property
     def largest(self) -> list[Kept]:
@@ -38,8 +37,9 @@ class Cleaned:
 
     @property
     def by_kind(self) -> dict[str, list[Item]]:
-        """What went, the largest kind first: `policy`, `rollouts`, ... and `unfinished builds`,
-        `damaged copies`, `locks`, ...
+        """Kind -> removed items, the largest kind first.
+
+        Kinds are `policy`, `rollouts`, ... and `unfinished builds`, `damaged copies`, `locks`, ...
         """
         kinds: dict[str, list[Item]] = defaultdict(list)
         for item in self.went:
@@ -48,7 +48,7 @@ class Cleaned:
 
     def tree(self) -> dict[str, Any]:
         """As JSON."""
-        kept = [one.item for one in self.plan.stays]
+        kept = [kept.item for kept in self.plan.stays]
         return {
             "dry_run": self.dry_run,
             "forgotten": list(self.forgotten),
@@ -59,7 +59,7 @@ class Cleaned:
             "kept": {
                 "bytes": total(kept),
                 "count": len(kept),
-                "largest": [{**_named(one.item), "why": one.why} for one in self.largest],
+                "largest": [{**_named(large.item), "why": large.why} for large in self.largest],
             },
         }
 
@@ -67,24 +67,28 @@ class Cleaned:
 KINDS = {
     "build": "unfinished builds",
     "damaged": "damaged copies",
-    "fetched": "half fetched",
+    "fetched": "partial fetches",
     "lock": "locks",
     "trash": "trash",
 }
 
 
 def total(items: Sequence[Item]) -> int:
+    """Size of items in bytes."""
     return sum(item.size for item in items)
 
 
 def clean(
     registry: Registry, store: Store, forget: Sequence[str], days: float, dry_run: bool
 ) -> Cleaned:
-    """Forget these campaigns (ids, names, or beginnings) and collect; `days` is how long something
-    not needed stays after its last use.
+    """Forget campaigns, and remove what is no longer needed.
 
-    **Raises:** LookupError: no such campaign; ValueError: one is at work, or another collection is
-    under way.
+    **Arguments:**
+        forget: Ids or names of campaigns, or beginnings of either.
+        days: How long an unneeded item is kept after its last use.
+        dry_run: Only say what would be removed.
+    **Raises:** LookupError for an unknown campaign; ValueError if a campaign to forget is running,
+        or if another collection is.
     """
     campaigns = [registry.campaign(name) for name in forget]
     for campaign in campaigns:
@@ -93,27 +97,30 @@ def clean(
     if not dry_run:
         for name in names:
             registry.forget(name)
-    found = plan(take_inventory(store), Claims.of(registry, but=names), time.time(), days)
+    planned = plan(take_inventory(store), Claims.of(registry, but=names), time.time(), days)
     if dry_run:
-        return Cleaned(dry_run, names, found, found.goes)
-    done = collect(store, registry, found)
-    return Cleaned(dry_run, names, found, done.went, done.spared)
+        return Cleaned(dry_run, names, planned, planned.goes)
+    done = collect(store, registry, planned)
+    return Cleaned(dry_run, names, planned, done.went, done.spared)
 
 
 def _check_ended(campaign: Campaign) -> None:
-    """Of a campaign killed without a word the status is still `running`; its silence tells."""
+    """Raise ValueError for a running campaign.
+
+    A killed campaign may still have the status `running`; it has no new events.
+    """
     if campaign.status != "running":
         return
     from flows.steps.human_decision import pending_decisions  # slow to import
     from tasks.host.home import events_path
 
     events = events_path(campaign.id)
-    heard = events.stat().st_mtime if events.exists() else campaign.created_at.timestamp()
-    asked = [one.until for one in pending_decisions() if one.campaign == campaign.id]
-    if time.time() < max([heard + SILENT, *asked]):
+    last_event = events.stat().st_mtime if events.exists() else campaign.created_at.timestamp()
+    ends = [pending.until for pending in pending_decisions() if pending.campaign == campaign.id]
+    if time.time() < max([last_event + SILENT, *ends]):
         raise ValueError(
             f"{campaign.id} is running; stop it before it is forgotten"
-            " (if it was killed without a word: run it again and interrupt it, or wait a day)"
+            " (if it was killed without recording it: run it again and interrupt it, or wait a day)"
         )
 
 

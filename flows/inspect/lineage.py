@@ -1,6 +1,4 @@
-"""`erpd lineage`: what an artifact was made from, or what came of it, with the figures that tell
-artifacts apart.
-"""
+"""`erpd lineage`: what an artifact was made from or what was made from it, with key figures."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ PLACE = re.compile(r"(?:(?P<iteration>\d+)\.)?(?P<role>.+)")
 
 @dataclass(frozen=True)
 class LineageLine:
-    """A line of the tree, with what is known of its artifact.
+    """A line of the tree: an artifact with its figures and its roles in campaigns.
 
     Example: `LineageLine(line, figures={"role": "student", "step": 16, "scores": {"test": 0.65}},
     places=(Place(...),), decision=Decision(...))`
@@ -27,11 +25,9 @@ class LineageLine:
     line: Line
     figures: Mapping[str, Any]
     places: tuple[ArtifactRole, ...]
-    """Where it plays a role."""
+    """Campaigns and iterations in which it has a role."""
     decision: Decision | None = None
-    """What was decided in the iteration that it is the student of; said once, at the first line
-    that is.
-    """
+    """Decision of the iteration whose student it is; only at the first line of that student."""
 
     def tree(self) -> dict[str, Any]:
         """As JSON."""
@@ -53,12 +49,12 @@ class LineageLine:
 
 
 def resolve_artifact(registry: Registry, text: str) -> str:
-    """The artifact that `text` names: an identity or its beginning, `CAMPAIGN:ROLE` or
-    `CAMPAIGN:ITERATION.ROLE`.
+    """The identity of the artifact that `text` names.
 
-    Without an iteration it is the last one that has the role.
+    `text` is an identity or its beginning, `CAMPAIGN:ROLE` or `CAMPAIGN:ITERATION.ROLE`. Without an
+    iteration, the last one that has the role is taken.
 
-    **Raises:** LookupError: none, or several; the message says which there are.
+    **Raises:** LookupError if `text` names no artifact or several; the message lists candidates.
     """
     campaign, colon, place = text.rpartition(":")
     if not colon:
@@ -70,78 +66,77 @@ def resolve_artifact(registry: Registry, text: str) -> str:
                 f"tiny:2.student names one"
             ) from error
     id = registry.campaign(campaign).id
-    asked = PLACE.fullmatch(place)
-    iteration = int(asked["iteration"]) if asked and asked["iteration"] else None
-    role = asked["role"] if asked else ""
-    measured = {(one.iteration, one.role): one.report.policy for one in registry.reports(id)}
+    match = PLACE.fullmatch(place)
+    iteration = int(match["iteration"]) if match and match["iteration"] else None
+    role = match["role"] if match else ""
+    measured = {(row.iteration, row.role): row.report.policy for row in registry.reports(id)}
     attached: dict[tuple[int, str], list[Artifact]] = {}
-    for one in registry.artifacts(id):
-        attached.setdefault((one.iteration, one.role), []).append(one.artifact)
-    there = sorted(
+    for row in registry.artifacts(id):
+        attached.setdefault((row.iteration, row.role), []).append(row.artifact)
+    keys = sorted(
         key
         for key in attached.keys() | measured.keys()
         if key[1] == role and iteration in (None, key[0])
     )
-    # of all the policies that a training kept, the one that counts
-    if chosen := [key for key in there if key in measured]:
+    # A training run keeps several policies; the measured one is the iteration's.
+    if chosen := [key for key in keys if key in measured]:
         return measured[chosen[-1]]
-    if not there:
+    if not keys:
         known = ", ".join(f"{index}.{name}" for index, name in sorted(attached))
         raise LookupError(f"{id} has no {place!r}; it has: {known or 'nothing yet'}")
-    found = attached[there[-1]]
-    if len(found) > 1:
-        some = "; ".join(
-            " ".join([artifact.id, *describe_figures(figures(artifact))]) for artifact in found
+    candidates = attached[keys[-1]]
+    if len(candidates) > 1:
+        described = "; ".join(
+            " ".join([artifact.id, *describe_figures(figures(artifact))]) for artifact in candidates
         )
-        raise LookupError(f"{text} is several artifacts: {some}; give one of them")
-    return found[0].id
+        raise LookupError(f"{text} names several artifacts: {described}; give one of them")
+    return candidates[0].id
 
 
 def lineage_lines(
     registry: Registry, artifact: str, descendants: bool = False
 ) -> list[LineageLine]:
-    """The tree, top down. **Raises:** LookupError: there is no such artifact."""
+    """The lines of an artifact's tree, top down. Raises LookupError for an unknown artifact."""
     lines = (registry.descendants(artifact) if descendants else registry.lineage(artifact)).lines
     ids = list(dict.fromkeys(line.artifact.id for line in lines))
     places: dict[str, list[ArtifactRole]] = {}
     for place in registry.places(ids):
         places.setdefault(place.artifact, []).append(place)
     deciding = {
-        place.campaign for some in places.values() for place in some if place.role == "student"
+        place.campaign for roles in places.values() for place in roles if place.role == "student"
     }
     decisions = {
-        (id, one.index): one.decision
-        for id, some in registry.iterations_of(sorted(deciding)).items()
-        for one in some
+        (id, iteration.index): iteration.decision
+        for id, iterations in registry.iterations_of(sorted(deciding)).items()
+        for iteration in iterations
     }
     scores = {id: _scores(registry, id) for id in ids if id.startswith("policy")}
-    found = []
+    tree = []
     for line in lines:
-        mine = tuple(places.get(line.artifact.id, ()))
+        roles = tuple(places.get(line.artifact.id, ()))
         decided = [
             decisions.pop((place.campaign, place.iteration), None)
-            for place in mine
+            for place in roles
             if place.role == "student"
         ]
         shown = figures(line.artifact) | scores.get(line.artifact.id, {})
-        found.append(LineageLine(line, shown, mine, next((one for one in decided if one), None)))
-    return found
+        first = next((decision for decision in decided if decision), None)
+        tree.append(LineageLine(line, shown, roles, first))
+    return tree
 
 
 def figures(artifact: Artifact) -> dict[str, Any]:
-    """What tells an artifact apart, by name: what of its answer is shown, the loss it was
-    trained with, the scores it found.
-    """
+    """Key figures of an artifact, by name: parts of its result, its training loss, its scores."""
     ref: Mapping[str, Any] = artifact.meta.get("ref") or {}
-    found = {name: ref[name] for name in WORDS if ref.get(name)}
+    shown = {name: ref[name] for name in WORDS if ref.get(name)}
     loss = artifact.spec.get("loss") or (artifact.spec.get("config") or {}).get("loss") or {}
     if "kind" in loss:
-        found["loss"] = loss["kind"]
+        shown["loss"] = loss["kind"]
     if trail := ref.get("trail"):
-        found["kept"] = [policy["step"] for policy in trail]
+        shown["kept"] = [policy["step"] for policy in trail]
     if scores := ref.get("scores"):
-        found["scores"] = {benchmark: score["avg"] for benchmark, score in scores.items()}
-    return found
+        shown["scores"] = {benchmark: score["avg"] for benchmark, score in scores.items()}
+    return shown
 
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
@@ -159,19 +154,21 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
         f"{benchmark} {percent(score)} %" for benchmark, score in scores.items()
     ),
 }
-"""Figures in words, in the order they are shown."""
+"""Figure -> its text, in the order they are shown."""
 
 
 def describe_figures(found: Mapping[str, Any]) -> list[str]:
+    """The figures as text, in the order of `WORDS`."""
     return [words(found[name]) for name, words in WORDS.items() if name in found]
 
 
 def _scores(registry: Registry, policy: str) -> dict[str, Any]:
-    """A policy's score on each benchmark; where it was measured several times, by the most
-    samples.
+    """A policy's score on each benchmark, as a share of 1.
+
+    Of several measurements, the one with the most samples counts.
     """
     best = {
-        name: max(some, key=lambda score: score.k * score.problems)
-        for name, some in registry.scores(policy).items()
+        name: max(measured, key=lambda score: score.k * score.problems)
+        for name, measured in registry.scores(policy).items()
     }
     return {"scores": {name: score.avg for name, score in best.items()}} if best else {}

@@ -1,4 +1,4 @@
-"""The table of single problems: written to a file, and printed in short."""
+"""The table of problems of an evaluation: written to a file, and summarized on the terminal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tasks.untrusted.output_files import check_output
 
 ProblemRow = dict[str, Any]
 SHOWN = 10
-"""Problems of a benchmark that are printed."""
+"""Number of problems printed per benchmark."""
 BESIDE = ("samples", "solved", "length", "truncated", "unanswered", "answer", "votes")
-"""What is said of the other model too, as `against_solved` and so on."""
+"""Columns that the other model has too, as `against_solved` and so on."""
 
 
 def check_path(path: Path) -> None:
-    """Raises ValueError for a file that the table cannot be written to."""
+    """Check that the table can be written to a file. Raises ValueError if not."""
     if path.suffix not in (".jsonl", ".parquet"):
         raise ValueError(
             f"--per-problem {path}: the table is written as .jsonl or .parquet; give such a file"
@@ -30,12 +30,15 @@ def check_path(path: Path) -> None:
 def join(
     model: Sequence[ProblemResult], against: Sequence[ProblemResult] | None
 ) -> list[ProblemRow]:
-    """A row for every problem, in the order of the benchmarks; with the other model's columns
-    beside, when there is one.
+    """A row for every problem, in the order of the benchmarks.
+
+    If there is another model, a row has its columns too, and the difference of the two scores.
     """
-    rows = [one.model_dump(mode="json") for one in model]
+    rows = [result.model_dump(mode="json") for result in model]
     if against is not None:
-        others = {(one.benchmark, one.problem): one.model_dump(mode="json") for one in against}
+        others = {
+            (result.benchmark, result.problem): result.model_dump(mode="json") for result in against
+        }
         for row in rows:
             other = others[row["benchmark"], row["problem"]]
             row |= {f"against_{name}": other[name] for name in BESIDE}
@@ -44,7 +47,7 @@ def join(
 
 
 def write_table(rows: Sequence[ProblemRow], path: Path) -> None:
-    """JSON lines, or Parquet when the file is called so; there whole or not at all."""
+    """Write the table atomically, as Parquet if the file's suffix says so, else as JSON lines."""
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -58,7 +61,7 @@ def write_table(rows: Sequence[ProblemRow], path: Path) -> None:
 
 
 def worth_showing(rows: Sequence[ProblemRow]) -> list[ProblemRow]:
-    """The problems that say most: where two models differ most, or those solved least often."""
+    """The problems to print: where two models differ most, or those solved least often."""
     if rows and "difference" in rows[0]:
         differing = [row for row in rows if row["difference"]]
         return sorted(differing, key=lambda row: -abs(row["difference"]))[:SHOWN]
@@ -66,7 +69,7 @@ def worth_showing(rows: Sequence[ProblemRow]) -> list[ProblemRow]:
 
 
 def counts(rows: Sequence[ProblemRow]) -> Mapping[str, int]:
-    """How many problems were solved never, sometimes and always."""
+    """Numbers of problems that were never, sometimes and always solved."""
     never = sum(row["solved"] == 0 for row in rows)
     always = sum(row["solved"] == row["samples"] for row in rows)
     return {"never": never, "sometimes": len(rows) - never - always, "always": always}

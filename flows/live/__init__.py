@@ -1,1 +1,1 @@
-"""Live view: what Prefect's UI shows of a campaign while it runs."""
+"""Live view of a running campaign in Prefect's UI."""

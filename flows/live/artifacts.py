@@ -1,6 +1,4 @@
-"""An artifact of the Prefect run that is one thing with one place: shown anew, it changes there
-instead of appearing again.
-"""
+"""Artifacts of a Prefect flow run that are updated in place."""
 
 from __future__ import annotations
 
@@ -17,39 +15,39 @@ from prefect.runtime import flow_run
 
 
 class LiveArtifact:
-    """The artifact `key` of the flow run this is called in, made when there is something to show
-    and changed in place after that.
+    """The artifact `key` of the current flow run: created when first shown, then updated.
 
-    Another instance, in this process or in the one that goes on after a pause, finds what the first
-    one made.
+    A second instance, in this process or in the one that resumes after a pause, finds and updates
+    the same artifact.
     """
 
     def __init__(self, kind: str, key: str) -> None:
         self.kind, self.key = kind, key
-        self._made: Any = None
+        self._artifact: Any = None
         self._last: tuple[Any, str] | None = None
 
     def show(self, data: Any, description: str) -> None:
+        """Create or update the artifact; nothing is sent if the content is unchanged."""
         if (data, description) == self._last:
             return
         with get_client(sync_client=True) as client:
-            self._made = self._made or self._found(client)
-            if self._made is None:
-                made = ArtifactCreate(
+            self._artifact = self._artifact or self._find(client)
+            if self._artifact is None:
+                new = ArtifactCreate(
                     type=self.kind,
                     key=self.key,
                     data=data,
                     description=description,
                     flow_run_id=flow_run.id,
                 )
-                self._made = client.create_artifact(made)
+                self._artifact = client.create_artifact(new)
             else:
                 client.update_artifact(
-                    self._made.id, ArtifactUpdate(data=data, description=description)
+                    self._artifact.id, ArtifactUpdate(data=data, description=description)
                 )
         self._last = data, description
 
-    def _found(self, client: Any) -> Any:
+    def _find(self, client: Any) -> Any:
         of_run = ArtifactFilter(
             key=ArtifactFilterKey(any_=[self.key]),
             flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]),

@@ -1,8 +1,7 @@
-"""A campaign in Prefect's UI while it runs: bars, a table of its stages, links to MLflow, and its
-lines in the log.
+"""A running campaign in Prefect's UI: progress bars, a table of stages, links to MLflow, log lines.
 
-They are artifacts of the flow run, each changed in place. What cannot be shown is left out: no
-stage fails or waits for it.
+All but the log lines are artifacts of the flow run, updated in place. Errors in showing them are
+ignored: no stage fails or waits because of them.
 """
 
 from __future__ import annotations
@@ -25,23 +24,24 @@ from tasks.host.services import mlflow_ui
 from tasks.untrusted.display_text import one_line
 
 EVERY_SECONDS = 3.0
+"""Time between two updates."""
 LINES = 200
-"""Stages of the table: the last ones."""
+"""Rows of the table of stages: the last ones."""
 
 
 def name_run(name: str) -> None:
-    """Give the flow run this is called in a name."""
+    """Set the name of the current flow run."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, name=name)
 
 
 class Live:
-    """Context manager in a campaign's flow run: follows its events from now on."""
+    """Context manager that shows a campaign's new events in the current flow run."""
 
     def __init__(self, recorder: CampaignRecorder, wanted: int) -> None:
         self.recorder, self.wanted = recorder, wanted
         self.stages: dict[str, dict[str, Any]] = {}
-        """Label -> its line of the table."""
+        """Label -> row of the table."""
         self._since: dict[str, float] = {}
         self._position = recorder.events.stat().st_size if recorder.events.exists() else 0
         self._campaign, self._stage = (
@@ -106,13 +106,13 @@ class Live:
         elif status is None:
             info = "  ".join(f"{name} {value}" for name, value in event["info"].items())
             line["progress"] = f"{event['done']}/{event['total']}  {info}".strip()
-            # part of another stage: nobody says that it starts or ends
+            # Part of another stage: it has no events for its start and end.
             if label not in self._since:
                 line["status"] = "finished" if event["done"] == event["total"] else "started"
 
     def _show_bars(self, last: Mapping[str, Any]) -> None:
         iterations = self.recorder.registry.iterations(self.recorder.campaign)
-        done, wanted = sum(one.status == "completed" for one in iterations), self.wanted
+        done, wanted = sum(row.status == "completed" for row in iterations), self.wanted
         self._campaign.show(min(100.0, 100.0 * done / wanted), f"{done} of {wanted} iterations")
         share = (
             100.0
@@ -132,7 +132,7 @@ class Live:
 
 
 def log_line(text: str) -> None:
-    """In the run's log, which the UI shows."""
+    """Write a line to the flow run's log, which the UI shows; outside a flow run, do nothing."""
     try:
         get_run_logger().info(one_line(text))
     except MissingContextError:

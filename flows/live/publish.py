@@ -1,6 +1,4 @@
-"""Show a campaign as it stands: its report on disk, in MLflow, and as an artifact on the Prefect
-run.
-"""
+"""Publish a campaign's current report: on disk, in MLflow, and as artifacts of the flow run."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from tasks.untrusted.display_text import markdown, markdown_table
 
 
 def publish(recorder: CampaignRecorder) -> None:
-    """Write the report anew and attach it, beside the stages; each call replaces the last."""
+    """Write and publish the report in the background; each call replaces the last report."""
     recorder.tracking.submit(lambda tracker, run: _publish(recorder, tracker, run))
 
 
@@ -39,19 +37,19 @@ def _publish(recorder: CampaignRecorder, tracker: Tracker, run: TrackedRun) -> N
         tracker.register_policy(recorder.model, best.report.policy, run, alias="best")
     if (picture := path.parent / "score_vs_kl.png").exists():
         image = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
-        # Not an image artifact: under such a one the UI also writes the address, all of it.
+        # Not an image artifact: the UI prints its address, here the whole picture, below it.
         LiveArtifact("markdown", "score-vs-kl").show(
             f"![Score against KL to the base]({image})", "Score against KL to the base"
         )
-    said = "\n\n".join(markdown(line) for line in summary(rows))
-    report = f"{said}\n\n{campaign_markdown(rows)}\n\nThe whole report: `{path}`"
+    sentences = "\n\n".join(markdown(line) for line in summary(rows))
+    report = f"{sentences}\n\n{campaign_markdown(rows)}\n\nThe full report: `{path}`"
     LiveArtifact("markdown", "campaign-report").show(
         report, f"{recorder.campaign}: base, teachers and students"
     )
 
 
 def campaign_markdown(rows: Sequence[PolicyRow]) -> str:
-    """The campaign's table for the Prefect UI."""
+    """The campaign's table of policies, in Markdown for Prefect's UI."""
     benchmarks = benchmarks_of(rows)
     lines = []
     for row in rows:

@@ -1,3 +1,1 @@
-"""Recipes: YAML files resolved to frozen configs, studies of several campaigns, and the forms of
-Prefect's UI.
-"""
+"""Recipes: YAML files resolved to frozen configs, studies, and the forms of Prefect's UI."""

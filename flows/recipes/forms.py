@@ -1,8 +1,7 @@
-"""What the forms of Prefect's UI ask: the parameters of the deployed flows, and the configs they
-stand for.
+"""Forms of Prefect's UI: the parameters of the deployed flows, and the configs they resolve to.
 
-A field's docstring is its text in the form; what is wrong is refused by the form or, where only the
-whole config can tell, by one line.
+A field's docstring is its text in the form. The form refuses invalid values. A value that is only
+invalid together with others is refused when the config is resolved, with a message of one line.
 """
 
 from __future__ import annotations
@@ -33,8 +32,9 @@ StudyRecipe = Annotated[
 
 
 class _Tabs:
-    """Beside a union: Prefect's UI has tabs for `anyOf`; of `oneOf` it knows nothing and asks
-    for JSON.
+    """Annotation of a union that gives it tabs in Prefect's UI.
+
+    The UI shows `anyOf` as tabs. It does not support `oneOf` and asks for JSON instead.
     """
 
     def __get_pydantic_json_schema__(
@@ -44,11 +44,13 @@ class _Tabs:
 
 
 def as_fields(schema: dict[str, Any]) -> None:
-    """An optional number or text is a field that may stay empty, not a choice between it and
-    "None"; alternatives are one row of tabs.
+    """Change a form's JSON schema so that Prefect's UI shows simple fields.
+
+    An optional number or text becomes a field that may stay empty, instead of a choice between the
+    value and "None". Alternatives become one row of tabs.
     """
     for field in schema["properties"].values():
-        ways = [way for one in field.pop("anyOf", []) for way in one.get("oneOf", [one])]
+        ways = [way for option in field.pop("anyOf", []) for way in option.get("oneOf", [option])]
         given = [way for way in ways if way != {"type": "null"}]
         if len(given) == 1:
             field |= given[0]
@@ -64,23 +66,23 @@ class Form(BaseModel):
 
 
 class FromRecipe(Form):
-    """A recipe of the list, and what is changed in it. Every empty field is as in the recipe."""
+    """A recipe from the list, and changes to it. An empty field keeps the recipe's value."""
 
     model_config = ConfigDict(title="A recipe")
 
     kind: Literal["recipe"] = "recipe"
     recipe: CampaignRecipe = "tiny"
-    """`erpd recipes` says what each is about."""
+    """`erpd recipes` describes each recipe."""
     seed: int | None = None
     """Another seed is another campaign."""
     iterations: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """A campaign that has run is gone on with: more of them add to it."""
+    """Total number. A larger number continues a campaign that has already run."""
     decision: Literal["auto", "ask", "fixed"] | None = None
-    """Who chooses the signal after each teacher: the validation scores, you (the run pauses), or
-    the list below.
+    """Who chooses the signal after each teacher: the validation scores (auto), you (ask; the run
+    pauses), or the list below (fixed).
     """
     strategies: Annotated[list[Choice], Field(min_length=1)] | None = None
-    """For a fixed decision: what iteration 1, 2, ... does; the last one repeats."""
+    """For a fixed decision: the strategy of iteration 1, 2, ...; the last one repeats."""
     teacher_loss: TeacherLoss | None = None
     """The loss of stage 1."""
     teacher_steps: PositiveInt | None = None
@@ -88,12 +90,12 @@ class FromRecipe(Form):
     distill_steps: PositiveInt | None = None
     """Optimizer steps of stage 2."""
     kl_budget: Annotated[PositiveFloat | None, Field(title="KL budget")] = None
-    """Nats per token that the student may be from its start."""
+    """Largest KL of the student to its start, in nats per token."""
     changes: list[Change] = Field(default_factory=list)
-    """Anything else of the recipe, as `key.path=value`; `erpd show RECIPE` prints every key."""
+    """Other settings of the recipe, as `key.path=value`; `erpd show RECIPE` prints every key."""
 
     def overrides(self) -> list[str]:
-        """The form as `--set` would say it."""
+        """The form's values as `--set` overrides."""
         given = {
             "seed": self.seed,
             "iterations": self.iterations,
@@ -110,12 +112,12 @@ class FromRecipe(Form):
         ]
 
     def resolve(self) -> tuple[CampaignConfig, str]:
-        """The config, and the recipe's name. Raises ValueError in one line for what cannot be."""
+        """The config and the recipe's name. Raises ValueError, in one line, for invalid values."""
         return load_recipe(self.recipe, self.overrides()), self.recipe
 
 
 class FromFile(Form):
-    """A recipe file on the machine that runs it."""
+    """A recipe file on the machine that runs the campaign."""
 
     model_config = ConfigDict(title="A file")
 
@@ -123,22 +125,22 @@ class FromFile(Form):
     path: Annotated[str, Field(pattern=r"\.ya?ml$")]
     """Path of a YAML recipe."""
     changes: list[Change] = Field(default_factory=list)
-    """What is changed in it, as `key.path=value`."""
+    """Changes to the recipe, as `key.path=value`."""
 
     def resolve(self) -> tuple[CampaignConfig, str]:
-        """The config, and the file's path. Raises ValueError in one line for what cannot be."""
+        """The config and the file's path. Raises ValueError, in one line, for invalid values."""
         return load_recipe(self.path, self.changes), self.path
 
 
 class Written(Form):
-    """Every setting of a campaign."""
+    """All settings of a campaign."""
 
     model_config = ConfigDict(title="All settings")
 
     kind: Literal["written"] = "written"
     config: CampaignConfig
     recipe: str = ""
-    """The recipe it comes from, for the record."""
+    """Name of the recipe that the settings come from; it is only recorded."""
 
     def resolve(self) -> tuple[CampaignConfig, str]:
         return self.config, self.recipe
@@ -150,20 +152,20 @@ What = Annotated[
 
 
 class StudyChoice(Form):
-    """A table or figure of the paper (or a study of your own), at a scale."""
+    """A table or figure of the paper, or a study of your own, at a scale."""
 
     study: StudyRecipe | Annotated[str, Field(pattern=r"\.ya?ml$", title="Path of a YAML file")]
-    """Each is several campaigns that share what they have in common."""
+    """A study is several campaigns; what they have in common is computed once."""
     scale: Scale = "tiny"
     """`tiny` takes minutes on a CPU, `paper` days on GPUs."""
     changes: list[Change] = Field(default_factory=list)
-    """What is changed in every arm, as `key.path=value`."""
+    """Changes to every arm, as `key.path=value`."""
 
     def resolve(self) -> Study:
-        """The study. Raises ValueError in one line for what cannot be."""
+        """The study. Raises ValueError, in one line, for invalid values."""
         return load_study(self.study, [f"scale={self.scale}", *self.changes])
 
     @classmethod
     def of(cls, study: Study) -> StudyChoice:
-        """How a study was asked for."""
+        """The form's values that resolve to a study."""
         return cls(study=study.recipe, scale=study.scale, changes=list(study.overrides))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from erpd_core.config import CampaignConfig
@@ -15,26 +16,26 @@ from tasks.untrusted.yaml_files import read_mapping, read_yaml
 
 FOLDER = Path(__file__).parent
 FAULTS = 8
-"""Of one config that are told at once."""
+"""Largest number of faults of a config that one message lists."""
 
 
 def recipe_names() -> list[str]:
-    """Every recipe that ships with the project."""
+    """Names of the recipes that are part of the project."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> CampaignConfig:
     """Resolve a recipe name or a YAML path, with `key.path=value` overrides.
 
-    **Raises:** ValueError, one line with place and mend: unknown recipe, broken YAML, unknown key,
-    wrong value, malformed override.
+    **Raises:** ValueError, in one line with place and remedy, for an unknown recipe, broken YAML,
+        an unknown key, a wrong value, or a malformed override.
     """
     path = recipe_path(name)
     tree = read_tree(path)
     if "arms" in tree:
         raise ValueError(
-            f"{name}: is a study of several campaigns, not one (flows.recipes.studies.load_study "
-            f"reads it)"
+            f"{name}: is a study of several campaigns, not one campaign "
+            f"(flows.recipes.studies.load_study reads it)"
         )
     apply_overrides(tree, overrides)
     tree.setdefault("name", path.stem)
@@ -42,18 +43,21 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> CampaignConfig:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """A recipe's mapping with what it extends below it, not yet checked."""
+    """A recipe's mapping, merged over the recipe it extends; not validated yet."""
     return _extended(path, ())
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set `key.path=value` in place. Raises ValueError for a malformed one."""
+    """Apply `key.path=value` overrides in place. Raises ValueError for a malformed one."""
     for override in overrides:
         _override(tree, override)
 
 
 def config_of(tree: Mapping[str, Any], name: str) -> CampaignConfig:
-    """The config a mapping stands for. Raises ValueError, in one line that begins with `name`."""
+    """The config of a mapping.
+
+    **Raises:** ValueError, in one line that begins with `name`, if it is not valid.
+    """
     try:
         return CampaignConfig.model_validate(tree)
     except ValidationError as error:
@@ -67,7 +71,7 @@ def recipe_path(name: str) -> Path:
             return readable(path, "recipe file")
         except ValueError as error:
             raise ValueError(
-                f"{error}, or choose a recipe: tiny, say (see `erpd recipes`)"
+                f"{error}, or choose a recipe, for example tiny (see `erpd recipes`)"
             ) from error
     if name not in recipe_names():
         raise ValueError(
@@ -80,12 +84,12 @@ def recipe_path(name: str) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long for any file, or with a null byte
+    except (OSError, ValueError):  # the name is too long for a file, or has a null byte
         return False
 
 
 def explain(error: ValidationError) -> str:
-    """The faults of a config in one line: where, what, and what was given."""
+    """The faults of a config in one line: each with its place, its message and the given value."""
     lines = []
     for fault in error.errors()[:FAULTS]:
         place = ".".join(short(part) for part in fault["loc"]) or "recipe"
@@ -111,7 +115,7 @@ def explain(error: ValidationError) -> str:
             )
             lines.append(f"{place}: {message}{given}")
     if (more := error.error_count() - len(lines)) > 0:
-        lines.append(f"and {more} faults more")
+        lines.append(f"and {more} more faults")
     return "; ".join(lines)
 
 
@@ -129,11 +133,11 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(
             f"{path}: extends must be the name of one recipe, found {short(repr(parent))}; name one"
         )
-    beside = path.parent / parent
+    sibling = path.parent / parent
     try:
         above = (
-            beside
-            if beside.suffix in (".yaml", ".yml") and _is_file(beside)
+            sibling
+            if sibling.suffix in (".yaml", ".yml") and _is_file(sibling)
             else recipe_path(parent)
         )
     except ValueError as error:
@@ -142,8 +146,9 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged key by key; a mapping of another `kind` replaces the one below, since
-    its keys mean other things.
+    """Merge two mappings key by key; values of `above` win.
+
+    A mapping with another `kind` replaces the one below, because its keys mean other things.
     """
     merged = dict(below)
     for key, value in above.items():
@@ -173,5 +178,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise ValueError(f"--set {shown!r}: {part} is not a section")
         tree = node
     if last == "kind" and tree.get("kind") != value:
-        tree.clear()  # the other keys belong to the kind that was there
+        tree.clear()  # the other keys belong to the previous kind
     tree[last] = value
+
+
+def setting_text(value: Any) -> str:
+    """A value as `--set key.path=value` takes it: YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("...\n").strip()

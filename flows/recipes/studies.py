@@ -1,8 +1,8 @@
-"""Studies: campaigns that differ in one thing and share the rest, beside the paper's numbers. Every
-table and figure of the paper is one.
+"""Studies: campaigns that differ in one setting, compared with the paper's numbers.
 
-A study is a recipe with `arms`. Each arm is a campaign of its own; what arms have in common (batch,
-teacher, columns) has one identity in the store and is worked out once.
+Every table and figure of the paper is a study. A study is a recipe with `arms`; each arm is a
+campaign. What arms have in common (batch, teacher, columns) has one identity in the store and is
+computed once.
 """
 
 from __future__ import annotations
@@ -41,33 +41,34 @@ RowPolicy = Annotated[str, Field(pattern=r"^(base|\d+\.(teacher|student))$")]
 
 
 class ArmFile(Frozen):
-    """One arm as it stands in a recipe."""
+    """One arm as a recipe file gives it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+-]{0,60}$")]
     set: dict[str, Any] = Field(default_factory=dict)
-    """What is different in this arm."""
+    """Settings of this arm, over those of the study."""
     at: dict[Scale, dict[str, Any]] = Field(default_factory=dict)
-    """The same for one scale only, over `set`."""
+    """Settings of this arm at one scale only, over `set`."""
     only: tuple[Scale, ...] = ("tiny", "smollm2", "paper")
     rows: dict[RowPolicy, str] = Field(default_factory=dict)
-    """Which policies stand beside which rows of the paper: `1.student` is the student of iteration
-    1. A row is its key, or `group:key` where several groups have the key; without a group the first
-    one is meant.
+    """Policy of the arm -> the row of the paper that it is compared with.
+
+    `1.student` is the student of iteration 1. A row is given as its key, or as `group:key` if
+    several groups have the key; without a group the first one is taken.
     """
 
 
 class StudyFile(Frozen):
-    """A study as it stands in a recipe."""
+    """A study as a recipe file gives it."""
 
     description: str
     paper: str | None = None
-    """The paper's table or figure (`flows/recipes/paper/`)."""
+    """Name of the paper's table or figure (`flows/recipes/paper/`)."""
     pictures: tuple[Picture, ...] = ("gains", "score_vs_kl")
     scale: Scale = "tiny"
     common: dict[str, Any] = Field(default_factory=dict)
-    """What all arms say over the scale's recipe, at every scale."""
+    """Settings of all arms at every scale, over the scale's recipe."""
     scales: dict[Scale, dict[str, Any]]
-    """What they say at one scale, over `common`."""
+    """Settings of all arms at one scale, over `common`."""
     arms: Annotated[tuple[ArmFile, ...], Field(min_length=1)]
 
 
@@ -89,14 +90,15 @@ class Study(Frozen):
     pictures: tuple[Picture, ...]
     arms: tuple[Arm, ...]
     recipe: str = ""
-    """The study's name or path as it was asked for."""
+    """The study's name or path as the user gave it."""
     overrides: tuple[str, ...] = ()
-    """What was asked of all arms besides the scale."""
+    """Overrides of all arms, without the scale."""
 
 
 def is_study(name: str) -> bool:
-    """Does this recipe have arms? Raises ValueError for a recipe that is not there or cannot be
-    read.
+    """Whether this recipe has arms.
+
+    **Raises:** ValueError if the recipe does not exist or cannot be read.
     """
     return "arms" in read_tree(recipe_path(name))
 
@@ -104,8 +106,8 @@ def is_study(name: str) -> bool:
 def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
     """Resolve a study: `scale=...` chooses the scale, every other override goes to all arms.
 
-    **Raises:** ValueError, one line with place and mend: unknown recipe, unknown key, wrong value,
-    a scale the study does not have.
+    **Raises:** ValueError, in one line with place and remedy, for an unknown recipe, an unknown
+        key, a wrong value, or a scale that the study does not have.
     """
     path = recipe_path(name)
     try:
@@ -128,10 +130,11 @@ def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
 
 
 def paper_row(table: PaperTable, place: str) -> PaperRow:
-    """The row that `key` or `group:key` names; of several groups with the key the first. A figure's
-    value is a row as well.
+    """The row that `key` or `group:key` names.
 
-    **Raises:** ValueError: there is none.
+    If several groups have the key, the first one is taken. A figure's value counts as a row.
+
+    **Raises:** ValueError if there is no such row.
     """
     group, _, key = place.rpartition(":")
     for row in table.rows:
@@ -149,11 +152,11 @@ def paper_row(table: PaperTable, place: str) -> PaperRow:
 
 
 def _check_rows(name: str, file: StudyFile) -> None:
-    """A misspelt row is told before the arms run, not by the report after them."""
+    """Check the names of rows before the arms run, not in the report after them."""
     if file.paper is None:
         if any(arm.rows for arm in file.arms):
             raise ValueError(
-                f"{name}: arms name rows of the paper, but the study names no `paper`; add it or "
+                f"{name}: arms name rows of the paper, but the study has no `paper`; add it or "
                 f"remove `rows`"
             )
         return
@@ -167,13 +170,13 @@ def _check_rows(name: str, file: StudyFile) -> None:
 
 
 def _scale(file: StudyFile, overrides: Sequence[str]) -> tuple[Scale, list[str]]:
-    chosen = [one.removeprefix("scale=") for one in overrides if one.startswith("scale=")]
+    chosen = [text.removeprefix("scale=") for text in overrides if text.startswith("scale=")]
     scale = chosen[-1] if chosen else file.scale
     if scale not in file.scales:
         raise ValueError(
             f"--set scale={scale}: this study runs at {', '.join(file.scales)}; choose one of them"
         )
-    return scale, [one for one in overrides if not one.startswith("scale=")]
+    return scale, [text for text in overrides if not text.startswith("scale=")]
 
 
 def _arm(path: Path, file: StudyFile, arm: ArmFile, scale: Scale, overrides: Sequence[str]) -> Arm:

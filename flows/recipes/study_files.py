@@ -1,4 +1,4 @@
-"""What a study asked, kept beside its report, so that the report can be written again."""
+"""Studies that have run, kept next to their reports so that a report can be written again."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ FILE = "study.json"
 
 
 def remember(name: str, study: Study) -> None:
-    """Keep a study under its id."""
+    """Save a study under its id."""
     write_atomically(
         _reports() / name / FILE, lambda path: path.write_text(study.model_dump_json(indent=1))
     )
 
 
 def remembered(name: str) -> tuple[str, Study] | None:
-    """The id of a study and what it asked, by that id or by its recipe's name (the latest then);
-    None when it never ran here.
+    """The id of a study and the study itself; None if it never ran here.
+
+    **Arguments:**
+        name: The study's id, or the name of its recipe (the latest study of that name is taken).
     """
     try:
         exact = path_inside(_reports(), name, "study") / FILE
-    except ValueError:  # no name of anything here
+    except ValueError:  # cannot be the name of a study
         return None
     if exact.is_file():
         return name, _read(exact)

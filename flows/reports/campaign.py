@@ -1,7 +1,7 @@
-"""`erpd report`: what a campaign came to, as one self-contained HTML page with PNGs beside it.
+"""`erpd report`: the results of a campaign as one self-contained HTML page, with PNG files.
 
-Everything is read from the registry, and the curves from the store; nothing is worked out again, so
-a report of a running, failed or killed campaign shows what there is. The same data gives the same
+Results are read from the registry, and curves from the store. Nothing is computed again, so the
+report of a running, failed or killed campaign shows what exists. The same data gives the same
 bytes. Nothing here imports torch.
 """
 
@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import Score
-from flows.recipes.load import load_recipe
+from flows.recipes.load import load_recipe, setting_text
 from flows.reports.evaluation_details import measures
 from flows.reports.results import (
     PolicyRow,
@@ -44,12 +44,13 @@ if TYPE_CHECKING:  # slow to import
 
 PNGS = ("score_vs_kl.png", "teacher.png", "unlearned.png", "student.png", "time.png")
 
-# ----------------------------------------------------------------------------- how it was asked for
+# ------------------------------------------------------------------------------------------ command
 
 
 def command(campaign: Campaign) -> tuple[str, bool]:
-    """The `erpd run` command that asks for this very config, and whether it was checked to do so
-    (the recipe may be gone or changed).
+    """The `erpd run` command of a campaign, and whether it resolves to exactly its config.
+
+    It does not if the recipe no longer exists or has changed.
     """
     plain = f"erpd run {shlex.quote(campaign.recipe or campaign.name)}"
     try:
@@ -64,10 +65,11 @@ def command(campaign: Campaign) -> tuple[str, bool]:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str) -> list[str]:
-    """`key.path=value` for what differs; a mapping whose keys differ (another kind of loss) is
-    written whole.
+    """`key.path=value` for each key that differs.
+
+    A mapping whose keys differ (another kind of loss) is written as one value.
     """
-    found: list[str] = []
+    settings: list[str] = []
     for key, value in new.items():
         before = old.get(key)
         if (
@@ -75,15 +77,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str) -> 
             and isinstance(before, Mapping)
             and value.keys() == before.keys()
         ):
-            found += _differences(before, value, f"{above}{key}.")
+            settings += _differences(before, value, f"{above}{key}.")
         elif value != before:
-            text = (
-                yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-                .removesuffix("...\n")
-                .strip()
-            )
-            found.append(f"{above}{key}={text}")
-    return found
+            settings.append(f"{above}{key}={setting_text(value)}")
+    return settings
 
 
 # ---------------------------------------------------------------------------------------- decisions
@@ -95,27 +92,26 @@ EVIDENCE = {
     "standard_error": "Standard error of that difference",
     "z": "Standard errors a gain must exceed",
     "min_gain": "Points a gain must exceed",
-    "before": "Strategies of the iterations before",
+    "before": "Strategies of earlier iterations",
     "teacher_minus_student": "Teacher minus earlier students",
     "teacher_step": "Teacher's step, chosen on validation",
     "kl_base_so_far": "KL of the last student to the base, nats per token",
-    "asked": "Asked of a person",
+    "asked": "Answer of a user",
     "student": "Earlier student chosen for strategy 3 (iteration)",
 }
 IN_POINTS = {"teacher_minus_start", "standard_error", "min_gain", "difference"}
 
 
 def evidence_lines(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A decision's evidence as (what, value in words) pairs; keys not known here keep their own
-    name.
-    """
+    """A decision's evidence as (label, value as text) pairs. Unknown keys are their own label."""
     return [
-        (EVIDENCE.get(key, key.replace("_", " ")), _words(value, key))
+        (EVIDENCE.get(key, key.replace("_", " ")), _text(value, key))
         for key, value in evidence.items()
     ]
 
 
-def _words(value: Any, key: str = "") -> str:
+def _text(value: Any, key: str = "") -> str:
+    """A value of the evidence as text; `key` decides its unit."""
     if isinstance(value, Mapping):
         if {"avg", "k", "problems", "ci95"} <= value.keys():
             score = Score.model_validate(value)
@@ -130,11 +126,11 @@ def _words(value: Any, key: str = "") -> str:
             )
         prefix = "iteration " if key == "teacher_minus_student" else ""
         return (
-            "; ".join(f"{prefix}{name}: {_words(item, str(name))}" for name, item in value.items())
+            "; ".join(f"{prefix}{name}: {_text(item, str(name))}" for name, item in value.items())
             or "none"
         )
     if isinstance(value, list | tuple):
-        return ", ".join(_words(item) for item in value) or "none"
+        return ", ".join(_text(item) for item in value) or "none"
     if isinstance(value, float):
         signed = points(value) if key != "standard_error" else percent(value)
         return f"{signed} points" if key in IN_POINTS else f"{value:.4g}"
@@ -145,28 +141,29 @@ def _words(value: Any, key: str = "") -> str:
 
 
 def data_lines(attached: Sequence[Attached]) -> list[str]:
-    """One sentence on each problem list that came from the hub or was checked for overlap: where
-    from, how many, what it shares.
+    """A line on each problem list that came from the hub or was checked for overlap.
+
+    It gives the number of problems, the origin and the overlap.
     """
     lines = []
-    for one in attached:
-        if one.artifact.kind != "problems":
+    for row in attached:
+        if row.artifact.kind != "problems":
             continue
-        ref = dict(one.artifact.meta.get("ref") or {})
-        said = [f"from {ref['origin']}"] if ref.get("origin") else []
+        ref = dict(row.artifact.meta.get("ref") or {})
+        facts = [f"from {ref['origin']}"] if ref.get("origin") else []
         if overlap := ref.get("overlap"):
             count = overlap["exact"] + overlap["ngram"]
             where = ", ".join(
-                f"{name} {some}" for name, some in overlap["benchmarks"].items() if some
+                f"{name} {shared}" for name, shared in overlap["benchmarks"].items() if shared
             )
             dropped = ", left out" if overlap["action"] == "drop" and count else ""
-            said.append(
-                f"{count} of {overlap['checked']} overlap with what is measured "
-                f"on{f' ({where})' if where else ''}{dropped}"
+            facts.append(
+                f"{count} of {overlap['checked']} overlap with validation or benchmarks"
+                f"{f' ({where})' if where else ''}{dropped}"
             )
-        if said:
-            role = one.role if one.iteration == 0 else f"{one.role} of iteration {one.iteration}"
-            lines.append(f"{role}: {ref['count']} problems, {'; '.join(said)}")
+        if facts:
+            role = row.role if row.iteration == 0 else f"{row.role} of iteration {row.iteration}"
+            lines.append(f"{role}: {ref['count']} problems, {'; '.join(facts)}")
     return lines
 
 
@@ -183,9 +180,10 @@ FILTERS = {
 
 
 def write_report(registry: Registry, store: Store, campaign_id: str, folder: Path) -> Path:
-    """Write `report.html` (self-contained) and its PNGs into `folder`; the path of the page.
+    """Write `report.html` (self-contained) and its PNGs into `folder`.
 
-    **Raises:** LookupError: there is no such campaign.
+    **Returns:** The path of the page.
+    **Raises:** LookupError for an unknown campaign.
     """
     campaign = registry.campaign(campaign_id)
     iterations, attached = registry.iterations(campaign.id), registry.artifacts(campaign.id)
@@ -212,7 +210,9 @@ def write_report(registry: Registry, store: Store, campaign_id: str, folder: Pat
         benchmarks=benchmarks_of(rows),
         summary=summary(rows),
         iterations=iterations,
-        phases=list(dict.fromkeys(phase for one in iterations for phase in one.seconds)),
+        phases=list(
+            dict.fromkeys(phase for iteration in iterations for phase in iteration.seconds)
+        ),
         attached=attached,
         data=data_lines(attached),
         lineage=_lineage(registry, best),
@@ -227,8 +227,14 @@ def _write_bytes(content: bytes, path: Path) -> None:
 def write_page(
     template: str, path: Path, pictures: Mapping[str, bytes], names: Sequence[str], **values: Any
 ) -> Path:
-    """Write a page with its pictures in it and beside it. Of `names`, those that an earlier page
-    had and this one lacks go.
+    """Render a page with embedded pictures, and write it and its pictures.
+
+    **Arguments:**
+        path: File of the page; the pictures are written to the same folder.
+        pictures: File name -> PNG.
+        names: All file names of pictures that such a page may have. Those that this page lacks are
+            removed, since an earlier page may have left them.
+        values: Variables of the template.
     """
     for name in names:
         if name in pictures:
@@ -241,7 +247,7 @@ def write_page(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_seen,
+        finalize=_visible,
     )
     environment.filters |= FILTERS
     embedded = {name: base64.b64encode(image).decode() for name, image in pictures.items()}
@@ -250,23 +256,21 @@ def write_page(
     return path
 
 
-def _seen(value: Any) -> Any:
-    """A text of a page with nothing in it that cannot be seen; what a template itself made
-    stays.
-    """
+def _visible(value: Any) -> Any:
+    """A text without invisible characters. Markup made by a template is not changed."""
     return visible_lines(value) if type(value) is str else value
 
 
 def _lineage(registry: Registry, best: PolicyRow | None) -> list[str]:
-    """What the best student was made from, one line per artifact, indented."""
+    """The lineage of the best student, one indented line per artifact."""
     try:
         lines = registry.lineage(best.report.policy).lines if best else ()
     except LookupError:
         return []
     return [
-        f"{'  ' * one.depth}{f'{one.role}: ' if one.role else ''}{one.artifact.id}"
-        f"{' (above)' if one.repeated else ''}"
-        for one in lines
+        f"{'  ' * line.depth}{f'{line.role}: ' if line.role else ''}{line.artifact.id}"
+        f"{' (above)' if line.repeated else ''}"
+        for line in lines
     ]
 
 
@@ -278,11 +282,11 @@ def _pictures(
 ) -> dict[str, bytes]:
     from flows.reports.figures import campaign as figures
 
-    places = []
+    measured = []
     for row in rows:
         if row.moved:
             start = start_of(row, rows)
-            places.append(
+            measured.append(
                 figures.Point(
                     row.name,
                     row.role,
@@ -294,12 +298,12 @@ def _pictures(
             )
     chosen = {row.iteration: row.step for row in rows if row.role == "teacher"}
     drawn = {
-        "score_vs_kl.png": figures.score_against_kl(places),
+        "score_vs_kl.png": figures.score_against_kl(measured),
         "teacher.png": figures.training_curves(_runs(attached, store, "teacher", chosen)),
         "unlearned.png": figures.training_curves(_runs(attached, store, "unlearned", {})),
         "student.png": figures.training_curves(_runs(attached, store, "student", {})),
         "time.png": figures.time_by_phase(
-            {f"iteration {one.index}": one.seconds for one in iterations if one.seconds}
+            {f"iteration {row.index}": row.seconds for row in iterations if row.seconds}
         ),
     }
     return {name: figures.png(figure) for name, figure in drawn.items() if figure is not None}
@@ -308,42 +312,44 @@ def _pictures(
 def _runs(
     attached: Sequence[Attached], store: Store, role: str, chosen: Mapping[int, int | None]
 ) -> list[Run]:
-    """The training runs of a role. `chosen`: the step that became the iteration's policy, where
-    there was a choice.
+    """The training runs of a role.
+
+    **Arguments:**
+        chosen: Iteration -> the step that became its policy, for iterations with a choice.
     """
     from flows.reports.figures.campaign import Run
 
-    found = []
-    for one in (one for one in attached if one.role == f"{role} training"):
-        validation = {} if role == "student" else validation_scores(attached, one.iteration, role)
-        rows = training_records(store, one.artifact.id)
-        found.append(
+    runs = []
+    for row in (row for row in attached if row.role == f"{role} training"):
+        validation = {} if role == "student" else validation_scores(attached, row.iteration, role)
+        records = training_records(store, row.artifact.id)
+        runs.append(
             Run(
-                f"iteration {one.iteration}",
-                one.iteration,
-                rows,
+                f"iteration {row.iteration}",
+                row.iteration,
+                records,
                 validation,
-                chosen.get(one.iteration),
+                chosen.get(row.iteration),
             )
         )
-    return found
+    return runs
 
 
 def validation_scores(attached: Sequence[Attached], iteration: int, role: str) -> dict[int, float]:
-    """Step -> validation score of a training run's kept policies."""
-    found = {}
-    for one in attached:
-        ref = one.artifact.meta.get("ref") or {}
+    """Step -> validation score of a training run's kept policies, as a share of 1."""
+    scores = {}
+    for row in attached:
+        ref = row.artifact.meta.get("ref") or {}
         if (
-            one.iteration == iteration
-            and one.role == f"{role} validation"
+            row.iteration == iteration
+            and row.role == f"{role} validation"
             and {"policy", "accuracy"} <= ref.keys()
         ):
-            found[int(ref["policy"]["step"])] = float(ref["accuracy"])
-    return found
+            scores[int(ref["policy"]["step"])] = float(ref["accuracy"])
+    return scores
 
 
 def training_records(store: Store, training: str) -> list[dict[str, float]]:
-    """The record of every step of a training run; none when the store lost it."""
+    """The record of every step of a training run; empty if the run is not in the store."""
     path = store.path(training) / "records.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

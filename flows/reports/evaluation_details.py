@@ -1,5 +1,6 @@
-"""What is known of a campaign's policies beyond their scores: more measures of each benchmark.
-Read from the store; no torch.
+"""Additional measures of a campaign's policies on each benchmark, read from the store.
+
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -16,43 +17,43 @@ from tasks.store import Store
 
 @dataclass(frozen=True)
 class Measures:
-    """One policy on one benchmark."""
+    """Additional measures of one policy on one benchmark."""
 
     policy: str
     benchmark: str
     k: int
-    """Samples a problem."""
+    """Samples per problem."""
     details: BenchmarkDetails
     turned: int | None
-    """Responses that a judge turned to correct; None where none was asked."""
+    """Number of responses that a judge changed to correct; None without a judge."""
 
 
 def measures(
     rows: Sequence[PolicyRow], attached: Sequence[Attached], store: Store
 ) -> list[Measures]:
-    """Those of every row whose evaluation is still in the store."""
-    found = []
+    """The measures of every row whose evaluation is still in the store."""
+    table = []
     for row in rows:
-        mine = evaluation_of(row, attached, store)
-        if mine is None:
+        evaluation = evaluation_of(row, attached, store)
+        if evaluation is None:
             continue
-        judged = load_judged(store, mine)
-        for benchmark, details in load_details(store, mine).items():
+        judged = load_judged(store, evaluation)
+        for benchmark, details in load_details(store, evaluation).items():
             turned = judged[benchmark].outcomes.get("same", 0) if benchmark in judged else None
-            found.append(
+            table.append(
                 Measures(row.name, benchmark, row.report.scores[benchmark].k, details, turned)
             )
-    return found
+    return table
 
 
 def evaluation_of(row: PolicyRow, attached: Sequence[Attached], store: Store) -> str | None:
-    """The evaluation that a row's report is of; None when it is not in the store any more."""
+    """The id of a row's evaluation; None if it is no longer in the store."""
     of_row = (
-        one.artifact
-        for one in attached
-        if (one.iteration, one.role) == (row.iteration, f"{row.role} evaluation")
+        place.artifact
+        for place in attached
+        if (place.iteration, place.role) == (row.iteration, f"{row.role} evaluation")
     )
-    mine = next(
+    evaluation = next(
         (
             artifact.id
             for artifact in of_row
@@ -60,4 +61,4 @@ def evaluation_of(row: PolicyRow, attached: Sequence[Attached], store: Store) ->
         ),
         None,
     )
-    return mine if mine is not None and store.has(mine) else None
+    return evaluation if evaluation is not None and store.has(evaluation) else None

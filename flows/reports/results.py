@@ -1,5 +1,4 @@
-"""What a campaign measured: the rows of its table, the table for a terminal, and what came of it in
-plain sentences.
+"""The results of a campaign: the rows of its table, a table for the terminal, and a summary.
 
 Everything is read from the registry. Nothing here imports torch.
 """
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from erpd_core.intervals import mean_score
 from erpd_core.refs import EvalReport, Score
 from tasks.registry import Attached, Iteration, Registry, Reported
 from tasks.untrusted.display_text import one_line
@@ -31,18 +31,17 @@ class PolicyRow:
     iteration: int
     role: str
     strategy: str
-    """What its iteration decided: S1, S2, S3, online, stop; empty for the base and before the
+    """Strategy of its iteration: S1, S2, S3, online, none, stop; empty for the base and before the
     decision.
     """
     report: EvalReport
     step: int | None
-    """Optimizer steps from its iteration's start; None when the registry does not know the
-    policy.
-    """
+    """Optimizer steps from its iteration's start; None if the policy is not in the registry."""
     policy_role: str
     best: bool = False
-    """The student with the highest mean score over the benchmarks; of equals, the one nearest to
-    the base.
+    """Whether it is the student with the highest mean score over the benchmarks.
+
+    Ties go to the one with the least KL to the base.
     """
 
     @property
@@ -51,33 +50,22 @@ class PolicyRow:
 
     @property
     def moved(self) -> bool:
-        """False for the student of an iteration that stopped: it is the start, kept as it was."""
+        """False for the student of an iteration that stopped: it is the unchanged start."""
         return not (self.role == "student" and self.strategy == "stop")
 
     @property
     def mean(self) -> float:
-        """Mean score over the benchmarks, of 1."""
-        return math.fsum(score.avg for score in self.report.scores.values()) / max(
-            1, len(self.report.scores)
-        )
+        """Mean score over the benchmarks, as a share of 1."""
+        return mean_score(list(self.report.scores.values()))[0]
 
     @property
     def mean_ci95(self) -> tuple[float, float]:
-        """95 % interval of that mean: benchmarks are independent, so the sides of their
-        intervals add in squares.
-        """
-        scores = list(self.report.scores.values())
-        low, high = (
-            math.hypot(*(score.ci95[side] - score.avg for score in scores)) / max(1, len(scores))
-            for side in (0, 1)
-        )
-        return self.mean - low, self.mean + high
+        """95 % interval of the mean score."""
+        return mean_score(list(self.report.scores.values()))[1]
 
 
 def table_rows(registry: Registry, campaign_id: str) -> list[PolicyRow]:
-    """The base, then each iteration's teacher and student: every policy that has been measured
-    so far.
-    """
+    """The measured policies of a campaign: the base, then each iteration's teacher and student."""
     policies = registry.artifacts_of([campaign_id], "policy")[campaign_id]
     return rows_of(registry.iterations(campaign_id), policies, registry.reports(campaign_id))
 
@@ -85,21 +73,27 @@ def table_rows(registry: Registry, campaign_id: str) -> list[PolicyRow]:
 def rows_of(
     iterations: Sequence[Iteration], policies: Sequence[Attached], reports: Sequence[Reported]
 ) -> list[PolicyRow]:
-    """The same, of one campaign whose parts are at hand."""
-    strategies = {one.index: one.decision.strategy for one in iterations if one.decision}
-    refs = {one.artifact.id: one.artifact.meta.get("ref") or {} for one in policies}
+    """As `table_rows`, for a campaign whose parts are already read from the registry."""
+    strategies = {
+        iteration.index: iteration.decision.strategy
+        for iteration in iterations
+        if iteration.decision
+    }
+    refs = {place.artifact.id: place.artifact.meta.get("ref") or {} for place in policies}
     rows = []
-    for found in sorted(reports, key=lambda one: (one.iteration, ORDER.get(one.role, 9), one.role)):
-        ref = refs.get(found.report.policy, {})
-        strategy = strategies.get(found.iteration, "")
+    for reported in sorted(
+        reports, key=lambda row: (row.iteration, ORDER.get(row.role, 9), row.role)
+    ):
+        ref = refs.get(reported.report.policy, {})
+        strategy = strategies.get(reported.iteration, "")
         rows.append(
             PolicyRow(
-                found.iteration,
-                found.role,
+                reported.iteration,
+                reported.role,
                 strategy,
-                found.report,
+                reported.report,
                 ref.get("step"),
-                ref.get("role", found.role),
+                ref.get("role", reported.role),
             )
         )
     students = [row for row in rows if row.role == "student" and row.moved]
@@ -110,22 +104,22 @@ def rows_of(
 
 
 def last_student(rows: Sequence[PolicyRow]) -> PolicyRow | None:
-    """The last student that an iteration came to."""
+    """The last student that differs from the start of its iteration."""
     return next((row for row in reversed(rows) if row.role == "student" and row.moved), None)
 
 
 def start_of(row: PolicyRow, rows: Sequence[PolicyRow]) -> PolicyRow | None:
-    """The policy that a row's iteration began from: the last student before it, else the base."""
+    """The start of a row's iteration: the last student before it, else the base."""
     before = [
-        one
-        for one in rows
-        if one.iteration < row.iteration
-        and (one.role == "base" or (one.role == "student" and one.moved))
+        other
+        for other in rows
+        if other.iteration < row.iteration
+        and (other.role == "base" or (other.role == "student" and other.moved))
     ]
     return before[-1] if before else None
 
 
-# ------------------------------------------------------------------------------------ plain numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def percent(value: float) -> str:
@@ -133,7 +127,7 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of scores in points, always with its sign."""
+    """A difference of scores (as a share of 1) in points, always with its sign."""
     return f"{100 * value:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
@@ -148,7 +142,7 @@ def interval(score: Score) -> str:
 
 
 def rich_table(rows: Sequence[PolicyRow]) -> Table:
-    """The rows for a terminal; the best student is bold."""
+    """The rows as a table for the terminal; the best student is bold."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -201,12 +195,14 @@ def step_of(row: PolicyRow) -> str:
     return "–" if row.step is None else str(row.step)
 
 
-# ---------------------------------------------------------------------------------- what came of it
+# ------------------------------------------------------------------------------------------ summary
 
 
 def summary(rows: Sequence[PolicyRow]) -> list[str]:
-    """What came out, in plain sentences: the best student first, then what each student kept of
-    its teacher's gain, at which KL.
+    """The results in sentences.
+
+    The first is about the best student. The others say what share of its teacher's gain each
+    student kept, at which KL.
     """
     base = next((row for row in rows if row.role == "base"), None)
     if base is None:
@@ -247,37 +243,44 @@ def _both(name: str, *rows: PolicyRow) -> bool:
 
 
 def _kept(student: PolicyRow, rows: Sequence[PolicyRow]) -> str | None:
-    """One iteration's sentence. A share of the teacher's gain is only named where that gain is
-    more than its interval's half width.
+    """The sentence about an iteration; None if its teacher or start has not been measured.
+
+    A share of the teacher's gain is only given if that gain exceeds the half width of the teacher's
+    interval.
     """
     title = f"Iteration {student.iteration}"
     if not student.moved:
-        return f"{title} stopped: its start was kept as it was."
+        return f"{title} stopped: its start was kept unchanged."
     teacher = next(
         (row for row in rows if row.role == "teacher" and row.iteration == student.iteration), None
     )
     start = start_of(student, rows)
     if teacher is None or start is None:
         return None
-    won, led = student.mean - start.mean, teacher.mean - start.mean
+    gain, teacher_gain = student.mean - start.mean, teacher.mean - start.mean
     noise = max(
         (score.ci95[1] - score.avg for score in teacher.report.scores.values()), default=0.0
     )
-    own, far = student.report.kl_old, teacher.report.kl_old
-    cost = f"{nats(own)} against {nats(far)} nats per token"
+    kl, teacher_kl = student.report.kl_old, teacher.report.kl_old
+    cost = f"{nats(kl)} against {nats(teacher_kl)} nats per token"
     share = (
-        f"{100 * own / far:.0f} % of its KL to old ({cost})"
-        if far > 0 and own >= 0
+        f"{100 * kl / teacher_kl:.0f} % of its KL to old ({cost})"
+        if teacher_kl > 0 and kl >= 0
         else f"a KL to old of {cost}"
     )
     title += f" ({student.strategy})"
-    if led <= noise:
-        unclear = f"the teacher was not clearly better than its start ({points(led)} points)"
-        return f"{title}: {unclear}; the student came to {points(won)} points at {share}."
-    if won < 0:
-        return (
-            f"{title}: the student lost {percent(-won)} points although its teacher gained "
-            f"{percent(led)}, at {share}."
+    if teacher_gain <= noise:
+        unclear = (
+            f"the teacher was not clearly better than its start ({points(teacher_gain)} points)"
         )
-    kept = f"{100 * won / led:.0f} % of the teacher's gain ({points(won)} of {points(led)} points)"
+        return f"{title}: {unclear}; the student changed by {points(gain)} points at {share}."
+    if gain < 0:
+        return (
+            f"{title}: the student lost {percent(-gain)} points although its teacher gained "
+            f"{percent(teacher_gain)}, at {share}."
+        )
+    kept = (
+        f"{100 * gain / teacher_gain:.0f} % of the teacher's gain "
+        f"({points(gain)} of {points(teacher_gain)} points)"
+    )
     return f"{title}: the student kept {kept} at {share}."

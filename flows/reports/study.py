@@ -1,22 +1,22 @@
-"""What a study came to, as one self-contained HTML page beside the paper's numbers; and the page of
-what score costs in KL.
+"""The report of a study as one self-contained HTML page, and the page of score against KL.
 
-Everything is read from the registry, curves and histograms from the store: a study that is half
-done shows what there is. The same data gives the same bytes. Nothing here imports torch.
+Policies are shown next to the paper's numbers. Results are read from the registry, curves and
+histograms from the store, so the report of an incomplete study shows what exists. The same data
+gives the same bytes. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
 
-import yaml
-
+from erpd_core.config.flat import flatten
+from flows.recipes.load import setting_text
 from flows.recipes.paper import PaperTable, load_paper
 from flows.recipes.studies import Arm, Picture, Study
 from flows.reports.campaign import write_page
@@ -36,63 +36,63 @@ from tasks.store import Store
 CAPTIONS: dict[Picture, tuple[str, str]] = {
     "gains": (
         "Gains over the base",
-        "Points over the base, mean over the benchmarks, with a 95 % interval that takes the two "
-        "as independent. Hollow diamonds: the "
-        "paper's gain over its own base, on its models and benchmarks.",
+        "Points over the base, mean over the benchmarks, with a 95 % interval that treats the "
+        "two scores as independent. Hollow diamonds: the paper's gain over its own base, "
+        "on its models and benchmarks.",
     ),
     "score_vs_kl": (
         "Score against KL",
         "Score against distance from the base: up and to the left is better. Policies that arms "
-        "share stand once. Bars: 95 % interval.",
+        "share are shown once. Bars: 95 % interval.",
     ),
     "stages": (
         "Score by iteration",
-        "A line per arm through the base and its students; beside each student what its iteration "
-        "did, teachers hollow.",
+        "One line per arm, through the base and its students. The label of a student is the "
+        "strategy of its iteration. Teachers are hollow.",
     ),
     "time": (
         "Score against time",
-        "Seconds of sampling, training, scoring, distilling and validating until a policy was "
-        "there; benchmarks are measured for free. "
-        "Stages that arms share count in each of them with what they cost when they were worked "
-        "out.",
+        "Seconds of sampling, training, scoring, distilling and validating until a policy "
+        "existed; evaluation on the benchmarks does not count. A stage that arms share counts in "
+        "each of them with the time it took when it was computed.",
     ),
     "teacher_curves": (
         "Training of the teachers",
-        "Many off-policy steps on one fixed batch; a run that arms share stands once.",
+        "Many off-policy steps on one fixed batch; a run that arms share is shown once.",
     ),
     "online_curves": (
         "Training on policy",
-        "Fresh samples for every step; values are taken before the step's update.",
+        "Fresh samples for every step; values are measured before the step's update.",
     ),
     "deviation": (
         "How far students follow",
-        "Tokens of the fixed batch in equal groups by how far the teacher moved them from old: "
-        "the student's mean move over the teacher's.",
+        "Tokens of the fixed batch, in groups of equal size by how far the teacher moved them from "
+        "old. Shown is the student's mean move divided by the teacher's.",
     ),
     "log_ratios": (
         "Where teachers moved",
         "The teacher's log-ratio to old for every token of the fixed batch, by the outcome of its "
-        "response. What lies outside is counted "
-        "in the outer bins.",
+        "response. Values outside the range are counted in the outer bins.",
     ),
 }
 """Heading and caption of each picture; the file is named after the picture."""
 FILTERED = ("name", "description", "runtime")
+"""Config keys that do not count as differences between arms."""
 
 
 @dataclass(frozen=True)
 class ArmLine:
-    """An arm as the page tells of it."""
+    """An arm as a row of the page."""
 
     name: str
     status: str
-    """Of its campaign; `not begun` where the registry has none."""
+    """Status of its campaign; `not begun` if the registry has none."""
     iterations: str
+    """Completed and planned iterations, as `1 of 3`."""
     link: str
-    """Its own report, relative to the page; empty without a campaign."""
+    """Address of its own report, relative to the page; empty without a campaign."""
     settings: tuple[str, ...]
-    """What sets it apart from the other arms."""
+    """Settings that are not the same in all arms."""
 
 
 # ---------------------------------------------------------------------------------------- the study
@@ -101,24 +101,25 @@ class ArmLine:
 def write_study_report(
     registry: Registry, store: Store, study: Study, campaigns: Mapping[str, str], folder: Path
 ) -> Path:
-    """Write `report.html` and its PNGs into `folder`, which lies beside the folders of the arms;
-    the path of the page.
+    """Write `report.html` and its PNGs into `folder`.
 
-    `campaigns`: arm -> campaign id, for those arms that have begun.
-
-    **Raises:** ValueError: the study names a table, or a row of it, that the paper does not have.
+    **Arguments:**
+        campaigns: Arm -> campaign id, for the arms that have begun.
+        folder: Has to be next to the report folders of the arms, since the page links to them.
+    **Returns:** The path of the page.
+    **Raises:** ValueError if the study names a table or row that the paper does not have.
     """
     known = {arm.name: campaigns[arm.name] for arm in study.arms if arm.name in campaigns}
-    listed = study_rows(registry, known, study)
+    rows = study_rows(registry, known, study)
     paper = load_paper(study.paper) if study.paper else None
     arms = _arm_lines(registry, study, known)
-    benchmarks = benchmarks_of([entry.row for entry in listed])
+    benchmarks = benchmarks_of([row.row for row in rows])
     return write_page(
         "study.html.j2",
         folder / "report.html",
         {
             f"{name}.png": image
-            for name, image in draw(study.pictures, registry, store, known, listed).items()
+            for name, image in draw(study.pictures, registry, store, known, rows).items()
         },
         [f"{name}.png" for name in get_args(Picture)],
         study=study,
@@ -126,17 +127,19 @@ def write_study_report(
         arms=arms,
         complete=[arm.name for arm in arms if arm.status == "completed"],
         status=_status(arms),
-        study_rows=listed,
+        study_rows=rows,
         benchmarks=benchmarks,
         shared=[
             name
             for name in benchmarks
-            if any(entry.score_difference(name) is not None for entry in listed)
+            if any(row.score_difference(name) is not None for row in rows)
         ],
         paper=paper,
-        paper_columns=_paper_columns(paper, listed),
+        paper_columns=_paper_columns(paper, rows),
         captions={name: CAPTIONS[name] for name in dict.fromkeys(study.pictures)},
-        settings={key: (_words(one.value), one.section) for key, one in paper.settings.items()}
+        settings={
+            key: (_text(setting.value), setting.section) for key, setting in paper.settings.items()
+        }
         if paper
         else {},
         per_nat=per_nat_words,
@@ -147,46 +150,48 @@ def write_study_report(
 
 
 def study_command(study: Study) -> str:
-    """The command that asks for this very study."""
+    """The `erpd run` command that runs exactly this study."""
     settings = [f"scale={study.scale}", *study.overrides]
     return " ".join(
         [
             "erpd run",
             shlex.quote(study.recipe or study.name),
-            *(f"--set {shlex.quote(one)}" for one in settings),
+            *(f"--set {shlex.quote(setting)}" for setting in settings),
         ]
     )
 
 
 def _arm_lines(registry: Registry, study: Study, campaigns: Mapping[str, str]) -> list[ArmLine]:
-    apart = settings_apart(study.arms)
+    differing = settings_apart(study.arms)
     lines = []
     for arm in study.arms:
         campaign = _campaign(registry, campaigns.get(arm.name))
         done = (
-            sum(one.status == "completed" for one in registry.iterations(campaign.id))
+            sum(row.status == "completed" for row in registry.iterations(campaign.id))
             if campaign
             else 0
         )
         link = f"../{quote(campaign.id, safe='')}/report.html" if campaign else ""
         status = campaign.status if campaign else "not begun"
         lines.append(
-            ArmLine(arm.name, status, f"{done} of {arm.config.iterations}", link, apart[arm.name])
+            ArmLine(
+                arm.name, status, f"{done} of {arm.config.iterations}", link, differing[arm.name]
+            )
         )
     return lines
 
 
 def _campaign(registry: Registry, id: str | None) -> Campaign | None:
-    """The campaign of exactly this id."""
+    """The campaign of exactly this id, not of a name or beginning; None if there is none."""
     try:
-        found = registry.campaign(id) if id else None
+        campaign = registry.campaign(id) if id else None
     except LookupError:
         return None
-    return found if found and found.id == id else None
+    return campaign if campaign and campaign.id == id else None
 
 
 def _status(arms: Sequence[ArmLine]) -> str:
-    """The study's own: completed when every arm is, else the worst of its arms."""
+    """The status of the study: completed if every arm is, else the worst status of an arm."""
     states = {arm.status for arm in arms}
     if states == {"completed"}:
         return "completed"
@@ -197,11 +202,14 @@ def _status(arms: Sequence[ArmLine]) -> str:
 
 
 def settings_apart(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
-    """`key.path=value` of every setting that is not the same in all arms, for each arm that has
-    it.
-    """
+    """Arm -> `key.path=value` of each of its settings that is not the same in all arms."""
     flat = {
-        arm.name: dict(_leaves(arm.config.model_dump(mode="json", exclude=set(FILTERED))))
+        arm.name: {
+            key: setting_text(value)
+            for key, value in flatten(
+                arm.config.model_dump(mode="json", exclude=set(FILTERED))
+            ).items()
+        }
         for arm in arms
     }
     keys = list(dict.fromkeys(key for leaves in flat.values() for key in leaves))
@@ -212,68 +220,72 @@ def settings_apart(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-            yield f"{above}{key}", text.removesuffix("...\n").strip()
-
-
-def _paper_columns(paper: PaperTable | None, listed: Sequence[StudyRow]) -> list[str]:
-    """Score columns of the paper that some policy stands beside."""
-    used = {name for entry in listed if entry.paper for name in entry.paper.values}
+def _paper_columns(paper: PaperTable | None, rows: Sequence[StudyRow]) -> list[str]:
+    """Score columns of the paper that are filled in some row."""
+    used = {name for row in rows if row.paper for name in row.paper.values}
     return [name for name in paper.benchmarks if name in used] if paper else []
 
 
-def _words(value: Any) -> str:
-    return ", ".join(str(one) for one in value) if isinstance(value, tuple) else str(value)
+def _text(value: Any) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
 
 
 # --------------------------------------------------------------------------------------- efficiency
 
 
 def write_efficiency_page(registry: Registry, campaigns: Mapping[str, str], folder: Path) -> Path:
-    """Write `efficiency.html` and `efficiency.png`: what every policy of these campaigns (label ->
-    id or name) scores, and at which KL.
+    """Write `efficiency.html` and `efficiency.png`: score and KL of every policy of the campaigns.
 
-    **Raises:** LookupError: there is no such campaign.
+    **Arguments:**
+        campaigns: Label -> campaign id or name.
+    **Returns:** The path of the page.
+    **Raises:** LookupError for an unknown campaign.
     """
     from flows.reports.figures import campaign as figures
     from flows.reports.figures import study as study_figures
 
     campaigns = {label: registry.campaign(campaign).id for label, campaign in campaigns.items()}
-    listed = study_rows(registry, campaigns)
-    figure = study_figures.efficiency(placed(listed), list(campaigns))
+    rows = study_rows(registry, campaigns)
+    figure = study_figures.efficiency(placed(rows), list(campaigns))
     return write_page(
         "efficiency.html.j2",
         folder / "efficiency.html",
         {"efficiency.png": figures.png(figure)} if figure else {},
         ["efficiency.png"],
         campaigns=campaigns,
-        study_rows=listed,
-        benchmarks=benchmarks_of([entry.row for entry in listed]),
-        front=front_of(listed),
+        study_rows=rows,
+        benchmarks=benchmarks_of([row.row for row in rows]),
+        front=front_of(rows),
         per_nat=per_nat_words,
         gain=gain_words,
         signal=signal_of,
     )
 
 
-def front_of(listed: Sequence[StudyRow]) -> set[str]:
-    """Identities of the policies that no other beats: none has as high a mean score, on the same
-    benchmarks, at less KL to base.
+def front_of(rows: Sequence[StudyRow]) -> set[str]:
+    """Ids of the policies on the Pareto front of mean score and KL to the base.
+
+    No other policy measured on the same benchmarks has as high a mean score at less KL.
     """
     from flows.reports.figures.campaign import pareto_front
 
     known = [
-        (entry.row, frozenset(entry.row.report.scores))
-        for entry in listed
-        if math.isfinite(entry.row.report.kl_base)
+        (row.row, frozenset(row.row.report.scores))
+        for row in rows
+        if math.isfinite(row.row.report.kl_base)
     ]
     fronts = {
-        same: set(pareto_front((row.report.kl_base, row.mean) for row, on in known if on == same))
-        for _, same in known
+        benchmarks: set(
+            pareto_front(
+                (policy.report.kl_base, policy.mean)
+                for policy, measured_on in known
+                if measured_on == benchmarks
+            )
+        )
+        for _, benchmarks in known
     }
-    return {row.report.policy for row, on in known if (row.report.kl_base, row.mean) in fronts[on]}
+    return {
+        policy.report.policy
+        for policy, benchmarks in known
+        if (policy.report.kl_base, policy.mean) in fronts[benchmarks]
+    }

@@ -1,6 +1,4 @@
-"""From the registry and the store to a study's pictures: which policies, records and histograms
-each of them shows.
-"""
+"""The pictures of a study: which data of the registry and the store each of them shows."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:  # slow to import
     from flows.reports.figures.study import Gained, Placed, Timeline
 
 MEASURING = {"evaluate"}
-"""Phases that only measure: no policy needs them."""
+"""Phases that only measure policies; a timeline leaves them out."""
 
 
 def draw(
@@ -30,9 +28,14 @@ def draw(
     registry: Registry,
     store: Store,
     campaigns: Mapping[str, str],
-    listed: Sequence[StudyRow],
+    rows: Sequence[StudyRow],
 ) -> dict[Picture, bytes]:
-    """The wanted pictures as PNGs, without those that there is no data for."""
+    """The wanted pictures as PNGs; a picture without data is left out.
+
+    **Arguments:**
+        campaigns: Arm -> campaign id.
+        rows: The rows of the study's table.
+    """
     from flows.reports.figures import campaign as figures
     from flows.reports.figures import signal as signal_figures
     from flows.reports.figures import study as study_figures
@@ -40,11 +43,11 @@ def draw(
     signals = _signals(registry, store, campaigns)
     order = list(campaigns)
     recipes: dict[Picture, Callable[[], Figure | None]] = {
-        "gains": lambda: study_figures.gains(gained(listed), order),
-        "score_vs_kl": lambda: study_figures.efficiency(placed(listed), order),
+        "gains": lambda: study_figures.gains(gained(rows), order),
+        "score_vs_kl": lambda: study_figures.efficiency(placed(rows), order),
         "stages": lambda: study_figures.stages(_by_iteration(registry, campaigns), order),
         "time": lambda: study_figures.score_by_time(
-            [timeline(registry, store, arm, one) for arm, one in campaigns.items()]
+            [timeline(registry, store, arm, campaign) for arm, campaign in campaigns.items()]
         ),
         "teacher_curves": lambda: figures.training_curves(
             _runs(registry, store, campaigns, _off_policy)
@@ -53,7 +56,7 @@ def draw(
             _runs(registry, store, campaigns, _on_policy)
         ),
         "deviation": lambda: signal_figures.deviation(
-            {arm: found.get("deviation", ()) for arm, found in signals.items()}
+            {arm: signal.get("deviation", ()) for arm, signal in signals.items()}
         ),
         "log_ratios": lambda: signal_figures.log_ratios(_teachers(signals)),
     }
@@ -64,26 +67,28 @@ def draw(
 # ----------------------------------------------------------------------------------------- policies
 
 
-def gained(listed: Sequence[StudyRow]) -> list[Gained]:
+def gained(rows: Sequence[StudyRow]) -> list[Gained]:
+    """The rows that have a gain, for the picture of gains."""
     from flows.reports.figures.study import Gained
 
     return [
         Gained(
-            one.arm,
-            one.row.name,
-            one.row.role,
-            one.gain.points,
-            one.gain.low,
-            one.gain.high,
-            one.paper_gain,
+            row.arm,
+            row.row.name,
+            row.row.role,
+            row.gain.points,
+            row.gain.low,
+            row.gain.high,
+            row.paper_gain,
         )
-        for one in listed
-        if one.gain
+        for row in rows
+        if row.gain
     ]
 
 
-def placed(listed: Sequence[StudyRow]) -> list[Placed]:
-    return [_placed(one.arm, one.row) for one in listed if one.row.moved]
+def placed(rows: Sequence[StudyRow]) -> list[Placed]:
+    """The policies of the rows, for the picture of score against KL."""
+    return [_placed(row.arm, row.row) for row in rows if row.row.moved]
 
 
 def _placed(arm: str, row: PolicyRow) -> Placed:
@@ -93,19 +98,20 @@ def _placed(arm: str, row: PolicyRow) -> Placed:
 
 
 def _by_iteration(registry: Registry, campaigns: Mapping[str, str]) -> list[Placed]:
-    """Every arm's own line, also through policies it shares; a teacher that became the student
-    (strategy none) stands once.
+    """All policies of every arm, including those that arms share.
+
+    A teacher that became the student (strategy none) is listed once.
     """
-    found = []
+    policies = []
     for arm, campaign in campaigns.items():
         rows = table_rows(registry, campaign)
         students = {row.report.policy for row in rows if row.role == "student"}
-        found += [
+        policies += [
             _placed(arm, row)
             for row in rows
             if row.role != "teacher" or row.report.policy not in students
         ]
-    return found
+    return policies
 
 
 # ------------------------------------------------------------------------------------------- curves
@@ -122,43 +128,43 @@ def _on_policy(role: str) -> bool:
 def _runs(
     registry: Registry, store: Store, campaigns: Mapping[str, str], fits: Callable[[str], bool]
 ) -> list[Run]:
-    """Training runs named by their arms; one that several arms share stands once."""
+    """Training runs named by their arms; a run that several arms share is listed once."""
     from flows.reports.figures.campaign import Run
 
-    found: dict[str, tuple[list[str], Attached, dict[int, float], int | None]] = {}
+    runs: dict[str, tuple[list[str], Attached, dict[int, float], int | None]] = {}
     for arm, campaign in campaigns.items():
         attached = registry.artifacts(campaign)
         trained = [
-            (one, one.role.removesuffix(" training"))
-            for one in attached
-            if one.role.endswith(" training")
+            (place, place.role.removesuffix(" training"))
+            for place in attached
+            if place.role.endswith(" training")
         ]
-        trained = [(one, role) for one, role in trained if fits(role)]
-        several = len({one.iteration for one, _ in trained}) > 1
+        trained = [(place, role) for place, role in trained if fits(role)]
+        several = len({place.iteration for place, _ in trained}) > 1
         chosen = {
             (row.iteration, row.policy_role): row.step
             for row in table_rows(registry, campaign)
             if row.role != "base"
         }
-        for one, role in trained:
+        for place, role in trained:
             name = " ".join(
                 [
                     arm,
                     *([role] if role not in ("teacher", "online") else []),
-                    *([str(one.iteration)] if several else []),
+                    *([str(place.iteration)] if several else []),
                 ]
             )
-            scores = validation_scores(attached, one.iteration, role)
-            found.setdefault(one.artifact.id, ([], one, scores, chosen.get((one.iteration, role))))[
-                0
-            ].append(name)
+            scores = validation_scores(attached, place.iteration, role)
+            step = chosen.get((place.iteration, role))
+            runs.setdefault(place.artifact.id, ([], place, scores, step))[0].append(name)
     return [
-        Run(_together(names), number, training_records(store, one.artifact.id), scores, step)
-        for number, (names, one, scores, step) in enumerate(found.values(), 1)
+        Run(_joint_name(names), number, training_records(store, place.artifact.id), scores, step)
+        for number, (names, place, scores, step) in enumerate(runs.values(), 1)
     ]
 
 
-def _together(names: Sequence[str]) -> str:
+def _joint_name(names: Sequence[str]) -> str:
+    """The name of something that several arms share."""
     return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
 
 
@@ -168,40 +174,41 @@ def _together(names: Sequence[str]) -> str:
 def _signals(
     registry: Registry, store: Store, campaigns: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """What each arm's students made of their signals (`tasks/evaluation/signal_statistics.py`):
-    by arm, and by iteration where an arm measured several.
+    """Arm -> its signal statistics (`tasks/evaluation/signal_statistics.py`).
+
+    If an arm measured several iterations, each has an entry, named by arm and iteration.
     """
-    found: dict[str, dict[str, Any]] = {}
+    signals: dict[str, dict[str, Any]] = {}
     for arm, campaign in campaigns.items():
         measured = {}
-        for one in registry.artifacts(campaign):
-            path = store.path(one.artifact.id) / "signal.json"
-            if one.role == "signal" and path.exists():
-                measured[one.iteration] = json.loads(path.read_text())
-        found |= {
+        for place in registry.artifacts(campaign):
+            path = store.path(place.artifact.id) / "signal.json"
+            if place.role == "signal" and path.exists():
+                measured[place.iteration] = json.loads(path.read_text())
+        signals |= {
             f"{arm} {iteration}" if len(measured) > 1 else arm: signal
             for iteration, signal in measured.items()
         } or {arm: {}}
-    return found
+    return signals
 
 
 def _teachers(signals: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Histograms of the teachers; one that several arms share stands once."""
+    """Histograms of the teachers; one that several arms share is listed once."""
     names: dict[str, list[str]] = {}
-    for arm, found in signals.items():
-        if found.get("teacher"):
-            names.setdefault(json.dumps(found["teacher"]), []).append(arm)
-    return {_together(arms): json.loads(teacher) for teacher, arms in names.items()}
+    for arm, signal in signals.items():
+        if signal.get("teacher"):
+            names.setdefault(json.dumps(signal["teacher"]), []).append(arm)
+    return {_joint_name(arms): json.loads(teacher) for teacher, arms in names.items()}
 
 
 # --------------------------------------------------------------------------------------------- time
 
 
 def timeline(registry: Registry, store: Store, arm: str, campaign: str) -> Timeline:
-    """When an arm's policies were there, in seconds of work since its base: sampling, training,
-    scoring, distilling, validating.
+    """The seconds of work after which each of an arm's policies existed, counted from its base.
 
-    What a stage cost counts in every arm that uses it, in whichever it was worked out.
+    Work is sampling, training, scoring, distilling and validating. The time of a stage counts in
+    every arm that uses it, whichever arm computed it.
     """
     from flows.reports.figures.study import Timeline
 
@@ -209,16 +216,16 @@ def timeline(registry: Registry, store: Store, arm: str, campaign: str) -> Timel
     policies = [(0.0, _placed(arm, row)) for row in rows if row.role == "base"]
     kept: list[list[tuple[float, float]]] = []
     before = 0.0
-    for one in registry.iterations(campaign):
+    for iteration in registry.iterations(campaign):
         done = {
-            "teacher": before + _work(one, ("rollouts", "teacher", "validation")),
-            "student": before + _work(one),
+            "teacher": before + _work(iteration, ("rollouts", "teacher", "validation")),
+            "student": before + _work(iteration),
         }
-        here = [row for row in rows if row.iteration == one.index and row.moved]
+        here = [row for row in rows if row.iteration == iteration.index and row.moved]
         policies += [(done[row.role], _placed(arm, row)) for row in here if row.role in done]
         kept += [
             run
-            for run in (_kept(store, attached, training, one, before) for training in attached)
+            for run in (_kept(store, attached, place, iteration, before) for place in attached)
             if len(run) > 1
         ]
         before = done["student"]
@@ -226,6 +233,7 @@ def timeline(registry: Registry, store: Store, arm: str, campaign: str) -> Timel
 
 
 def _work(iteration: Iteration, phases: Sequence[str] | None = None) -> float:
+    """Seconds of work of an iteration: of these phases, or of all but those that only measure."""
     return sum(
         spent
         for name, spent in iteration.seconds.items()
@@ -234,15 +242,20 @@ def _work(iteration: Iteration, phases: Sequence[str] | None = None) -> float:
 
 
 def _kept(
-    store: Store, attached: Sequence[Attached], one: Attached, iteration: Iteration, before: float
+    store: Store, attached: Sequence[Attached], place: Attached, iteration: Iteration, before: float
 ) -> list[tuple[float, float]]:
-    """Seconds and validation score of the steps an iteration's training run kept. Online steps
-    carry their times; others share evenly.
+    """Seconds and validation score of each step that an iteration's training run kept.
+
+    The records of online steps have their times. Other steps share the run's time evenly.
+
+    **Arguments:**
+        place: An artifact of the campaign; the result is empty if it is not a training run.
+        before: Seconds of work before the iteration.
     """
-    role = one.role.removesuffix(" training")
-    if one.iteration != iteration.index or role == one.role:
+    role = place.role.removesuffix(" training")
+    if place.iteration != iteration.index or role == place.role:
         return []
-    scores = validation_scores(attached, one.iteration, role)
+    scores = validation_scores(attached, place.iteration, role)
     if not scores:
         return []
     phases = {"online": (), "teacher": ("rollouts",)}.get(
@@ -250,10 +263,10 @@ def _kept(
     )
     began = before + _work(iteration, phases)
     times, clock = {}, 0.0
-    for record in training_records(store, one.artifact.id):
+    for record in training_records(store, place.artifact.id):
         clock += record.get("seconds_rollout", 0.0) + record.get("seconds_update", 0.0)
         times[int(record["step"])] = clock
-    even = (one.artifact.seconds or 0.0) / max(scores)
+    even = (place.artifact.seconds or 0.0) / max(scores)
     return [
         (began + (times.get(step) or even * step), score) for step, score in sorted(scores.items())
     ]

@@ -1,8 +1,7 @@
-"""A study's policies in one list, each beside its row of the paper, with what it gained over its
-base and at which KL.
+"""The table of a study: each policy with its row of the paper, its gain over its base and its KL.
 
-Gains are in points of 100, as the paper prints them. Everything of ours is read from the registry;
-nothing here imports torch.
+Gains are in points of 100, as in the paper. Our results are read from the registry; nothing here
+imports torch.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from erpd_core.intervals import mean_difference
 from flows.recipes.paper import PaperRow, PaperTable, load_paper
 from flows.recipes.studies import Study, paper_row
 from flows.reports.results import PolicyRow, benchmarks_of, interval, nats, percent, table_rows
@@ -20,7 +20,7 @@ from tasks.untrusted.display_text import markdown_table
 AVERAGE = "Avg"
 """The paper's own mean over a table's benchmarks."""
 LEAST_KL = 0.0005
-"""Nats per token below which a KL is shown as 0.000, and nothing is divided by it."""
+"""Nats per token; a smaller KL is shown as 0.000, and nothing is divided by it."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class StudyRow:
     arm: str
     row: PolicyRow
     paper: PaperRow | None = None
-    """The row of the paper it stands beside."""
+    """The row of the paper that it is compared with."""
     gain: Gain | None = None
-    """None for a base, and where the base has not been measured."""
+    """None for a base, and if the base has not been measured."""
     per_nat: float | None = None
-    """Points gained per nat of KL to base; None where that KL is as good as 0."""
+    """Points gained per nat of KL to base; None if that KL is below `LEAST_KL`."""
     paper_gain: float | None = None
-    """The paper's points over its own base, by its average where it prints one."""
+    """The paper's points over its own base; from the average it prints, if any."""
     own_base: bool = False
-    """It is one of several bases, and so named by its arm."""
+    """Whether it is one of several different bases, so that its name includes the arm."""
 
     @property
     def name(self) -> str:
@@ -74,13 +74,14 @@ class StudyRow:
         )
 
     def paper_score(self, benchmark: str) -> float | None:
-        """The paper's score on our benchmark of this name (`hmmt_feb_25` is its `HMMT Feb 25`),
-        in points; None without one.
+        """The paper's score on our benchmark of this name, in points; None without one.
+
+        Names are compared by letters and digits only: `hmmt_feb_25` is the paper's `HMMT Feb 25`.
         """
-        found = (
+        scores = (
             {_plain(name): value for name, value in self.paper.values.items()} if self.paper else {}
         )
-        return found.get(_plain(benchmark))
+        return scores.get(_plain(benchmark))
 
     def score_difference(self, benchmark: str) -> float | None:
         """Our score minus the paper's on a benchmark of the same name, in points."""
@@ -91,43 +92,45 @@ class StudyRow:
 def study_rows(
     registry: Registry, campaigns: Mapping[str, str], study: Study | None = None
 ) -> list[StudyRow]:
-    """Every policy measured so far, arm by arm in their order (`campaigns`: arm -> campaign id).
+    """Every measured policy, arm by arm.
 
-    Arms share their base, and often teachers: a policy stands where it comes first, and again only
-    where `rows` puts it beside another row of the paper. A policy measured on other benchmarks in
-    another arm counts as another one.
+    Arms share their base, and often teachers. Such a policy is listed once, in its first arm. It is
+    listed again only if another arm's `rows` compare it with another row of the paper. A policy
+    that is measured on other benchmarks in another arm counts as another policy.
 
-    **Raises:** ValueError: an arm names a row that the paper's table does not have.
+    **Arguments:**
+        campaigns: Arm -> campaign id.
+    **Raises:** ValueError if an arm names a row that the paper's table does not have.
     """
     table = load_paper(study.paper) if study and study.paper else None
     places = {arm.name: arm.rows for arm in study.arms} if study else {}
-    found: list[StudyRow] = []
+    rows: list[StudyRow] = []
     seen: dict[str, list[int]] = {}
     for arm, campaign in campaigns.items():
-        rows = table_rows(registry, campaign)
-        base = next((row for row in rows if row.role == "base"), None)
-        for row in rows:
+        policies = table_rows(registry, campaign)
+        base = next((policy for policy in policies if policy.role == "base"), None)
+        for policy in policies:
             place = places.get(arm, {}).get(
-                "base" if row.role == "base" else f"{row.iteration}.{row.role}"
+                "base" if policy.role == "base" else f"{policy.iteration}.{policy.role}"
             )
             paper = paper_row(table, place) if table and place else None
-            entry = replace(
-                _measured(arm, row, base),
+            row = replace(
+                _measured(arm, policy, base),
                 paper=paper,
                 paper_gain=_paper_gain(table, paper, places.get(arm, {})),
             )
             same = seen.setdefault(
-                row.report.policy + row.report.model_dump_json(include={"scores"}), []
+                policy.report.policy + policy.report.model_dump_json(include={"scores"}), []
             )
-            beside = [found[index].paper for index in same]
-            if not same or (paper and None not in beside and paper not in beside):
-                same.append(len(found))
-                found.append(entry)
-            elif paper and None in beside:  # it came first in an arm that has nothing to say of it
-                index = same[beside.index(None)]
-                found[index] = replace(found[index], paper=paper, paper_gain=entry.paper_gain)
-    several = len({one.row.report.policy for one in found if one.row.role == "base"}) > 1
-    return [replace(one, own_base=several and one.row.role == "base") for one in found]
+            papers = [rows[index].paper for index in same]
+            if not same or (paper and None not in papers and paper not in papers):
+                same.append(len(rows))
+                rows.append(row)
+            elif paper and None in papers:  # listed by an earlier arm, without a row of the paper
+                index = same[papers.index(None)]
+                rows[index] = replace(rows[index], paper=paper, paper_gain=row.paper_gain)
+    several = len({row.row.report.policy for row in rows if row.row.role == "base"}) > 1
+    return [replace(row, own_base=several and row.row.role == "base") for row in rows]
 
 
 def _measured(arm: str, row: PolicyRow, base: PolicyRow | None) -> StudyRow:
@@ -139,10 +142,10 @@ def _measured(arm: str, row: PolicyRow, base: PolicyRow | None) -> StudyRow:
 
 
 def gain_over(row: PolicyRow, base: PolicyRow) -> Gain | None:
-    """Mean difference over the benchmarks that both have; None without one.
+    """The mean difference over the benchmarks that both have; None without one.
 
-    The two are taken as independent, although they answered the same problems: half widths add in
-    squares, which is wider than paired.
+    The two scores are treated as independent, although both are on the same problems: half widths
+    are added in quadrature. The interval is wider than a paired one.
     """
     pairs = [
         (score, base.report.scores[name])
@@ -151,14 +154,8 @@ def gain_over(row: PolicyRow, base: PolicyRow) -> Gain | None:
     ]
     if not pairs:
         return None
-    points = 100 * math.fsum(ours.avg - theirs.avg for ours, theirs in pairs) / len(pairs)
-    halves = [
-        max(score.ci95[1] - score.avg, score.avg - score.ci95[0])
-        for pair in pairs
-        for score in pair
-    ]
-    half = 100 * math.sqrt(math.fsum(half * half for half in halves)) / len(pairs)
-    return Gain(points, points - half, points + half)
+    points, (low, high) = mean_difference(pairs)
+    return Gain(100 * points, 100 * low, 100 * high)
 
 
 # ---------------------------------------------------------------------------------------- the paper
@@ -181,8 +178,8 @@ def _paper_gain(
 
 def _paper_base(table: PaperTable, row: PaperRow, places: Mapping[str, str]) -> PaperRow | None:
     """The base of a row: its group's, else the one the arm names, else the table's only one."""
-    bases = [one for one in table.rows if one.key == "base"]
-    own = [one for one in bases if one.group == row.group]
+    bases = [other for other in table.rows if other.key == "base"]
+    own = [base for base in bases if base.group == row.group]
     if own:
         return own[0]
     if "base" in places:
@@ -194,7 +191,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-# -------------------------------------------------------------------------------------------- words
+# --------------------------------------------------------------------------------------------- text
 
 
 def signed(points: float | None) -> str:
@@ -207,11 +204,12 @@ def signed(points: float | None) -> str:
 
 
 def gain_words(gain: Gain | None) -> str:
+    """A gain and its interval as text; empty without one."""
     return f"{signed(gain.points)} [{signed(gain.low)}, {signed(gain.high)}]" if gain else ""
 
 
 def per_nat_words(per_nat: float | None) -> str:
-    """Points per nat are large and vague: three figures."""
+    """Points per nat as text, with three significant figures: they are large and inexact."""
     return (
         ""
         if per_nat is None or not math.isfinite(per_nat)
@@ -220,16 +218,14 @@ def per_nat_words(per_nat: float | None) -> str:
 
 
 def signal_of(row: PolicyRow) -> str:
-    """What the iteration's student was made by; nothing for a base or teacher."""
+    """The strategy of a student's iteration; empty for a base or teacher."""
     return row.strategy if row.role == "student" else ""
 
 
-def study_markdown(listed: Sequence[StudyRow]) -> str:
-    """The list as a markdown table, with the paper's columns where some policy stands beside a
-    row of it.
-    """
-    benchmarks = benchmarks_of([entry.row for entry in listed])
-    paper = any(entry.paper for entry in listed)
+def study_markdown(rows: Sequence[StudyRow]) -> str:
+    """The rows as a Markdown table; with the paper's columns if some row is compared with it."""
+    benchmarks = benchmarks_of([row.row for row in rows])
+    paper = any(row.paper for row in rows)
     head = [
         "policy",
         "signal",
@@ -243,8 +239,8 @@ def study_markdown(listed: Sequence[StudyRow]) -> str:
     ]
     head += ["paper's row", "paper's gain", "paper's KL", "gain minus paper's"] if paper else []
     lines = []
-    for entry in listed:
-        report = entry.row.report
+    for row in rows:
+        report = row.row.report
         scores = [
             f"{percent(s.avg)} {interval(s)}" if (s := report.scores.get(name)) else ""
             for name in benchmarks
@@ -252,22 +248,22 @@ def study_markdown(listed: Sequence[StudyRow]) -> str:
         figures = [
             nats(report.kl_old),
             nats(report.kl_base),
-            per_nat_words(entry.per_nat),
+            per_nat_words(row.per_nat),
             nats(report.entropy),
             f"{report.length:.1f}",
         ]
-        line = [entry.name, signal_of(entry.row), *scores, gain_words(entry.gain), *figures]
-        lines.append(line + (_paper_cells(entry) if paper else []))
+        line = [row.name, signal_of(row.row), *scores, gain_words(row.gain), *figures]
+        lines.append(line + (_paper_cells(row) if paper else []))
     return markdown_table(head, lines)
 
 
-def _paper_cells(entry: StudyRow) -> list[str]:
-    if entry.paper is None:
+def _paper_cells(row: StudyRow) -> list[str]:
+    if row.paper is None:
         return ["", "", "", ""]
-    kl = entry.paper.values.get("KL")
-    label = f"{entry.paper.label} ({entry.paper.group})" if entry.paper.group else entry.paper.label
-    found = [
+    kl = row.paper.values.get("KL")
+    label = f"{row.paper.label} ({row.paper.group})" if row.paper.group else row.paper.label
+    gains = [
         signed(value) if value is not None else ""
-        for value in (entry.paper_gain, entry.gain_difference)
+        for value in (row.paper_gain, row.gain_difference)
     ]
-    return [label, found[0], "" if kl is None else nats(kl), found[1]]
+    return [label, gains[0], "" if kl is None else nats(kl), gains[1]]

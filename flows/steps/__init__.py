@@ -1,3 +1,1 @@
-"""The steps of a campaign: one iteration, its fixed batch, selection by validation, and what is
-recorded.
-"""
+"""The steps of a campaign: one iteration, its fixed batch, selection and the recorder."""

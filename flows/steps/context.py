@@ -1,4 +1,4 @@
-"""What an iteration works with: the config, what the campaign knows so far, and the recorder."""
+"""The context of an iteration: the config, the state of the campaign, and the recorder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.datasets import draw_problems
 
 
 class CampaignState(Frozen):
-    """What a campaign knows when an iteration begins."""
+    """The state of a campaign when an iteration begins."""
 
     base: PolicyRef
     start: PolicyRef
@@ -22,13 +22,13 @@ class CampaignState(Frozen):
     """Students of earlier iterations; the last one is the start."""
     student_validations: dict[int, RolloutRef]
     strategies: tuple[str, ...] = ()
-    """What each earlier iteration did."""
+    """The strategy of each earlier iteration."""
     validation: ProblemsRef
     benchmarks: dict[str, ProblemsRef]
 
 
 def seed_for(config: CampaignConfig, iteration: int, purpose: str) -> int:
-    """A seed for each purpose, so that a new purpose leaves the other seeds as they are."""
+    """The seed of a purpose. A new purpose does not change the seeds of the others."""
     text = f"{config.seed}/{iteration}/{purpose}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
@@ -56,8 +56,8 @@ class IterationContext:
         measured = {"validation": self.state.validation, **self.state.benchmarks}
         seed = self.seed("prompts")
         stage = draw_problems("prompts", self.config.prompts, seed, earlier, measured)
-        found = self.recorder.run(stage, "draw prompts", "prompts")
-        self.recorder.record_problems(found, "training")
-        if found.overlap:
-            self.recorder.record_overlap(found.overlap)
-        return found
+        prompts = self.recorder.run(stage, "draw prompts", "prompts")
+        self.recorder.record_problems(prompts, "training")
+        if prompts.overlap:
+            self.recorder.record_overlap(prompts.overlap)
+        return prompts

@@ -1,4 +1,4 @@
-"""The fixed batch of an iteration, its training runs, and a column for each policy of a signal."""
+"""The fixed batch of an iteration, its training runs, and the log-prob columns of its signals."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ class FixedBatch:
         self.context, self.state, self.recorder = context, context.state, context.recorder
         self.rollouts = rollouts
         self.teacher: PolicyRef | None = None
-        """What the side `teacher` means without a step: the step that validation chose, once it
-        has.
-        """
+        """The policy of the side `teacher` without a step; set once validation has chosen one."""
         self._columns: dict[str, LogprobRef] = {}
         self._trained: dict[str, TrainingRef] = {}
 
@@ -53,7 +51,7 @@ class FixedBatch:
         return self._columns[self.state.start.id]
 
     def columns(self, policies: Mapping[str, PolicyRef]) -> list[LogprobRef]:
-        """The batch's log-probs under each policy; missing columns are computed side by side.
+        """The batch's log-probs under each policy; missing columns are computed in parallel.
 
         **Arguments:**
             policies: Label of the stage -> policy.
@@ -65,19 +63,19 @@ class FixedBatch:
             for label, policy in policies.items()
             if policy.id not in self._columns
         }
-        found = self.recorder.start(list(missing.values()))()
-        self._columns |= zip(missing, found, strict=True)
+        computed = self.recorder.start(list(missing.values()))()
+        self._columns |= zip(missing, computed, strict=True)
         return [self._columns[policy.id] for policy in policies.values()]
 
     # -------------------------------------------------------------------------------- training runs
 
     def run(self, name: str) -> TrainingRef:
-        """A training run of the recipe on this batch, trained when it is first asked for."""
+        """A training run of the recipe on this batch, trained when it is first requested."""
         self.train([name])
         return self._trained[name]
 
     def train(self, names: Sequence[str]) -> None:
-        """Train runs and the runs they start from: side by side, each after what it starts from."""
+        """Train runs and the runs they start from, in parallel where they are independent."""
         needs = run_dependencies(self.context.config, names)
         while left := [name for name in needs if name not in self._trained]:
             ready = [name for name in left if self._trained.keys() >= needs[name]]
@@ -106,7 +104,7 @@ class FixedBatch:
         return self.recorder.start([StageCall(stage, label, f"{called} training")])
 
     def _values(self, loss: PPO, init: PolicyRef) -> ValuesRef:
-        """The values of PPO's critic, which is fitted to the batch first."""
+        """Fit PPO's critic to the batch, and return its values."""
         seed = self.context.seed("critic")
         stage = TrainCritic(init=init, rollouts=self.rollouts, config=loss.critic, seed=seed)
         label = f"train the critic ({loss.critic.steps} steps)"
@@ -119,10 +117,12 @@ class FixedBatch:
     def phases(
         self, alternatives: Alternatives, steps: int, decision: Decision
     ) -> dict[str, tuple[SignalPhase, ...]]:
-        """The alternatives with their sides as columns, computed all at once.
+        """The phases of each alternative, with the columns of their sides.
+
+        All columns are computed in parallel.
 
         **Arguments:**
-            steps: Optimizer steps of a phase that gives none itself.
+            steps: Optimizer steps of a phase that does not set its own.
         """
         named = {
             side: _named(side, decision)
@@ -148,7 +148,7 @@ class FixedBatch:
     def policy(self, side: str) -> PolicyRef:
         """The policy that a side names.
 
-        **Raises:** ValueError for a student of an iteration that has none.
+        **Raises:** ValueError for a student that does not exist.
         """
         run, _, step = side.partition("@")
         if run == "old":
@@ -169,10 +169,10 @@ class FixedBatch:
     def _student(self, side: str, iteration: int) -> PolicyRef:
         students = self.state.students
         if iteration not in students:
-            there = sorted(students) or "none yet"
+            existing = sorted(students) or "none yet"
             raise ValueError(
-                f"iteration {self.context.index}: {side} is not there (students of iterations: "
-                f"{there}); use another strategy"
+                f"iteration {self.context.index}: {side} does not exist (students of iterations: "
+                f"{existing}); use another strategy"
             )
         return students[iteration]
 
@@ -184,14 +184,14 @@ def _role(name: str) -> tuple[Role, str]:
 
 
 def _named(side: str, decision: Decision) -> str:
-    """The side; where it names a student, the student that the decision chose."""
+    """The side. If it names a student, the student that the decision chose, if it chose one."""
     if side.startswith("student:") and "student" in decision.evidence:
         return f"student:{decision.evidence['student']}"
     return side
 
 
 def _sided(phase: DistillPhase, sides: Mapping[str, LogprobRef | None], steps: int) -> SignalPhase:
-    signals = [(phase.signal, 1.0), *((one.signal, one.weight) for one in phase.plus)]
+    signals = [(phase.signal, 1.0), *((extra.signal, extra.weight) for extra in phase.plus)]
     sided = tuple(
         SidedSignal(
             spec=spec,

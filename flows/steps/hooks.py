@@ -1,5 +1,6 @@
-"""The end of a campaign that could not say it itself: its process was killed, and who watches
-over it tells the registry.
+"""Prefect hooks that record in the registry that a campaign was killed.
+
+A killed process cannot record its own end. Prefect calls these hooks where it notices the end.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from tasks.registry import open_registry
 
 
 def record_killed(flow: Any, flow_run: Any, state: Any) -> None:
-    """A hook of flows that run a campaign, for cancelled and crashed runs. One that ended before
-    it was a campaign has nothing to tell.
+    """Set the status of a cancelled or crashed run's campaign to killed.
+
+    Does nothing if the run ended before its campaign was in the registry.
     """
     with get_client(sync_client=True) as client:
-        # the hook's own may be from before the run was named
+        # `flow_run` may date from before the run was given the campaign's name.
         campaign = client.read_flow_run(flow_run.id).name
     registry = open_registry()
     with contextlib.suppress(LookupError), contextlib.closing(registry):

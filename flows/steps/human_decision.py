@@ -1,8 +1,8 @@
-"""`decision.mode: ask`: an iteration waits for a person, with the evidence, in Prefect's UI
-(Resume) or for `erpd decide`.
+"""`decision.mode: ask`: an iteration waits until a user decides.
 
-When nobody answers in time the automatic decision is taken, through the same door. What was
-answered is in the registry, so a campaign that is killed afterwards does not ask again.
+The user sees the evidence and answers in Prefect's UI (Resume) or with `erpd decide`. If nobody
+answers in time, the automatic decision is submitted as an answer. The decision is recorded in the
+registry, so a campaign that is killed afterwards does not ask again.
 """
 
 from __future__ import annotations
@@ -32,41 +32,42 @@ from tasks.untrusted.display_text import markdown
 
 NOBODY = "nobody"
 HEAD = "| evidence | value |"
-"""Of the evidence's table."""
+"""Header of the evidence table."""
 GRACE_SECONDS = 10.0
-"""A run that waits in its process answers for nobody itself."""
+"""How long `answer_overdue` waits past the end: a run that still has its process answers itself."""
 
 
 class DecisionRequest(Frozen):
-    """What a person is to decide."""
+    """A decision that a user has to make."""
 
     campaign: str
     iteration: int
     automatic: Decision
-    """What is done without an answer."""
+    """Taken if nobody answers."""
     possible: tuple[str, ...]
+    """Strategies to choose from."""
     evidence: str
     """Markdown."""
     seconds: float
-    """How long an answer is waited for."""
+    """How long to wait for an answer."""
 
     @property
     def students(self) -> tuple[int, ...]:
-        """Iterations whose student strategy 3 could move away from."""
+        """Iterations whose student can be the earlier student of strategy 3."""
         return tuple(
             int(index) for index in self.automatic.evidence.get("teacher_minus_student", {})
         )
 
 
 class PendingDecision(BaseModel):
-    """A decision that waits for a person: what `erpd decide` reads."""
+    """A decision that waits for a user; `erpd decide` reads it from a file."""
 
     campaign: str
     iteration: int
     flow_run: str
     api: str
     until: float
-    """Seconds since the epoch; then the automatic decision is taken."""
+    """End of the wait, in seconds since the epoch; then the automatic decision is taken."""
     strategies: tuple[str, ...]
     students: tuple[int, ...]
     automatic: str
@@ -82,35 +83,33 @@ class PendingDecision(BaseModel):
 
     @property
     def late(self) -> dict[str, str]:
-        """What is answered when nobody does."""
+        """The answer that is given if nobody answers in time."""
         return {"strategy": self.automatic, "by": NOBODY, "why": "no answer in time"}
 
 
 class Answer(RunInput):
-    """What a person is asked for. The strategies that are possible now replace `strategy` in the
-    form.
-    """
+    """A user's answer. In the form, `strategy` becomes a choice of the possible strategies."""
 
     model_config = ConfigDict(json_schema_extra=as_fields)
     strategy: str = Field(
         title="Strategy",
-        description="What this iteration distils; `stop` ends the campaign at its present student.",
+        description="What this iteration distils; `stop` ends the campaign at its last student.",
     )
     student: PositiveInt | None = Field(
         None,
         title="Student (S3)",
-        description="Iteration of the earlier student; the one farthest behind when empty.",
+        description="Iteration of the earlier student; if empty, the one farthest behind.",
     )
     steps: PositiveInt | None = Field(
-        None, title="Distillation steps", description="As in the recipe when empty."
+        None, title="Distillation steps", description="If empty, as in the recipe."
     )
     kl_budget: PositiveFloat | None = Field(
         None,
         title="KL budget",
-        description="Nats per token from the start; the recipe's when empty.",
+        description="Nats per token from the start; if empty, as in the recipe.",
     )
-    by: str = Field("", title="Your name", description="Goes to the registry and MLflow.")
-    why: str = Field("", title="Why", description="Goes to the registry and MLflow.")
+    by: str = Field("", title="Your name", description="Recorded in the registry and in MLflow.")
+    why: str = Field("", title="Why", description="Recorded in the registry and in MLflow.")
 
 
 def pending_folder() -> Path:
@@ -118,7 +117,7 @@ def pending_folder() -> Path:
 
 
 def pending_decisions() -> list[PendingDecision]:
-    """What waits now, the oldest first."""
+    """The decisions that wait now, the oldest first."""
     return [
         PendingDecision.model_validate_json(path.read_bytes())
         for path in sorted(pending_folder().glob("*.json"), key=os.path.getmtime)
@@ -126,15 +125,16 @@ def pending_decisions() -> list[PendingDecision]:
 
 
 def ask_here(question: DecisionRequest) -> Decision:
-    """Pause the flow run this is called in until somebody answers; the decision then taken, its
-    evidence saying who took it and why.
+    """Pause the current flow run until somebody answers.
 
-    The process waits, with all it holds. An answer that is not possible (strategy 3 without an
-    earlier student) is asked again, saying so.
+    The process waits and keeps its resources. After an impossible answer (strategy 3 without an
+    earlier student), the user is asked again and sees the reason.
+
+    **Returns:** The decision; its evidence says who made it and why.
     """
 
-    def ask(one: PendingDecision, form: Any, key: str) -> Answer | None:
-        timer = threading.Timer(question.seconds, _resume, (one, one.late))
+    def ask(pending: PendingDecision, form: Any, key: str) -> Answer | None:
+        timer = threading.Timer(question.seconds, _resume, (pending, pending.late))
         timer.daemon = True
         timer.start()
         try:
@@ -146,51 +146,55 @@ def ask_here(question: DecisionRequest) -> Decision:
             )
         finally:
             timer.cancel()
-            one.path.unlink(missing_ok=True)
+            pending.path.unlink(missing_ok=True)
 
     return _until_possible(question, ask)
 
 
 def ask_elsewhere(question: DecisionRequest) -> Decision:
-    """Suspend the deployed flow run this is called in: its process ends, and a new one gets here
-    again when somebody has answered.
+    """Suspend the current deployed flow run until somebody answers.
 
-    `answer_overdue` answers for nobody.
+    Its process ends. After the answer, a new process runs the flow again up to this point. If
+    nobody answers in time, `answer_overdue` does.
     """
 
-    def ask(one: PendingDecision, form: Any, key: str) -> Answer | None:
+    def ask(pending: PendingDecision, form: Any, key: str) -> Answer | None:
         answer = suspend_flow_run(wait_for_input=form, timeout=_patience(question), key=key)
-        one.path.unlink(missing_ok=True)
+        pending.path.unlink(missing_ok=True)
         return answer
 
     return _until_possible(question, ask)
 
 
 def can_suspend(seconds: float, pause_seconds: float) -> bool:
-    """Is the wait a long one, in a flow run that can begin anew: the first of a deployment's?"""
+    """Whether the wait is long and the flow run can be suspended: a deployment's top-level run."""
     return seconds > pause_seconds and bool(deployment.id) and not flow_run.parent_flow_run_id
 
 
 def _until_possible(
     question: DecisionRequest, ask: Callable[[PendingDecision, Any, str], Answer | None]
 ) -> Decision:
-    said = ""
+    complaint = ""
     for tries in itertools.count():
-        one, form = _announce(question, said)
-        answer = ask(one, form, f"decision-{question.iteration}-{tries}")
-        assert answer is not None, "a form was asked for"
+        pending, form = _announce(question, complaint)
+        answer = ask(pending, form, f"decision-{question.iteration}-{tries}")
+        assert answer is not None, "the pause has a form"
         try:
             return taken(question.automatic, answer, question.students)
         except ValueError as error:
-            said = f"**{error}**\n\n"
+            complaint = f"**{error}**\n\n"
     raise AssertionError("unreachable")
 
 
-def _announce(question: DecisionRequest, said: str) -> tuple[PendingDecision, Any]:
-    """Tell where decisions are looked for, and the form. One that was announced already keeps
-    its end.
+def _announce(question: DecisionRequest, complaint: str) -> tuple[PendingDecision, Any]:
+    """Write the file that `erpd decide` reads, and make the form of Prefect's UI.
+
+    A decision that was announced before keeps the end of its wait.
+
+    **Arguments:**
+        complaint: Why the last answer was impossible; empty at the first try.
     """
-    one = PendingDecision(
+    pending = PendingDecision(
         campaign=question.campaign,
         iteration=question.iteration,
         flow_run=str(flow_run.id),
@@ -199,38 +203,41 @@ def _announce(question: DecisionRequest, said: str) -> tuple[PendingDecision, An
         strategies=question.possible,
         students=question.students,
         automatic=question.automatic.strategy,
-        evidence=f"{said}{question.evidence}",
+        evidence=f"{complaint}{question.evidence}",
     )
     if before := next(
         (
             other
             for other in pending_decisions()
-            if other.path == one.path and other.flow_run == one.flow_run
+            if other.path == pending.path and other.flow_run == pending.flow_run
         ),
         None,
     ):
-        one = one.model_copy(update={"until": before.until})
+        pending = pending.model_copy(update={"until": before.until})
     else:
-        key = f"decision-{one.campaign}-{one.iteration}".replace("_", "-")
-        create_markdown_artifact(one.evidence, key=key, description="Evidence")
-    one.path.parent.mkdir(exist_ok=True)
-    write_atomically(one.path, lambda target: target.write_text(one.model_dump_json(indent=1)))
-    choices: Any = Literal[one.strategies]
-    asked = Answer.model_fields["strategy"]
-    # The dialog of Prefect's UI squeezes the form's own description to one line of pixels: the
-    # evidence stands in the first field's too.
+        key = f"decision-{pending.campaign}-{pending.iteration}".replace("_", "-")
+        create_markdown_artifact(pending.evidence, key=key, description="Evidence")
+    pending.path.parent.mkdir(exist_ok=True)
+    write_atomically(
+        pending.path, lambda target: target.write_text(pending.model_dump_json(indent=1))
+    )
+    choices: Any = Literal[pending.strategies]
+    field = Answer.model_fields["strategy"]
+    # Prefect's UI shows the form's description one pixel high, so the first field's description
+    # has the evidence too.
     strategy = Field(
-        one.automatic,
-        title=asked.title,
-        description=f"{_as_paragraphs(one.evidence)}\n\n{asked.description}",
+        pending.automatic,
+        title=field.title,
+        description=f"{_as_paragraphs(pending.evidence)}\n\n{field.description}",
     )
     named = create_model("Decision", __base__=Answer, strategy=(choices, strategy))
-    return one, named.with_initial_data(description=one.evidence)
+    return pending, named.with_initial_data(description=pending.evidence)
 
 
 def _as_paragraphs(evidence: str) -> str:
-    """The evidence as a field's description takes it: there are no tables in one, and a new line
-    is a space.
+    """The evidence as a list of paragraphs, for a field's description.
+
+    A description has no tables, and shows a line break as a space.
     """
     lines = [
         line
@@ -244,63 +251,65 @@ def _as_paragraphs(evidence: str) -> str:
 
 
 def _patience(question: DecisionRequest) -> int:
-    """Seconds until Prefect gives up; longer than ours, for nobody's answer comes in time."""
+    """Seconds until Prefect gives up: longer than our wait, so that our late answer is in time."""
     return int(question.seconds) + 3600
 
 
 def answer_overdue() -> int:
-    """Take the automatic decision for every one that nobody took in time; how many these are.
-    For processes that stay, as `erpd up` has.
+    """Answer every overdue decision with the automatic one, and return how many were overdue.
+
+    Called regularly by a process that keeps running, such as those of `erpd up`.
     """
     import httpx
 
-    overdue = [one for one in pending_decisions() if time.time() > one.until + GRACE_SECONDS]
-    for one in overdue:
+    overdue = [
+        pending for pending in pending_decisions() if time.time() > pending.until + GRACE_SECONDS
+    ]
+    for pending in overdue:
         try:
-            _resume(one, one.late)
-        except httpx.TimeoutException:  # a busy server: the next round asks again
+            _resume(pending, pending.late)
+        except httpx.TimeoutException:  # busy server: the next call tries again
             continue
-        except (
-            Exception
-        ) as error:  # of a run that has ended, or another's server; nothing waits there any more
-            get_logger("erpd").warning("%s, iteration %s: %s", one.campaign, one.iteration, error)
-            one.path.unlink(missing_ok=True)
+        except Exception as error:  # the run has ended, or belongs to another server
+            get_logger("erpd").warning(
+                "%s, iteration %s: %s", pending.campaign, pending.iteration, error
+            )
+            pending.path.unlink(missing_ok=True)
     return len(overdue)
 
 
 def answer(one: PendingDecision, given: dict[str, Any]) -> None:
-    """Answer a waiting decision. Raises ValueError for an answer that is not possible,
-    LookupError when it does not wait any more.
+    """Answer a decision that waits.
+
+    **Raises:** ValueError for an impossible answer; LookupError if the decision no longer waits.
     """
     import httpx
     from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
 
-    said = Answer.model_validate(given)
-    if said.strategy not in one.strategies:
-        raise ValueError(f"--strategy {said.strategy}: possible are {', '.join(one.strategies)}")
-    _check_student(said, one.students)
+    checked = Answer.model_validate(given)
+    if checked.strategy not in one.strategies:
+        raise ValueError(f"--strategy {checked.strategy}: possible are {', '.join(one.strategies)}")
+    _check_student(checked, one.students)
     try:
         _resume(one, given)
-    except (
-        FlowPauseTimeout,
-        ObjectNotFound,
-        httpx.HTTPError,
-        RuntimeError,
-    ) as error:  # RuntimeError: nothing answers at the address
+    # RuntimeError: nothing answers at the address
+    except (FlowPauseTimeout, ObjectNotFound, httpx.HTTPError, RuntimeError) as error:
         raise LookupError(
-            f"{one.campaign}: iteration {one.iteration} does not wait for an answer any more "
-            f"({error})"
+            f"{one.campaign}: iteration {one.iteration} no longer waits for an answer ({error})"
         ) from error
 
 
-def _resume(one: PendingDecision, given: dict[str, Any]) -> None:
-    with temporary_settings({PREFECT_API_URL: one.api}), get_client(sync_client=True) as client:
-        client.resume_flow_run(one.flow_run, run_input=given)  # type: ignore[arg-type]
+def _resume(pending: PendingDecision, given: dict[str, Any]) -> None:
+    with temporary_settings({PREFECT_API_URL: pending.api}), get_client(sync_client=True) as client:
+        client.resume_flow_run(pending.flow_run, run_input=given)  # type: ignore[arg-type]
 
 
 def taken(automatic: Decision, answer: Answer, students: Sequence[int]) -> Decision:
-    """The decision an answer makes. Raises ValueError for strategy 3 where there is no earlier
-    student, or not that one.
+    """The decision that results from an answer.
+
+    **Arguments:**
+        students: Iterations of the earlier students that strategy 3 can use.
+    **Raises:** ValueError for strategy 3 without an earlier student, or with an unknown one.
     """
     _check_student(answer, students)
     settings = {
@@ -351,7 +360,7 @@ def _check_student(answer: Answer, students: Sequence[int]) -> None:
 
 
 def evidence_text(evidence: dict[str, Any], automatic: Decision) -> str:
-    """What a person sees: a Markdown table of the evidence, and what would be done without them."""
+    """What the user sees: the evidence as a Markdown table, and the automatic decision."""
     from flows.reports.campaign import evidence_lines
 
     lines = [

@@ -1,5 +1,6 @@
-"""One iteration: a fixed batch, a teacher, a decision, a student (Sec. 3, 4.4); or an on-policy
-stage (Fig. 8).
+"""One iteration: a fixed batch, a teacher, a decision and a student (Sec. 3, 4.4).
+
+An iteration may be an on-policy stage instead (Fig. 8).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class IterationResult(Frozen):
 
 
 class Undecided(Exception):
-    """The iteration waits for a person, and its caller has to ask."""
+    """Raised when the iteration needs a user's decision and its caller has to ask for it."""
 
     def __init__(self, request: DecisionRequest) -> None:
         super().__init__(f"{request.campaign}: iteration {request.iteration} waits for a decision")
@@ -61,8 +62,8 @@ def run_iteration(
     """Run iteration `index` (1, 2, ...) of a campaign from `state.start`, as a Prefect flow.
 
     **Arguments:**
-        asks: Whether it may ask a person itself; otherwise it returns what there is to ask.
-    **Returns:** The result; None if the decision is to stop; the request if a person has to decide.
+        asks: Whether the flow may ask a user itself; otherwise it returns the request.
+    **Returns:** The result; None if the decision is to stop; the request if a user has to decide.
     """
     recorder = CampaignRecorder.open(campaign, config, index)
     try:
@@ -84,7 +85,7 @@ class Iteration:
         return self.context.config
 
     def run(self) -> IterationResult | None:
-        """The iteration's result; None if the decision is to stop."""
+        """Run the iteration. Returns None if the decision is to stop."""
         self.recorder.registry.iteration(self.recorder.campaign, self.index)
         if self.config.decision.fixed_for(self.index) == "online":
             decision = Decision(strategy="online", reason="fixed by the recipe")
@@ -100,7 +101,7 @@ class Iteration:
             return None
         if decision.strategy == "online":
             return self._online(decision, teacher)
-        teacher_reports = self.selection.evaluate({"teacher": teacher})  # beside the distillation
+        teacher_reports = self.selection.evaluate({"teacher": teacher})  # parallel to distillation
         student = teacher if decision.strategy == "none" else self._distil(batch, teacher, decision)
         if student.role != "student":
             self.recorder.record_policies([student], "student")
@@ -113,7 +114,7 @@ class Iteration:
         return self._result(decision, teacher, student, student_validation, reports)
 
     def _online(self, decision: Decision, teacher: PolicyRef | None) -> IterationResult:
-        """An on-policy stage. Without a teacher, its own policy stands for it in the result."""
+        """Run an on-policy stage. Without a teacher, the result has the student in its place."""
         student, validation = self._train_online()
         self.recorder.record_policies([student], "student")
         policies = {"teacher": teacher, "student": student} if teacher else {"student": student}
@@ -149,9 +150,9 @@ class Iteration:
     # ------------------------------------------------------------------------- teacher and decision
 
     def _train_teacher(self, batch: FixedBatch) -> tuple[PolicyRef, RolloutRef]:
-        """The strong teacher at the step that validates best, and its validation samples.
+        """The teacher at the step with the best validation score, and its validation samples.
 
-        A fixed strategy that never looks at the strong teacher trains only its own runs.
+        A fixed strategy that does not use the teacher trains only its own runs.
         """
         runs = first_runs(self.config, self.config.decision.fixed_for(self.index))
         batch.train(runs)
@@ -183,7 +184,7 @@ class Iteration:
         return decision
 
     def _apply_settings(self, asked: Mapping[str, object]) -> None:
-        """The distillation settings that a person gave with the decision replace the recipe's."""
+        """Replace the recipe's distillation settings by those a user gave with the decision."""
         settings = {name: asked.get(name) for name in ("steps", "kl_budget")}
         given = {name: value for name, value in settings.items() if value is not None}
         distill = self.config.distill.model_copy(update=given)
@@ -193,10 +194,10 @@ class Iteration:
         self.selection = Selection(self.context)
 
     def _answered(self) -> Decision | None:
-        """What a person decided before this process was started."""
+        """The decision that a user made before this process was started, if any."""
         iterations = self.recorder.registry.iterations(self.recorder.campaign)
-        decisions = (one.decision for one in iterations if one.index == self.index)
-        return next((one for one in decisions if one and "asked" in one.evidence), None)
+        decisions = (row.decision for row in iterations if row.index == self.index)
+        return next((made for made in decisions if made and "asked" in made.evidence), None)
 
     def _ask(self, automatic: Decision) -> Decision:
         available = {
@@ -208,7 +209,7 @@ class Iteration:
             campaign=self.recorder.campaign,
             iteration=self.index,
             automatic=automatic,
-            possible=("S1", *(name for name, there in available.items() if there), "stop"),
+            possible=("S1", *(name for name, basis in available.items() if basis), "stop"),
             evidence=evidence_text(automatic.evidence | self._distance(), automatic),
             seconds=self.config.runtime.answer_seconds,
         )
@@ -223,7 +224,7 @@ class Iteration:
     def _distance(self) -> dict[str, object]:
         """The KL of the campaign's last student from the base."""
         reports = self.recorder.registry.reports(self.recorder.campaign)
-        students = [one for one in reports if one.role == "student"]
+        students = [row for row in reports if row.role == "student"]
         return {"kl_base_so_far": students[-1].report.kl_base} if students else {}
 
     # -------------------------------------------------------------------------------------- student
@@ -240,7 +241,7 @@ class Iteration:
         trainings: dict[str, TrainingRef] = {}
         for name, results in pending.items():
             (trainings[name],) = results()
-            run = _called(name).replace(" ", "-")
+            run = _student_name(name).replace(" ", "-")
             self.recorder.record_training(run, trainings[name], {"strategy": strategy})
         if validates_students(config, strategy):
             student = self.selection.best_student(teacher, trainings)
@@ -269,8 +270,8 @@ class Iteration:
             phases=phases,
             kl_stop=config.kl_stop,
         )
-        called = _called(name)
-        call = StageCall(stage, f"distil the {called} ({strategy})", f"{called} training")
+        student = _student_name(name)
+        call = StageCall(stage, f"distil the {student} ({strategy})", f"{student} training")
         return self.recorder.start([call])
 
     def _measure_signal(self, batch: FixedBatch, teacher: PolicyRef, student: PolicyRef) -> None:
@@ -289,8 +290,9 @@ class Iteration:
     # ------------------------------------------------------------------------------------ on policy
 
     def _train_online(self) -> tuple[PolicyRef, RolloutRef]:
-        """Train on policy from the start (Fig. 8): the step that validates best, and its
-        samples.
+        """Train on policy from the start (Fig. 8).
+
+        **Returns:** The policy with the best validation score, and its validation samples.
         """
         config = self.config.online
         assert config is not None, "the config checks that online stages have their section"
@@ -307,6 +309,6 @@ class Iteration:
         return self.selection.best(training, "online")
 
 
-def _called(alternative: str) -> str:
+def _student_name(alternative: str) -> str:
     """The name of an alternative's student; a single alternative has the name ""."""
     return f"student {alternative}".rstrip()

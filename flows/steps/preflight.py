@@ -1,5 +1,4 @@
-"""Preparation of campaigns and studies: their inputs are checked and hashed once,
-before anything starts."""
+"""Preparation of campaigns and studies: inputs are checked and hashed before anything starts."""
 
 from __future__ import annotations
 
@@ -18,20 +17,20 @@ from tasks.store import identity, open_store
 
 
 class PreparedCampaign(Frozen):
-    """A campaign whose inputs are checked and hashed: what a command makes once and hands down."""
+    """A campaign whose inputs are checked and hashed; a command makes it once and passes it on."""
 
     id: str
-    """The same spec is the same campaign on every machine, so an interrupted one is found again."""
+    """The same spec has the same id on every machine, so an interrupted campaign is found again."""
     config: CampaignConfig
     base: ImportPolicy
     """Imports the base model."""
 
 
 def prepare_campaign(config: CampaignConfig) -> PreparedCampaign:
-    """Check a campaign's inputs, and identify it by them.
+    """Check a campaign's inputs, and compute its identity from them.
 
-    **Raises:** ValueError for a runtime, model or data file that cannot work here, or on the
-    cluster it is meant for; for a damaged registry.
+    **Raises:** ValueError for a damaged registry, or for a runtime, model or data file that cannot
+        work here or on the cluster it is meant for.
     """
     check_runtime(config.runtime)
     base = import_policy(config.model)
@@ -41,9 +40,8 @@ def prepare_campaign(config: CampaignConfig) -> PreparedCampaign:
     if mirror := open_store().mirror:
         mirror.check()
     check_room(config)
-    with closing(
-        open_registry()
-    ) as registry:  # last, because it creates the registry of a new home
+    # Last, because this creates the registry of a new home.
+    with closing(open_registry()) as registry:
         registry.check()
     return PreparedCampaign(id=_identity(config, base, sources), config=config, base=base)
 
@@ -52,7 +50,7 @@ class PreparedStudy(Frozen):
     """A study whose arms are prepared."""
 
     id: str
-    """The same arms are the same study."""
+    """Studies with the same arms have the same id."""
     study: Study
     arms: dict[str, PreparedCampaign]
 
@@ -76,7 +74,7 @@ def prepare_study(study: Study) -> PreparedStudy:
 def prepare_run(recipe: str, overrides: Sequence[str]) -> PreparedCampaign | PreparedStudy:
     """Load the recipe of a campaign or a study, and prepare it.
 
-    **Raises:** ValueError in one line: what is wrong, where, and how to fix it.
+    **Raises:** ValueError, in one line: what is wrong, where, and how to fix it.
     """
     if is_study(recipe):
         return prepare_study(load_study(recipe, overrides))
@@ -104,9 +102,9 @@ def _draws(config: CampaignConfig) -> dict[str, DrawProblems]:
 
 
 def _identity(config: CampaignConfig, base: ImportPolicy, draws: dict[str, DrawProblems]) -> str:
-    """Model and data enter by their bytes, not by their paths.
+    """The identity of a campaign, in which model and data count by their bytes, not their paths.
 
-    `iterations` is left out: a campaign with more of them continues the same campaign.
+    `iterations` does not count: more of them continue the same campaign.
     """
     spec = config.spec() | {"model": base.identity()}
     spec |= {"sources": {name: stage.spec() for name, stage in draws.items()}}
@@ -114,7 +112,7 @@ def _identity(config: CampaignConfig, base: ImportPolicy, draws: dict[str, DrawP
     del spec["iterations"]
     judge = {}
     if config.evaluation.judge:
-        from tasks.evaluation.judge.prompt import judge_spec  # here: its package is slow to import
+        from tasks.evaluation.judge.prompt import judge_spec  # slow to import
 
         judge = {"judge": judge_spec(config.evaluation.judge)}
     kept = config.evaluation.model_dump(

@@ -1,4 +1,4 @@
-"""The recorder of a running campaign: runs its stages, and records what they made and found."""
+"""The recorder of a running campaign: runs its stages, and records artifacts and results."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PendingResults = Callable[[], list[Ref]]
 _lock = threading.Lock()
 _cancelled = threading.Event()
 _in_flight: dict[str, Any] = {}
-"""Artifact -> the future of the task of this process that makes it."""
+"""Artifact -> future of this process's task that makes it."""
 
 
 def run_once(artifact: str, submit_task: Callable[[], Any]) -> Callable[[], Any]:
     """Submit the task that makes an artifact, unless this process is making it already.
 
-    Without this, the task of a second flow would hold a place of Ray's only to wait for the
+    Without this, the task of a second flow would occupy one of Ray's slots only to wait for the
     first one's lock in the store.
 
     **Returns:** A function that waits for the result.
@@ -71,7 +71,7 @@ def run_once(artifact: str, submit_task: Callable[[], Any]) -> Callable[[], Any]
 
 
 def cancel_all(on: bool) -> None:
-    """After an interrupt: no flow of this process waits for a stage or starts one any more.
+    """After an interrupt, keep the flows of this process from starting or awaiting stages.
 
     `cancel_all(False)` permits it again.
     """
@@ -83,9 +83,9 @@ def cancel_all(on: bool) -> None:
 
 @dataclass(frozen=True)
 class StageCall(Generic[Ref]):
-    """A stage, how it is shown, and what its artifact is to the campaign.
+    """A stage, the label it is shown with, and the role of its artifact in the campaign.
 
-    **Example:** `StageCall(sampling, "sample the fixed batch", "rollouts")`
+    Example: `StageCall(sampling, "sample the fixed batch", "rollouts")`
     """
 
     stage: Stage[Ref]
@@ -112,9 +112,9 @@ class CampaignRecorder:
     tags: Mapping[str, str]
     """Tags of every MLflow run of the campaign."""
     iteration: int = 0
-    """The iteration that is recorded; 0 is the base model."""
+    """The iteration being recorded; 0 is the base model."""
     seconds: dict[str, float] = field(default_factory=dict, repr=False)
-    """Phase of this iteration -> seconds of work, in whichever session it was done."""
+    """Phase of this iteration -> seconds of work, over all sessions."""
     recorded: set[str] = field(default_factory=set, repr=False)
     """Artifacts that this recorder has put into the registry."""
     decided: dict[int, str] = field(default_factory=dict, repr=False)
@@ -130,7 +130,7 @@ class CampaignRecorder:
     ) -> CampaignRecorder:
         """The recorder of a campaign that is in the registry."""
         registry = open_registry()
-        found = registry.campaign(campaign)
+        row = registry.campaign(campaign)
         return cls(
             campaign=campaign,
             model=config.name,
@@ -140,9 +140,9 @@ class CampaignRecorder:
             events=events_path(campaign),
             tracking=tracking or TrackingQueue.of(campaign),
             tags={
-                "recipe": found.recipe,
+                "recipe": row.recipe,
                 "seed": str(config.seed),
-                "git_commit": found.git_commit or "none",
+                "git_commit": row.git_commit or "none",
             },
             iteration=iteration,
         )
@@ -160,7 +160,7 @@ class CampaignRecorder:
     def start(
         self, calls: Sequence[StageCall[Ref]], phase: str | None = None
     ) -> PendingResults[Ref]:
-        """Start independent stages; they run beside whatever is started next.
+        """Start independent stages, and return without waiting for them.
 
         A result that the store holds is shown as Cached. Seconds count towards `phase`, by default
         the stage's own.
@@ -168,20 +168,20 @@ class CampaignRecorder:
         waits = [self._begin(call.stage, f"{self.iteration}: {call.label}") for call in calls]
 
         def results() -> list[Ref]:
-            found = [wait() for wait in waits]
+            refs = [wait() for wait in waits]
             for call in calls:
                 self._attach(call.stage.identity(), call.role)
                 self._count_seconds(call.stage, phase)
-            return found
+            return refs
 
         return results
 
     def _begin(self, stage: Stage[Ref], title: str) -> Callable[[], Ref]:
-        found = stage.stored(self.store)
-        if found is not None:
+        stored = stage.stored(self.store)
+        if stored is not None:
             Progress(self.events, title).event(status="cached")
-            report_cache_hit(title, found, return_state=True)
-            return lambda: found
+            report_cache_hit(title, stored, return_state=True)
+            return lambda: stored
         artifact = stage.identity()
         return run_once(artifact, lambda: submit(stage, self.runtime, title, self.events))
 
@@ -213,11 +213,11 @@ class CampaignRecorder:
     # -------------------------------------------------------------------------------------- results
 
     def say(self, text: str) -> None:
-        """Show a line where progress is shown."""
+        """Show a line among the progress lines."""
         Progress(self.events, text).event(status="said")
 
     def record_policies(self, policies: Sequence[PolicyRef], role: str) -> None:
-        """Register checkpoints, in MLflow as versions of the campaign's model."""
+        """Register checkpoints; in MLflow they become versions of the campaign's model."""
         alias = role if role in ("teacher", "student") else None
         for policy in policies:
             self._attach(policy.id, role)
@@ -274,11 +274,11 @@ class CampaignRecorder:
         self._log_text("overlap", overlap.model_dump_json(indent=1))
         self.say(
             f"{self.iteration}: {overlap.exact + overlap.ngram} of {overlap.checked} prompts "
-            f"overlap with what is measured on ({overlap.action})"
+            f"overlap with validation or benchmarks ({overlap.action})"
         )
 
     def record_report(self, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
-        """Record an evaluation: the report in the registry, also with its details in MLflow."""
+        """Record an evaluation: the report in the registry, and with its details in MLflow."""
         self.registry.record_report(self.campaign, self.iteration, role, report)
         details = load_details(self.store, stage.identity())
         prefix = None if role in ("base", "student") else role

@@ -1,4 +1,4 @@
-"""Selection and evaluation: candidates on the validation problems, results on the benchmarks."""
+"""Selection of policies on the validation problems, and their evaluation on the benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.rollouts import SampleRollouts, outcomes
 def validation_stage(
     config: CampaignConfig, policy: PolicyRef, problems: ProblemsRef
 ) -> SampleRollouts:
-    """Samples a policy on the validation problems; every policy with the same seed."""
+    """The stage that samples a policy on the validation problems; one seed for all policies."""
     return SampleRollouts(
         policy=policy,
         problems=problems,
@@ -33,7 +33,7 @@ def evaluation_stage(
     base: PolicyRef,
     benchmarks: Mapping[str, ProblemsRef],
 ) -> EvaluatePolicy:
-    """Evaluates a policy on every benchmark; every policy with the same seed."""
+    """The stage that evaluates a policy on every benchmark; one seed for all policies."""
     return EvaluatePolicy(
         policy=policy,
         old=old,
@@ -47,9 +47,9 @@ def evaluation_stage(
 
 
 class Selection:
-    """Validates and evaluates one iteration's policies.
+    """Validates and evaluates the policies of one iteration.
 
-    Only validation may influence a choice; the benchmarks are never looked at before it.
+    Choices depend on validation scores only, never on the benchmarks.
     """
 
     def __init__(self, context: IterationContext) -> None:
@@ -82,10 +82,10 @@ class Selection:
     def best_student(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
         """The kept student with the highest validation score within the KL budget.
 
-        Ties go to the earliest; if none is within the budget, the first one is taken.
+        Ties go to the earliest. If none is within the budget, the first one is taken.
 
         **Arguments:**
-            teacher: Its KL scales `kl_budget_of_teacher`.
+            teacher: `kl_budget_of_teacher` is a share of its KL to the start.
             trainings: Name of the alternative -> its distillation.
         """
         config = self.context.config.distill
@@ -158,9 +158,9 @@ class Selection:
         )
 
         def reports() -> dict[str, EvalReport]:
-            found = dict(zip(policies, results(), strict=True))
-            for role, report in found.items():
+            role_reports = dict(zip(policies, results(), strict=True))
+            for role, report in role_reports.items():
                 self.recorder.record_report(role, report, stages[role])
-            return found
+            return role_reports
 
         return reports

@@ -1,6 +1,4 @@
-"""MLflow beside the work: a thread of its own says there what a flow has to say, so that no
-stage waits for a view of it.
-"""
+"""Background queue of writes to MLflow, so that no stage waits for MLflow."""
 
 from __future__ import annotations
 
@@ -19,17 +17,19 @@ from tasks.tracking import TrackedRun, Tracker, is_away
 
 Write = Callable[[Tracker, TrackedRun], object]
 _mlflow_lock = threading.Lock()
-"""Of all campaigns in this process: MLflow's SQLite has one writer, and what draws reports is
-not made for threads.
+"""Shared by all campaigns in this process: MLflow's SQLite has one writer, and the drawing of
+reports is not thread-safe.
 """
 
 
 PAUSE_SECONDS = 5.0
+"""Time between two tries while MLflow cannot be reached."""
 FLUSH_SECONDS = 600.0
+"""Longest wait of `TrackingQueue.flush`."""
 _lock = threading.Lock()
 _queues: dict[str, TrackingQueue] = {}
-"""The open ones: a campaign's flow and its iterations' share one, whose thread tells in the
-order of what happened.
+"""Campaign -> its open queue. A campaign's flow and those of its iterations share one, so that
+writes keep their order.
 """
 
 
@@ -39,11 +39,10 @@ def open_tracker() -> Tracker:
 
 
 class TrackingQueue:
-    """A campaign's run in MLflow and whatever else is done beside the stages, one thing after
-    another in the order it was said.
+    """Writes to a campaign's MLflow run in the background, in the order they were submitted.
 
-    While MLflow cannot be reached, what was said waits. What is lost with a killed process is said
-    again by the run that goes on (see `tasks.tracking`).
+    Reports are written in the same thread. While MLflow cannot be reached, writes wait. Writes that
+    are lost with a killed process are repeated when the campaign resumes (see `tasks.tracking`).
     """
 
     def __init__(
@@ -64,13 +63,13 @@ class TrackingQueue:
 
     @classmethod
     def of(cls, campaign: str) -> TrackingQueue:
-        """The one that this process has for the campaign."""
+        """The open queue of the campaign in this process; a new one if there is none."""
         with _lock:
-            found = _queues.get(campaign)
-        return found or cls(campaign)
+            queue = _queues.get(campaign)
+        return queue or cls(campaign)
 
     def submit(self, write: Write) -> None:
-        """Have `write(tracker, run)` called soon, in the caller's context."""
+        """Queue a call of `write(tracker, run)`; it runs in the caller's context."""
         context = copy_context()
         self._pending.append(
             self._thread.submit(self._retrying, lambda: context.run(self._write, write))
@@ -82,7 +81,7 @@ class TrackingQueue:
             write(*opened)
 
     def _retrying(self, act: Callable[[], Any]) -> Any:
-        """Do it, again and again while MLflow is away."""
+        """Call `act`, and try again while MLflow cannot be reached."""
         while True:
             try:
                 return act()
@@ -90,36 +89,39 @@ class TrackingQueue:
                 if not is_away(error) or self._given_up.is_set():
                     raise
                 get_logger("erpd").warning(
-                    "MLflow is away, what it is told waits: %s", str(error)[:200]
+                    "MLflow cannot be reached, writes to it wait: %s", str(error)[:200]
                 )
                 self._given_up.wait(PAUSE_SECONDS)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until everything is said. Raises what went wrong first; RuntimeError when MLflow
-        stayed away for so long.
+        """Wait until everything is written.
+
+        **Raises:** The first error of a write; RuntimeError if MLflow cannot be reached within
+            `seconds`.
         """
-        said, self._pending = self._pending, []
+        pending, self._pending = self._pending, []
         until = time.monotonic() + seconds
-        for one in said:
+        for write in pending:
             try:
-                one.result(max(0.0, until - time.monotonic()))
+                write.result(max(0.0, until - time.monotonic()))
             except TimeoutError:
                 self._given_up.set()
                 raise RuntimeError(
-                    f"MLflow was away for {seconds:g} s: it misses what it was told since; the "
-                    f"same command tells it again"
+                    f"MLflow was away for {seconds:g} s and lacks what was written since; run the "
+                    f"same command again to write it"
                 ) from None
 
     def close(self) -> None:
-        """Everything is said; the next to ask for this campaign's opens another."""
+        """Close the queue after a flush. A later `of` for this campaign opens another one."""
         with _lock:
             if _queues.get(self.campaign) is self:
                 del _queues[self.campaign]
         self._thread.shutdown(wait=False)
 
     def pages(self) -> tuple[str, str] | None:
-        """The paths of the run's page and of all campaigns' charts (see `Tracker.page`); None as
-        long as MLflow was not reached.
+        """The paths of the run's page and of the charts of all campaigns (see `Tracker.page`).
+
+        None as long as MLflow has not been reached.
         """
         if not self._opened.done() or self._opened.exception():
             return None
@@ -130,8 +132,8 @@ class TrackingQueue:
 def _open(
     campaign: str, params: Mapping[str, Any], tags: Mapping[str, str]
 ) -> tuple[Tracker, TrackedRun]:
-    # a campaign's own flow and its iterations' open one after the other: the first makes the run,
-    # the others find it
+    # The flows of a campaign and of its iterations open one after the other: the first creates the
+    # run, the others find it.
     with _mlflow_lock:
         tracker = open_tracker()
         return tracker, tracker.campaign_run(campaign, campaign, params, tags)

@@ -1,14 +1,13 @@
-"""Which of the paper's findings this implementation shows at small scale, how surely, and what it
-costs to repeat.
+"""Evidence: which of the paper's findings reproduce at small scale, how surely, and at what cost.
 
-    python -m scripts.evidence                  # every study on every seed that has no record yet,
-    then the page python -m scripts.evidence --page           # the page and its figures from the
-    records there are
+    python -m scripts.evidence           # run each study and seed without a record, then the page
+    python -m scripts.evidence --page    # only the page and its figures, from existing records
 
-`studies/` says what is run (a study's file is a recipe: `erpd run
-scripts/evidence/studies/steps.yaml --set seed=0`), `claims.py` what is claimed and how it is
-judged. A record is what is left of a study on a seed; who has it need not run the study.
+Files in `studies/` are recipes (`erpd run scripts/evidence/studies/steps.yaml --set seed=0`).
+`claims.py` says what is claimed and how it is judged. A record holds the results of a study on one
+seed; with it, the study need not be run again.
 
-Stages take one core each (`runtime: {cpus: 1}`), so arms run side by side: of two cores a model
-this small makes 1.3. Only `clock`, which measures time, has the machine for one stage at a time.
+A stage takes one core (`runtime: {cpus: 1}`), so that arms run in parallel: on two cores, a model
+this small would be only 1.3 times as fast. Only `clock`, which measures time, runs one stage at a
+time on the whole machine.
 """

@@ -1,4 +1,4 @@
-"""See `scripts.evidence`."""
+"""Command line of `python -m scripts.evidence`; see the package."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tasks.host.home import prepare
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.evidence",
-        description="Run what is missing of the evidence, then write its page.",
+        description="Run the studies that have no record, then write the page.",
     )
     parser.add_argument(
-        "studies", nargs="*", help=f"of {', '.join(study_names())}; without names all of them"
+        "studies", nargs="*", help=f"from {', '.join(study_names())} (default: all)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=SEEDS, help=f"how many, from 0 on (default {SEEDS})"
+        "--seeds", type=int, default=SEEDS, help=f"number of seeds (default {SEEDS})"
     )
     parser.add_argument(
-        "--first", type=int, default=0, help="the first seed: selection was done on 100 and above"
+        "--first", type=int, default=0, help="first seed; seeds from 100 on were used for selection"
     )
     parser.add_argument(
         "--records", type=Path, default=RECORDS, help=f"folder of the records (default {RECORDS})"
     )
     parser.add_argument(
-        "--page", action="store_true", help="run nothing: only the page and its figures"
+        "--page", action="store_true", help="run nothing; write only the page and its figures"
     )
     args = parser.parse_args()
     if unknown := set(args.studies) - set(study_names()):
@@ -44,12 +44,11 @@ def main() -> None:
             failed = run_missing(
                 args.studies or study_names(), seeds, args.records, Console(stderr=True)
             )
-    finally:  # stopped, too, the page is that of the records there are
+    finally:  # if interrupted, too: the page then shows the records that exist
         print(write_page(args.records, Path("docs/results/claims.md"), Path("README.md")))
     if failed:
         raise SystemExit(
-            f"failed, for the reasons above: {'; '.join(failed)}. The same command goes on with "
-            f"what is missing"
+            f"failed, for the reasons above: {'; '.join(failed)}. Rerun the same command to resume"
         )
 
 

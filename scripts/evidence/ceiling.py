@@ -1,10 +1,10 @@
-"""How much of the outcomes of a fixed batch any policy could explain by its token probabilities.
+"""Computes how much of a fixed batch's outcomes any policy's token probabilities can explain.
 
     python -m scripts.evidence.ceiling --problems 256 --samples 16
 
-The responses to a problem share beginnings. A token that ends a beginning which right and wrong
-responses share has one probability and two outcomes: at best the probability is the share of right
-ones (Eq. 10's optimum), and what is left is the variance within such tokens.
+Responses to a problem share prefixes. If right and wrong responses share a prefix, its last token
+has one probability but two outcomes. The best probability is the share of right responses (the
+optimum of Eq. 10). The variance within such tokens cannot be explained.
 """
 
 from __future__ import annotations
@@ -28,23 +28,27 @@ SEED = 100
 
 
 def ceiling(batch: TokenBatch) -> dict[str, float]:
-    """`tokens`; `shared`, the share of them that end a beginning of both outcomes; `variance`, the
-    most that can be explained (of 1).
+    """Return the most that any policy can explain of a batch's outcomes.
 
-    Raises ZeroDivisionError for a batch of one outcome, which leaves nothing to explain.
+    **Returns:** `tokens`, their number; `shared`, the share of tokens that end a prefix of both
+        right and wrong responses; `variance`, the largest explained variance (of 1).
+    **Raises:** ZeroDivisionError if all responses have the same outcome.
     """
     seen: Counter[tuple[int, tuple[int, ...]]] = Counter()
     right: Counter[tuple[int, tuple[int, ...]]] = Counter()
     for index in range(batch.sequences):
         response = batch.response(index).tolist()
         for end in range(1, len(response) + 1):
-            beginning = int(batch.group_S[index]), tuple(response[:end])
-            seen[beginning] += 1
-            right[beginning] += int(batch.reward_S[index])
+            prefix = int(batch.group_S[index]), tuple(response[:end])
+            seen[prefix] += 1
+            right[prefix] += int(batch.reward_S[index])
     tokens = seen.total()
     share = right.total() / tokens
-    within = sum(right[one] * (count - right[one]) / count for one, count in seen.items()) / tokens
-    shared = sum(count for one, count in seen.items() if 0 < right[one] < count) / tokens
+    within = (
+        sum(right[prefix] * (count - right[prefix]) / count for prefix, count in seen.items())
+        / tokens
+    )
+    shared = sum(count for prefix, count in seen.items() if 0 < right[prefix] < count) / tokens
     return {
         "tokens": tokens,
         "shared": round(shared, 3),
@@ -54,7 +58,8 @@ def ceiling(batch: TokenBatch) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.evidence.ceiling", description="What MSE could explain of a batch."
+        prog="python -m scripts.evidence.ceiling",
+        description="Compute how much of a batch's outcomes MSE could explain.",
     )
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--samples", type=int, default=16)

@@ -1,6 +1,4 @@
-"""What a study is about beyond scores and distances, as one panel more: scores over batches,
-time or drift, entropy over steps, ...
-"""
+"""The third panel of a study's figure: scores over batches, time or drift, entropy over steps."""
 
 from __future__ import annotations
 
@@ -17,34 +15,35 @@ from scripts.evidence.drift import BOUND, LATE, late_gains, side_by_side
 from scripts.evidence.record import RESPONSES, ArmRecord, Record, TrainingCurve
 
 Points = Mapping[float, Sequence[float]]
-"""Place -> a value a seed."""
+"""Position on the x axis -> one value per seed."""
 
 
 def over_batches(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Test scores of the students after each batch."""
+    """Plot the students' test scores after each batch."""
     for arm in arms:
-        found = _gathered(
-            (one.iteration, 100 * one.score)
+        points = _gathered(
+            (policy.iteration, 100 * policy.score)
             for record in records
-            for one in record.arms[arm].policies
-            if one.role == "student" or one.iteration == 0
+            for policy in record.arms[arm].policies
+            if policy.role == "student" or policy.iteration == 0
         )
-        _line(axes, found, arm_color(arm, arms))
+        _line(axes, points, arm_color(arm, arms))
     axes.xaxis.get_major_locator().set_params(integer=True)
     _named(axes, "students over batches", "batches", "score on the test problems, %")
 
 
 def cost_over_drift(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Points between a student and the first arm's of the same batch, over how many times as far
-    from the base it is.
+    """Plot students against the first arm's of the same batch: score difference over KL ratio.
+
+    The difference is in points; the ratio is that of their KL from the base.
     """
     plain, *others = arms
     for arm in others:
         pairs = [pair for record in records for pair in side_by_side(record, arm, plain)]
-        far = [ours.kl_base / theirs.kl_base for ours, theirs in pairs]
+        ratios = [ours.kl_base / theirs.kl_base for ours, theirs in pairs]
         points = [100 * (ours.score - theirs.score) for ours, theirs in pairs]
         axes.scatter(
-            far,
+            ratios,
             points,
             s=[14 * ours.iteration for ours, _ in pairs],
             color=arm_color(arm, arms),
@@ -63,12 +62,12 @@ def cost_over_drift(axes: Axes, records: Sequence[Record], arms: Sequence[str]) 
 
 
 def gain_over_kl(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Points that a later batch adds to its student, over the student's KL from the base."""
+    """Plot the points that each later batch adds over its student's KL from the base."""
     for arm in arms:
-        found = [late for record in records for late in late_gains(record, arm)]
+        gains = [late for record in records for late in late_gains(record, arm)]
         axes.scatter(
-            [one.kl_base for one, _ in found],
-            [gain for _, gain in found],
+            [student.kl_base for student, _ in gains],
+            [gain for _, gain in gains],
             s=24,
             color=arm_color(arm, arms),
             alpha=0.6,
@@ -84,11 +83,12 @@ def gain_over_kl(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> 
 
 
 def over_time(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Validation scores over seconds of work: curves of what trains online, a cross a seed for
-    the campaign's student.
+    """Plot validation scores over seconds of work.
+
+    Online training is a curve; a campaign's student is one cross per seed.
     """
     _against_online(
-        axes, records, arms, lambda curve: curve.seconds_a_step, lambda _, one: one.work
+        axes, records, arms, lambda curve: curve.seconds_a_step, lambda _, arm: arm.work
     )
     _named(
         axes,
@@ -99,7 +99,10 @@ def over_time(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> Non
 
 
 def over_responses(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """The same over responses that were sampled; a campaign's arm is named after its problems."""
+    """Plot validation scores over sampled responses.
+
+    A campaign's arm has its number of problems in its name.
+    """
     _against_online(
         axes,
         records,
@@ -125,14 +128,14 @@ def _against_online(
 ) -> None:
     for arm in arms:
         color, curves = arm_color(arm, arms), []
-        for one in (record.arms[arm] for record in records):
-            if one.trainings[0].role != "online":
-                place = of_campaign(arm, one), 100 * one.validated
+        for arm_record in (record.arms[arm] for record in records):
+            if arm_record.trainings[0].role != "online":
+                place = of_campaign(arm, arm_record), 100 * arm_record.validated
                 axes.plot(
                     *place, marker="X", markersize=8, color=color, markeredgecolor="white", zorder=4
                 )
                 continue
-            curve = one.curve("online")
+            curve = arm_record.curve("online")
             curves.append(
                 {
                     step: (step * of_step(curve), 100 * score)
@@ -143,35 +146,33 @@ def _against_online(
             axes.plot(*zip(*curve.values(), strict=True), color=color, alpha=0.3, linewidth=0.8)
         if curves:
             means = [
-                [statistics.fmean(one[step][axis] for one in curves) for step in curves[0]]
+                [statistics.fmean(curve[step][axis] for curve in curves) for step in curves[0]]
                 for axis in (0, 1)
             ]
             axes.plot(*means, color=color, linewidth=2)
 
 
 def entropy_over_steps(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Of the longest training of each loss."""
+    """Plot the entropy on the batch during the longest training of each loss."""
     longest = {
         arm.partition("-")[0]: arm
         for arm in sorted(arms, key=lambda arm: int(arm.partition("-")[2]))
     }
     for arm in longest.values():
-        found = _gathered(
+        points = _gathered(
             (step, entropy)
             for record in records
             for curve in record.arms[arm].trainings
             for step, entropy in zip(curve.steps, curve.columns["entropy"], strict=True)
             if entropy is not None
         )
-        _line(axes, found, arm_color(arm, arms))
+        _line(axes, points, arm_color(arm, arms))
     _named(axes, "entropy over steps", "optimizer steps", "entropy on the batch, nats")
 
 
 def recovery(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None:
-    """Validation scores of the steps that a teacher kept, the base before them; steps by their
-    logarithm.
-    """
-    found = _gathered(
+    """Plot validation scores of the base and of a teacher's kept steps, on a log axis."""
+    points = _gathered(
         place
         for record in records
         for arm in (record.arms["recovery"],)
@@ -180,7 +181,7 @@ def recovery(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None
             *((step, 100 * score) for step, score in arm.curve("teacher").validation.items()),
         ]
     )
-    _line(axes, found, arm_color("recovery", arms))
+    _line(axes, points, arm_color("recovery", arms))
     axes.set_xscale("log", base=2)
     axes.set_xticks([0.5, 1, 2, 5, 10, 20, 40, 60], ["base", "1", "2", "5", "10", "20", "40", "60"])
     axes.minorticks_off()
@@ -207,21 +208,21 @@ PANELS: Mapping[str, Callable[[Axes, Sequence[Record], Sequence[str]], None]] = 
 
 
 def _gathered(pairs: Iterable[tuple[float, float]]) -> Points:
-    found: dict[float, list[float]] = defaultdict(list)
+    points: dict[float, list[float]] = defaultdict(list)
     for place, value in pairs:
-        found[place].append(value)
-    return dict(sorted(found.items()))
+        points[place].append(value)
+    return dict(sorted(points.items()))
 
 
-def _line(axes: Axes, found: Points, color: str) -> None:
-    """A line through the means, a dot a seed."""
+def _line(axes: Axes, points: Points, color: str) -> None:
+    """Plot a line through the means and a dot per seed."""
     axes.plot(
-        list(found),
-        [statistics.fmean(values) for values in found.values()],
+        list(points),
+        [statistics.fmean(values) for values in points.values()],
         color=color,
         linewidth=2,
     )
-    dots = [(place, value) for place, values in found.items() for value in values]
+    dots = [(place, value) for place, values in points.items() for value in values]
     axes.plot(
         *zip(*dots, strict=True), linestyle="", marker="o", markersize=3, color=color, alpha=0.4
     )

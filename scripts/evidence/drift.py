@@ -1,10 +1,9 @@
-"""What goes with how far from the base a student ends: whether its batch added to its score, and
-what an entropy bonus cost it. Behind claims 9, 11 and 13.
+"""Relates a student's KL from the base to its batch's gain and to the cost of an entropy bonus.
 
     python -m scripts.evidence.drift
 
-`BOUND` was read off `FOUND`, seeds 0 to 7. `TRIED` are studies of other schedules, whose records
-were not used for it.
+Claims 9, 11 and 13 rest on it. `BOUND` was chosen from seeds 0 to 7 of the studies in `FOUND`.
+`TRIED` are studies with other schedules, whose records were not used to choose it.
 """
 
 from __future__ import annotations
@@ -18,42 +17,43 @@ from scripts.evidence.record import RECORDS, Policy, Record, read_records
 
 FOUND, TRIED = ("iterating", "switching"), ("earlier", "stalled")
 BOUND = 0.11
-"""KL from the base, k1 in nats per token."""
+"""KL(student || base), k1, in nats per token."""
 LATE = 3
-"""The first of the later batches: every student of an earlier one ends within `BOUND`, and
-gains.
-"""
+"""First of the later batches. Every student of an earlier batch ends within `BOUND` and gains."""
 
 
 def late_gains(record: Record, arm: str) -> Iterator[tuple[Policy, float]]:
-    """Each student of a later batch with the points that it scores over the student before it;
-    nothing of an arm without distillation.
+    """Yield each student of a later batch with its gain over the student before it, in points.
+
+    Yields nothing for an arm without distillation.
     """
     students = {
-        one.iteration: one
-        for one in record.arms[arm].policies
-        if one.role == "student" and one.strategy != "none"
+        policy.iteration: policy
+        for policy in record.arms[arm].policies
+        if policy.role == "student" and policy.strategy != "none"
     }
-    for iteration, one in students.items():
+    for iteration, student in students.items():
         if iteration >= LATE and iteration - 1 in students:
-            yield one, 100 * (one.score - students[iteration - 1].score)
+            yield student, 100 * (student.score - students[iteration - 1].score)
 
 
 def by_distance(records: Iterable[Record]) -> dict[str, dict[str, float]]:
-    """Students within `BOUND` and beyond it: how many, how many of them gained, and by how many
-    points on average.
+    """Summarize the gains of students within `BOUND` and beyond it.
 
-    A student that arms or studies share counts once. **Raises:** statistics.StatisticsError: none
-    within, or none beyond.
+    A student shared by arms or studies counts once.
+
+    **Returns:** For `within` and `beyond`: the number of `students`, how many `gained`, and their
+        mean gain in `points`.
+    **Raises:** statistics.StatisticsError if there are none within, or none beyond.
     """
-    found = {
-        (record.seed, one.kl_base): gain
+    gains = {
+        (record.seed, student.kl_base): gain
         for record in records
         for arm in record.arms
-        for one, gain in late_gains(record, arm)
+        for student, gain in late_gains(record, arm)
     }
-    within = [gain for (_, kl), gain in found.items() if kl <= BOUND]
-    beyond = [gain for (_, kl), gain in found.items() if kl > BOUND]
+    within = [gain for (_, kl), gain in gains.items() if kl <= BOUND]
+    beyond = [gain for (_, kl), gain in gains.items() if kl > BOUND]
     return {"within": _summary(within), "beyond": _summary(beyond)}
 
 
@@ -66,20 +66,21 @@ def _summary(gains: Sequence[float]) -> dict[str, float]:
 
 
 def side_by_side(record: Record, arm: str, other: str) -> list[tuple[Policy, Policy]]:
-    """The students of two arms, batch by batch."""
+    """Return pairs of the students of two arms, batch by batch."""
     return [
-        (one, record.arms[other].policy("student", one.iteration))
-        for one in record.arms[arm].policies
-        if one.role == "student"
+        (student, record.arms[other].policy("student", student.iteration))
+        for student in record.arms[arm].policies
+        if student.role == "student"
     ]
 
 
 def cost_follows_drift(records: Iterable[Record], arm: str, other: str) -> float:
-    """Over seeds, after the last batch: the correlation of `arm`'s score over `other`'s with the
-    logarithm of its KL over `other`'s.
+    """Return the correlation, over seeds, of score differences with log ratios of KL.
 
-    **Raises:** statistics.StatisticsError: fewer than two seeds, or nothing that differs between
-    them.
+    Both compare the last student of `arm` with the last student of `other`: the difference of their
+    scores, and the logarithm of the ratio of their KL from the base.
+
+    **Raises:** statistics.StatisticsError for fewer than two seeds, or if they do not differ.
     """
     last = [side_by_side(record, arm, other)[-1] for record in records]
     return statistics.correlation(
@@ -93,7 +94,7 @@ def main() -> None:
         print(
             " and ".join(studies),
             json.dumps(
-                by_distance(one for study in studies for one in read_records(RECORDS, study))
+                by_distance(record for study in studies for record in read_records(RECORDS, study))
             ),
         )
     print(

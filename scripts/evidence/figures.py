@@ -1,6 +1,4 @@
-"""A picture of each study over its seeds: score against KL of every policy, and the score of
-each, seed by seed.
-"""
+"""Draws one figure per study: score against KL of every policy, and its score on each seed."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Key = tuple[str, str, int]
 
 
 def draw_all(found: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, str]:
-    """Draw every study that has records; study -> name of its file in `folder`."""
+    """Draw every study that has records. Returns study -> name of its file in `folder`."""
     names = {}
     for study, records in found.items():
         if records:
@@ -36,8 +34,10 @@ def draw_all(found: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, s
 
 
 def study_figure(records: Sequence[Record]) -> Figure:
-    """Mean score against mean KL; each policy's score, a dot a seed and a bar at the mean; and
-    what the study is about beyond these.
+    """Return the figure of a study.
+
+    The first panel has mean score against mean KL. The second has each policy's scores, one dot per
+    seed and a bar at the mean. Studies in `PANELS` have a third of their own.
     """
     arms = list(records[0].arms)
     policies = by_key(records)
@@ -60,36 +60,38 @@ def study_figure(records: Sequence[Record]) -> Figure:
 
 
 def by_key(records: Sequence[Record]) -> dict[Key, list[Policy]]:
-    """Every policy over the seeds; the base, which arms share, once; a teacher that became the
-    student as the student.
+    """Group policies over the seeds.
+
+    The base, which arms share, is there once. A teacher that became the student is there only as
+    the student.
     """
-    found: dict[Key, list[Policy]] = defaultdict(list)
+    policies: dict[Key, list[Policy]] = defaultdict(list)
     for record in records:
-        for number, (arm, one) in enumerate(record.arms.items()):
-            for policy in one.policies:
+        for number, (arm, arm_record) in enumerate(record.arms.items()):
+            for policy in arm_record.policies:
                 if (policy.role == "base" and number) or (
                     policy.role == "teacher" and policy.strategy == "none"
                 ):
                     continue
-                found[arm, policy.role, policy.iteration].append(policy)
-    return dict(found)
+                policies[arm, policy.role, policy.iteration].append(policy)
+    return dict(policies)
 
 
 def _front(axes: Axes, policies: Mapping[Key, Sequence[Policy]], arms: Sequence[str]) -> None:
-    kl_axis(axes, [one.kl_base for found in policies.values() for one in found])
-    for (arm, role, _), found in policies.items():
+    kl_axis(axes, [policy.kl_base for seeds in policies.values() for policy in seeds])
+    for (arm, role, _), seeds in policies.items():
         color = BASE if role == "base" else arm_color(arm, arms)
         axes.scatter(
-            [one.kl_base for one in found],
-            [100 * one.score for one in found],
+            [policy.kl_base for policy in seeds],
+            [100 * policy.score for policy in seeds],
             s=7,
             color=color,
             alpha=0.35,
             zorder=1,
         )
         place = (
-            statistics.fmean(one.kl_base for one in found),
-            100 * statistics.fmean(one.score for one in found),
+            statistics.fmean(policy.kl_base for policy in seeds),
+            100 * statistics.fmean(policy.score for policy in seeds),
         )
         axes.plot(*place, linestyle="", zorder=3, **look(role, color))
     axes.set_ylabel("score on the test problems, %")
@@ -103,9 +105,9 @@ def _seeds(axes: Axes, policies: Mapping[Key, Sequence[Policy]], arms: Sequence[
         if len({iteration for name, _, iteration in policies if name == arm}) > 2
     }
     ticks = []
-    for place, ((arm, role, iteration), found) in enumerate(policies.items()):
+    for place, ((arm, role, iteration), seeds) in enumerate(policies.items()):
         color = BASE if role == "base" else arm_color(arm, arms)
-        scores = [100 * one.score for one in found]
+        scores = [100 * policy.score for policy in seeds]
         axes.plot(
             scores,
             [place] * len(scores),

@@ -1,6 +1,4 @@
-"""Why claims do not show as the paper has them: explanations, and what they predict on seeds
-that they were not made from.
-"""
+"""Explanations of why claims do not reproduce, with predictions for seeds not used to find them."""
 
 from __future__ import annotations
 
@@ -14,12 +12,12 @@ from scripts.evidence.record import RESPONSES, Record
 
 
 def score(what: str, place: str, bound: float) -> Part:
-    """A policy's score, in %."""
-    return Part(what, "%", lambda one: 100 * policy(one, place).score, "above", bound)
+    """Compare a policy's score, in %, with a bound."""
+    return Part(what, "%", lambda record: 100 * policy(record, place).score, "above", bound)
 
 
 def nearer_over_further(record: Record, ours: str, theirs: str) -> float:
-    """Points by which the one of two policies with the smaller KL from the base scores more."""
+    """Return, in points, how much more the policy with the smaller KL from the base scores."""
     near, far = sorted(
         (policy(record, place) for place in (ours, theirs)), key=lambda one: one.kl_base
     )
@@ -27,8 +25,9 @@ def nearer_over_further(record: Record, ours: str, theirs: str) -> float:
 
 
 def steps_of_grpo(record: Record, arm: str) -> float:
-    """On-policy steps to the validation score of an arm's student, between kept steps on a line;
-    all of them when none has it.
+    """Return the on-policy steps to the validation score of an arm's student.
+
+    Scores between kept steps are interpolated linearly. If none reaches the score, all steps count.
     """
     reached = record.arms[arm].validated
     curve = sorted(record.arms["online"].curve("online").validation.items())
@@ -43,19 +42,19 @@ def steps_of_grpo(record: Record, arm: str) -> float:
 
 
 def responses_saved(record: Record, problems: int) -> float:
-    """The binary logarithm of the responses that on-policy GRPO samples to the score of a
-    campaign on so many problems, over its own.
+    """Return log2 of the responses that on-policy GRPO samples over those of a campaign.
+
+    GRPO's are counted until it has the score of the campaign on that many problems.
     """
     return math.log2(steps_of_grpo(record, f"offline-{problems}") * RESPONSES / problems)
 
 
 def even_share(record: Record, problems: int) -> float:
-    """Sampling's share of an on-policy step from which on the campaign is the faster way to its
-    score.
+    """Return sampling's share of an on-policy step above which the campaign is faster.
 
-    Worked out from measured seconds: a response costs what makes both take equally long, everything
-    else what it cost. 0 when the campaign is ahead anyway, 1 when it samples no fewer responses, so
-    that no cost of theirs helps it.
+    It is computed from measured seconds. The cost of a response is chosen so that both take equally
+    long; all other costs are as measured. It is 0 if the campaign is faster anyway, and 1 if it
+    samples no fewer responses, so that no cost of sampling makes it faster.
     """
     steps, own = (
         steps_of_grpo(record, f"offline-{problems}"),
@@ -75,10 +74,10 @@ def even_share(record: Record, problems: int) -> float:
 FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     3: (
         FollowUp(
-            "the student of the conservative teacher is held to 0.4 of its teacher's KL and to a "
-            "clip of 0.3. Without the budget, with "
-            "three times the steps and a clip of 0.5 it passes its teacher, still at a smaller "
-            "KL; with the steps alone it does not.",
+            "the student of the conservative teacher is limited to 0.4 of its teacher's KL and to "
+            "a clip of 0.3. Without the KL budget, with three times the steps and a clip of 0.5, "
+            "it passes its teacher, still at a smaller KL; with the additional steps alone it "
+            "does not.",
             "looser",
             (
                 points(
@@ -92,9 +91,9 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
             ),
         ),
         FollowUp(
-            "a score at temperature 1 counts certainty, of which a trust region lets through "
-            "less. Tested as the paper tests (temperature "
-            "0.6, top-p 0.95) the same students are within a point of their teachers, or above.",
+            "a score at temperature 1 rewards certainty, and a trust region lets less of it "
+            "through. Tested as in the paper (temperature 0.6, top-p 0.95), the same students are "
+            "within a point of their teachers, or above.",
             "protocol",
             (
                 points("extreme CE, student over teacher", "extreme", "extreme:teacher", bound=-1),
@@ -110,12 +109,10 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     4: (
         FollowUp(
             "a teacher that drifts forgets, and this base has much to forget: it is right on "
-            "nearly every problem with its likeliest "
-            "tokens (claim 11). A mild KL term holds that back. So it gains where a teacher has "
-            "drifted, with SAPO too, and not before. "
-            "Made from all seeds of the studies `front` and `steps` and from runs like these on "
-            "seed 100, where a first version, that only "
-            "CE gains by it, had failed.",
+            "nearly every problem with its likeliest tokens (claim 11). A mild KL term limits the "
+            "forgetting. So it helps where a teacher has drifted, with SAPO too, and not before. "
+            "Derived from all seeds of the studies `front` and `steps` and from similar runs on "
+            "seed 100, where a first version, that only CE gains from the term, had failed.",
             "mild",
             (
                 points("SAPO, 60 steps, KL weight 0.05 over none", "kl-60", "free-60"),
@@ -126,9 +123,8 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
     9: (
         FollowUp(
-            "strategy 1 gains more often here than it stalls, so there is often nothing to mend: "
-            "even over teachers that train too long "
-            "and end behind the last student it gains.",
+            "strategy 1 gains more often here than it stalls, so there is often nothing to fix: "
+            "it gains even with teachers that train too long and end below the last student.",
             "stalled",
             (
                 points(
@@ -142,10 +138,10 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     10: (
         FollowUp(
             "large steps let a second signal drift: on four of seeds 0 to 6 the student of both "
-            "ends at a larger KL than either alone, and "
-            "where it is furthest out, on seed 5, it loses most. With smaller steps, 48 with each "
-            "or 96 with one, both beat either alone. "
-            "Made from the above on seeds 0 to 6 and from runs like these on seeds 100 and 101.",
+            "ends at a larger KL than either alone, and on seed 5, where its KL is largest, it "
+            "loses most. With smaller steps, 48 with each teacher or 96 with one, both beat "
+            "either alone. Derived from the above on seeds 0 to 6 and from similar runs on seeds "
+            "100 and 101.",
             "slower",
             (
                 points("both over the strong one alone, as many small steps", "both", "strong-96"),
@@ -158,13 +154,11 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     11: (
         FollowUp(
             "what a policy can gain here is certainty. The base is right on nearly every problem "
-            "when it takes the likeliest token each "
-            "time: it knows good ways and bad ones, and samples among them. An extreme teacher "
-            "loses some of that, its student keeps it. "
-            "Certainty is what a bonus on entropy takes away: after one batch it costs 1.7 to 3.5 "
-            "points at temperature 1, and "
-            "nothing at the likeliest tokens (a comparison that was added when seeds 3 to 5 had "
-            "been looked at).",
+            "when it takes the likeliest token each time: it knows good and bad ways to answer, "
+            "and samples among them. An extreme teacher loses some of these good ways; its "
+            "student keeps them. An entropy bonus takes certainty away: after one batch it costs "
+            "1.7 to 3.5 points at temperature 1, and nothing at the likeliest tokens (a "
+            "comparison added after seeds 3 to 5 had been looked at).",
             "greedy",
             (
                 score("the base, likeliest tokens", "plain:base", 95),
@@ -190,15 +184,13 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
         ),
         FollowUp(
             "so a bonus should cost little at the paper's temperature of 0.6 (and top-p 0.95), "
-            "where an unlikely token is seldom taken. "
-            "That is too simple, for by the third batch something else costs more: students "
-            "drift, with a bonus or without. On seeds 0 to "
-            "7 of the study `entropy` what the bonus costs then follows how much further out it "
-            "ends (its figure; correlation −0.94, "
-            "`python -m scripts.evidence.drift`), and on seed 100 it was the student without it "
-            "that drifted, and lost 5.4 points to the "
-            "one with it. The second comparison was added then, when seeds 3 and 4 had been "
-            "looked at.",
+            "where an unlikely token is seldom sampled. That is too simple, because by the third "
+            "batch something else costs more: students drift, with a bonus or without. On seeds 0 "
+            "to 7 of the study `entropy`, the cost of the bonus follows how much larger the KL of "
+            "its student is (figure of claim 11; correlation −0.94, `python -m "
+            "scripts.evidence.drift`). On seed 100 the student without the bonus drifted and "
+            "scored 5.4 points less than the one with it. The second comparison was added then, "
+            "after seeds 3 and 4 had been looked at.",
             "cooler",
             (
                 points(
@@ -210,17 +202,16 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
                 Part(
                     "of these two the one at the smaller KL over the other",
                     "points",
-                    lambda one: nearer_over_further(one, "bonus-0.05@3", "plain@3"),
+                    lambda record: nearer_over_further(record, "bonus-0.05@3", "plain@3"),
                 ),
             ),
         ),
         FollowUp(
-            "with each distillation ended at about one KL there is little room to drift, and a "
-            "bonus keeps some entropy for 2 points at "
-            "most. Made from the above, and from runs like these on seed 100, where it cost 0.9, "
-            "and 1.9 when it was three times as large "
-            "and ended somewhat later. On seeds 4 and 5 the student with it ended nearer and "
-            "scored less all the same: drift is not all.",
+            "if every distillation ends at about the same KL, there is little room to drift, and "
+            "a bonus keeps some entropy for 2 points at most. Derived from the above and from "
+            "similar runs on seed 100, where it cost 0.9 points, and 1.9 when it was three times "
+            "as large and ended somewhat later. On seeds 4 and 5 the student with the bonus ended "
+            "at a smaller KL and still scored less, so drift is not the only cause.",
             "bounded",
             (
                 points(
@@ -239,12 +230,11 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
     12: (
         FollowUp(
-            "the masks decide here how far an unstable distillation drifts, and that decides the "
-            "score: students at a KL of 0.03 to 0.07 "
-            "end at 72 to 78 %, those beyond 0.2 at 52 to 63 %. With smaller steps and an end at "
-            "about one KL it matters little what is "
-            "kept of right responses. Made from the above on seeds 0 to 4 and from runs held like "
-            "these on seeds 100 and 101.",
+            "the masks decide here how far an unstable distillation drifts, and the drift decides "
+            "the score: students at a KL of 0.03 to 0.07 end at 72 to 78 %, those beyond 0.2 at "
+            "52 to 63 %. With smaller steps that end at about the same KL, it matters little what "
+            "is kept of right responses. Derived from the above on seeds 0 to 4 and from runs "
+            "limited like these on seeds 100 and 101.",
             "held",
             (
                 points("without the positive ones over everything", "min", "all", bound=-3),
@@ -258,10 +248,9 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     13: (
         FollowUp(
             "its stages come when little is left to gain: two offline stages end at 85 to 89 %, "
-            "and no policy of these studies passes 95. "
-            "An online stage earlier on gains, and so does the offline stage after it; whether "
-            "more than offline stages in their place is "
-            "another matter.",
+            "and no policy of these studies passes 95. An earlier online stage gains, and so does "
+            "the offline stage after it. Whether they gain more than offline stages in their "
+            "place is a separate question.",
             "earlier",
             (
                 points(
@@ -278,30 +267,29 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
     ),
     14: (
         FollowUp(
-            "sampling 24 tokens is cheap, and a batch goes further than this. A campaign on 16 or "
-            "32 problems, 256 or 512 responses, "
-            "reaches a lower score, for which on-policy GRPO samples several times as many. Where "
-            "sampling takes most of an on-policy "
-            "step (in the paper 800 of 1,100 s, a share of 0.73), that could turn the clock; no "
-            "such run was made here.",
+            "sampling 24 tokens is cheap, and a batch goes further than this comparison shows. A "
+            "campaign on 16 or 32 problems (256 or 512 responses) reaches a lower score, for "
+            "which on-policy GRPO samples several times as many responses. Where sampling takes "
+            "most of an on-policy step (in the paper 800 of 1,100 s, a share of 0.73), that could "
+            "reverse the result on wall clock; no such run was made here.",
             "reuse",
             (
                 Part(
                     "responses to equal score, on-policy over a campaign on 32 problems",
                     "doublings",
-                    lambda one: responses_saved(one, 32),
+                    lambda record: responses_saved(record, 32),
                     bound=1,
                 ),
                 Part(
                     "the same, on 16 problems",
                     "doublings",
-                    lambda one: responses_saved(one, 16),
+                    lambda record: responses_saved(record, 16),
                     bound=1,
                 ),
                 Part(
-                    "share of sampling at which a campaign on 32 problems would draw level",
+                    "share of sampling at which a campaign on 32 problems breaks even",
                     "of a step",
-                    lambda one: even_share(one, 32),
+                    lambda record: even_share(record, 32),
                     "below",
                     0.73,
                 ),
@@ -312,6 +300,6 @@ FOLLOW_UPS: Mapping[int, tuple[FollowUp, ...]] = {
         ),
     ),
 }
-"""Number of a claim -> what was tried."""
-STUDIES_AFTER = {one.study for tried in FOLLOW_UPS.values() for one in tried}
+"""Number of a claim -> its follow-ups."""
+STUDIES_AFTER = {follow_up.study for tried in FOLLOW_UPS.values() for follow_up in tried}
 """Studies of follow-ups."""

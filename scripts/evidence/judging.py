@@ -1,16 +1,15 @@
-"""How a claim is judged: effects paired by seed, their 95 % interval over seeds, and one rule from
-intervals to a verdict.
+"""Judges claims: effects paired by seed, their 95 % intervals over seeds, and the verdict.
 
 The rule was fixed before the final runs:
 
-- An effect is worked out within each seed (same base, same prompts, same batch), so what seeds
-  differ in cancels.
+- An effect is computed within each seed (same base, same prompts, same batch), so that differences
+  between seeds cancel.
 - Its interval is Student's t over seeds: mean +- t(0.975, n - 1) s / sqrt(n).
-- A part of a claim is *shown* when the whole interval lies on the claimed side of its bound,
-  *against* when it lies on the other side, *open* otherwise. A bound is 0 unless the part says so
+- A part of a claim is *shown* if the whole interval is on the claimed side of its bound, *against*
+  if it is on the other side, *open* otherwise. The bound is 0 unless the part says otherwise
   ("within 1 point").
-- A claim is reproduced when all its parts are shown; contradicted when its first part, the main
-  one, is against; partly when some part is shown; else not at this scale.
+- A claim is reproduced if all its parts are shown; contradicted if its first part, the main one, is
+  against; partly if some part is shown; otherwise not at this scale.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Student's t. **Raises:** ValueError: fewer than two values."""
+    """Return Student's t interval of the values. Raises ValueError for fewer than two values."""
     if len(values) < 2:
         raise ValueError(f"an interval over seeds needs two of them, and there are {len(values)}")
     mean = statistics.fmean(values)
@@ -51,19 +50,20 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison that a claim consists of.
+    """One comparison of a claim.
 
-    Example: `Part("entropy kept", "nats", lambda one: one.arms["plain"].policy("student").entropy)`
+    Example: `Part("entropy kept", "nats", lambda record: policy(record, "plain").entropy)`
     """
 
     what: str
     unit: str
     effect: Callable[[Record], float]
     side: Side = "above"
-    """On which side of the bound the paper's finding lies."""
+    """The side of the bound on which the paper's finding is."""
     bound: float = 0.0
 
     def standing(self, found: Interval) -> Standing:
+        """Return whether an interval shows this part, is against it, or leaves it open."""
         low, high = found.low - self.bound, found.high - self.bound
         if self.side == "below":
             low, high = -high, -low
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """One finding of the paper, and what here would show it."""
+    """One finding of the paper, and the comparisons that would show it here."""
 
     number: int
     title: str
@@ -82,15 +82,14 @@ class Claim:
     parts: tuple[Part, ...]
     figure: str = ""
     remark: str = ""
-    """What a reader has to know besides: a difference from the paper's setting, a cause that was
-    looked for.
-    """
+    """Further facts for the reader: a difference from the paper's setting, a possible cause."""
 
 
 @dataclass(frozen=True)
 class FollowUp:
-    """Why a claim does not show as the paper has it: an explanation, and what it predicts, tried
-    on seeds that it was not made from.
+    """An explanation of why a claim does not reproduce, and its predictions.
+
+    They are tested on seeds that the explanation was not derived from.
     """
 
     explanation: str
@@ -101,7 +100,7 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class Finding:
-    """Comparisons and what was found of each; no intervals when fewer than two seeds were run."""
+    """Comparisons and their intervals; there are no intervals for fewer than two seeds."""
 
     parts: tuple[Part, ...]
     intervals: tuple[Interval, ...]
@@ -112,13 +111,13 @@ class Finding:
 
     @property
     def standings(self) -> tuple[Standing, ...]:
-        return tuple(part.standing(found) for part, found in zip(self.parts, self.intervals))
+        return tuple(part.standing(bounds) for part, bounds in zip(self.parts, self.intervals))
 
     @property
     def verdict(self) -> Verdict:
         if not self.intervals:
             return "not run"
-        if all(one == "shown" for one in self.standings):
+        if all(standing == "shown" for standing in self.standings):
             return "reproduced"
         if self.standings[0] == "against":
             return "contradicted"
@@ -126,7 +125,9 @@ class Finding:
 
 
 def judge(parts: tuple[Part, ...], records: Sequence[Record]) -> Finding:
-    """The parts over the seeds there are; without two of them nothing was found."""
+    """Compute the intervals of the parts over the seeds of the records."""
     if len(records) < 2:
         return Finding(parts, ())
-    return Finding(parts, tuple(interval([part.effect(one) for one in records]) for part in parts))
+    return Finding(
+        parts, tuple(interval([part.effect(record) for record in records]) for part in parts)
+    )

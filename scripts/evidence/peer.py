@@ -1,9 +1,9 @@
-"""The peer of the wall-clock claim: TRL's GRPOTrainer on an online arm's base, problems, batch and
-learning rate, on the same machine.
+"""The peer of the wall-clock claim: TRL's GRPOTrainer on the same machine.
 
-Sampling, rewards and updates are TRL's own, with its defaults but for a constant learning rate and
-no gradient checkpointing, as ours has it. Its clock stands still while weights are saved; what it
-saves is validated by our evaluation, like every policy of ours.
+It has the base, problems, batch and learning rate of an online arm. Sampling, rewards and updates
+are TRL's own, with its defaults except for a constant learning rate and no gradient checkpointing,
+as in our run. Time for saving weights is not counted. The saved policies are validated by our
+evaluation, like our own.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from tasks.store import Store
 
 
 def trl_arm(registry: Registry, store: Store, campaign: str) -> ArmRecord:
-    """TRL in place of the online stage of `campaign`, which has run: as many steps, the same
-    ones validated.
+    """Run TRL in place of the online stage of a campaign that has run.
+
+    It takes the same number of steps, and the same steps are validated.
     """
-    found = registry.campaign(campaign)
-    config = CampaignConfig.model_validate(found.config)
+    row = registry.campaign(campaign)
+    config = CampaignConfig.model_validate(row.config)
     refs = {
-        one.role: one.artifact.meta["ref"]
-        for one in registry.artifacts(campaign)
-        if one.role in ("base", "prompts", "validation")
+        attached.role: attached.artifact.meta["ref"]
+        for attached in registry.artifacts(campaign)
+        if attached.role in ("base", "prompts", "validation")
     }
     prompts, validation = (
         ProblemsRef.model_validate(refs[name]) for name in ("prompts", "validation")
@@ -61,13 +62,13 @@ def trl_arm(registry: Registry, store: Store, campaign: str) -> ArmRecord:
             policy = get_or_compute(
                 import_policy(DirectoryModel(path=str(clock.folder(step)))), context
             )
-            asked = SampleRollouts(
+            stage = SampleRollouts(
                 policy=policy,
                 problems=validation,
                 sampling=config.evaluation.validation_sampling,
                 seed=config.seed,
             )
-            scores[step] = get_or_compute(asked, context).accuracy
+            scores[step] = get_or_compute(stage, context).accuracy
     columns = {"reward": tuple(clock.rewards), "seconds_update": tuple(clock.seconds)}
     curve = TrainingCurve(
         iteration=1,
@@ -81,9 +82,7 @@ def trl_arm(registry: Registry, store: Store, campaign: str) -> ArmRecord:
 
 
 class _Clock:
-    """What a training tells: seconds and reward of each step, and the weights after some of
-    them.
-    """
+    """Records seconds and rewards of each step of a training, and saves the weights of some."""
 
     def __init__(self, scratch: Path, keep: Sequence[int]) -> None:
         self.scratch, self.keep = scratch, set(keep)
@@ -125,11 +124,11 @@ def _train(
 
     def reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
         verdicts = grader.grade_many(list(zip(answer, completions, strict=True)), extractor)
-        found = [float(verdict == "correct") for verdict in verdicts]
-        clock.rewards.append(sum(found) / len(found))
-        return found
+        rewards = [float(verdict == "correct") for verdict in verdicts]
+        clock.rewards.append(sum(rewards) / len(rewards))
+        return rewards
 
-    class Told(TrainerCallback):  # type: ignore[misc]
+    class StepTimer(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             clock.begin()
 
@@ -154,13 +153,15 @@ def _train(
         save_strategy="no",
         disable_tqdm=True,
     )
-    rows = Dataset.from_list([{"prompt": one.prompt, "answer": one.answer} for one in problems])
+    rows = Dataset.from_list(
+        [{"prompt": problem.prompt, "answer": problem.answer} for problem in problems]
+    )
     trainer = GRPOTrainer(
         model,
         [reward],
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
-        callbacks=[Told()],
+        callbacks=[StepTimer()],
     )
     trainer.train()

@@ -1,6 +1,4 @@
-"""What is kept of a study on one seed: every policy's scores and distances, and of every
-training what its claims look at.
-"""
+"""The record of a study on one seed: scores and KL of every policy, and training curves."""
 
 from __future__ import annotations
 
@@ -19,11 +17,11 @@ from tasks.store import Store
 
 RECORDS = Path("docs/results/evidence")
 CURVE_POINTS = 40
-"""Steps of a training that are kept: enough to draw, few enough to commit."""
+"""Steps kept of a training: enough to draw a curve, few enough to commit."""
 RESPONSES = 16
-"""To each problem, online and offline alike; an online step takes as many problems."""
+"""Responses per problem, online and offline; also the number of problems of an online step."""
 WORK = ("rollouts", "score", "teacher", "distill")
-"""Phases of an iteration that are work of the method; validating and testing are left out."""
+"""Phases of an iteration that count as work; validation and testing do not."""
 CURVE_COLUMNS = (
     "loss", "entropy", "kl_old_theta_on_old_batch", "log_ratio_positive", "log_ratio_negative",
     "prob_positive", "prob_negative", "explained_variance", "reward", "seconds_rollout",
@@ -36,8 +34,9 @@ class _Kept(BaseModel):
 
 
 class Policy(_Kept):
-    """A measured policy. Example: `Policy(iteration=1, role="student", strategy="S1", step=32,
-    score=0.81, kl_old=0.05, ...)`
+    """A measured policy.
+
+    Example: `Policy(iteration=1, role="student", strategy="S1", step=32, score=0.81, ...)`
     """
 
     iteration: int
@@ -45,20 +44,19 @@ class Policy(_Kept):
     strategy: str
     step: int | None
     score: float
-    """Mean over the test problems of the share of right answers."""
+    """Share of right answers, mean over the test problems."""
     k: int
     problems: int
     kl_old: float
-    """k1 on the policy's own fresh samples, nats per token: from its iteration's start."""
+    """KL(policy || its iteration's start), k1 on the policy's own fresh samples, nats per token."""
     kl_base: float
+    """The same from the campaign's base."""
     entropy: float
     length: float
 
 
 class TrainingCurve(_Kept):
-    """A training run: the validation score of the steps it kept, and its records at some of its
-    steps.
-    """
+    """A training run: validation scores of its kept steps, and records of some steps."""
 
     iteration: int
     role: str
@@ -69,30 +67,34 @@ class TrainingCurve(_Kept):
 
     @property
     def seconds_a_step(self) -> float:
-        """Of sampling and updating, by the records that are kept."""
+        """Mean seconds of sampling and updating per step, over the kept records."""
         return sum(self.mean(name) for name in self.columns if name.startswith("seconds_"))
 
     def mean(self, column: str) -> float:
-        """Over the records that are kept. **Raises:** statistics.StatisticsError: none of them
-        has it.
-        """
+        """Return the mean over the kept records. Raises StatisticsError if none has the column."""
         return statistics.fmean(value for value in self.columns[column] if value is not None)
 
 
 class ArmRecord(_Kept):
+    """The record of one arm of a study."""
+
     policies: tuple[Policy, ...]
     trainings: tuple[TrainingCurve, ...]
     seconds: tuple[dict[str, float], ...]
-    """For each iteration, seconds of each phase; what another arm worked out before counts with
-    what it cost there.
+    """Seconds of each phase, per iteration. A stage that another arm computed counts with what it
+    took there.
     """
 
     def policy(self, role: str, iteration: int = 1) -> Policy:
-        return next(one for one in self.policies if (one.role, one.iteration) == (role, iteration))
+        return next(
+            policy
+            for policy in self.policies
+            if (policy.role, policy.iteration) == (role, iteration)
+        )
 
     @property
     def work(self) -> float:
-        """Seconds of work in the first iteration."""
+        """Seconds of the phases of WORK in the first iteration."""
         return sum(self.seconds[0][phase] for phase in WORK)
 
     @property
@@ -101,28 +103,33 @@ class ArmRecord(_Kept):
 
     @property
     def validated(self) -> float:
-        """Validation score of the first iteration's student, at the step that was chosen."""
+        """Validation score of the first iteration's student, at the selected step."""
         return self.curve("student").validation[self.policy("student").step or 0]
 
     def curve(self, role: str, iteration: int = 1) -> TrainingCurve:
-        return next(one for one in self.trainings if (one.role, one.iteration) == (role, iteration))
+        return next(
+            training
+            for training in self.trainings
+            if (training.role, training.iteration) == (role, iteration)
+        )
 
 
 class Record(_Kept):
-    """A study on one seed. Example: `Record(study="steps", seed=0, commit="9adfb98",
-    arms={"sapo-4": ...})`
+    """A study on one seed.
+
+    Example: `Record(study="steps", seed=0, commit="9adfb98", arms={"sapo-4": ...})`
     """
 
     study: str
     seed: int
     commit: str | None
     seconds: float
-    """Wall clock of the whole command; what it found in the store cost nothing."""
+    """Wall clock of the whole command; stages found in the store cost nothing."""
     arms: dict[str, ArmRecord]
 
 
 def arm_record(registry: Registry, store: Store, campaign: str) -> ArmRecord:
-    """What a finished campaign leaves."""
+    """Return the record of a finished campaign."""
     policies = [
         Policy(
             iteration=row.iteration,
@@ -137,8 +144,8 @@ def arm_record(registry: Registry, store: Store, campaign: str) -> ArmRecord:
         for row in table_rows(registry, campaign)
     ]
     seconds = tuple(
-        {name: round(spent, 2) for name, spent in one.seconds.items()}
-        for one in registry.iterations(campaign)
+        {name: round(spent, 2) for name, spent in iteration.seconds.items()}
+        for iteration in registry.iterations(campaign)
     )
     return ArmRecord(
         policies=tuple(policies),
@@ -148,28 +155,32 @@ def arm_record(registry: Registry, store: Store, campaign: str) -> ArmRecord:
 
 
 def _curves(attached: Sequence[Attached], store: Store) -> list[TrainingCurve]:
-    return [_curve(one, attached, store) for one in attached if one.role.endswith(" training")]
+    return [
+        _curve(artifact, attached, store)
+        for artifact in attached
+        if artifact.role.endswith(" training")
+    ]
 
 
-def _curve(one: Attached, attached: Sequence[Attached], store: Store) -> TrainingCurve:
-    role = one.role.removesuffix(" training")
-    kept = thin(training_records(store, one.artifact.id))
+def _curve(training: Attached, attached: Sequence[Attached], store: Store) -> TrainingCurve:
+    role = training.role.removesuffix(" training")
+    kept = thin(training_records(store, training.artifact.id))
     return TrainingCurve(
-        iteration=one.iteration,
+        iteration=training.iteration,
         role=role,
-        validation=validation_scores(attached, one.iteration, role),
+        validation=validation_scores(attached, training.iteration, role),
         steps=tuple(int(record["step"]) for record in kept),
         columns={
             name: tuple(_rounded(record.get(name)) for record in kept)
             for name in CURVE_COLUMNS
-            if any(name in one for one in kept)
+            if any(name in record for record in kept)
         },
-        seconds=one.artifact.seconds,
+        seconds=training.artifact.seconds,
     )
 
 
 def thin(records: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """The first, the last, and evenly between them."""
+    """Return at most CURVE_POINTS records, evenly spaced, with the first and the last."""
     if len(records) <= CURVE_POINTS:
         return list(records)
     step = (len(records) - 1) / (CURVE_POINTS - 1)
@@ -181,12 +192,13 @@ def _rounded(value: Any) -> float | None:
 
 
 def record_path(folder: Path, study: str, seed: int) -> Path:
+    """Return the path of a record in its folder."""
     return folder / f"{study}-{seed}.json"
 
 
 def read_records(folder: Path, study: str) -> list[Record]:
-    """All seeds of a study, in order."""
-    found = [
+    """Return the records of all seeds of a study, sorted by seed."""
+    records = [
         Record.model_validate_json(path.read_bytes()) for path in folder.glob(f"{study}-*.json")
     ]
-    return sorted(found, key=lambda one: one.seed)
+    return sorted(records, key=lambda record: record.seed)

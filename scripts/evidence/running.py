@@ -1,6 +1,4 @@
-"""Run the studies that have no record yet, seed by seed, each by the command a reader would
-type.
-"""
+"""Runs the studies that have no record yet, seed by seed, with the command that a user types."""
 
 from __future__ import annotations
 
@@ -34,33 +32,35 @@ from tasks.store import open_store
 
 STUDIES = Path(__file__).parent / "studies"
 PEERS = {"clock": ("trl", "online")}
-"""Study -> a further arm that TRL trains, and the arm whose place it takes."""
+"""Study -> name of an additional arm that TRL trains, and the arm whose settings it has."""
 
 
 LOOKED_AT = 3
-"""Explanations were made from seeds below it, so what they predict is tried on those from it on."""
+"""Explanations were derived from seeds below this one and are tested on seeds from it on."""
 
 
 def study_names() -> list[str]:
+    """Return the names of all studies, sorted."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
 def is_asked(study: str, seed: int) -> bool:
-    """Whether a study is to be run on a seed: those of follow-ups are not on the seeds that
-    their explanations were made from.
+    """Return True if a study runs on a seed.
+
+    Studies of follow-ups do not run on the seeds that their explanations were derived from.
     """
     return seed >= LOOKED_AT or study not in STUDIES_AFTER
 
 
 def command(study: str, seed: int) -> list[str]:
-    """`erpd run` of a study on a seed."""
-    place = STUDIES / f"{study}.yaml"
+    """Return the `erpd run` command of a study on a seed."""
+    path = STUDIES / f"{study}.yaml"
     return [
         sys.executable,
         "-m",
         "deployments.cli",
         "run",
-        str(place),
+        str(path),
         "--set",
         f"seed={seed}",
         "--json",
@@ -70,16 +70,17 @@ def command(study: str, seed: int) -> list[str]:
 def run_missing(
     studies: Sequence[str], seeds: Sequence[int], folder: Path, console: Console
 ) -> list[str]:
-    """Everything asked for that `folder` has no record of; each record is written when its study is
-    done, so a stop loses one at most.
+    """Run every requested study and seed without a record in `folder`.
 
-    **Returns:** the studies and seeds that failed, in the order they were run; the others were run
-    all the same.
+    Each record is written when its study is done, so that an interruption loses at most one. A
+    failure does not stop the others.
+
+    **Returns:** The studies and seeds that failed, in the order they were run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    asked = [(study, seed) for seed in seeds for study in studies if is_asked(study, seed)]
+    requested = [(study, seed) for seed in seeds for study in studies if is_asked(study, seed)]
     missing = [
-        (study, seed) for study, seed in asked if not record_path(folder, study, seed).exists()
+        (study, seed) for study, seed in requested if not record_path(folder, study, seed).exists()
     ]
     failed = []
     bars = (
@@ -107,18 +108,19 @@ def run_missing(
 
 
 def run(study: str, seed: int) -> Record:
-    """Run a study on a seed; what is kept of it. **Raises:** subprocess.CalledProcessError: the
-    command failed; it has said why.
+    """Run a study on a seed and return its record.
+
+    Raises subprocess.CalledProcessError if the command failed; it has printed the reason.
     """
     started = time.monotonic()
     subprocess.run(command(study, seed), stdout=subprocess.DEVNULL, check=True)
     seconds = time.monotonic() - started
     registry, store = open_registry(), open_store()
     arms = begun(study_campaigns(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"])))
-    found = {name: arm_record(registry, store, campaign) for name, campaign in arms.items()}
+    records = {name: arm_record(registry, store, campaign) for name, campaign in arms.items()}
     if study in PEERS:
-        peer, place = PEERS[study]
-        found[peer] = trl_arm(registry, store, arms[place])
+        peer, arm = PEERS[study]
+        records[peer] = trl_arm(registry, store, arms[arm])
     commits = {registry.campaign(campaign).git_commit for campaign in arms.values()}
     registry.close()
     return Record(
@@ -126,5 +128,5 @@ def run(study: str, seed: int) -> Record:
         seed=seed,
         commit=max(filter(None, commits), default=None),
         seconds=round(seconds, 1),
-        arms=found,
+        arms=records,
     )

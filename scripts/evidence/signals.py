@@ -1,8 +1,9 @@
-"""What lies in the signals of claims 10 and 12: whether two teachers say the same, and what
-negative log-ratios of right responses hold.
+"""Analyzes the signals of claims 10 and 12.
 
-python -m scripts.evidence.signals --seed 0      # two JSON lines; `ensemble` and `masking` have to
-have been run on the seed
+    python -m scripts.evidence.signals --seed 0
+
+It prints two JSON lines: how far two teachers agree, and how much of the signal negative log-ratios
+of right responses hold. The studies `ensemble` and `masking` must have been run on the seed.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from tasks.rollouts.score import load_column
 from tasks.store import Store, open_store
 
 FAR = 0.1
-"""Nats from 0 that make a log-ratio more than noise."""
+"""A log-ratio farther from 0 than this many nats is more than noise."""
 STRONG = 0.5
-"""Standard deviations from 0 that make a whitened signal more than noise."""
+"""A whitened signal farther from 0 than this many standard deviations is more than noise."""
 
 
 def agreement(ours_N: Tensor, theirs_N: Tensor) -> dict[str, float]:
-    """Of two log-ratios, whitened: their correlation, and the share of one sign where either is
-    beyond STRONG. [N] nats each.
+    """Compare two log-ratios, [N] nats each, after whitening.
+
+    **Returns:** Their `correlation`, and `same_sign`, the share of tokens with equal signs among
+        those where either is beyond STRONG.
     """
     ours_N, theirs_N = whiten(ours_N, "shift"), whiten(theirs_N, "shift")
     strong_N = (ours_N.abs() > STRONG) | (theirs_N.abs() > STRONG)
@@ -45,9 +48,14 @@ def agreement(ours_N: Tensor, theirs_N: Tensor) -> dict[str, float]:
 
 
 def outliers(ratio_N: Tensor, right_N: Tensor) -> dict[str, float]:
-    """Of all tokens: the share in right responses with a negative log-ratio, and with one below
-    -FAR; of all |log-ratio|: what right responses, and what these far ones hold. ratio_N: [N] nats.
-    right_N: [N] bool, whether a token's response is right.
+    """Measure the negative log-ratios of right responses.
+
+    **Arguments:**
+        ratio_N: Log-ratios, [N] nats.
+        right_N: [N] bool, True for tokens of right responses.
+    **Returns:** As shares of all tokens: `negative`, tokens of right responses with a negative
+        log-ratio, and `far`, those below -FAR. As shares of the sum of |log-ratio|:
+        `held_by_right`, that of right responses, and `held_by_far`, that of the far tokens.
     """
     far_N = right_N & (ratio_N < -FAR)
     everything = ratio_N.abs().sum()
@@ -62,7 +70,7 @@ def outliers(ratio_N: Tensor, right_N: Tensor) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.evidence.signals",
-        description="What lies in the signals of claims 10 and 12.",
+        description="Analyze the signals of claims 10 and 12.",
     )
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed
@@ -80,7 +88,7 @@ def main() -> None:
 
 
 def attached_to(registry: Registry, study: str, arm: str, seed: int) -> list[Attached]:
-    """What an arm of a study on a seed has left."""
+    """Return the artifacts of an arm of a study on a seed."""
     return registry.artifacts(
         begun(study_campaigns(load_study(str(STUDIES / f"{study}.yaml"), [f"seed={seed}"])))[arm]
     )
@@ -89,29 +97,28 @@ def attached_to(registry: Registry, study: str, arm: str, seed: int) -> list[Att
 def log_ratio(
     store: Store, attached: list[Attached], numerator: tuple[str, int], denominator: tuple[str, int]
 ) -> Tensor:
-    """[N] nats on the batch, of policies named by their role and their place among those of the
-    role, by step.
+    """Return the log-ratio of two policies on the batch, [N] nats.
+
+    Each policy is given by its role and its position among the policies of that role, by step.
     """
     columns = [
-        LogprobRef.model_validate(one.artifact.meta["ref"])
-        for one in attached
-        if one.artifact.kind == "column"
+        LogprobRef.model_validate(artifact.artifact.meta["ref"])
+        for artifact in attached
+        if artifact.artifact.kind == "column"
     ]
 
     def column(role: str, place: int) -> Tensor:
-        return load_column(
-            store,
-            sorted(
-                (one for one in columns if one.policy.role == role), key=lambda one: one.policy.step
-            )[place],
-        )
+        of_role = (ref for ref in columns if ref.policy.role == role)
+        return load_column(store, sorted(of_role, key=lambda ref: ref.policy.step)[place])
 
     return column(*numerator) - column(*denominator)
 
 
 def right_tokens(store: Store, attached: list[Attached]) -> Tensor:
-    """[N] bool: whether a token of the batch is of a right response."""
-    rollouts = next(one.artifact.meta["ref"] for one in attached if one.role == "rollouts")
+    """Return [N] bool, True for tokens of right responses."""
+    rollouts = next(
+        artifact.artifact.meta["ref"] for artifact in attached if artifact.role == "rollouts"
+    )
     batch = load_batch(shards(store, RolloutRef.model_validate(rollouts)))
     return torch.repeat_interleave(batch.reward_S > 0, batch.length_S)
 

@@ -1,12 +1,13 @@
-"""What the parts that many share bear: campaigns in the registry, writers at once, trajectories in
-the store, campaigns at once.
+"""Load tests of the shared parts: the registry, the store, and campaigns in parallel.
 
     python -m scripts.load runs --count 10000 --database postgresql
     python -m scripts.load writers --count 8
     python -m scripts.load trajectories --count 100000
     python -m scripts.load campaigns --count 8
 
-Each prints one JSON object and adds it as a line to docs/results/load.jsonl. Everything is made in
-a temporary folder and removed; a PostgreSQL server is the one that ERPD_TEST_POSTGRES names, or one
-that is started there.
+`runs` is the number of campaigns in the registry, `writers` the number of processes that write to
+it at once, `trajectories` their number in the store, `campaigns` the number that run at once. Each
+prints one JSON object and appends it as a line to docs/results/load.jsonl. All files go to a
+temporary folder, which is removed. PostgreSQL is the server named by ERPD_TEST_POSTGRES, or one
+started for the test.
 """

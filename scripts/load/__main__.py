@@ -1,4 +1,4 @@
-"""`python -m scripts.load`: see the package."""
+"""Command line of `python -m scripts.load`; see the package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOADS: dict[str, tuple[Callable[[Path, int, str], dict[str, Any]], int]] = {
     "trajectories": (trajectories.measure, 100_000),
     "campaigns": (campaigns.measure, 8),
 }
-"""Name -> what measures it in a folder, and how many are enough to tell."""
+"""Name -> the function that measures it in a folder, and the default count."""
 
 
 def main() -> None:
@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument(
         "--database",
         choices=("sqlite", "postgresql"),
-        help="of runs and writers; SQLite when absent",
+        help="registry of runs and writers (default: sqlite)",
     )
     parser.add_argument("--out", type=Path, default=Path("docs/results/load.jsonl"))
     args = parser.parse_args()
-    measure, enough = LOADS[args.load]
+    measure, default_count = LOADS[args.load]
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        found = measure(Path(folder), args.count or enough, args.database or "sqlite")
-    line = json.dumps({"load": args.load, **found, "on": datetime.now(UTC).date().isoformat()})
+        result = measure(Path(folder), args.count or default_count, args.database or "sqlite")
+    line = json.dumps({"load": args.load, **result, "on": datetime.now(UTC).date().isoformat()})
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("a") as out:
         out.write(line + "\n")

@@ -1,5 +1,6 @@
-"""A registry of many campaigns of one iteration, as flows leave them, written in bulk: said one
-by one they would take an hour.
+"""Fills a registry with many completed campaigns of one iteration, in the form that flows leave.
+
+Rows are written in bulk: one by one they would take an hour.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from tasks.registry.tables import (
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 AT_ONCE = 500
+"""Campaigns written in one transaction."""
 SHARED = ("policy-base", "problems-test")
-"""Artifacts that every campaign rests on."""
+"""Artifacts shared by all campaigns."""
 PARENTS: dict[str, dict[str, str]] = {
     "rollouts": {"policy": "policy-base"},
     "column": {"policy": "policy-base", "rollouts": "rollouts"},
@@ -44,7 +46,7 @@ PARENTS: dict[str, dict[str, str]] = {
     "evaluation-teacher": {"policy": "policy-teacher", "benchmark-test": "problems-test"},
     "evaluation-student": {"policy": "policy-student", "benchmark-test": "problems-test"},
 }
-"""What one campaign makes, and from what: 9 artifacts, 17 edges."""
+"""Artifacts of one campaign, each with its parents by role: 9 artifacts, 17 edges."""
 ATTACHED = {
     "rollouts": "rollouts",
     "policy-teacher": "teacher",
@@ -55,10 +57,10 @@ ATTACHED = {
 
 
 def fill(url: str, count: int, config: CampaignConfig) -> None:
-    """Write `count` campaigns, all of them of this config but for its seed."""
-    Registry(url).close()  # makes the tables
+    """Write `count` campaigns with this config, each with its own seed."""
+    Registry(url).close()  # creates the tables
     engine = database.connect(url)
-    said = config.model_dump(mode="json")
+    values = config.model_dump(mode="json")
     with database.writing(engine).begin() as connection:
         shared = [_artifact(name, FIRST) for name in SHARED]
         connection.execute(sa.insert(ArtifactRow), shared)
@@ -66,14 +68,15 @@ def fill(url: str, count: int, config: CampaignConfig) -> None:
         with database.writing(engine).begin() as connection:
             rows: dict[type[Base], list[dict[str, Any]]] = {}
             for number in range(start, min(count, start + AT_ONCE)):
-                for table, row in _campaign(number, said):
+                for table, row in _campaign(number, values):
                     rows.setdefault(table, []).append(row)
-            for table, some in rows.items():
-                connection.execute(sa.insert(table), some)
+            for table, table_rows in rows.items():
+                connection.execute(sa.insert(table), table_rows)
     engine.dispose()
 
 
 def _campaign(number: int, config: dict[str, Any]) -> Iterator[tuple[type[Base], dict[str, Any]]]:
+    """Yield (table, row) for every row of one campaign."""
     id, began = f"load-{number:06d}", FIRST + timedelta(minutes=number)
     names = {
         name: f"{name.partition('-')[0]}-{number:06d}{name.partition('-')[2]}" for name in PARENTS

@@ -1,9 +1,8 @@
-"""Campaigns at once, each a real `erpd run` in a home of its own, on one PostgreSQL registry and
-one MLflow server.
+"""Runs campaigns in parallel on one PostgreSQL registry and one MLflow server.
 
-The base and the benchmark are the same artifacts for all of them, so they write the same rows; a
-seed of its own each would hide that. Each has to end in the numbers that the campaign ends in
-alone.
+Each is a real `erpd run` with its own ERPD_HOME. All have the same seed, so that they write the
+same rows for the base and the benchmark at once; different seeds would hide conflicts. Each must
+end in the same numbers as a campaign that runs alone.
 """
 
 from __future__ import annotations
@@ -38,17 +37,19 @@ from tests.helpers import (
 from tests.postgres import empty_database
 
 PATIENCE = 3600.0
+"""Seconds that a campaign may take."""
 
 
 def measure(folder: Path, count: int, kind: str = "postgresql") -> dict[str, Any]:
-    """Seconds of `count` campaigns at once and of one alone. The databases are PostgreSQL's,
-    whatever `kind` says.
+    """Measure the seconds of `count` parallel campaigns and of one alone, and check the results.
+
+    The databases are always PostgreSQL's; `kind` has no effect.
     """
     started = time.monotonic()
     alone_folder = folder / "alone"
     alone_folder.mkdir()
     alone = run_campaign(alone_folder, "iterations=1")
-    one = time.monotonic() - started
+    alone_seconds = time.monotonic() - started
     with (
         postgres() as server,
         empty_database(server) as registry_url,
@@ -60,15 +61,17 @@ def measure(folder: Path, count: int, kind: str = "postgresql") -> dict[str, Any
                 _start(folder / str(number), number, registry_url, mlflow_url)
                 for number in range(count)
             ]
-            said = [process.communicate(timeout=PATIENCE) for process in running]
+            outputs = [process.communicate(timeout=PATIENCE) for process in running]
             seconds = time.monotonic() - started
         failed = [
-            errors for process, (_, errors) in zip(running, said, strict=True) if process.returncode
+            errors
+            for process, (_, errors) in zip(running, outputs, strict=True)
+            if process.returncode
         ]
         assert not failed, failed[0]
-        logs = "".join(errors for _, errors in said)
+        logs = "".join(errors for _, errors in outputs)
         assert "database is locked" not in logs
-        _check_results(alone, [out for out, _ in said])
+        _check_results(alone, [out for out, _ in outputs])
         _check_registry(registry_url, count)
         points = _check_points(mlflow_db, tracked(alone.home), count)
     assert [no_process_left(folder / str(number)) for number in range(count)] == [[]] * count
@@ -77,7 +80,7 @@ def measure(folder: Path, count: int, kind: str = "postgresql") -> dict[str, Any
         "registry": "postgresql",
         "mlflow": "server on postgresql",
         "seconds": round(seconds, 1),
-        "alone_seconds": round(one, 1),
+        "alone_seconds": round(alone_seconds, 1),
         "points": points,
         "equal": True,
     }
@@ -108,52 +111,52 @@ def _check_results(alone: Any, results: list[str]) -> None:
 
     for result in results:
         assert figures(json.loads(result)) == figures(alone.result), (
-            "not the numbers of the campaign alone"
+            "numbers differ from those of the campaign alone"
         )
 
 
 def _check_registry(url: str, count: int) -> None:
     with closing(Registry(url)) as registry:
         known = registry.campaigns()
-        assert sorted(one.name for one in known) == [f"load{number}" for number in range(count)]
-        assert {one.status for one in known} == {"completed"}
+        names = sorted(campaign.name for campaign in known)
+        assert names == [f"load{number}" for number in range(count)]
+        assert {campaign.status for campaign in known} == {"completed"}
         held = [
             {
                 (place.iteration, place.role, place.artifact)
                 for place in registry.held()
-                if place.campaign == one.id
+                if place.campaign == campaign.id
             }
-            for one in known
+            for campaign in known
         ]
-        assert all(some == held[0] for some in held), "a campaign's artifacts are not all there"
+        assert all(places == held[0] for places in held), "artifacts of a campaign are missing"
 
 
 def _check_points(
     url: str, alone: dict[str, dict[tuple[str, int], list[float | None]]], count: int
 ) -> int:
-    """Every campaign has every point of the one alone, once."""
+    """Check that every campaign has every point of the campaign alone, exactly once."""
     query = sa.text(
         "SELECT c.value, COALESCE(p.value, 'campaign'), m.key, m.step, COUNT(*) FROM metrics m"
         " JOIN tags c ON c.run_uuid = m.run_uuid AND c.key = 'erpd.campaign'"
         " LEFT JOIN tags p ON p.run_uuid = m.run_uuid AND p.key = 'erpd.phase' GROUP BY 1, 2, 3, 4"
     )
     engine = sa.create_engine(url)
-    found: dict[str, set[tuple[str, str, int]]] = {}
+    tracked_points: dict[str, set[tuple[str, str, int]]] = {}
     with engine.connect() as connection:
         for campaign, phase, name, step, times in connection.execute(query):
-            assert times == 1, f"{campaign}: {phase}: {name} at {step} is there {times} times"
-            found.setdefault(campaign, set()).add((phase, name, step))
+            assert times == 1, f"{campaign}: {phase}: {name} at {step} occurs {times} times"
+            tracked_points.setdefault(campaign, set()).add((phase, name, step))
     engine.dispose()
     expected = {(phase, name, step) for phase, points in alone.items() for name, step in points}
-    assert len(found) == count and all(points == expected for points in found.values()), (
-        "a point is missing"
-    )
+    complete = all(points == expected for points in tracked_points.values())
+    assert len(tracked_points) == count and complete, "a point is missing"
     return count * len(expected)
 
 
 @contextmanager
 def mlflow(folder: Path, database: str) -> Iterator[str]:
-    """The URL of an MLflow server on a database, stopped afterwards."""
+    """Context manager that starts an MLflow server on a database and yields its URL."""
     port = free_port()
     store = ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
     command = [
@@ -190,6 +193,7 @@ def mlflow(folder: Path, database: str) -> Iterator[str]:
 
 
 def answers(url: str) -> bool:
+    """Return True if a GET of `url` has status 200."""
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             return bool(response.status == 200)

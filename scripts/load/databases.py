@@ -1,4 +1,4 @@
-"""An empty database for a load: a SQLite file, or one on a PostgreSQL server."""
+"""Empty databases for load tests: SQLite files, or databases of a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.postgres import empty_database, find_binaries, running
 
 @contextmanager
 def database(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty one, gone afterwards."""
+    """Context manager that yields the URL of an empty database, which is removed afterwards."""
     if kind == "sqlite":
         yield f"sqlite:///{folder}/registry.db"
         return
@@ -23,7 +23,7 @@ def database(kind: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The URL of a server. Raises SystemExit where there is none to be had."""
+    """Context manager that yields the URL of a server. Raises SystemExit if none is available."""
     if url := os.environ.get("ERPD_TEST_POSTGRES"):
         yield url
         return

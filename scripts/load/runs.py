@@ -1,5 +1,6 @@
-"""Many campaigns in the registry: how long the commands that ask it take, each in a process of
-its own as a person runs it.
+"""Measures the commands that query the registry, when it has many campaigns.
+
+Each command runs in a separate process, as for a user.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.helpers import erpd
 
 
 def measure(folder: Path, count: int, kind: str) -> dict[str, Any]:
-    """Seconds by command over `count` campaigns; what the commands answer is checked."""
+    """Measure the seconds of each command with `count` campaigns, and check its output."""
     last = f"load-{count - 1:06d}"
     commands = {
         "help": ("--help",),

@@ -1,5 +1,6 @@
-"""Many trajectories in the store: written shard by shard, checked, read back as the batch a
-training takes, counted.
+"""Measures the store with many trajectories.
+
+They are written shard by shard, verified, read back as a training batch, and counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from tests.helpers import ROOT, environment
 
 LENGTH = 512
-"""Tokens of each: of 100,000 trajectories that is three times what is kept in memory
+"""Tokens per trajectory. For 100,000 trajectories that is three times what is kept in memory
 (`tasks.rollouts.columns.IN_MEMORY`).
 """
 WORK = """
@@ -53,12 +54,13 @@ print(json.dumps({
 
 
 def measure(folder: Path, count: int, kind: str = "sqlite", length: int = LENGTH) -> dict[str, Any]:
-    """Seconds, and the largest resident memory in bytes so far, after each step. It has no
-    database.
+    """Measure each step's seconds and the peak resident memory, in bytes, after it.
+
+    There is no database; `kind` has no effect.
     """
     command = [sys.executable, "-c", WORK, str(folder / "store"), str(count), str(length)]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, env=environment(folder), cwd=ROOT
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

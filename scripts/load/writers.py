@@ -1,5 +1,6 @@
-"""Several processes that write campaigns into one registry at once: nothing lost, nobody turned
-away.
+"""Measures several processes that write campaigns to one registry at once.
+
+No write may be lost or refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tasks.registry import Registry
 from tests.helpers import ROOT, environment
 
 CAMPAIGNS = 20
-"""Of each writer, every one with as many artifacts."""
+"""Campaigns per writer; each campaign has as many artifacts."""
 WRITER = """
 import json, sys, time
 from tasks.registry import Registry
@@ -45,7 +46,7 @@ print(json.dumps(slowest))
 
 
 def measure(folder: Path, count: int, kind: str, campaigns: int = CAMPAIGNS) -> dict[str, Any]:
-    """Writes a second by `count` writers together, and the slowest single write."""
+    """Measure the writes per second of `count` writers together, and the slowest single write."""
     with database(kind, folder) as url:
         command = [sys.executable, "-c", WRITER, url]
         writers = [
@@ -68,24 +69,25 @@ def measure(folder: Path, count: int, kind: str, campaigns: int = CAMPAIGNS) -> 
             assert writer.stdin is not None
             writer.stdin.write("go\n")
             writer.stdin.flush()
-        said = [writer.communicate() for writer in writers]
+        outputs = [writer.communicate() for writer in writers]
         seconds = time.monotonic() - started
         failed = [
-            errors for writer, (_, errors) in zip(writers, said, strict=True) if writer.returncode
+            errors
+            for writer, (_, errors) in zip(writers, outputs, strict=True)
+            if writer.returncode
         ]
         assert not failed, failed[0]
         with closing(Registry(url)) as registry:
             known = registry.campaigns()
-            assert len(known) == count * campaigns and {one.status for one in known} == {
-                "completed"
-            }
+            assert len(known) == count * campaigns
+            assert {campaign.status for campaign in known} == {"completed"}
             assert len(registry.held()) == count * campaigns**2, "an artifact is missing"
             assert len(registry.edges()) == count * campaigns * (campaigns - 1), (
                 "an edge is missing"
             )
             registry.check()
     writes = count * campaigns * (2 * campaigns + 2)
-    slowest = max(float(json.loads(out)) for out, _ in said)
+    slowest = max(float(json.loads(out)) for out, _ in outputs)
     return {
         "writers": count,
         "database": kind,

@@ -1,5 +1,6 @@
-"""Problems: drawn from the embedded world, files, the hub, the catalogue or a reasoning-gym
-family, as one ordered list in the store.
+"""Draws problems from a source into the store, as one ordered list.
+
+The source is the embedded tiny world, files, the hub, the catalogue or a reasoning-gym family.
 """
 
 from tasks.datasets.catalogue import (

@@ -1,4 +1,4 @@
-"""Named sets: `catalogue.yaml` read, and names turned into the sources they stand for."""
+"""The named problem sets of `catalogue.yaml`, and the sources that their names mean."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CatalogueEntry(Frozen):
     use: Literal["training", "benchmark"]
     source: Source = Field(discriminator="kind")
     rows: PositiveInt | None = None
-    """How many problems it has, where that is known."""
+    """Number of problems, if known."""
     samples: PositiveInt | None = None
     """K of AVG@K in the paper (Sec. 4.1)."""
     licence: str | None = None
@@ -48,46 +48,49 @@ def catalogue() -> dict[str, CatalogueEntry]:
 
 
 def entry(name: str) -> CatalogueEntry:
-    """The set called `name`, whatever its case, spaces and dashes. Raises ValueError, naming
-    those that are near.
+    """The set called `name`; case, spaces and dashes do not matter.
+
+    Raises ValueError with similar names for an unknown one.
     """
-    found = {_plain(known): one for known, one in catalogue().items()}.get(_plain(name))
-    if found is None:
+    match = {_plain(known): listed for known, listed in catalogue().items()}.get(_plain(name))
+    if match is None:
         near = difflib.get_close_matches(name, catalogue(), n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"there is no set named {name!r}{hint} (`erpd benchmarks` lists them)")
-    return found
+    return match
 
 
 def concrete(source: ProblemsConfig) -> Concrete:
-    """The source a name stands for, what the recipe says laid over it; any other source as it
-    is. Raises ValueError for an unknown name.
+    """The source that a name means, with the recipe's values on top; any other source unchanged.
+
+    Raises ValueError for an unknown name, and for values that do not apply to its source.
     """
     if not isinstance(source, NamedProblems):
         return source
     base = entry(source.name).source
-    said = source.model_dump(exclude_none=True, exclude={"kind", "name"})
+    overrides = source.model_dump(exclude_none=True, exclude={"kind", "name"})
     if isinstance(base, GymProblems):
-        if unfit := sorted(said.keys() - GymProblems.model_fields.keys()):
+        if unfit := sorted(overrides.keys() - GymProblems.model_fields.keys()):
             raise ValueError(
-                f"{source.name} is generated, so {', '.join(unfit)} means nothing to it; remove it"
+                f"{source.name} is generated, so it has no {', no '.join(unfit)}; remove it"
             )
-        return GymProblems.model_validate({**base.model_dump(), **said})
+        return GymProblems.model_validate({**base.model_dump(), **overrides})
     if source.path is not None:
-        if unfit := sorted(said.keys() & {"revision", "split"}):
+        if unfit := sorted(overrides.keys() & {"revision", "split"}):
             raise ValueError(
-                f"{source.name} is read from {source.path}, where {', '.join(unfit)} means "
-                f"nothing; remove one of the two"
+                f"{source.name} is read from {source.path}, which has no {', no '.join(unfit)}; "
+                f"remove one of the two"
             )
         return FileProblems.model_validate(
-            {**base.model_dump(exclude={"kind", "id", "revision", "split", "files"}), **said}
+            {**base.model_dump(exclude={"kind", "id", "revision", "split", "files"}), **overrides}
         )
-    return HubProblems.model_validate({**base.model_dump(), **said})
+    return HubProblems.model_validate({**base.model_dump(), **overrides})
 
 
 def benchmark_from_text(text: str, count: int | None) -> ProblemsConfig:
-    """What `erpd eval --benchmark` takes: `tiny`, a file, a name of the catalogue, or
-    `gym:FAMILY`. Raises ValueError for anything else.
+    """Parse `erpd eval --benchmark`: `tiny`, a file, a name of the catalogue, or `gym:FAMILY`.
+
+    Raises ValueError for any other text.
     """
     if text == "tiny":
         return TinyProblems(split="test", count=count or 200)
@@ -106,7 +109,7 @@ def benchmark_from_text(text: str, count: int | None) -> ProblemsConfig:
 
 
 def samples_of(text: str) -> int | None:
-    """The paper's K of a named benchmark; None where there is no such name or K."""
+    """The paper's K of a named benchmark; None for an unknown name or one without a K."""
     try:
         return entry(text).samples
     except ValueError:

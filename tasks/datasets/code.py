@@ -1,5 +1,6 @@
-"""Rows of code problems as prompts and unit tests: LiveCodeBench's, and those whose tests are
-one JSON text (AReaL-boba-2).
+"""Rows of code problems as prompts and unit tests.
+
+Reads LiveCodeBench's rows, and rows whose tests are one JSON text (AReaL-boba-2).
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _WITHOUT_STARTER = (
 
 
 def livecodebench_prompt(question: str, starter: str) -> str:
-    """LiveCodeBench's own wording, its system sentence in front: one user message, since not
-    every chat template has a system role.
+    """A problem in LiveCodeBench's own wording, with its system sentence in front.
+
+    This is one user message, because not every chat template has a system role.
     """
     how, code = (_WITH_STARTER, starter) if starter else (_WITHOUT_STARTER, "# YOUR CODE HERE")
     return (
@@ -39,8 +41,9 @@ def livecodebench_prompt(question: str, starter: str) -> str:
 
 
 def livecodebench_tests(row: dict[str, Any]) -> str:
-    """A row's public and private tests as gold. Raises ValueError for tests in no form that
-    LiveCodeBench publishes.
+    """The public and private tests of a row, as gold.
+
+    Raises ValueError for tests that are not in a form that LiveCodeBench publishes.
     """
     try:
         return unit_tests(cases.livecodebench_tests(row))
@@ -51,8 +54,11 @@ def livecodebench_tests(row: dict[str, Any]) -> str:
 
 
 def unit_tests(value: Any) -> str:
-    """Unit tests, as JSON text or its value, as gold: JSON of inputs, outputs and, for a function,
-    fn_name. Raises ValueError when they cannot be graded by.
+    """Unit tests as gold: JSON of inputs, outputs and, for a function, fn_name.
+
+    **Arguments:**
+        value: The tests, as JSON text or as its parsed value.
+    **Raises:** ValueError if programs cannot be graded with the tests.
     """
     value = json.loads(value) if isinstance(value, str) else value
     if isinstance(value, dict) and not value.get("fn_name"):

@@ -1,5 +1,6 @@
-"""Rows of local files: JSON Lines, JSON, CSV, Parquet. Row after row, since sets of code
-problems are larger than memory.
+"""Reads rows of local files: JSON Lines, JSON, CSV, Parquet.
+
+Rows are read one at a time, because sets of code problems are larger than memory.
 """
 
 from __future__ import annotations
@@ -10,39 +11,42 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.store.manifest import sha256
+from tasks.host.file_digest import file_digest
 from tasks.untrusted.input_files import expanded, parse_json, readable, short, text_lines
 
 Row = dict[str, Any]
 
 UNPACKED, UNPACKED_TIMES = 256 << 20, 64
-"""Bytes that a Parquet file may unpack to, and how many times its own size where that is more: a
-few hundred bytes can hold gigabytes.
+"""What a Parquet file may unpack to: bytes, or that many times its own size if that is more.
+
+A few hundred bytes can hold gigabytes.
 """
 
 
 def local_files(path: str) -> dict[str, Path]:
-    """Name, as the user would write it -> file: one, or those of a directory by name. Raises
-    ValueError when there are none.
+    """Name as the user would write it -> file: one file, or those of a directory in name order.
+
+    Raises ValueError if there are none.
     """
     place = expanded(path, "problems file")
     if not place.is_dir():
         return {path: readable(place, "problems file")}
-    found = {
-        f"{path}/{one.name}": one
-        for one in sorted(place.iterdir())
-        if one.is_file() and one.suffix in FORMATS
+    files = {
+        f"{path}/{file.name}": file
+        for file in sorted(place.iterdir())
+        if file.is_file() and file.suffix in FORMATS
     }
-    if not found:
+    if not files:
         raise ValueError(
             f"problems directory {path} holds no {', '.join(FORMATS)} file; check path"
         )
-    return found
+    return files
 
 
 def digest_of(sums: Mapping[str, str]) -> str:
-    """One sha256 for files of these sha256 sums, in order: a single file's own sum, whatever its
-    name.
+    """One sha256 for files with these sha256 sums, in order.
+
+    For a single file it is the file's own sum, whatever its name.
     """
     if len(sums) == 1:
         return next(iter(sums.values()))
@@ -50,12 +54,13 @@ def digest_of(sums: Mapping[str, str]) -> str:
 
 
 def digest_files(files: Mapping[str, Path]) -> str:
-    return digest_of({name: sha256(path) for name, path in files.items()})
+    return digest_of({name: file_digest(path) for name, path in files.items()})
 
 
 def rows_of(files: Mapping[str, Path]) -> Iterator[tuple[str, Row]]:
-    """("file, row 3", row) of every row of every file, in order. Raises ValueError, naming file
-    and place, for what cannot be read.
+    """("file, row 3", row) for every row of every file, in order.
+
+    Raises ValueError, with file and place, for what cannot be read.
     """
     for name, path in files.items():
         read = FORMATS.get(path.suffix, _json_lines)
@@ -81,7 +86,7 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
                 if batch.nbytes > left:
                     raise ValueError(too_much)
                 for row in batch.to_pylist():
-                    left -= _letters(row)
+                    left -= _text_length(row)
                     if left < 0:
                         raise ValueError(too_much)
                     yield row
@@ -91,12 +96,12 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
         ) from error
 
 
-def _letters(cell: Any) -> int:
-    """Of all texts in it, repeated ones as often as they are there."""
+def _text_length(cell: Any) -> int:
+    """Total length of all texts in a cell; a repeated text counts each time."""
     if isinstance(cell, str | bytes):
         return len(cell)
     cells = cell.values() if isinstance(cell, dict) else cell if isinstance(cell, list) else ()
-    return sum(map(_letters, cells))
+    return sum(map(_text_length, cells))
 
 
 def _csv(path: Path, name: str) -> Iterator[Row]:
@@ -112,7 +117,7 @@ def _csv(path: Path, name: str) -> Iterator[Row]:
                 yield row
         except csv.Error as error:
             raise ValueError(
-                f"{name}, row {number + 1}: not readable as CSV ({error}); mend that row"
+                f"{name}, row {number + 1}: not readable as CSV ({error}); fix that row"
             ) from error
 
 
@@ -124,7 +129,7 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
 
 
 def _json(path: Path, name: str) -> Iterator[Row]:
-    """A list of objects, or JSON Lines under another name."""
+    """Rows of a .json file: a list of objects, or JSON Lines."""
     with path.open(encoding="utf-8-sig") as file:
         if file.read(64).lstrip()[:1] != "[":
             yield from _json_lines(path, name)
@@ -152,4 +157,4 @@ FORMATS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
     ".json": _json,
     ".csv": _csv,
 }
-"""How to read a file, by its suffix; the earlier of two is preferred where a data set has both."""
+"""Suffix of a file -> its reader. If a data set has several formats, the earliest is used."""

@@ -1,6 +1,4 @@
-"""reasoning-gym families: questions that are generated, offline and verifiable, in splits that
-share none.
-"""
+"""reasoning-gym families: generated questions, offline and verifiable, in disjoint splits."""
 
 from __future__ import annotations
 
@@ -15,47 +13,54 @@ from erpd_core.refs import Problem
 from tasks.datasets.subset import draw
 
 GYM_SEED, GYM_POOL = 20_260_525, 20_000
-"""Where a reasoning-gym family is read from, and how far: the same pool for every split."""
+"""Seed and size of the pool of a reasoning-gym family: the same pool for every split."""
 
 
 def gym_problems(source: GymProblems, seed: int, earlier: Sequence[int] = ()) -> list[Problem]:
-    """Every question belongs to one split by a hash of its text, so splits are disjoint whatever
-    is drawn from them.
+    """Draw problems of one split of a family.
+
+    A hash of its text assigns every question to one split, so splits are disjoint whatever is drawn
+    from them.
+
+    **Arguments:**
+        earlier: Seeds of earlier draws (`tasks.datasets.subset.draw`).
+    **Raises:** ValueError if reasoning-gym is missing, rejects the family or its params, or has too
+    few questions.
     """
     reasoning_gym = _package()
     count = source.count or 256
-    found: dict[str, Problem] = {}
+    by_question: dict[str, Problem] = {}
     try:
         pool = reasoning_gym.create_dataset(
             source.family, seed=GYM_SEED, size=GYM_POOL, **source.params
         )
         for row in pool:
             question, answer = str(row["question"]), str(row["answer"])
-            if split_of(question) == source.split and question not in found:
-                found[question] = Problem(
+            if split_of(question) == source.split and question not in by_question:
+                by_question[question] = Problem(
                     id=f"{source.family}-{sha256_text(question)[:12]}",
                     prompt=question,
                     answer=answer,
                 )
-            if len(found) >= 4 * count:
+            if len(by_question) >= 4 * count:
                 break
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(
             f"gym family {source.family!r} with {source.params}: {error}; reasoning-gym names its "
             f"families and their params"
         ) from error
-    if len(found) < count:
-        only = f"only {len(found)} different questions in {source.split} for {count} asked"
+    if len(by_question) < count:
+        only = f"only {len(by_question)} different questions in {source.split}, need {count}"
         raise ValueError(f"gym family {source.family!r}: {only}; widen params or lower count")
-    problems = list(found.values())
+    problems = list(by_question.values())
     return [problems[place] for place in draw(len(problems), count, seed, earlier)]
 
 
 def _package() -> Any:
-    """reasoning-gym. Raises ValueError when it is not installed.
+    """The reasoning_gym module. Raises ValueError if it is not installed.
 
-    For one of its games it imports pyplot, which makes a list of fonts: that goes to a temporary
-    folder, for a call that is refused writes nothing.
+    One of its games imports pyplot, which writes a list of fonts. The list goes to a temporary
+    folder, because a refused call must write nothing.
     """
     before = os.environ.get("MPLCONFIGDIR")
     try:
@@ -74,7 +79,7 @@ def _package() -> Any:
 
 
 def split_of(question: str) -> str:
-    """`train` (80 %), `validation` or `test` (10 % each), by a hash of the question."""
+    """The split of a question by its hash: `train` (80 %), `validation` or `test` (10 % each)."""
     place = int(sha256_text(question)[:8], 16) % 10
     return "validation" if place == 8 else "test" if place == 9 else "train"
 

@@ -1,9 +1,9 @@
 """Data sets of the Hugging Face hub as plain files of one commit.
 
-The first time a data set is asked for, the commit its revision means is written into
-`data/hub.lock.json` under ERPD_HOME, with the files there and, once fetched, their checksums. Every
-later load asks for exactly that commit, and needs no network while its files are in the cache. Copy
-the lock file to give another machine the same data; remove an entry to take the newest.
+The first request of a data set writes the commit of its revision to `data/hub.lock.json` under
+ERPD_HOME, with the list of its files and, once fetched, their checksums. Every later load uses
+exactly that commit, and needs no network while its files are in the cache. Copy the lock file to
+give another machine the same data; remove an entry to use the newest.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from erpd_core.config import HubProblems
 from tasks.datasets.files import FORMATS, digest_of
 from tasks.host.atomic_files import write_atomically
+from tasks.host.file_digest import file_digest
 from tasks.host.home import home
 from tasks.host.services import without_login
-from tasks.store.manifest import sha256
 from tasks.untrusted.input_files import expanded
 from tasks.untrusted.paths import checked_name, path_inside
 
 
 class Locked(BaseModel):
-    """What is remembered of a data set at a revision."""
+    """Entry of the lock file: a data set at one revision."""
 
     commit: Annotated[str, Field(pattern=r"^\w{1,64}$")]
     listing: list[str]
     """Its data files."""
     sums: dict[str, str] = {}
-    """File -> sha256, of those that were fetched."""
+    """File -> sha256, for fetched files."""
 
     @field_validator("listing")
     @classmethod
@@ -47,12 +47,12 @@ class Locked(BaseModel):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of a data set at one commit, fetched."""
+    """The fetched files of a data set at one commit."""
 
     commit: str
     files: dict[str, Path]
     digest: str
-    """Of their bytes: the same data at another commit, or under another id, has the same."""
+    """Digest of their bytes; the same data at another commit or under another id has the same."""
 
 
 def lock_path() -> Path:
@@ -62,27 +62,26 @@ def lock_path() -> Path:
 def snapshot(source: HubProblems) -> Snapshot:
     """The files of `source`, from the cache or the hub.
 
-    **Raises:** ValueError naming the data set, and what to do: it is not there, is private or
-    gated, has no such revision or file, or the hub cannot be reached and the cache does not have
-    it.
+    **Raises:** ValueError, with data set and remedy, if it does not exist, is private or gated, or
+    has no such revision or file, or if the hub cannot be reached and the cache does not have it.
     """
     key = f"{source.id}@{source.revision or 'main'}"
-    found = _read_lock().get(key) or _resolve(source)
-    choose_files(found.listing, source)  # what is wrong with it is said before anything is made
+    resolved = _read_lock().get(key) or _resolve(source)
+    choose_files(resolved.listing, source)  # refuses a bad request before anything is written
     lock_path().parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_path().with_suffix(".filelock")):
         lock = _read_lock()
-        locked = lock.get(key) or found  # of two at once, the first one's commit
+        locked = lock.get(key) or resolved  # of two at once, the first one's commit
         names = choose_files(locked.listing, source)
         files = {name: _fetch(source, locked.commit, name) for name in names}
         sums = {
             **locked.sums,
-            **{name: sha256(path) for name, path in files.items() if name not in locked.sums},
+            **{name: file_digest(path) for name, path in files.items() if name not in locked.sums},
         }
         if lock.get(key) is None or sums != locked.sums:
             lock[key] = locked.model_copy(update={"sums": sums})
             text = json.dumps(
-                {name: one.model_dump() for name, one in sorted(lock.items())}, indent=1
+                {name: entry.model_dump() for name, entry in sorted(lock.items())}, indent=1
             )
             write_atomically(
                 lock_path(), lambda path: path.write_text(text + "\n", encoding="utf-8")
@@ -95,24 +94,25 @@ def snapshot(source: HubProblems) -> Snapshot:
 
 
 def choose_files(listing: Sequence[str], source: HubProblems) -> list[str]:
-    """Of a data set's files, those that `source` means: its patterns in order, or what carries the
-    split in its name.
+    """The files of a data set that `source` selects.
 
-    **Raises:** ValueError listing the files there are.
+    They match its patterns, in order, or have the split in their name.
+
+    **Raises:** ValueError, with a list of the files there are, if none match.
     """
     names = ", ".join(sorted(listing)[:12]) or "no data files"
     there = f"it has {names}{' and more' if len(listing) > 12 else ''}"
     if source.files:
-        found: list[str] = []
-        for pattern in (one.replace("{split}", source.split) for one in source.files):
+        chosen: list[str] = []
+        for pattern in (text.replace("{split}", source.split) for text in source.files):
             matching = sorted(fnmatch.filter(listing, pattern))
             if not matching:
                 raise ValueError(
                     f"data set {source.id} has no file {pattern}; {there}; correct files or "
                     f"revision"
                 )
-            found += [name for name in matching if name not in found]
-        return found
+            chosen += [name for name in matching if name not in chosen]
+        return chosen
     named = [name for name in listing if _carries(name, source.split)]
     if (
         not named
@@ -148,13 +148,14 @@ def _endpoint() -> str:
 
 
 def _shown() -> str:
-    """The hub's address for a message."""
+    """The hub's address for messages, without a login."""
     return without_login(_endpoint())
 
 
 def _resolve(source: HubProblems) -> Locked:
-    """The commit a revision means now, and its data files: asked of the hub, else read off a
-    cache that was filled by other means.
+    """The commit that a revision means now, and its data files.
+
+    Asks the hub. If that cannot be reached, reads a cache that was filled by other means.
     """
     from huggingface_hub import HfApi
 
@@ -170,22 +171,25 @@ def _resolve(source: HubProblems) -> Locked:
         if cached is None:
             raise ValueError(_unreachable(source, "", error)) from error
         return cached
-    assert info.sha is not None, "the hub says the commit of what it describes"
+    assert info.sha is not None, "the hub returns the commit with its description"
     try:
         return Locked(
             commit=info.sha,
-            listing=sorted(one.rfilename for one in info.siblings or () if _is_data(one.rfilename)),
+            listing=sorted(
+                file.rfilename for file in info.siblings or () if _is_data(file.rfilename)
+            ),
         )
     except ValidationError as error:
         raise ValueError(
-            f"data set {source.id}: what {_shown()} says of it cannot be trusted "
-            f"({error.errors()[0]['msg']}); ask another"
+            f"data set {source.id}: its listing from {_shown()} cannot be trusted "
+            f"({error.errors()[0]['msg']}); set HF_ENDPOINT to another hub"
         ) from error
 
 
 def _cached(source: HubProblems) -> Locked | None:
-    """What the cache holds of a revision, by the hub library's documented layout:
-    refs/<revision> names a folder of snapshots/.
+    """The commit and files of a revision in the cache; None if it is not there.
+
+    Relies on the hub library's documented layout: refs/<revision> names a folder of snapshots/.
     """
     repo, revision = (
         _cache() / f"datasets--{source.id.replace('/', '--')}",
@@ -199,8 +203,8 @@ def _cached(source: HubProblems) -> Locked | None:
     )
     if not folder.is_dir():
         return None
-    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    return Locked(commit=folder.name, listing=sorted(name for name in found if _is_data(name)))
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return Locked(commit=folder.name, listing=sorted(name for name in names if _is_data(name)))
 
 
 def _fetch(source: HubProblems, commit: str, name: str) -> Path:
@@ -229,8 +233,9 @@ def _is_data(name: str) -> bool:
 
 
 def _refusal(source: HubProblems, error: Exception, name: str = "a file") -> str | None:
-    """What the hub itself says against it, in plain words, not the library's, which hold
-    addresses; None when it was not reached.
+    """The hub's reason for a refusal, as plain text; None if the hub was not reached.
+
+    Replaces the library's messages, because those contain addresses.
     """
     from huggingface_hub import errors
 
@@ -274,6 +279,6 @@ def _read_lock() -> dict[str, Locked]:
         return {key: Locked.model_validate(value) for key, value in json.loads(text).items()}
     except (ValueError, AttributeError, ValidationError) as error:
         raise ValueError(
-            f"{lock_path()} is not readable; mend or remove it (the commits in it are then looked "
-            f"up anew)"
+            f"{lock_path()} is not readable; fix or remove it (its commits are then looked up "
+            f"again)"
         ) from error

@@ -1,5 +1,6 @@
-"""Do training prompts share their text with problems that are measured on? Exactly, or by word
-n-grams (13, as is usual since GPT-3).
+"""Detects training prompts that share text with evaluation problems.
+
+Texts overlap exactly or by word n-grams (of 13 words, as is usual since GPT-3).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from erpd_core.refs import Overlap
 _WORD = re.compile(r"\w+|[-+*/=<>^]")
 _NO_TEXT = re.compile(r"\s|\$|\\[()\[\],;:! ]|\\(?:left|right|displaystyle)(?![a-z])")
 WORDING = 0.25
-"""An n-gram in more than this part of a list's problems (and in more than three) is the list's
-wording, not a problem's text.
+"""Share of a list's problems above which an n-gram is the list's wording, not a problem's text.
+
+It must also be in more than three of them.
 """
 
 Gram = tuple[str, ...]
@@ -26,10 +28,10 @@ Gram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Shared:
-    """A training prompt that overlaps, and with what. `share` is 1 for equal texts."""
+    """A training prompt and the problem it overlaps with. `share` is 1 for equal texts."""
 
     place: int
-    """In the list of prompts."""
+    """Index in the list of prompts."""
     benchmark: str
     problem: str
     kind: str
@@ -46,21 +48,23 @@ class Shared:
 
 
 def plain_problem(prompt: str, template: str) -> str:
-    """The problem in a worded prompt: what stands where the template has `{problem}`."""
+    """The problem in a worded prompt: the text where the template has `{problem}`."""
     before, _, after = template.partition("{problem}")
     return prompt.removeprefix(before).removesuffix(after)
 
 
 def normalised(text: str) -> str:
-    """Text without what does not change a problem: case, spacing, dollar signs and other layout
-    of LaTeX.
+    """Text without what does not change a problem.
+
+    That is case, spacing, dollar signs and other LaTeX layout.
     """
     return _NO_TEXT.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def ngrams(text: str, n: int) -> set[Gram]:
-    """Runs of `n` words; numbers and operators are words. A shorter text has none, so that only
-    an equal text overlaps with it.
+    """Runs of `n` words; numbers and operators are words.
+
+    A shorter text has none, so only an equal text overlaps with it.
     """
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return {tuple(words[start : start + n]) for start in range(len(words) - n + 1)}
@@ -69,11 +73,13 @@ def ngrams(text: str, n: int) -> set[Gram]:
 def find_shared(
     prompts: Sequence[str], against: Mapping[str, Mapping[str, str]], config: OverlapConfig
 ) -> list[Shared]:
-    """Prompts that overlap with a problem of `against` (list name -> problem id -> text), each with
-    what it overlaps with most.
+    """Prompts that overlap with a problem of `against`, each with its largest overlap.
 
-    Two texts overlap when they are equal after `normalised`, or when `config.share` of the shorter
-    one's n-grams stand in the other.
+    Two texts overlap if they are equal after `normalised`, or if `config.share` of the shorter
+    one's n-grams are in the other.
+
+    **Arguments:**
+        against: List name -> problem id -> text.
     """
     exact: dict[str, tuple[str, str]] = {}
     sizes: dict[tuple[str, str], int] = {}
@@ -87,24 +93,28 @@ def find_shared(
             sizes[name, problem] = len(grams[problem])
             for gram in grams[problem]:
                 index.setdefault(gram, []).append((name, problem))
-    found = []
+    overlaps = []
     for place, text in enumerate(prompts):
         if same := exact.get(normalised(text)):
-            found.append(Shared(place, *same, kind="exact", share=1.0))
+            overlaps.append(Shared(place, *same, kind="exact", share=1.0))
             continue
         mine = ngrams(text, config.ngram)
         hits = Counter(owner for gram in mine for owner in index.get(gram, ()))
         shares = {owner: count / min(len(mine), sizes[owner]) for owner, count in hits.items()}
         best = max(shares, key=lambda owner: (shares[owner], owner), default=None)
         if best is not None and shares[best] >= config.share:
-            found.append(Shared(place, *best, kind="ngram", share=shares[best]))
-    return found
+            overlaps.append(Shared(place, *best, kind="ngram", share=shares[best]))
+    return overlaps
 
 
 def summary(
     config: OverlapConfig, checked: int, against: Mapping[str, Any], found: Sequence[Shared]
 ) -> Overlap:
-    kinds, names = Counter(one.kind for one in found), Counter(one.benchmark for one in found)
+    """Counts of overlapping prompts by kind and by benchmark, out of `checked` prompts."""
+    kinds, names = (
+        Counter(shared.kind for shared in found),
+        Counter(shared.benchmark for shared in found),
+    )
     return Overlap(
         action=config.action,
         checked=checked,
@@ -115,9 +125,7 @@ def summary(
 
 
 def _without_wording(grams: Mapping[str, set[Gram]]) -> dict[str, set[Gram]]:
-    """Without what many problems of a list have in common: instructions that are part of every
-    one.
-    """
+    """The n-grams without those that many problems of a list share, such as instructions."""
     counts = Counter(gram for of_problem in grams.values() for gram in of_problem)
     wording = {gram for gram, count in counts.items() if count > max(3, WORDING * len(grams))}
     return {problem: of_problem - wording for problem, of_problem in grams.items()}

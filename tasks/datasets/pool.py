@@ -1,7 +1,7 @@
-"""A pool of problems, file or hub: read once for what a draw needs to know, and once more for the
-answers of those drawn.
+"""A pool of problems from files or the hub, read in two passes.
 
-Two passes, because the unit tests of a code set are gigabytes and a draw needs a thousand of them.
+The first pass reads what a draw needs to know, the second the answers of the drawn problems. The
+unit tests of a code set are gigabytes, and a draw needs a thousand of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tasks.untrusted.input_files import short
 
 @dataclass(frozen=True)
 class Pool:
-    """Every problem of a source, without its answer. Lists run parallel."""
+    """Every problem of a source, without its answer. The lists run parallel."""
 
     where: str
     source: Pooled
@@ -28,13 +28,16 @@ class Pool:
     texts: Sequence[str]
     """Problems as published, without the prompt's wording."""
     weights: Sequence[float]
-    """How likely each is drawn relative to others; 0 for never."""
+    """Relative probability that each is drawn; 0 for never."""
 
     def drawn(
         self, seed: int, earlier: Sequence[int] = (), without: Collection[int] = ()
     ) -> list[int]:
-        """Places of the problems drawn by `seed`, those in `without` left out. Raises ValueError
-        when too few are left.
+        """Places (indices) of the problems drawn by `seed`, except those in `without`.
+
+        **Arguments:**
+            earlier: Seeds of earlier draws, whose problems are drawn last.
+        **Raises:** ValueError if too few problems are left.
         """
         open_places = [
             place
@@ -64,8 +67,9 @@ class Pool:
         )
 
     def problems(self, places: Sequence[int]) -> Iterator[Problem]:
-        """The problems at these places, in order of the pool, worded. Raises ValueError, naming
-        file and row, for a gold that is none.
+        """The problems at these places, in pool order, with the prompt's wording.
+
+        Raises ValueError, with file and row, for an invalid gold answer.
         """
         wanted = set(places)
         reader = READERS[self.source.reader]
@@ -75,7 +79,7 @@ class Pool:
             try:
                 answer = reader.answer(self.source, row)
             except ValueError as error:
-                raise ValueError(f"{where}: {error}; mend that row or leave it out") from error
+                raise ValueError(f"{where}: {error}; fix that row or leave it out") from error
             yield Problem(
                 id=self.ids[place],
                 prompt=self.source.template.replace("{problem}", self.texts[place]),
@@ -84,8 +88,10 @@ class Pool:
 
 
 def read_pool(where: str, source: Pooled, files: Mapping[str, Path]) -> Pool:
-    """Every row of `files`. Raises ValueError, naming file and row, for one that is malformed or
-    lacks a column, and for an empty pool.
+    """Read every row of `files` into a pool.
+
+    **Raises:** ValueError, with file and row, for a row that is malformed or lacks a column, and
+    for an empty pool.
     """
     reader = READERS[source.reader]
     ids, texts, weights = [], [], []
@@ -112,7 +118,7 @@ def read_pool(where: str, source: Pooled, files: Mapping[str, Path]) -> Pool:
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     if not ids:
-        raise ValueError(f"{where}: no problems in it; give a file with one problem at least")
+        raise ValueError(f"{where}: no problems in it; give a file with at least one problem")
     if len(set(ids)) < len(ids):
         ids = [f"row-{number}" for number in range(1, len(ids) + 1)]
     return Pool(where, source, files, ids, texts, weights)

@@ -1,6 +1,4 @@
-"""What a row of a data set holds: the columns it must have, its problem as text, and its gold
-answer.
-"""
+"""Readers of data set rows: required columns, problem text, gold answer."""
 
 from __future__ import annotations
 
@@ -19,18 +17,21 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RowReader:
+    """How the rows of one kind of data set are read."""
+
     columns: Callable[[Pooled], tuple[str, ...]]
-    """Columns that must hold something."""
+    """Columns that must not be empty."""
     text: Callable[[Pooled, Row], str]
-    """This and `answer` may raise ValueError, saying what is wrong with the row."""
+    """Text of the problem. It and `answer` may raise ValueError with what is wrong in the row."""
     answer: Callable[[Pooled, Row], str]
     ids: tuple[str, ...] = ("id",)
-    """Columns that may name a problem; the first that is there does."""
+    """Columns that may hold the problem's id; the first one present is used."""
 
 
 def _text(row: Row, column: str) -> str:
-    """What stands in a column. Raises ValueError for what has no one way to be written: a list,
-    an object, bytes, a number that is none.
+    """The value of a column, as text.
+
+    Raises ValueError for a value without a unique text: a list, an object, bytes, NaN, infinity.
     """
     value = row[column]
     if isinstance(value, list | dict | tuple | bytes) or (
@@ -44,7 +45,7 @@ def _answer(source: Pooled, row: Row) -> str:
     # GSM8K keeps its reasoning before ####
     answer = _text(row, source.answer_column).rpartition("####")[2].strip()
     if not answer:
-        raise ValueError(f"nothing stands after #### in {source.answer_column}")
+        raise ValueError(f"there is nothing after #### in {source.answer_column}")
     return answer
 
 

@@ -21,16 +21,18 @@ from tasks.execution.stage import Context, Stage, Verb
 from tasks.store import Build, Store
 
 PLACE = {"seed", "path", "id", "revision", "split", "files"}
-"""Where a file or a data set of the hub lies, which is not what it says."""
+"""Fields of a file or hub source that a spec omits; its digest and seed replace them."""
 LATER = {"reader": "plain", "difficulty": None, "overlap": None}
-"""Fields that sources did not always have: a question that leaves them at their default is what
-it was before.
+"""Fields that were added to sources later -> their defaults.
+
+A spec omits them at their default, so that earlier identities stay the same.
 """
 
 
 class DrawProblems(Stage[ProblemsRef]):
-    """Draw `count` problems by seed. The identity of a file or of a hub's data is its bytes, not
-    its name or commit.
+    """Draws `count` problems by seed.
+
+    The identity of files and of hub data is their bytes, not their name or commit.
     """
 
     KIND: ClassVar[str] = "problems"
@@ -45,13 +47,11 @@ class DrawProblems(Stage[ProblemsRef]):
     digest: str | None = None
     """sha256 of the bytes, for files and the hub."""
     origin: str | None = None
-    """`id@commit` of what comes from the hub; not part of the identity."""
+    """`id@commit` of hub data; not part of the identity."""
     earlier: tuple[int, ...] = ()
-    """Seeds of the draws before this one, whose problems are not drawn again while others are
-    left.
-    """
+    """Seeds of earlier draws, whose problems are drawn again only when no others are left."""
     against: dict[str, ProblemsRef] = Field(default_factory=dict)
-    """What the drawn problems must not overlap with."""
+    """Problems that the drawn ones must not overlap with, by name."""
 
     def spec(self) -> dict[str, Any]:
         pooled = self.digest is not None
@@ -76,7 +76,8 @@ class DrawProblems(Stage[ProblemsRef]):
             problems, count = pool.problems(places), len(places)
             if overlap is not None:
                 lines = [
-                    json.dumps(one.record(pool.ids), ensure_ascii=False) + "\n" for one in shared
+                    json.dumps(match.record(pool.ids), ensure_ascii=False) + "\n"
+                    for match in shared
                 ]
                 build.put(
                     "overlap.jsonl", lambda path: path.write_text("".join(lines), encoding="utf-8")
@@ -92,8 +93,9 @@ class DrawProblems(Stage[ProblemsRef]):
         )
 
     def _places(self, store: Store, pool: Pool) -> tuple[list[Shared], Overlap | None, list[int]]:
-        """What overlaps, how much that is, and the places drawn. Raises ValueError when
-        overlapping prompts are to be refused.
+        """The overlapping prompts, their counts, and the places drawn.
+
+        Raises ValueError if there are overlapping prompts and the source refuses them.
         """
         config = pool.source.overlap
         if config is None or not self.against:
@@ -101,20 +103,21 @@ class DrawProblems(Stage[ProblemsRef]):
         against = {name: _texts(store, ref) for name, ref in self.against.items()}
         if config.action == "drop":
             shared = find_shared(pool.texts, against, config)
-            places = pool.drawn(self.seed, self.earlier, without={one.place for one in shared})
+            places = pool.drawn(self.seed, self.earlier, without={match.place for match in shared})
             return shared, summary(config, len(pool.texts), against, shared), places
         places = pool.drawn(self.seed, self.earlier)
         shared = [
-            Shared(places[one.place], one.benchmark, one.problem, one.kind, one.share)
-            for one in find_shared([pool.texts[place] for place in places], against, config)
+            Shared(places[match.place], match.benchmark, match.problem, match.kind, match.share)
+            for match in find_shared([pool.texts[place] for place in places], against, config)
         ]
         if shared and config.action == "refuse":
             first = ", ".join(
-                f"{pool.ids[one.place]} with {one.problem} of {one.benchmark}" for one in shared[:3]
+                f"{pool.ids[match.place]} with {match.problem} of {match.benchmark}"
+                for match in shared[:3]
             )
             raise ValueError(
-                f"{pool.where}: {len(shared)} drawn prompts overlap with what is measured on "
-                f"({first}); set overlap.action to drop"
+                f"{pool.where}: {len(shared)} drawn prompts overlap with evaluation "
+                f"problems ({first}); set overlap.action to drop"
             )
         return shared, summary(config, len(places), against, shared), places
 
@@ -126,65 +129,68 @@ def draw_problems(
     earlier: Sequence[int] = (),
     against: Mapping[str, ProblemsRef] | None = None,
 ) -> DrawProblems:
-    """The stage that draws them; `source.seed` wins over `seed`, and then draws the same whatever
-    was drawn `earlier`.
+    """The stage that draws problems from `source`. Fetches hub data that is not in the cache.
 
-    Of the hub's data this fetches what is not there yet. `against` matters to a source that asks
-    for the check of overlap.
-
-    **Raises:** ValueError for an unknown name, a file that is not there, data that cannot be had.
+    **Arguments:**
+        seed: Seed of the draw, unless `source.seed` is set.
+        earlier: Seeds of earlier draws. Ignored if `source.seed` is set: that draw is always the
+            same.
+        against: Evaluation problems by name. Used only if the source requests the overlap check.
+    **Raises:** ValueError for an unknown name, a missing file, or data that cannot be fetched.
     """
-    found = concrete(source)
-    pinned = found.seed is not None
-    stage = DrawProblems(name=name, source=found, seed=seed if found.seed is None else found.seed)
+    resolved = concrete(source)
+    pinned = resolved.seed is not None
+    stage = DrawProblems(
+        name=name, source=resolved, seed=seed if resolved.seed is None else resolved.seed
+    )
     more: dict[str, Any] = {
         "earlier": ()
-        if pinned or found.count is None or isinstance(found, TinyProblems)
+        if pinned or resolved.count is None or isinstance(resolved, TinyProblems)
         else tuple(earlier)
     }
-    if not isinstance(found, TinyProblems | GymProblems):
-        more |= {"against": dict(against or {}) if found.overlap else {}}
-        if isinstance(found, FileProblems):
-            more |= {"digest": digest_files(local_files(found.path))}
+    if not isinstance(resolved, TinyProblems | GymProblems):
+        more |= {"against": dict(against or {}) if resolved.overlap else {}}
+        if isinstance(resolved, FileProblems):
+            more |= {"digest": digest_files(local_files(resolved.path))}
         else:
-            there = snapshot(found)
-            more |= {"digest": there.digest, "origin": f"{found.id}@{there.commit}"}
+            fetched = snapshot(resolved)
+            more |= {"digest": fetched.digest, "origin": f"{resolved.id}@{fetched.commit}"}
     return stage.model_copy(update=more)
 
 
 def read_problems(source: ProblemsConfig, seed: int, earlier: Sequence[int] = ()) -> list[Problem]:
-    """The problems themselves, wording applied. Raises ValueError, naming file and row: a source
-    missing, malformed or too small.
+    """Draw and read the problems of a source, with the prompt's wording.
+
+    Raises ValueError, with file and row, for a source that is missing, malformed or too small.
     """
-    found = concrete(source)
-    if isinstance(found, TinyProblems):
+    resolved = concrete(source)
+    if isinstance(resolved, TinyProblems):
         from tasks.datasets.tiny_world import problems
 
         return [
-            _worded(found, problem) for problem in problems(found.split, found.count or 256, seed)
+            _worded(resolved, problem)
+            for problem in problems(resolved.split, resolved.count or 256, seed)
         ]
-    if isinstance(found, GymProblems):
-        return [_worded(found, problem) for problem in gym_problems(found, seed, earlier)]
-    pool = open_pool(found)
+    if isinstance(resolved, GymProblems):
+        return [_worded(resolved, problem) for problem in gym_problems(resolved, seed, earlier)]
+    pool = open_pool(resolved)
     return list(pool.problems(pool.drawn(seed, earlier)))
 
 
 def check_problems(source: ProblemsConfig, seed: int) -> None:
-    """Read every row of a local file, what the tiny world is asked for, and one question of a
-    generated family.
+    """Check that problems can be read. Raises ValueError as `read_problems` does.
 
-    Raises ValueError as `read_problems` does.
+    Reads every row of a local file, the problems requested of the tiny world, and one question of a
+    generated family.
     """
-    if isinstance(found := concrete(source), GymProblems):
-        read_problems(found.model_copy(update={"count": 1}), seed)
-    elif isinstance(found, FileProblems | TinyProblems):
-        read_problems(found, seed)
+    if isinstance(resolved := concrete(source), GymProblems):
+        read_problems(resolved.model_copy(update={"count": 1}), seed)
+    elif isinstance(resolved, FileProblems | TinyProblems):
+        read_problems(resolved, seed)
 
 
 def open_pool(source: Concrete, digest: str | None = None) -> Pool:
-    """The pool of a file or of the hub's data. Raises ValueError when its bytes are not those of
-    `digest`.
-    """
+    """The pool of files or of hub data. Raises ValueError if its bytes do not match `digest`."""
     if isinstance(source, FileProblems):
         where, files = source.path, local_files(source.path)
     else:
@@ -192,7 +198,7 @@ def open_pool(source: Concrete, digest: str | None = None) -> Pool:
         where, files = source.id, snapshot(source).files
     if digest is not None and digest_files(files) != digest:
         raise ValueError(
-            f"{where}: its bytes changed since it was asked for; run the same command again"
+            f"{where}: its bytes changed since they were first read; run the same command again"
         )
     return read_pool(where, source, files)
 
@@ -203,7 +209,7 @@ def load_problems(store: Store, ref: ProblemsRef) -> list[Problem]:
 
 
 def _write(path: Path, problems: Iterable[Problem]) -> None:
-    """One by one: the unit tests of a code set are larger than memory likes."""
+    """Write problems one at a time: the unit tests of a code set may not fit into memory."""
     with path.open("w", encoding="utf-8") as file:
         for problem in problems:
             file.write(problem.model_dump_json() + "\n")

@@ -1,5 +1,6 @@
-"""Drawing from a pool: by seed, by difficulty, and never the same problem in two iterations
-while others are left.
+"""Draws from a pool by seed and by difficulty.
+
+No problem is drawn in two iterations while others are left.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ def draw(
     earlier: Sequence[int] = (),
     weights: Sequence[float] | None = None,
 ) -> list[int]:
-    """`count` different places of a pool of `size` by `seed`, in the order they were drawn.
+    """`count` different places of a pool of `size`, in the order drawn by `seed`.
 
-    `earlier` are the seeds of draws from the same pool before this one, in order: their places come
-    back only when the others are used up. `weights` (all above 0) say how likely each place is
-    relative to others.
+    **Arguments:**
+        earlier: Seeds of earlier draws from the same pool, in order. Their places return only when
+            the others are used up.
+        weights: Relative probability of each place, above 0.
     """
     gone: set[int] = set()
-    for one in (*earlier, seed):
+    for draw_seed in (*earlier, seed):
         free = [place for place in range(size) if place not in gone]
-        picked = _sample(free, min(count, len(free)), one, weights)
-        # the pool is used up: what is left of it, and the rest from a new round
+        picked = _sample(free, min(count, len(free)), draw_seed, weights)
+        # the pool is used up: take what is left, and the rest from a new round
         if len(picked) < count:
             gone = set(picked)
             picked = picked + _sample(
                 [place for place in range(size) if place not in gone],
                 count - len(picked),
-                one,
+                draw_seed,
                 weights,
             )
         gone.update(picked)
@@ -48,17 +50,18 @@ def _sample(
     rng = random.Random(seed)
     if weights is None:
         return rng.sample(places, count)
-    # Weighted, without replacement (Efraimidis and Spirakis 2006): their largest u^(1/w), here as
-    # the shortest exponential waiting time.
+    # Weighted, without replacement (Efraimidis and Spirakis 2006): their largest u^(1/w),
+    # computed as the shortest exponential waiting time.
     waiting = {place: rng.expovariate(weights[place]) for place in places}
     return sorted(places, key=waiting.__getitem__)[:count]
 
 
 def weight_of(value: Any, difficulty: DifficultyConfig) -> float:
-    """How likely a problem of this difficulty is drawn relative to others: 0 for never, 1 where no
-    weights are given.
+    """Relative probability that a problem of this difficulty is drawn.
 
-    **Raises:** ValueError for a value that is no number where a range is asked for.
+    0 means never. Without weights it is 1.
+
+    **Raises:** ValueError for a value that is not a number if a range is set.
     """
     if difficulty.low is not None or difficulty.high is not None:
         number = _number(value, difficulty.column)

@@ -1,13 +1,12 @@
-"""A world small enough for two CPU cores: three two-digit numbers to add, and a base that knows one
-good way and several bad ones.
+"""A world small enough for two CPU cores: the sum of three two-digit numbers.
 
-A response ends in `#answer`. Demonstrations mix three MODES, so the headroom lies in WHICH known
-way is sampled. (A world whose only way up is better arithmetic cannot be taught to a net this small
-from a fixed batch.)
+The base knows one good way to compute it and several bad ones. A response ends in `#answer`.
+Demonstrations mix three MODES, so the headroom is in WHICH known way is sampled. (A world that
+rewards only better arithmetic would not do: a net this small cannot learn that from a fixed batch.)
 
-    12+34+56=    #97            "guess"   the answer at once; wrong three times in five
+    12+34+56=    #97            "guess"   the answer directly; wrong three times in five
     12+34+56=    12,9#102       "column"  sum of ones, sum of tens, then both together
-    12+34+56=    12,9#92        "forgot"  the same with the carry from the ones dropped
+    12+34+56=    12,9#92        "forgot"  the same without the carry from the ones
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ Split = Literal["train", "validation", "test"]
 Mode = Literal["guess", "column", "forgot", "other"]
 
 ALPHABET = "0123456789+=,#"
-"""Every character of a prompt or a response: the base's vocabulary, besides its pad and end
-tokens.
-"""
+"""Every character of a prompt or response: the base's vocabulary without pad and end tokens."""
 
 GUESS_SHARE = 0.45
 GUESS_WRONG = 0.60
@@ -35,8 +32,9 @@ FORGET_CARRY = 0.25
 
 
 def split_of(a: int, b: int, c: int) -> Split:
-    """The split a question belongs to, whatever the order of its numbers: 80 % train, 10 %
-    validation, 10 % test.
+    """The split of a question, whatever the order of its numbers.
+
+    80 % are train, 10 % validation, 10 % test.
     """
     digest = hashlib.sha256("+".join(map(str, sorted((a, b, c)))).encode()).digest()
     bucket = int.from_bytes(digest[:8], "big") % 10
@@ -52,11 +50,11 @@ def _triples(split: Split) -> tuple[tuple[int, int, int], ...]:
 
 
 def problems(split: Split, count: int, seed: int) -> list[Problem]:
-    """`count` problems of a split, no two of them with the same numbers in any order; the same list
-    for the same arguments.
+    """`count` problems of a split, no two with the same numbers in any order.
 
-    Example: `problems("train", 1, 0)[0]` is like `Problem(id="tiny-12+34+56", prompt="12+34+56=",
-    answer="102")`. Asking for more than the split holds is a ValueError.
+    The same arguments give the same list. Example: `problems("train", 1, 0)[0]` is like
+    `Problem(id="tiny-12+34+56", prompt="12+34+56=", answer="102")`. Raises ValueError if `count` is
+    larger than the split.
     """
     held = _triples(split)
     if count > len(held):
@@ -64,7 +62,7 @@ def problems(split: Split, count: int, seed: int) -> list[Problem]:
             f"the tiny world's {split} split has {len(held):,} problems, {count:,} are asked for; "
             f"lower count"
         )
-    # a string seed: hashed with SHA-512, the same in every process
+    # a string seed is hashed with SHA-512, which is the same in every process
     rng = random.Random(f"tiny-world/{split}/{seed}")
     triples = (rng.sample(t, 3) for t in rng.sample(held, count))
     return [
@@ -80,9 +78,7 @@ def _columns(problem: Problem) -> tuple[int, int]:
 
 
 def demonstration(rng: random.Random, problem: Problem) -> str:
-    """One response in a mode drawn at random: what the base is trained on (the end token is the
-    tokenizer's business).
-    """
+    """A response in a random mode, to train the base on; the tokenizer adds the end token."""
     ones, tens = _columns(problem)
     total = 10 * tens + ones
     if rng.random() < GUESS_SHARE:
@@ -93,14 +89,15 @@ def demonstration(rng: random.Random, problem: Problem) -> str:
 
 
 def extract(response: str) -> str | None:
-    """The answer a response commits to: the text after its last `#`, or None when there is none."""
+    """The answer of a response: the text after its last `#`, or None if there is none."""
     _, mark, answer = response.rpartition("#")
     return answer if mark else None
 
 
 def mode(problem: Problem, response: str) -> Mode:
-    """Which known way a response took. "column" is any column addition that did not forget its
-    carry, right or wrong.
+    """The mode of a response.
+
+    "column" is any column addition that did not forget its carry, right or wrong.
     """
     if re.fullmatch(r"#\d+", response):
         return "guess"

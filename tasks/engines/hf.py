@@ -1,8 +1,8 @@
-"""The transformers engine: a plain decoding loop. Each prompt is prefilled once and shared by its
-samples; finished rows leave the batch.
+"""The transformers engine: a plain decoding loop.
 
-Every response has a random stream of its own (its seed), one uniform number per token, so that
-samples belong to prompts, not to workers.
+Each prompt is prefilled once and shared by its samples. Finished rows leave the batch. Every
+response has its own random stream (its seed) with one uniform number per token, so that samples
+depend on prompts, not on workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.models.hf import DynamicCache
 from tasks.models.policy import HFPolicy, load_model
 
 BLOCK = 128
-"""Uniform numbers drawn at once for each response."""
+"""Uniform numbers drawn at a time for each response."""
 
 
 class TransformersEngine(Tokenized):
@@ -42,12 +42,12 @@ class TransformersEngine(Tokenized):
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         own = dict(self.model.named_parameters())
         for name, weight in weights:
-            # the trainer's, when the model is shared: nothing to take over
+            # a model shared with the trainer has the new weights already
             if weight is not own[name]:
                 own[name].copy_(weight)
 
     def close(self) -> None:
-        del self.model, self._ready  # a trainer whose model it is keeps it
+        del self.model, self._ready  # a shared model stays with its trainer
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -75,7 +75,7 @@ class TransformersEngine(Tokenized):
         ]
         logits, cache, mask, length = self._prefill(prompts)
         owner = torch.arange(len(prompts), device=device).repeat_interleave(
-            torch.tensor([len(one) for one in seeds], device=device)
+            torch.tensor([len(of_prompt) for of_prompt in seeds], device=device)
         )
         logits, mask, length = logits[owner], mask[owner], length[owner]
         spread(cache, owner)
@@ -83,32 +83,32 @@ class TransformersEngine(Tokenized):
         tokens: list[list[int]] = [[] for _ in streams]
         samples: dict[int, Sample] = {}
         uniform = torch.empty(0)
-        # which tokens a response holds already
-        said = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None
+        # [B, V]: the tokens that each response contains already
+        used = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None
         for position in range(sampling.max_new_tokens):
             if position % BLOCK == 0:
                 rows = [streams[row].random(BLOCK) for row in alive.tolist()]
                 uniform = torch.from_numpy(np.stack(rows)).to(device)
-            fresh = logits if said is None else logits - sampling.presence_penalty * said
+            fresh = logits if used is None else logits - sampling.presence_penalty * used
             chosen = draw(fresh, uniform[:, position % BLOCK], sampling)
-            if said is not None:
-                said.scatter_(1, chosen[:, None], True)
+            if used is not None:
+                used.scatter_(1, chosen[:, None], True)
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 tokens[row].append(token)
             stopped = torch.isin(chosen, self.stops)
-            # `length` is without the token just chosen
+            # `length` does not count the token just chosen
             going = ~stopped & (length + 1 < self.context)
             if not bool(going.all()):
-                for row, whole in zip(
+                for row, complete in zip(
                     alive[~going].tolist(), stopped[~going].tolist(), strict=True
                 ):
-                    samples[row] = Sample(tokens[row], truncated=not whole)
+                    samples[row] = Sample(tokens[row], truncated=not complete)
                     finished(row, samples[row])
                 keep = going.nonzero().squeeze(1)
                 alive, chosen, mask, length, uniform = (
                     x[keep] for x in (alive, chosen, mask, length, uniform)
                 )
-                said = None if said is None else said[keep]
+                used = None if used is None else used[keep]
                 cache.batch_select_indices(keep)
             if len(alive) == 0 or position + 1 == sampling.max_new_tokens:
                 break

@@ -1,6 +1,4 @@
-"""What every engine does alike between text and tokens: chat template, stop tokens, and how long
-a text may become.
-"""
+"""What all engines share between text and tokens: chat template, stop tokens, context limit."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from tasks.models.policy import context_length, load_tokenizer, stop_tokens
 
 
 class Tokenized:
-    """The tokenizer of the model in `folder`, the tokens that end a response, and the tokens of
-    a prompt and its response together.
-    """
+    """The tokenizer of the model in `folder`, its stop tokens and its context length in tokens."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer, self.chat = load_tokenizer(folder), read_chat(folder)
@@ -28,8 +24,9 @@ class Tokenized:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Raises ValueError for a prompt that leaves no room for a response: it is the same one
-        for every engine.
+        """Raises ValueError if a prompt leaves no room for a response.
+
+        The error is the same for every engine.
         """
         longest = max(len(prompt) for prompt in prompts)
         if longest >= self.context:

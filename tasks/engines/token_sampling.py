@@ -1,5 +1,6 @@
-"""Tokens from logits: one uniform number a row, put through the distribution that temperature,
-top-k and top-p leave.
+"""Draws tokens from logits with one uniform number per row.
+
+Temperature, top-k and top-p shape the distribution.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from erpd_core.faults import Fault
 from erpd_core.finite import non_finite
 
 NUCLEUS = 256
-"""Largest probabilities that are looked at first for a nucleus: sorting a vocabulary of 49,152
-costs half as much as SmolLM2's step.
+"""Number of largest probabilities that are examined first for a nucleus.
+
+Sorting a vocabulary of 49,152 costs half as much as a step of SmolLM2.
 """
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
-    """One token per row by inverting the distribution function at `uniform_B`; temperature, top-k,
-    then the smallest top-p nucleus.
+    """Draw one token per row, [B], by inverting the distribution function at `uniform_B`.
 
-    Raises Fault when a row's logits are NaN or infinite: any token would come of them.
+    Applies temperature, then top-k, then the smallest top-p nucleus.
+
+    **Raises:** Fault if a row's logits are NaN or infinite: any token could be drawn from them.
     """
     logits_BV = logits_BV.double()
     if sampling.temperature != 1.0:
@@ -30,10 +33,10 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tens
         kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
     probs_BV = torch.softmax(logits_BV, -1)
-    if wrong := non_finite(probs_BV[:, 0]):  # all of a row's probabilities are NaN, or none
+    if wrong := non_finite(probs_BV[:, 0]):  # a row's probabilities are all NaN, or none is
         raise Fault(
             f"the logits of {wrong} of {len(probs_BV)} responses are not finite",
-            "take another policy, or train it with a lower learning rate",
+            "use another policy, or train it with a lower learning rate",
         )
     if sampling.top_p < 1.0:
         return _draw_nucleus(probs_BV, uniform_B, sampling.top_p)
@@ -43,11 +46,11 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tens
 def _draw_nucleus(
     probs_BV: Tensor, uniform_B: Tensor, top_p: float, count: int = NUCLEUS
 ) -> Tensor:
-    """From each row's smallest set of tokens that has `top_p`, in falling order of probability, of
-    equals the lower token first.
+    """Draw from each row's smallest set of tokens with a total probability of `top_p`.
 
-    Looks at the `count` largest; rows whose set does not end among them are drawn again from more.
-    To the last bit what sorting the whole vocabulary gives.
+    Tokens are in descending order of probability; ties go to the lower token. Examines the `count`
+    largest probabilities. Rows whose set does not end among them are drawn again from more. The
+    result is identical, to the last bit, to sorting the whole vocabulary.
     """
     if count < probs_BV.shape[-1]:
         largest_BK, token_BK = probs_BV.topk(count, dim=-1)
@@ -63,8 +66,8 @@ def _draw_nucleus(
         1, _invert(torch.where(inside_BK, sorted_BK, 0.0), uniform_B)
     ).squeeze(1)
     if count < probs_BV.shape[-1]:
-        # The set must end above the last probability seen: of several tokens that have just that
-        # one, some may not be here.
+        # The set must end above the last probability examined: other tokens with exactly that
+        # probability may be missing here.
         wider_B = (inside_BK & (sorted_BK <= sorted_BK[:, -1:])).any(-1)
         if bool(wider_B.any()):
             chosen_B[wider_B] = _draw_nucleus(

@@ -1,9 +1,9 @@
-"""The vLLM engine, inside this process: paged attention, continuous batching, one seeded request
-per response over a shared prefix.
+"""The vLLM engine, inside this process.
 
-vLLM as it comes belongs to a server: it takes sampling defaults from the model's generation config,
-logs to stdout, seeds the process, asks the network who it is and keeps its caches in the user's
-home. All of that is switched off here, before it is imported.
+It uses paged attention, continuous batching, and one seeded request per response over a shared
+prefix. By default vLLM behaves as a server: it takes sampling defaults from the model's generation
+config, logs to stdout, seeds the process, looks up its address on the network and keeps its caches
+in the user's home. All of that is turned off here before vLLM is imported.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from tasks.models.policy import device_of
 SEED_BITS = 63
 """vLLM keeps a seed in a signed 64-bit integer."""
 TEMPERATURES = (0.01, 2.0)
-"""vLLM moves a lower one up to 0.01 and refuses a higher one."""
+"""Range of temperatures. vLLM raises a lower one to 0.01 and refuses a higher one."""
 CPU_KV_CACHE_GIB = 1.0
 CPU_BLOCK = 32
-"""Tokens per block of the KV cache on a CPU: the smallest its kernels like. Whole blocks are
-shared, so short prompts share as well.
+"""Tokens per block of the KV cache on a CPU: the smallest size that its kernels handle well.
+
+Only whole blocks are shared, so that with small ones short prompts are shared too.
 """
 
 
 class VLLMEngine(Tokenized):
-    """One at a time in a process: vLLM's parallel state is global, and closing one engine takes it
-    away from all.
+    """The vLLM engine; a process can have only one open at a time.
 
-    Raises RuntimeError for a second one. Where torch.distributed already serves a trainer in
-    several processes, sample in another process.
+    vLLM's parallel state is global, and closing one engine removes it for all. If torch.distributed
+    already serves a trainer in several processes, sample in another process.
+
+    **Raises:** RuntimeError for a second open engine.
     """
 
     name = "vllm"
@@ -75,19 +77,23 @@ class VLLMEngine(Tokenized):
         sampling: SamplingConfig,
         finished: Finished,
     ) -> list[Sample]:
-        """Raises ValueError for a temperature vLLM does not sample at, and for prompts whose
+        """Sample as `Engine.sample` does.
+
+        **Raises:** ValueError for a temperature that vLLM does not support, and for prompts whose
         responses would not fit into its KV cache.
         """
         self._check(prompts, sampling)
-        asked: list[str] = []
+        requests: list[str] = []
         samples: dict[int, Sample] = {}
         try:
             for prompt, of_prompt in zip(prompts, seeds, strict=True):
                 rendered = self._render(prompt)
                 for seed in of_prompt:
                     parameters = self._parameters(sampling, seed)
-                    asked.append(
-                        str(self._engine.add_request(str(len(asked)), dict(rendered), parameters))
+                    requests.append(
+                        str(
+                            self._engine.add_request(str(len(requests)), dict(rendered), parameters)
+                        )
                     )
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
@@ -98,9 +104,9 @@ class VLLMEngine(Tokenized):
                         )
                         finished(index, samples[index])
         finally:
-            # none is left, unless something was raised
-            self._engine.abort_request(asked, internal=True)
-        return [samples[index] for index in range(len(asked))]
+            # requests are left only if something was raised
+            self._engine.abort_request(requests, internal=True)
+        return [samples[index] for index in range(len(requests))]
 
     def _check(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> None:
         self.check_prompts(prompts)
@@ -113,20 +119,22 @@ class VLLMEngine(Tokenized):
         longest = min(max(map(len, prompts)) + sampling.max_new_tokens, self.context)
         if longest > self._fits:
             raise ValueError(
-                f"a response may come to {longest} tokens with its prompt, but vLLM's KV cache "
+                f"a response may reach {longest} tokens with its prompt, but vLLM's KV cache "
                 f"holds {self._fits};"
                 " raise runtime.gpu_memory_utilization or runtime.kv_cache_gib, or lower "
                 "max_new_tokens"
             )
 
     def _render(self, prompt: Sequence[int]) -> Any:
-        """A prompt as the scheduler takes it."""
+        """A prompt in the form that the scheduler takes."""
         (rendered,) = self._engine.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])
         return rendered
 
     def _parameters(self, sampling: SamplingConfig, seed: int) -> Any:
-        """What is sampled of one response. Several responses are several requests: `n` of one
-        would tie them to each other's batch.
+        """Sampling parameters of one response.
+
+        Each response is its own request: with `n` responses in one, each would depend on the
+        batch of the others.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -140,15 +148,15 @@ class VLLMEngine(Tokenized):
             presence_penalty=sampling.presence_penalty,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self.stop_ids,
-            ignore_eos=True,  # the stop tokens are ours, the same as every engine's
+            ignore_eos=True,  # every engine uses our stop tokens
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            # made for one request: vLLM need not copy it, which costs a millisecond
+            # used by one request, so vLLM need not copy it, which costs a millisecond
             skip_clone=True,
         )
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Raises ValueError when the model has weights that are not among these."""
+        """Replace the weights. Raises ValueError if the model has weights that are not given."""
         missing = self._engine.collective_rpc(
             _take_over, args=([(name, weight.detach()) for name, weight in weights],)
         )
@@ -158,19 +166,19 @@ class VLLMEngine(Tokenized):
 
 
 def engine_arguments(folder: Path, runtime: RuntimeConfig) -> dict[str, Any]:
-    """What vLLM is told of the model in `folder`, and of the machine."""
+    """vLLM's arguments for the model in `folder` on this machine."""
     cpu = device_of(runtime).type == "cpu"
     cache = runtime.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else None)
     on_cpu = {"enforce_eager": True, "block_size": CPU_BLOCK} if cpu else {}
     return {
         "model": str(folder),
-        "load_format": "safetensors",  # left to itself it would also take pickled weights
+        "load_format": "safetensors",  # by default it would also load pickled weights
         "trust_remote_code": trusts_code(folder),
         "skip_tokenizer_init": True,
         "dtype": runtime.dtype,
-        # the model's own, or what fits into the cache: `sample` refuses what does not
+        # the model's own, or what fits into the cache; `sample` refuses longer responses
         "max_model_len": -1,
-        # nothing from the model's generation_config.json but what `stop_tokens` takes
+        # ignore the model's generation_config.json; `stop_tokens` reads its stop tokens
         "generation_config": "vllm",
         "tensor_parallel_size": runtime.tensor_parallel,
         "distributed_executor_backend": "uni" if runtime.tensor_parallel == 1 else "mp",
@@ -184,8 +192,9 @@ def engine_arguments(folder: Path, runtime: RuntimeConfig) -> dict[str, Any]:
 
 
 def _take_over(worker: Any, weights: list[tuple[str, Tensor]]) -> set[str]:
-    """In a vLLM worker: overwrite the model's weights, whatever layout its kernels keep them in;
-    the names of those left out.
+    """Overwrite the model's weights in a vLLM worker, whatever layout its kernels use.
+
+    **Returns:** The names of parameters that are not among `weights`.
     """
     from vllm.config import set_current_vllm_config
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
@@ -201,15 +210,16 @@ def _take_over(worker: Any, weights: list[tuple[str, Tensor]]) -> set[str]:
         loaded = model.load_weights(iter(weights))
         finalize_layerwise_reload(model, worker.model_config)
         for module in model.modules():
-            # tied to the embedding it is not loaded, and on a CPU keeps a packed copy of its own
+            # a head tied to the embedding is not loaded, but on a CPU it has its own packed copy
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
     return expected - set(loaded)
 
 
 def _settle(runtime: RuntimeConfig) -> None:
-    """What vLLM reads from the environment when it is imported or starts. What the user has set
-    stays, except where to write.
+    """Set the environment variables that vLLM reads when it is imported or starts.
+
+    Variables set by the user stay, except for folders to write to and usage reports.
     """
     cache = home() / "cache" / "vllm"
     os.environ |= {
@@ -219,7 +229,7 @@ def _settle(runtime: RuntimeConfig) -> None:
         "VLLM_DO_NOT_TRACK": "1",
     }
     for name, value in {
-        # the scheduler in this process: it may be a Ray actor's or a Prefect thread's
+        # no process for the scheduler: this one may be a Ray actor or run Prefect threads
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -231,9 +241,10 @@ def _settle(runtime: RuntimeConfig) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keeps what vLLM's start changes for the rest of the process: random states, the environment
-    (LD_PRELOAD, thread counts, which every child would inherit), and the means to set torch's
-    threads, which its CPU build takes away.
+    """Restore what starting vLLM changes in the process.
+
+    This is the random states, the environment (LD_PRELOAD, thread counts, which every child would
+    inherit), and `torch.set_num_threads`, which vLLM's CPU build disables.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     environment, set_threads = dict(os.environ), torch.set_num_threads

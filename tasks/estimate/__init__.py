@@ -1,8 +1,10 @@
-"""What an estimate has to know of the world: a model's shape, a machine's speed, how many problems
-there are.
+"""Facts that an estimate needs: a model's shape, a machine's speed, the number of problems.
 
-models.py with shapes.yaml (config.json on disk, else the catalogue), machines.py with machines.yaml
-(a table, or this machine measured), problems.py (counts).
+- model_shapes.py with shapes.yaml: a model's shape from its config.json on disk, else from the
+  catalogue.
+- problem_counts.py: problems per set.
+- preflight.py: checks whether a campaign can run here.
+- tasks/execution/machines.py with machines.yaml: a machine's speed from a table, or measured here.
 """
 
 from tasks.estimate.model_shapes import KnownModel, known_model

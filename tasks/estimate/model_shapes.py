@@ -1,4 +1,4 @@
-"""A model's shape and the lengths to expect of it, before anything of it is loaded."""
+"""A model's shape and expected lengths, before any of it is loaded."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tasks.untrusted.input_files import expanded
 
 FILE = Path(__file__).with_name("shapes.yaml")
 SHARE = 0.6
-"""Of the sampling limit: what a response is taken to be where nothing is known of the model."""
+"""Length of a response as a share of the sampling limit, assumed for an unknown model."""
 
 
 class ShapeEntry(Frozen):
-    """One model of the catalogue."""
+    """One model of the catalogue of shapes."""
 
     shape: ModelShape | None = None
     source: str
@@ -40,19 +40,21 @@ class ShapeEntry(Frozen):
 
 
 class KnownModel(Frozen):
-    """What is known of a campaign's model."""
+    """What is known about a campaign's model."""
 
     name: str
     shape: ModelShape | None
-    """None where it is unknown."""
+    """None if it is unknown."""
     source: str
-    """Where the shape is from; of an unknown one, why it is unknown."""
+    """Where the shape is from, or why it is unknown."""
     lengths: Lengths
 
 
 def known_model(model: ModelConfig, limit: int) -> KnownModel:
-    """**Arguments:** `limit`: tokens a response may take at most, for a guess where nothing is
-    known of the model's lengths.
+    """Look up the shape and the lengths of a campaign's model.
+
+    **Arguments:**
+        limit: Maximum tokens of a response, for a guess if the model's lengths are unknown.
     """
     name, folder = _place(model)
     entry = catalogue().get(name)
@@ -92,7 +94,7 @@ def catalogue() -> dict[str, ShapeEntry]:
 
 
 def _place(model: ModelConfig) -> tuple[str, Path | None]:
-    """A model's name in the catalogue, and the folder its config.json would be in."""
+    """A model's name in the catalogue, and the folder of its config.json (None if unknown)."""
     if isinstance(model, EmbeddedModel):
         return f"embedded/{model.name}", ASSETS / f"{model.name}-base"
     if isinstance(model, DirectoryModel):
@@ -106,15 +108,16 @@ def _place(model: ModelConfig) -> tuple[str, Path | None]:
 
 
 def _downloaded(model: HubModel) -> Path | None:
-    """Where the hub's cache has the model's config; None where it was never downloaded. Asks no
-    network.
+    """Folder of the model's config in the hub's cache; None if it was never downloaded.
+
+    Does not use the network.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.id, "config.json", revision=model.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    cached = try_to_load_from_cache(model.id, "config.json", revision=model.revision)
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return read
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config

@@ -1,6 +1,4 @@
-"""What a stage gets of the machine, and what of a runtime cannot work here. Light: imports
-neither Prefect nor Ray.
-"""
+"""Checks that a runtime works here and that every stage fits. Imports neither Prefect nor Ray."""
 
 from __future__ import annotations
 
@@ -12,14 +10,14 @@ from tasks.host.home import home
 from tasks.host.services import ray_address
 
 SOCKET_LIMIT = 45
-"""Longest Ray folder whose sockets still fit into the 107 bytes a Unix socket path may have."""
+"""Maximum characters of Ray's folder: its socket paths must fit into 107 bytes."""
 
 
 def check_runtime(runtime: RuntimeConfig) -> None:
-    """Raises ValueError when the runtime cannot work here, before anything starts.
+    """Raises ValueError if the runtime cannot work on this machine, before anything starts.
 
-    Of a cluster nothing is said here: its nodes have the devices and engines, which this machine
-    need not have (`tasks.execution.capacity`).
+    For a cluster it checks nothing: the nodes have the devices and engines, and this machine need
+    not have them (`tasks.execution.capacity`).
     """
     if runtime.ray == "on" and ray_address(runtime.ray_address):
         return
@@ -42,27 +40,28 @@ def check_runtime(runtime: RuntimeConfig) -> None:
 
 
 def check_room(config: CampaignConfig) -> None:
-    """Raises ValueError when a stage of the campaign asks for more than the cluster, or the Ray
-    that is started here, can ever give.
+    """Raises ValueError if a stage of the campaign needs more than Ray can ever give.
+
+    Ray is the cluster, or the one started on this machine.
     """
     runtime = config.runtime
     if runtime.ray == "off":
         return
-    asked = campaign_requirements(config)
+    needs = campaign_requirements(config)
     if ray_address(runtime.ray_address):
         from tasks.execution.ray_cluster import cluster_nodes
 
-        refuse_impossible(asked, cluster_nodes(runtime), runtime)
+        refuse_impossible(needs, cluster_nodes(runtime), runtime)
     else:
-        refuse_impossible(asked, [this_node(asked, runtime)], runtime)
+        refuse_impossible(needs, [this_node(needs, runtime)], runtime)
 
 
 def campaign_requirements(config: CampaignConfig) -> list[Requirement]:
-    """What the stages of a campaign need."""
+    """What the stages of a campaign need from Ray."""
     trained = [config.teacher, config.weak_teacher, *config.runs.values()]
     alone = (
         ["the critic's training"]
-        if any(one and isinstance(one.loss, PPO) for one in trained)
+        if any(run and isinstance(run.loss, PPO) for run in trained)
         else []
     )
     alone += ["the online stage"] if config.online else []

@@ -1,4 +1,4 @@
-"""How many problems a campaign's sets have, without reading them."""
+"""The number of problems in a campaign's sets, without reading them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from erpd_core.config import CampaignConfig, NamedProblems, ProblemsConfig
 from tasks.datasets.catalogue import catalogue
 
 UNKNOWN = 500
-"""Problems of a set that says no count: an assumption."""
+"""Number of problems assumed for a set without a known count."""
 
 
 def problem_counts(config: CampaignConfig) -> tuple[dict[str, int], list[str]]:
-    """Of `prompts`, `validation` and each benchmark: (how many, the names of those that are only
-    assumed).
+    """Count the problems of `prompts`, `validation` and each benchmark.
+
+    **Returns:** Counts by name, and the names of those that are only assumed.
     """
     sources = {
         "prompts": config.prompts,
         "validation": config.evaluation.validation,
         **config.evaluation.benchmarks,
     }
-    found = {name: _count(source) for name, source in sources.items()}
-    return {name: count or UNKNOWN for name, count in found.items()}, [
-        name for name, count in found.items() if count is None
+    counts = {name: _count(source) for name, source in sources.items()}
+    return {name: count or UNKNOWN for name, count in counts.items()}, [
+        name for name, count in counts.items() if count is None
     ]
 
 
@@ -28,7 +29,7 @@ def _count(source: ProblemsConfig) -> int | None:
     if source.count is not None:
         return source.count
     if isinstance(source, NamedProblems):
-        plain = {name.casefold(): one for name, one in catalogue().items()}
-        one = plain.get(source.name.casefold())
-        return one.rows if one else None
+        plain = {name.casefold(): entry for name, entry in catalogue().items()}
+        entry = plain.get(source.name.casefold())
+        return entry.rows if entry else None
     return None

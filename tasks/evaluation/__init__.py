@@ -1,3 +1,1 @@
-"""Evaluation: a policy's scores on benchmarks, majority votes, statistics of signals, and the
-LLM judge.
-"""
+"""Evaluation: scores of policies on benchmarks, majority votes, signal statistics, LLM judge."""

@@ -1,8 +1,7 @@
-"""Policy x benchmarks -> EvalReport: scores with intervals, and KL, entropy and length on the
-policy's own fresh samples.
+"""The stage that evaluates a policy on benchmarks: scores with intervals, KL, entropy, length.
 
-Beside the report lie more measures of each benchmark and what came of each problem
-(`tasks.evaluation.result_files`).
+KL, entropy and length are measured on the policy's own fresh samples. The artifact also holds more
+measures of each benchmark and the results of each problem (`tasks.evaluation.result_files`).
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ from tasks.store import Build
 
 
 class EvaluatePolicy(Stage[EvalReport]):
-    """The contract's REPORT of one policy. Its samples and columns are artifacts of their own,
-    so a killed evaluation goes on.
+    """The EvalReport of one policy.
+
+    Its samples and columns are separate artifacts, so a killed evaluation resumes.
     """
 
     KIND: ClassVar[str] = "evaluation"
@@ -44,17 +44,17 @@ class EvaluatePolicy(Stage[EvalReport]):
 
     policy: PolicyRef
     old: PolicyRef
-    """The iteration's start, for `kl_old`."""
+    """The policy at the start of the iteration, for `kl_old`."""
     base: PolicyRef
-    """The campaign's base, for `kl_base`."""
+    """The base policy of the campaign, for `kl_base`."""
     benchmarks: dict[str, ProblemsRef]
     sampling: SamplingConfig
     samples: dict[str, int] = Field(default_factory=dict)
-    """Samples per problem of single benchmarks, instead of `sampling.samples`."""
+    """Benchmark -> samples per problem, if not `sampling.samples`."""
     seed: int
     judge: JudgeConfig | None = None
-    """Asked about answers that rules do not call correct; what it turns counts as right in every
-    measure here.
+    """Judges answers that the rules do not call correct. Those it accepts count as right in every
+    measure of this evaluation.
     """
 
     def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
@@ -63,12 +63,12 @@ class EvaluatePolicy(Stage[EvalReport]):
     def spec(self) -> dict[str, Any]:
         samples = {"samples": self.samples} if self.samples else {}
         judge = {"judge": judge_spec(self.judge)} if self.judge else {}
-        asked = {
+        settings = {
             "sampling": self.sampling.model_dump(mode="json"),
             "seed": self.seed,
             "benchmarks": sorted(self.benchmarks),
         }
-        return asked | samples | judge
+        return settings | samples | judge
 
     def inputs(self) -> dict[str, str]:
         problems = {f"benchmark-{name}": ref.id for name, ref in self.benchmarks.items()}
@@ -97,18 +97,18 @@ class EvaluatePolicy(Stage[EvalReport]):
             )
             tried = outcomes(context.store, rollouts)
             if self.judge and problems.extractor != "code":
-                asking = dataclasses.replace(
+                judging = dataclasses.replace(
                     part, progress=Progress(part.progress.path, f"{part.progress.label}, judge")
                 )
                 judged[name] = get_or_compute(
-                    JudgeRollouts(rollouts=rollouts, judge=self.judge), asking
+                    JudgeRollouts(rollouts=rollouts, judge=self.judge), judging
                 )
                 tried = judged_outcomes(context.store, rollouts, judged[name])
             responses = read_responses(context.store, rollouts, tried)
             sums = self._sums(context, rollouts)
             scores[name] = avg_at_k(tried)
             details[name] = _details(rollouts, tried, responses, sums)
-            results += [one.result(name, problem) for problem, one in responses.items()]
+            results += [answers.result(name, problem) for problem, answers in responses.items()]
             for total, value in sums.items():
                 totals[total] += value
             tokens, sequences = tokens + rollouts.tokens, sequences + rollouts.sequences
@@ -118,20 +118,24 @@ class EvaluatePolicy(Stage[EvalReport]):
             **{name: total / tokens for name, total in totals.items()},
             length=tokens / sequences,
         )
-        written = json.dumps(
-            {name: one.model_dump(mode="json") for name, one in details.items()}, indent=1
+        details_text = json.dumps(
+            {name: detail.model_dump(mode="json") for name, detail in details.items()}, indent=1
         )
         if self.judge:
-            said = json.dumps(
-                {name: one.model_dump(mode="json") for name, one in judged.items()}, indent=1
+            judged_text = json.dumps(
+                {name: ref.model_dump(mode="json") for name, ref in judged.items()}, indent=1
             )
-            build.put(JUDGED, lambda path: path.write_text(said))
+            build.put(JUDGED, lambda path: path.write_text(judged_text))
         build.put(RESULTS, lambda path: path.write_text(lines(results)))
-        build.put(DETAILS, lambda path: path.write_text(written))
+        build.put(DETAILS, lambda path: path.write_text(details_text))
         build.put("report.json", lambda path: path.write_text(report.model_dump_json(indent=1)))
         return report
 
     def _sums(self, context: Context, rollouts: RolloutRef) -> dict[str, float]:
+        """Sums over the policy's own response tokens, in nats.
+
+        `kl_old` is the k1 estimator of KL(policy || old), `kl_base` that of KL(policy || base).
+        """
         silent = dataclasses.replace(context, progress=Progress(None))
 
         def column(policy: PolicyRef, name: str = "lp") -> Any:
@@ -151,17 +155,18 @@ class EvaluatePolicy(Stage[EvalReport]):
 def _details(
     rollouts: RolloutRef, tried: Outcomes, responses: dict[str, Responses], sums: dict[str, float]
 ) -> BenchmarkDetails:
-    votes = {problem: one.groups for problem, one in responses.items()}
-    answered = rollouts.problems.extractor in EXTRACTORS
+    votes = {problem: answers.groups for problem, answers in responses.items()}
+    extracts = rollouts.problems.extractor in EXTRACTORS
     majority, ci95 = (
-        clustered(list(majority_at_k(tried, votes).values())) if answered else (None, None)
+        clustered(list(majority_at_k(tried, votes).values())) if extracts else (None, None)
     )
     return BenchmarkDetails(
         pass_at_k=pass_curve(tried),
         majority=majority,
         majority_ci95=ci95,
-        truncated=sum(sum(one.truncated) for one in responses.values()) / rollouts.sequences,
-        unanswered=sum(one.unanswered for one in responses.values()) / rollouts.sequences,
+        truncated=sum(sum(answers.truncated) for answers in responses.values())
+        / rollouts.sequences,
+        unanswered=sum(answers.unanswered for answers in responses.values()) / rollouts.sequences,
         length=rollouts.tokens / rollouts.sequences,
         **{name: total / rollouts.tokens for name, total in sums.items()},
     )

@@ -1,7 +1,6 @@
-"""What lies beside the report of an evaluation in the store: more measures of each benchmark, each
-problem, and the judge's part.
+"""Further files of an evaluation's artifact: measures of each benchmark, problems, the judge.
 
-Nothing here imports torch, so that pages and tables read it quickly.
+This module does not import torch, so that pages and tables can read the files quickly.
 """
 
 from __future__ import annotations
@@ -17,27 +16,26 @@ DETAILS, RESULTS, JUDGED = "details.json", "problems.jsonl", "judge.json"
 
 
 def lines(results: Iterable[ProblemResult]) -> str:
-    """JSON lines."""
-    return "".join(one.model_dump_json() + "\n" for one in results)
+    """The results as JSON lines."""
+    return "".join(result.model_dump_json() + "\n" for result in results)
 
 
 def load_details(store: Store, evaluation: str) -> dict[str, BenchmarkDetails]:
-    """Benchmark -> more measures, of the evaluation with this id."""
+    """Benchmark -> further measures, for the evaluation with this id."""
     tree = json.loads((store.path(evaluation) / DETAILS).read_text())
-    return {name: BenchmarkDetails.model_validate(one) for name, one in tree.items()}
+    return {name: BenchmarkDetails.model_validate(entry) for name, entry in tree.items()}
 
 
 def load_judged(store: Store, evaluation: str) -> dict[str, JudgedRef]:
-    """Benchmark -> what the judge said; empty where none was asked."""
+    """Benchmark -> the judge's results; empty if the evaluation had no judge."""
     path = store.path(evaluation) / JUDGED
-    return (
-        {name: JudgedRef.model_validate(one) for name, one in json.loads(path.read_text()).items()}
-        if path.exists()
-        else {}
-    )
+    if not path.exists():
+        return {}
+    tree = json.loads(path.read_text())
+    return {name: JudgedRef.model_validate(entry) for name, entry in tree.items()}
 
 
 def load_results(store: Store, evaluation: str) -> list[ProblemResult]:
-    """What came of each problem, benchmark after benchmark."""
+    """The result of each problem, benchmark after benchmark."""
     with (store.path(evaluation) / RESULTS).open(encoding="utf-8") as file:
         return [ProblemResult.model_validate_json(line) for line in file]

@@ -1,6 +1,4 @@
-"""What a student made of its signal, token by token on the fixed batch: the data of Fig. 7 and
-Fig. 10.
-"""
+"""How far a student follows its teacher, token by token on the fixed batch (Fig. 7, Fig. 10)."""
 
 from __future__ import annotations
 
@@ -18,21 +16,24 @@ from tasks.store import Build
 
 FILE = "signal.json"
 BINS = 20
+"""Number of groups of `by_deviation`."""
 EDGES = (-8.0, 8.0, 64)
-"""Nats: lowest and highest edge of the log-ratio histograms, and how many bins; what lies
-outside is counted in the outer bins.
+"""Lowest and highest edge of the log-ratio histograms in nats, and their number of bins. Values
+outside are counted in the outer bins.
 """
 
 
 class SignalRef(Frozen):
-    """The statistics of one student's signal in the store."""
+    """Reference to the stored statistics of a student."""
 
     id: str
 
 
 class MeasureSignal(Stage[SignalRef]):
-    """`|lp_student - lp_old| / |lp_teacher - lp_old|` by how far the teacher went (Fig. 7), and
-    log-ratios by outcome (Fig. 10).
+    """Deviations of teacher and student from the old policy, on the tokens of the batch.
+
+    `|lp_student - lp_old| / |lp_teacher - lp_old|` by the teacher's deviation (Fig. 7), and the
+    log-ratios to old on right and on wrong responses (Fig. 10).
     """
 
     KIND: ClassVar[str] = "signal"
@@ -64,21 +65,25 @@ class MeasureSignal(Stage[SignalRef]):
         old_N = load_column(context.store, self.old)
         teacher_N = load_column(context.store, self.teacher) - old_N
         student_N = load_column(context.store, self.student) - old_N
-        found = {
+        statistics = {
             "deviation": by_deviation(teacher_N, student_N),
             "teacher": by_outcome(teacher_N, positive_N),
             "student": by_outcome(student_N, positive_N),
         }
-        build.put(FILE, lambda path: path.write_text(json.dumps(found)))
+        build.put(FILE, lambda path: path.write_text(json.dumps(statistics)))
         return SignalRef(id=build.id)
 
 
 def by_deviation(teacher_N: Tensor, student_N: Tensor) -> list[dict[str, float]]:
-    """Tokens in `BINS` equal groups by |teacher - old|: each group's mean teacher and student
-    deviation and their ratio (Fig. 7).
+    """Mean deviations from old of teacher and student, in groups of tokens (Fig. 7).
 
-    The ratio is one of means, so that tokens the teacher hardly moved do not divide by nothing.
-    Groups it did not move are left out.
+    Tokens are sorted by |teacher - old| into `BINS` groups of equal size. The ratio of a group is
+    the ratio of its means, because many tokens have a teacher deviation near 0. Groups that the
+    teacher did not move are left out.
+
+    **Arguments:**
+        teacher_N: lp_teacher - lp_old of every token, in nats.
+        student_N: lp_student - lp_old of every token, in nats.
     """
     order = teacher_N.abs().argsort()
     rows = []
@@ -98,11 +103,14 @@ def by_deviation(teacher_N: Tensor, student_N: Tensor) -> list[dict[str, float]]
 
 
 def by_outcome(ratio_N: Tensor, positive_N: Tensor) -> dict[str, dict[str, Any]]:
-    """Histogram, mean and extreme quantiles of a log-ratio on right and on wrong responses (Fig.
-    10).
+    """Histogram, mean and quantiles of a log-ratio on right and on wrong responses (Fig. 10).
+
+    **Arguments:**
+        ratio_N: Log-ratio of every token, in nats.
+        positive_N: Whether the token's response is right.
     """
     low, high, bins = EDGES
-    found = {}
+    statistics = {}
     for name, mask in (("positive", positive_N), ("negative", ~positive_N)):
         values = ratio_N[mask].double()
         if len(values):
@@ -112,11 +120,11 @@ def by_outcome(ratio_N: Tensor, positive_N: Tensor) -> dict[str, dict[str, Any]]
             probe = torch.tensor([0.001, 0.01, 0.5, 0.99, 0.999], dtype=torch.float64)
             # quantile() refuses more than 2^24 values
             sample = values if len(values) <= 1 << 24 else values[:: len(values) // (1 << 24) + 1]
-            found[name] = {
+            statistics[name] = {
                 "counts": counts,
                 "edges": [low, high],
                 "mean": values.mean().item(),
                 "quantiles": sample.quantile(probe).tolist(),
                 "tokens": len(values),
             }
-    return found
+    return statistics

@@ -1,8 +1,8 @@
-"""What the responses of a rollout answered: votes for majority@K, and a row for every problem.
+"""Answers of a rollout's responses: votes for majority@K, and a row for every problem.
 
-Answers are grouped as the grader tells them apart. Right ones are one group: each is equal to the
-gold. Wrong ones are grouped by their normalised spelling first; the grader compares spellings only
-where that could change which group is largest, so that most problems cost it nothing.
+Equivalent answers form one group. The right answers are one group, since each equals the gold.
+Wrong answers are grouped by their normalized spelling. The grader then compares the spellings, but
+only where that could change which group is largest; most problems need no comparison.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tasks.rollouts import shards
 from tasks.store import Store
 
 LONGEST = 200
-"""Characters. A longer wrong answer is prose without a mark: compared by its spelling only."""
+"""Characters; longer wrong answers are unmarked prose, and are compared only by spelling."""
 RIGHT = "\N{NULL}"
-"""The group of right answers; no answer is spelt so."""
+"""The group of right answers; no answer has this spelling."""
 
 
 @dataclass
@@ -38,13 +38,13 @@ class Responses:
     gold: str
     outcomes: list[float] = field(default_factory=list)
     answers: list[str | None] = field(default_factory=list)
-    """As written; None where the grader found none."""
+    """Each answer as written; None if the grader found none."""
     groups: list[str | None] = field(default_factory=list)
-    """What each votes for: equal for equivalent answers, None where there is no answer."""
+    """The group each answer votes for, the same for equivalent answers; None without an answer."""
     lengths: list[int] = field(default_factory=list)
     truncated: list[bool] = field(default_factory=list)
     unanswered: int = 0
-    """In how many the grader found no answer."""
+    """Number of responses in which the grader found no answer."""
 
     def result(self, benchmark: str, problem: str) -> ProblemResult:
         """The row of a per-problem table."""
@@ -65,29 +65,33 @@ class Responses:
 
 
 def read_responses(store: Store, ref: RolloutRef, tried: Outcomes) -> dict[str, Responses]:
-    """Problem id -> what its responses answered, in the order of the benchmark. Texts are read
-    piece by piece and not kept.
+    """Problem id -> its responses, in the order of the benchmark.
 
-    **Arguments:** `tried`, the outcomes that count; they may call more answers right than the
-    rollout's own verdicts do.
+    Texts are read in batches and not kept.
+
+    **Arguments:**
+        tried: The outcomes that count. They may call more answers right than the rollout's own
+            verdicts, because of a judge.
     """
     code = ref.problems.extractor == "code"
     golds = {
         problem.id: "" if code else problem.answer for problem in load_problems(store, ref.problems)
     }
-    found: dict[str, Responses] = {}
+    by_problem: dict[str, Responses] = {}
     for row in _rows(store, ref):
-        one = found.setdefault(row["problem"], Responses(golds[row["problem"]]))
-        outcome = tried[row["problem"]][len(one.outcomes)]
+        responses = by_problem.setdefault(row["problem"], Responses(golds[row["problem"]]))
+        outcome = tried[row["problem"]][len(responses.outcomes)]
         answer = _answer(row, outcome, ref.problems.extractor)
-        one.outcomes.append(outcome)
-        one.answers.append(answer)
-        one.groups.append(None if answer is None else RIGHT if outcome > 0.5 else _spelling(answer))
-        one.lengths.append(row["length"])
-        one.truncated.append(row["truncated"])
-        one.unanswered += _unanswered(row, outcome)
-    _join_equal(found)
-    return found
+        responses.outcomes.append(outcome)
+        responses.answers.append(answer)
+        responses.groups.append(
+            None if answer is None else RIGHT if outcome > 0.5 else _spelling(answer)
+        )
+        responses.lengths.append(row["length"])
+        responses.truncated.append(row["truncated"])
+        responses.unanswered += _unanswered(row, outcome)
+    _join_equal(by_problem)
+    return by_problem
 
 
 def _rows(store: Store, ref: RolloutRef) -> Iterator[dict[str, Any]]:
@@ -100,7 +104,7 @@ def _rows(store: Store, ref: RolloutRef) -> Iterator[dict[str, Any]]:
 
 
 def _answer(row: Mapping[str, Any], outcome: float, extractor: str) -> str | None:
-    """What a response voted for; a program is no answer that others could have given too."""
+    """The answer of a response; None if there is none, or if it is a program, which has no vote."""
     if extractor not in EXTRACTORS or _unanswered(row, outcome):
         return None
     answer = extract(row["text"], extractor)
@@ -115,35 +119,39 @@ def _spelling(answer: str) -> str:
     return key(answer) or answer
 
 
-def _join_equal(found: Mapping[str, Responses]) -> None:
-    """Give spellings that the grader calls equal one group, in place."""
-    asked = [
-        (one, a, b) for one in found.values() for a, b in combinations(_worth_comparing(one), 2)
+def _join_equal(by_problem: Mapping[str, Responses]) -> None:
+    """Merge the groups of spellings that the grader calls equal, in place."""
+    pairs = [
+        (responses, a, b)
+        for responses in by_problem.values()
+        for a, b in combinations(_worth_comparing(responses), 2)
     ]
-    if not asked:
+    if not pairs:
         return
     with Grader() as grader:
         verdicts = grader.grade_many(
-            [(str(one.answers[a]), str(one.answers[b])) for one, a, b in asked]
+            [(str(responses.answers[a]), str(responses.answers[b])) for responses, a, b in pairs]
         )
-    for (one, a, b), verdict in zip(asked, verdicts, strict=True):
+    for (responses, a, b), verdict in zip(pairs, verdicts, strict=True):
         if verdict == "correct":
-            one.groups = [
-                one.groups[a] if group == one.groups[b] else group for group in one.groups
+            responses.groups = [
+                responses.groups[a] if group == responses.groups[b] else group
+                for group in responses.groups
             ]
 
 
-def _worth_comparing(one: Responses) -> list[int]:
-    """A sample of each wrong group, if together they have as many votes as the right one: only
-    then can joining them change who wins.
+def _worth_comparing(responses: Responses) -> list[int]:
+    """A sample of each wrong group, if merging such groups could change which group is largest.
+
+    That is so if together they have at least as many votes as the right group.
     """
-    counts = Counter(group for group in one.groups if group is not None)
+    counts = Counter(group for group in responses.groups if group is not None)
     right = counts.pop(RIGHT, 0)
     if not 0 < right <= counts.total():
         return []
-    samples = [one.groups.index(group) for group in counts]
+    samples = [responses.groups.index(group) for group in counts]
     return [
         sample
         for sample in samples
-        if (answer := one.answers[sample]) and answer.strip() and len(answer) <= LONGEST
+        if (answer := responses.answers[sample]) and answer.strip() and len(answer) <= LONGEST
     ]

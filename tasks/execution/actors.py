@@ -1,4 +1,4 @@
-"""Independent items worked off by actors, any of which may die and be replaced."""
+"""Independent items processed by a pool of Ray actors, any of which may die and be replaced."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Item = TypeVar("Item")
 Seen = TypeVar("Seen", contravariant=True)
 
 DEATHS = 3
-"""Deaths at one item after which the item, or the machine, is to blame."""
+"""Number of deaths at one item after which the item, or the machine, is to blame."""
 POLL_SECONDS = 0.5
 
 
 class Watch(Protocol[Seen]):
-    """Whoever looks at the work from outside."""
+    """Observes the work: reads its progress and reports it."""
 
     def sign(self, item: Seen) -> object:
-        """A value that changes as the item gets on."""
+        """A value that changes as the work on the item proceeds."""
 
     def show(self) -> object:
-        """Called while waiting."""
+        """Show the progress. Called while waiting."""
 
     def say(self, text: str) -> object:
-        """Told of a death."""
+        """Report a death."""
 
 
 def map_over_actors(
@@ -37,45 +37,50 @@ def map_over_actors(
     call: Callable[[Any, Item], Any],
     items: Sequence[Item],
     watch: Watch[Item],
-    share: ResourceRequest,
+    request: ResourceRequest,
     count: int,
     deadline: float,
 ) -> Iterator[tuple[Item, Any]]:
-    """Each item with its answer, as they come, worked out by `count` actors that stay warm from
-    item to item.
+    """Each item with its result, as they are finished, computed by a pool of Ray actors.
 
-    An actor that dies loses the item in hand, which another begins again. One whose item shows no
-    new sign for `deadline` seconds is wedged, and killed. Close the iterator, and the actors are
-    gone; they go with this process too, however it ends, for it owns them.
+    An actor is kept from item to item. When one dies, another actor starts its item again.
 
-    **Arguments:** `make(start)` calls `start(Class, *arguments)` for a new actor; `call(actor,
-    item)` makes the remote call.
+    Closing the iterator kills the actors. They also end with this process, however it ends, because
+    it owns them.
 
-    Raises RuntimeError when the actors at one item have died `DEATHS` times, and what an actor
-    raised as it was raised.
+    **Arguments:**
+        make: `make(start)` calls `start(Class, *arguments)` to create an actor.
+        call: `call(actor, item)` makes the remote call.
+        watch: Says whether an item advances, and reports deaths.
+        request: What each actor requests of Ray.
+        count: Number of actors.
+        deadline: Seconds without a new sign of its item after which an actor counts as wedged and
+            is killed.
+    **Raises:** RuntimeError if actors die `DEATHS` times at one item. An exception of an actor is
+    raised unchanged.
     """
     import ray
 
     def start(kind: type[Any], *arguments: Any) -> Any:
         return (
             ray.remote(kind)
-            .options(**share.options, max_restarts=0, max_task_retries=0)
+            .options(**request.options, max_restarts=0, max_task_retries=0)
             .remote(*arguments)
         )
 
-    crew = _ActorPool(lambda: make(start), call, items, watch, count, deadline)
+    pool = _ActorPool(lambda: make(start), call, items, watch, count, deadline)
     try:
-        while crew.todo or crew.working:
-            yield from crew.answers()
+        while pool.todo or pool.working:
+            yield from pool.results()
             watch.show()
     finally:
-        for hand in crew.hands.values():
-            ray.kill(hand.actor)
+        for slot in pool.slots.values():
+            ray.kill(slot.actor)
 
 
 @dataclass
 class _ActorSlot:
-    """An actor and the item it is at: none before it has started, for it may wait long for room."""
+    """An actor and the index of its item; None until it has started, which may take long."""
 
     actor: Any
     item: int | None = None
@@ -85,8 +90,10 @@ class _ActorSlot:
 
 
 class _ActorPool(Generic[Item]):
-    """The actors of one `map_over_actors`: `hands` by the reference each is awaited by, `todo` the
-    items nobody has in hand.
+    """The actors of one `map_over_actors`.
+
+    `slots` maps the reference that an actor's result will arrive at to its slot. `todo` holds the
+    indices of the items that no actor is working on.
     """
 
     def __init__(
@@ -107,44 +114,45 @@ class _ActorPool(Generic[Item]):
             deadline,
         )
         self.todo = deque(range(len(items)))
-        self.hands: dict[Any, _ActorSlot] = {}
+        self.slots: dict[Any, _ActorSlot] = {}
         self.deaths: Counter[int | None] = Counter()
 
     @property
     def working(self) -> list[tuple[_ActorSlot, Item]]:
         return [
-            (hand, self.items[hand.item]) for hand in self.hands.values() if hand.item is not None
+            (slot, self.items[slot.item]) for slot in self.slots.values() if slot.item is not None
         ]
 
-    def answers(self) -> list[tuple[Item, Any]]:
-        """What has come after waiting for a moment. Hands that became free have their next item
-        before anyone looks at these answers.
+    def results(self) -> list[tuple[Item, Any]]:
+        """The results that arrive within `POLL_SECONDS`.
+
+        Actors that became free get their next item before this returns.
         """
         import ray
 
-        while len(self.hands) < min(self.count, len(self.todo) + len(self.working)):
+        while len(self.slots) < min(self.count, len(self.todo) + len(self.working)):
             actor = self.make()
-            self.hands[actor.__ray_ready__.remote()] = _ActorSlot(actor)
-        ready, _ = ray.wait(list(self.hands), timeout=POLL_SECONDS)
-        answers: list[tuple[Item, Any]] = []
+            self.slots[actor.__ray_ready__.remote()] = _ActorSlot(actor)
+        ready, _ = ray.wait(list(self.slots), timeout=POLL_SECONDS)
+        results: list[tuple[Item, Any]] = []
         for reference in ready:
-            hand = self.hands.pop(reference)
+            slot = self.slots.pop(reference)
             try:
-                answer = ray.get(reference)
+                result = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
-                ray.kill(hand.actor)
+                ray.kill(slot.actor)
                 raise error.cause from None
             except ray.exceptions.RayError as error:
-                self._bury(hand, str(error).strip())
+                self._record_death(slot, str(error).strip())
                 continue
-            if hand.item is not None:
-                answers.append((self.items[hand.item], answer))
-            self._give(hand.actor)
-        self._find_wedged()
-        return answers
+            if slot.item is not None:
+                results.append((self.items[slot.item], result))
+            self._assign(slot.actor)
+        self._kill_wedged()
+        return results
 
-    def _give(self, actor: Any) -> None:
-        """The next item; or nothing is left, and what the actor holds is free for others."""
+    def _assign(self, actor: Any) -> None:
+        """Give the actor the next item; kill it if none is left, to free what it holds."""
         import ray
 
         if not self.todo:
@@ -152,37 +160,37 @@ class _ActorPool(Generic[Item]):
             return
         number = self.todo.popleft()
         item = self.items[number]
-        hand = _ActorSlot(
+        slot = _ActorSlot(
             actor, number, sign=self.watch.sign(item), until=time.monotonic() + self.deadline
         )
-        self.hands[self.call(actor, item)] = hand
+        self.slots[self.call(actor, item)] = slot
 
-    def _find_wedged(self) -> None:
+    def _kill_wedged(self) -> None:
         import ray
 
-        for hand, item in self.working:
+        for slot, item in self.working:
             sign = self.watch.sign(item)
-            if sign != hand.sign:
-                hand.sign, hand.until = sign, time.monotonic() + self.deadline
-            elif time.monotonic() > hand.until and not hand.wedged:
-                hand.wedged = True
-                ray.kill(hand.actor)  # so its answer is an error, as if it had died by itself
+            if sign != slot.sign:
+                slot.sign, slot.until = sign, time.monotonic() + self.deadline
+            elif time.monotonic() > slot.until and not slot.wedged:
+                slot.wedged = True
+                ray.kill(slot.actor)  # its result is now an error, as after any other death
 
-    def _bury(self, hand: _ActorSlot, why: str) -> None:
-        self.deaths[hand.item] += 1
-        at = "its start" if hand.item is None else self.items[hand.item]
-        if hand.item is not None:
-            self.todo.appendleft(hand.item)
+    def _record_death(self, slot: _ActorSlot, why: str) -> None:
+        self.deaths[slot.item] += 1
+        at = "its start" if slot.item is None else self.items[slot.item]
+        if slot.item is not None:
+            self.todo.appendleft(slot.item)
         how = (
             f"showed no sign of life for {self.deadline:g} s and was killed"
-            if hand.wedged
+            if slot.wedged
             else f"died ({why.splitlines()[-1]})"
         )
-        if self.deaths[hand.item] >= DEATHS:
+        if self.deaths[slot.item] >= DEATHS:
             raise RuntimeError(
-                f"{at}: a worker {how}; {DEATHS} have died at it. What is finished is kept: run "
+                f"{at}: a worker {how}; {DEATHS} have died at it. Finished work is kept: run "
                 f"the same command again, with fewer"
                 " runtime.samplers or runtime.scorers if memory ran out, or a longer "
                 "runtime.sampler_deadline if they were only slow"
             )
-        self.watch.say(f"a worker {how}; {at} is begun again")
+        self.watch.say(f"a worker {how}; {at} is started again")

@@ -1,10 +1,13 @@
-"""What the stages of a campaign need of a cluster, computed from its config, and whether the
-cluster can ever give it.
+"""The capacity that the stages of a campaign require, and a check that a cluster can provide it.
 
-Ray lets a task that asks for more than there is wait for ever, and so do trainers of whom one finds
-no room. Bytes are counted where a model's shape is known, and only those that are certain: weights,
-and in training gradients and AdamW's moments, never activations. Light: imports neither Prefect nor
-Ray, unless there is a cluster to ask, and torch only where GPUs matter.
+Ray lets a task wait indefinitely if it requests more than any node has. Trainers, which start
+together, also wait if only one of them does not fit.
+
+Requirements are computed from the config. Memory is counted if the model's shape is known, and only
+the bytes that are certain: weights, and for training also gradients and AdamW's moments, but never
+activations.
+
+Does not import Prefect or Ray, and imports torch only if GPUs matter.
 """
 
 from __future__ import annotations
@@ -32,23 +35,26 @@ from tasks.host.services import ray_address
 Dimension = Literal["CPU", "GPU", "memory"]
 DIMENSIONS: tuple[Dimension, ...] = ("CPU", "GPU", "memory")
 TRAINED = 4
-"""Numbers that training holds for every weight: itself, its gradient, AdamW's two moments."""
+"""Numbers that training stores for each weight: itself, its gradient, AdamW's two moments."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine offers. Example: `Node(cpus=96, gpus=8, memory=1e12, gpu_memory=80e9)`"""
+    """What one machine offers.
+
+    **Example:** `Node(cpus=96, gpus=8, memory=1e12, gpu_memory=80e9)`
+    """
 
     cpus: float
     gpus: float
     memory: float = math.inf
-    """Bytes of the host; infinite where it is not known, as below."""
+    """Host memory, bytes; infinite if unknown."""
     gpu_memory: float = math.inf
-    """Bytes of one of its GPUs."""
+    """Memory of one of its GPUs, bytes; infinite if unknown."""
 
 
 class Remedy(NamedTuple):
-    """How the config asks less: the key to look at, and what to do."""
+    """How the config can request less: the key to look at, and what to do."""
 
     key: str
     how: str
@@ -56,48 +62,53 @@ class Remedy(NamedTuple):
 
 @dataclass(frozen=True)
 class Requirement:
-    """What must fit, or the campaign never ends.
+    """A piece of work that must fit on the nodes. If it does not, the campaign never ends.
 
-    Example: `Requirement("trainers", Share(1, 1.0), {"GPU": Mend("runtime.trainers", "lower it")},
-    held=35e9, where="gpu", count=8)`
+    **Example:** `Requirement("trainers", ResourceRequest(1, 1.0), {"GPU":
+    Remedy("runtime.trainers", "lower it")}, bytes_each=35e9, memory_of="gpu", count=8)`
     """
 
-    who: str
-    share: ResourceRequest
-    mends: dict[Dimension, Remedy]
-    """How the config asks less of a dimension."""
-    held: float = 0.0
-    """Bytes that each holds at the very least; 0 where they are not known."""
-    where: Literal["host", "gpu", "either"] = "host"
-    """`either`: no GPU is asked for, but one that is there is used."""
+    name: str
+    request: ResourceRequest
+    remedies: dict[Dimension, Remedy]
+    """How the config can request less of a dimension."""
+    bytes_each: float = 0.0
+    """Lower bound of the memory that each copy needs, bytes; 0 if unknown."""
+    memory_of: Literal["host", "gpu", "either"] = "host"
+    """Where this memory is. `either`: no GPU is requested, but a GPU of the node would be used."""
     count: int = 1
-    """So many start together, on whatever nodes; each of them on one."""
+    """Number of copies that start together. Each runs on one node; they may share a node or not."""
 
     def room(self, node: Node) -> int:
-        """How many of them the node has room for, at most all."""
+        """How many copies fit on the node, at most `count`."""
         return min(self._fit(dimension, node) for dimension in DIMENSIONS)
 
     def lacking(self, nodes: Sequence[Node]) -> list[Dimension]:
-        """What there is not enough of; empty if all is well. Where no node has together what
-        some have apart: all that is asked.
+        """The dimensions of which the nodes have too little; empty if all copies fit.
+
+        If the nodes have enough of each dimension, but no node has enough of all of them: every
+        dimension that is required.
         """
         if sum(map(self.room, nodes)) >= self.count:
             return []
         short = [
-            one for one in DIMENSIONS if sum(self._fit(one, node) for node in nodes) < self.count
+            dimension
+            for dimension in DIMENSIONS
+            if sum(self._fit(dimension, node) for node in nodes) < self.count
         ]
-        return short or [one for one in DIMENSIONS if self._amount(one)]
+        return short or [dimension for dimension in DIMENSIONS if self._amount(dimension)]
 
     def _amount(self, dimension: Dimension) -> float:
-        return {"CPU": self.share.cpus, "GPU": self.share.gpus, "memory": self.held}[dimension]
+        return {"CPU": self.request.cpus, "GPU": self.request.gpus, "memory": self.bytes_each}[
+            dimension
+        ]
 
     def _fit(self, dimension: Dimension, node: Node) -> int:
-        if dimension == "memory" and self.where == "gpu":
-            # each has its own
-            return (
-                self.count if not node.gpus or self.held <= node.gpu_memory * self.share.gpus else 0
-            )
-        host = math.inf if self.where == "either" and node.gpus else node.memory
+        if dimension == "memory" and self.memory_of == "gpu":
+            # every copy has its own GPU or part of one
+            enough = self.bytes_each <= node.gpu_memory * self.request.gpus
+            return self.count if not node.gpus or enough else 0
+        host = math.inf if self.memory_of == "either" and node.gpus else node.memory
         amount, has = (
             self._amount(dimension),
             {"CPU": node.cpus, "GPU": node.gpus, "memory": host}[dimension],
@@ -109,15 +120,18 @@ class Requirement:
         )
 
 
-# ------------------------------------------------------------------------------------ what is asked
+# ------------------------------------------------------------------------------------- requirements
 
 
 def requirements(
     runtime: RuntimeConfig, weights: float = 0, alone: Sequence[str] = ()
 ) -> list[Requirement]:
-    """What stages need that run a model of so many weights, or of an unknown number.
+    """What stages that run a model require.
 
-    **Arguments:** `alone`: trainings that have no trainers, but run in their stage's own process.
+    **Arguments:**
+        weights: Number of the model's weights; 0 if unknown.
+        alone: Names of trainings that run in their stage's own process, whatever
+            `runtime.trainers` is.
     """
     return list(_requirements(runtime, weights, alone))
 
@@ -125,44 +139,48 @@ def requirements(
 def _requirements(
     runtime: RuntimeConfig, weights: float, alone: Sequence[str]
 ) -> Iterator[Requirement]:
-    whole, once = stage_request(runtime), width(runtime.dtype) * weights
+    stage, once = stage_request(runtime), width(runtime.dtype) * weights
     own = _lower("cpus", "gpus") | {"memory": Remedy("model", "take a smaller model")}
     more: dict[Dimension, Remedy] = {
-        "memory": Remedy("runtime.trainers", "raise runtime.trainers, who share it")
+        "memory": Remedy("runtime.trainers", "raise runtime.trainers, which share it")
     }
     yield Requirement("drawing problems", ResourceRequest(1, 0.0), {})
     if runtime.samples_apart:
-        share = sampler_request(runtime)
-        mends = own | _lower("sampler_cpus", "sampler_gpus")
-        yield Requirement("a sampler", share, mends, once, _where(share, runtime))
+        request = sampler_request(runtime)
+        remedies = own | _lower("sampler_cpus", "sampler_gpus")
+        yield Requirement("a sampler", request, remedies, once, _memory_of(request, runtime))
     else:
-        yield Requirement("sampling", whole, own, once, _where(whole, runtime))
-    share = scorer_request(runtime) if runtime.scores_apart else whole
+        yield Requirement("sampling", stage, own, once, _memory_of(stage, runtime))
+    request = scorer_request(runtime) if runtime.scores_apart else stage
     yield Requirement(
-        "a scorer" if runtime.scores_apart else "scoring", share, own, once, _where(share, runtime)
+        "a scorer" if runtime.scores_apart else "scoring",
+        request,
+        own,
+        once,
+        _memory_of(request, runtime),
     )
     if runtime.trains_apart:
-        share = trainer_request(runtime)
+        request = trainer_request(runtime)
         fewer = "lower runtime.trainers or runtime."
-        mends = {
+        remedies = {
             "CPU": Remedy("runtime.trainers", f"{fewer}trainer_cpus"),
             "GPU": Remedy("runtime.trainers", f"{fewer}trainer_gpus"),
             **more,
         }
-        # several keep float32 weights
-        each = TRAINED * width("float32") * weights / runtime.trainers
+        # sharded weights are float32, whatever runtime.dtype is
+        bytes_each = TRAINED * width("float32") * weights / runtime.trainers
         yield Requirement(
             "trainers",
-            share,
-            mends,
-            each,
-            "host" if runtime.offload else _where(share, runtime),
+            request,
+            remedies,
+            bytes_each,
+            "host" if runtime.offload else _memory_of(request, runtime),
             runtime.trainers,
         )
     else:
-        yield Requirement("training", whole, own | more, TRAINED * once, _where(whole, runtime))
-    for who in alone:
-        yield Requirement(who, whole, own, TRAINED * once, _where(whole, runtime))
+        yield Requirement("training", stage, own | more, TRAINED * once, _memory_of(stage, runtime))
+    for name in alone:
+        yield Requirement(name, stage, own, TRAINED * once, _memory_of(stage, runtime))
 
 
 def _lower(cpus: str, gpus: str) -> dict[Dimension, Remedy]:
@@ -170,22 +188,25 @@ def _lower(cpus: str, gpus: str) -> dict[Dimension, Remedy]:
     return {name: Remedy(f"runtime.{key}", f"lower runtime.{key}") for name, key in keys}
 
 
-def _where(share: ResourceRequest, runtime: RuntimeConfig) -> Literal["host", "gpu", "either"]:
-    return "gpu" if share.gpus else "host" if runtime.device == "cpu" else "either"
+def _memory_of(
+    request: ResourceRequest, runtime: RuntimeConfig
+) -> Literal["host", "gpu", "either"]:
+    return "gpu" if request.gpus else "host" if runtime.device == "cpu" else "either"
 
 
 def this_node(asked: Sequence[Requirement], runtime: RuntimeConfig) -> Node:
-    """What a Ray that is started here offers. GPUs are counted only where one is asked for, or
-    the host alone would not do.
+    """What a Ray that is started here would offer.
+
+    GPUs are counted only if one is requested, or if the host alone is too small.
     """
     host = Node(local_cpus(runtime), 0.0, float(psutil.virtual_memory().total))
-    if not any(need.share.gpus or need.lacking([host]) for need in asked):
+    if not any(requirement.request.gpus or requirement.lacking([host]) for requirement in asked):
         return host
     import torch
 
     count = torch.cuda.device_count()
     least = min(
-        (torch.cuda.get_device_properties(one).total_memory for one in range(count)),
+        (torch.cuda.get_device_properties(index).total_memory for index in range(count)),
         default=math.inf,
     )
     return Node(host.cpus, count, host.memory, least)
@@ -197,52 +218,60 @@ def this_node(asked: Sequence[Requirement], runtime: RuntimeConfig) -> Node:
 def refuse_impossible(
     asked: Sequence[Requirement], nodes: Sequence[Node], runtime: RuntimeConfig
 ) -> None:
-    """Raises ValueError for the first need that can never be met: who asks what, what there is,
-    and what to change.
+    """Refuse requirements that the nodes can never meet.
+
+    **Raises:** ValueError for the first of them. It says what is required, what the nodes have, and
+    what to change.
     """
     address = ray_address(runtime.ray_address)
     there = f"the Ray cluster at {address}" if address else "the Ray of this machine"
     elsewhere = "add nodes" if address else "set runtime.ray_address to a cluster that has it"
-    for need in asked:
-        if lacking := need.lacking(nodes):
-            mends = [need.mends[one] for one in lacking if one in need.mends]
-            key = mends[0].key if mends else "runtime.ray_address"
-            how = ", or ".join([*(mend.how for mend in mends), elsewhere])
+    for requirement in asked:
+        if lacking := requirement.lacking(nodes):
+            remedies = [
+                requirement.remedies[dimension]
+                for dimension in lacking
+                if dimension in requirement.remedies
+            ]
+            key = remedies[0].key if remedies else "runtime.ray_address"
+            how = ", or ".join([*(remedy.how for remedy in remedies), elsewhere])
             raise ValueError(
-                f"{key}: {_asks(need, nodes)}, and {there} has {_offers(need, nodes)}; {how}"
+                f"{key}: {_demand(requirement, nodes)}, and {there} has "
+                f"{_offer(requirement, nodes)}; {how}"
             )
 
 
-def _asks(need: Requirement, nodes: Sequence[Node]) -> str:
+def _demand(requirement: Requirement, nodes: Sequence[Node]) -> str:
+    request = requirement.request
     amounts = [
         f"{amount:g} {name}"
-        for name, amount in (("CPU", need.share.cpus), ("GPU", need.share.gpus))
+        for name, amount in (("CPU", request.cpus), ("GPU", request.gpus))
         if amount
     ]
-    if need.held and "memory" in need.lacking(nodes):
-        amounts.append(
-            f"at least {_gb(need.held)} of {'its' if need.where == 'gpu' else 'host'} memory"
-        )
-    if need.count == 1:
-        return f"{need.who} asks for {' and '.join(amounts)} on one node"
-    room = sum(map(need.room, nodes))
+    if requirement.bytes_each and "memory" in requirement.lacking(nodes):
+        whose = "its" if requirement.memory_of == "gpu" else "host"
+        amounts.append(f"at least {_gb(requirement.bytes_each)} of {whose} memory")
+    if requirement.count == 1:
+        return f"{requirement.name} asks for {' and '.join(amounts)} on one node"
+    room = sum(map(requirement.room, nodes))
     return (
-        f"{need.count} {need.who}, who start together, ask for {' and '.join(amounts)} each: "
-        f"there is room for {room}"
+        f"{requirement.count} {requirement.name}, which start together, ask for "
+        f"{' and '.join(amounts)} each: there is room for {room}"
     )
 
 
-def _offers(need: Requirement, nodes: Sequence[Node]) -> str:
-    """The nodes, the largest first, those alike counted."""
-    memory = "memory" in need.lacking(nodes)
+def _offer(requirement: Requirement, nodes: Sequence[Node]) -> str:
+    """The nodes as text, the largest first; equal ones are counted."""
+    memory = "memory" in requirement.lacking(nodes)
+    on_gpu = requirement.memory_of == "gpu"
 
-    def words(node: Node) -> str:
-        host = f" {_gb(node.memory)}" if memory and need.where != "gpu" else ""
-        each = f" of {_gb(node.gpu_memory)}" if memory and need.where == "gpu" and node.gpus else ""
+    def describe(node: Node) -> str:
+        host = f" {_gb(node.memory)}" if memory and not on_gpu else ""
+        each = f" of {_gb(node.gpu_memory)}" if memory and on_gpu and node.gpus else ""
         return f"{node.cpus:g} CPU{host} {node.gpus:g} GPU{each}"
 
     kinds = Counter(
-        words(node)
+        describe(node)
         for node in sorted(
             nodes, key=lambda node: (node.gpus, node.cpus, node.memory), reverse=True
         )

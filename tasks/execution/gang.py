@@ -1,5 +1,6 @@
-"""Actors that work on one thing together: they start together, and when one dies all begin again
-from what they had made durable.
+"""Gangs of Ray actors: they start together, and after a death all of them start again.
+
+They continue from what they had made durable.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tasks.execution.actors import DEATHS
 from tasks.execution.requests import ResourceRequest
 
 GRACE_SECONDS = 15.0
-"""How long after one's trouble the others are waited for: a death shows in others' errors too,
-and may show there first.
+"""How long to wait for the other actors after the error of one: when an actor dies, the others
+raise errors too, perhaps before the death is seen.
 """
 
 
@@ -23,60 +24,65 @@ def run_gang(
     name: str,
     make: Callable[[Callable[..., Any], str], list[Any]],
     call: Callable[[Any], Any],
-    share: ResourceRequest,
+    request: ResourceRequest,
     count: int,
     sign: Callable[[], object],
     say: Callable[[str], object],
 ) -> list[Any]:
-    """The answers of `count` actors, in their order.
+    """The results of the actors of a gang, in the order of the actors.
 
-    Their room is one placement group, as near to each other as they fit: of two gangs that wait for
-    room, none holds half of it. It has a `name`, so that what an earlier process left behind when
-    it was killed is given back first.
+    Their resources are one placement group, on as few machines as possible. Of two gangs that wait,
+    therefore, none holds half of what it needs.
 
-    **Arguments:** `make(start, address)` calls `start(Class, *arguments)` for each actor, `address`
-    being that of the first one's machine; `call(actor)` makes the remote call; `sign` a value that
-    changes as they get on; `say` is told of deaths.
-
-    Raises RuntimeError when one has died `DEATHS` times without a new sign, and what an actor
-    raised as it was raised.
+    **Arguments:**
+        name: Name of the placement group. One of this name that a killed process left behind is
+            removed first.
+        make: `make(start, address)` calls `start(Class, *arguments)` for each actor. `address` is
+            that of the first actor's machine.
+        call: `call(actor)` makes the remote call.
+        request: What each actor requests of Ray.
+        count: Number of actors.
+        sign: Gives a value that changes as the work proceeds.
+        say: Reports a death.
+    **Raises:** RuntimeError after `DEATHS` deaths in a row without a new sign. An exception of an
+    actor is raised unchanged.
     """
     deaths, seen = 0, sign()
     while True:
-        with _room(name, share, count) as room, _actors(make, room) as actors:
-            answers, death = _answers([call(actor) for actor in actors])
+        with _placement(name, request, count) as placement, _actors(make, placement) as actors:
+            results, death = _results([call(actor) for actor in actors])
         if death is None:
-            return answers
+            return results
         deaths, seen = (deaths + 1, seen) if sign() == seen else (1, sign())
         if deaths >= DEATHS:
             raise RuntimeError(
-                f"{name}: a worker died ({death}); {DEATHS} have died at the same place. What is "
-                f"finished is kept: run the same command"
+                f"{name}: a worker died ({death}); {DEATHS} have died at the same place. Finished "
+                f"work is kept: run the same command"
                 " again, with more memory for each (fewer runtime.trainers to a machine, a "
                 "smaller runtime.token_budget, runtime.recompute)"
             )
-        say(f"a worker died ({death}); all go on from the last checkpoint")
+        say(f"a worker died ({death}); all resume from the last checkpoint")
 
 
 @dataclass(frozen=True)
-class _Room:
-    """A placement group that is there: a bundle for each actor."""
+class _Placement:
+    """A placement group that is ready, with a bundle for each actor."""
 
     group: Any
-    share: ResourceRequest
+    request: ResourceRequest
 
     def options(self, rank: int) -> dict[str, Any]:
-        """What puts the actor of a rank into its bundle."""
+        """Ray options that put the actor of a rank into its bundle."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         return {
-            **self.share.options,
+            **self.request.options,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, rank),
         }
 
     @property
     def address(self) -> str:
-        """Of the machine with the first bundle."""
+        """Address of the machine with the first bundle."""
         import ray
 
         first = ray.util.placement_group_table(self.group)["bundles_to_node_id"][0]
@@ -87,46 +93,49 @@ class _Room:
 
 
 @contextmanager
-def _room(name: str, share: ResourceRequest, count: int) -> Iterator[_Room]:
+def _placement(name: str, request: ResourceRequest, count: int) -> Iterator[_Placement]:
     import ray
 
-    with suppress(ValueError):  # there is none
+    with suppress(ValueError):  # no group of this name
         ray.util.remove_placement_group(ray.util.get_placement_group(name))
-    bundle = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    bundle = {"CPU": request.cpus} | ({"GPU": request.gpus} if request.gpus else {})
     group = ray.util.placement_group([bundle] * count, strategy="PACK", name=name)
     try:
         while not group.wait(60):
             pass
-        yield _Room(group, share)
+        yield _Placement(group, request)
     finally:
         ray.util.remove_placement_group(group)
 
 
 @contextmanager
 def _actors(
-    make: Callable[[Callable[..., Any], str], list[Any]], room: _Room
+    make: Callable[[Callable[..., Any], str], list[Any]], placement: _Placement
 ) -> Iterator[list[Any]]:
     import ray
 
     started: list[Any] = []
 
     def start(kind: type[Any], *arguments: Any) -> Any:
-        options = {**room.options(len(started)), "max_restarts": 0, "max_task_retries": 0}
+        options = {**placement.options(len(started)), "max_restarts": 0, "max_task_retries": 0}
         started.append(ray.remote(kind).options(**options).remote(*arguments))
         return started[-1]
 
     try:
-        yield make(start, room.address)
+        yield make(start, placement.address)
     finally:
         for actor in started:
             ray.kill(actor)
 
 
-def _answers(references: list[Any]) -> tuple[list[Any], str | None]:
-    """All answers; or none, and how one of them died. Raises what one raised, when none died."""
+def _results(references: list[Any]) -> tuple[list[Any], str | None]:
+    """The results of all actors and None; or no results and how an actor died.
+
+    Raises the exception of an actor if none died.
+    """
     import ray
 
-    answers: dict[Any, Any] = {}
+    results: dict[Any, Any] = {}
     death: str | None = None
     error: Exception | None = None
     waiting, until = list(references), None
@@ -137,7 +146,7 @@ def _answers(references: list[Any]) -> tuple[list[Any], str | None]:
         if not ready:
             break
         try:
-            answers[ready[0]] = ray.get(ready[0])
+            results[ready[0]] = ray.get(ready[0])
             continue
         except ray.exceptions.RayTaskError as raised:
             error = error or raised.cause
@@ -149,4 +158,4 @@ def _answers(references: list[Any]) -> tuple[list[Any], str | None]:
         return [], death
     if error is not None:
         raise error from None
-    return [answers[reference] for reference in references], None
+    return [results[reference] for reference in references], None

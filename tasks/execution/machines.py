@@ -1,4 +1,4 @@
-"""Machines: a table of them, a file of that form, or this one, measured."""
+"""Machines to estimate for: from the table, from a YAML file, or this machine, measured."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from tasks.untrusted.yaml_files import read_mapping
 
 FILE = Path(__file__).with_name("machines.yaml")
 THIS = "this"
-"""The name that means the machine at hand."""
+"""Name of the machine that this process runs on."""
 ROWS = 2048
-"""Tokens of the products that are timed, as a micro-batch has them."""
+"""Tokens in the timed matrix products, as in a micro-batch."""
 ASSUMED = Efficiency(train=0.75, score=0.75, memory=0.3)
-"""Of the best that was measured: products of a model's own sizes come near it, small operations
-into fresh memory reach a third of a copy (docs/scaling.md has what this gives beside what was
-measured).
+"""Fractions of the best measured rates. Products of a model's own sizes come near them; small
+operations into fresh memory reach a third of a copy's rate. docs/scaling.md compares the resulting
+estimates with measurements.
 """
 
 
 def machine_names() -> list[str]:
+    """The names of the table, and `THIS`."""
     return [*_table(FILE), THIS]
 
 
 def machine(name: str, shape: ModelShape | None) -> Machine:
-    """A machine of the table, of a YAML file with one, or this one, measured on products of the
-    sizes of `shape`.
+    """A machine from the table or from a YAML file, or this machine, measured.
 
-    Raises ValueError for a name that is not there, or a file that does not say what a machine
-    needs.
+    **Arguments:**
+        name: A name of the table, the path of a YAML file (its first machine counts), or `THIS`.
+        shape: The model whose sizes the measured matrix products have.
+    **Raises:** ValueError for an unknown name or an invalid file.
     """
     if name == THIS:
         return this_machine(shape)
@@ -44,7 +46,7 @@ def machine(name: str, shape: ModelShape | None) -> Machine:
     table = (
         _table(path)
         if path.suffix in (".yaml", ".yml")
-        else {known: one for known, one in _table(FILE).items() if known == name}
+        else {known: entry for known, entry in _table(FILE).items() if known == name}
     )
     if not table:
         raise ValueError(
@@ -57,8 +59,8 @@ def machine(name: str, shape: ModelShape | None) -> Machine:
 def _table(path: Path) -> dict[str, Machine]:
     try:
         return {
-            name: Machine.model_validate({"name": name, **one})
-            for name, one in read_mapping(path, "a file of machines").items()
+            name: Machine.model_validate({"name": name, **entry})
+            for name, entry in read_mapping(path, "a file of machines").items()
         }
     except (ValidationError, TypeError) as error:
         raise ValueError(
@@ -68,12 +70,14 @@ def _table(path: Path) -> dict[str, Machine]:
 
 
 def this_machine(shape: ModelShape | None) -> Machine:
-    """This machine as one device on CPUs: its float32 matrix rate on products of a model's sizes,
-    its copying rate, its cost of a call.
+    """This machine as one CPU device: matrix rate in float32, copy rate, and cost of a call.
 
-    Takes about a second. Of several tries the best counts, and one thread stands for each core, so
-    that a busy machine is taken for the idle one it would be. Cores share the memory: its rate is
-    one thread's.
+    Takes about a second. Measures the best of several tries on one thread and multiplies the matrix
+    rate by the number of cores, so that a busy machine gives the numbers of an idle one. The copy
+    rate is that of one thread, because cores share the memory.
+
+    **Arguments:**
+        shape: The model whose sizes the matrix products have; typical sizes if None.
     """
     import torch
     from torch import nn
@@ -91,7 +95,7 @@ def this_machine(shape: ModelShape | None) -> Machine:
     copied = _seconds(lambda: target.copy_(large))
     small = nn.Linear(hidden, hidden)
     with torch.inference_mode():
-        one = _seconds(lambda: torch.nn.functional.silu(small(thin)) * 2.0)
+        timed = _seconds(lambda: torch.nn.functional.silu(small(thin)) * 2.0)
     torch.set_num_threads(threads)
     return Machine(
         name=THIS,
@@ -102,21 +106,22 @@ def this_machine(shape: ModelShape | None) -> Machine:
         ),
         bandwidth=2 * 4 * len(large) / copied,
         memory=float(psutil.virtual_memory().total),
-        call=CALLS * one,
-        step=CALLS * one,
+        call=CALLS * timed,
+        step=CALLS * timed,
         efficiency=ASSUMED,
     )
 
 
 CALLS = 15
-"""A decoder layer has about 45 operations; three are timed together."""
+"""Timed groups of three operations in a decoder layer, which has about 45 operations."""
 
 
 def _seconds(
     work: Callable[[], object], least: float = 0.3, tries: int = 30, most: float = 2.0
 ) -> float:
-    """Seconds of the quickest of some calls, after a warm-up: what else runs here is not the
-    machine's speed.
+    """Seconds of the quickest of several calls, after a warm-up.
+
+    The quickest is least disturbed by other processes.
     """
     work()
     taken: list[float] = []

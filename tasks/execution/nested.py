@@ -1,4 +1,4 @@
-"""Stages that a running stage asks for."""
+"""Stages that a running stage needs the results of."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tasks.execution.stage import Context, Ref, Stage, get_or_compute
 
 
 def run_in_ray_task(work: Callable[..., Any], runtime: RuntimeConfig, *args: Any) -> Any:
-    """`work(*args)` in a Ray task of its own that asks for a stage's share; its answer, or the
-    error it raised.
+    """Run `work(*args)` in a Ray task that requests as much as a stage; returns its result.
+
+    An exception of `work` is raised unchanged.
     """
     import ray
 
@@ -28,11 +29,11 @@ def run_in_ray_task(work: Callable[..., Any], runtime: RuntimeConfig, *args: Any
 
 
 def get_or_compute_inside(outer: Stage[Any], stage: Stage[Ref], context: Context) -> Ref:
-    """`get_or_compute` for work that the stage `outer` asks for while it runs.
+    """`get_or_compute` of a stage that `outer` needs while `outer` runs.
 
-    Where `outer` has room, it works there by itself: scorers beside it would wait for the room it
-    holds. Where `outer` only waits, it has none, so the work is left to actors of `stage`, or else
-    to a Ray task.
+    If `outer` holds a stage's resources, this process computes `stage`: separate scorers would
+    wait for the resources that `outer` holds. If `outer` only waits for actors, it holds nothing,
+    and the actors of `stage` or a Ray task do the work.
     """
     runtime = context.runtime
     if not outer.runs_on_actors(runtime):
@@ -41,8 +42,8 @@ def get_or_compute_inside(outer: Stage[Any], stage: Stage[Ref], context: Context
         )
     if stage.runs_on_actors(runtime):
         return get_or_compute(stage, context)
-    found = stage.stored(context.store)
-    if found is not None:
-        return found
+    stored = stage.stored(context.store)
+    if stored is not None:
+        return stored
     ref: Ref = run_in_ray_task(get_or_compute, runtime, stage, context)
     return ref

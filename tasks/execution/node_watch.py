@@ -1,5 +1,6 @@
-"""The driver's node of Ray, watched: where it dies, Ray's own driver may wait for its answers
-for ever instead of ending.
+"""Watches the Ray node of this driver process and stops the process when the node dies.
+
+Without it, Ray's own driver may wait indefinitely for results instead of ending.
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ import grpc
 from tasks.host.shutdown import stop_process
 
 WATCH = "/grpc.health.v1.Health/Watch"
-"""gRPC's own health service, which every node answers; it says nothing more until the node is
-gone.
-"""
+"""gRPC's standard health service. Every node answers once; its stream ends when the node dies."""
 KNOCKS, PAUSE = 3, 1.0
-"""A node that never answered is asked so often, with so many seconds between."""
+"""Attempts to reach a node that has not answered yet, and seconds between them."""
 
 
 class NodeWatch:
-    """Stops this process, by SIGTERM and with a reason, as soon as the node at `address`
-    (`host:port`) is gone.
+    """Stops this process with SIGTERM and a reason when the node at `address` dies.
 
-    The node is on this machine, so no network's hiccup looks like its end.
+    `address` is `host:port`. The node is on this machine, so a network problem cannot look like its
+    death.
     """
 
     def __init__(self, address: str) -> None:
@@ -34,7 +33,7 @@ class NodeWatch:
         threading.Thread(target=self._watch, name="ray-node-watch", daemon=True).start()
 
     def close(self) -> None:
-        """The node may go from now on."""
+        """Stop watching; the node may end from now on."""
         self._closed.set()
         self._channel.close()
 
@@ -50,8 +49,9 @@ class NodeWatch:
             )
 
     def _answers(self) -> bool:
-        """Until the node says no more: whether it said anything. A node that is there and does
-        not let itself be watched closes this.
+        """Wait until the node's stream ends; returns whether the node answered at all.
+
+        Stops watching if the node is alive but refuses to be watched.
         """
         answered = False
         try:
@@ -62,13 +62,13 @@ class NodeWatch:
         except grpc.RpcError as error:
             if not answered and error.code() != grpc.StatusCode.UNAVAILABLE:
                 self._closed.set()
-        except ValueError:  # what a closed channel says to who asks
+        except ValueError:  # the channel was closed
             self._closed.set()
         return answered
 
 
 def _token() -> str:
-    """What Ray's own processes show each other (docs/security.md)."""
+    """The token with which Ray's processes authenticate to each other (docs/security.md)."""
     return (
         os.environ.get("RAY_AUTH_TOKEN")
         or Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
@@ -76,7 +76,7 @@ def _token() -> str:
 
 
 def watch_own_node() -> NodeWatch:
-    """Of the Ray that this process is connected to."""
+    """Watch the node of the Ray that this process is connected to."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()

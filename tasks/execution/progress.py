@@ -1,5 +1,6 @@
-"""Progress of long work: stages append small events to a file, whoever shows them (terminal,
-Prefect) reads it. Works across processes.
+"""Progress of long work: stages append events to a file; the terminal and Prefect read it.
+
+Works across processes.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """Append events of one stage. At most two a second, and always the last."""
+    """Appends the events of one stage: at most two a second, and always the last."""
 
     path: Path | None
+    """The file; None writes nothing."""
     label: str = ""
     _next: float = field(default=0.0, repr=False)
 
     @property
     def due(self) -> bool:
-        """Would an event be written now? For what costs something to find out."""
+        """Whether an event would be written now. Ask before computing numbers that are costly."""
         return self.path is not None and time.monotonic() >= self._next
 
     def __call__(self, done: int, total: int, **info: Any) -> None:
-        """`done` of `total` units; `info` is shown beside the bar."""
+        """Report `done` of `total` units; `info` is shown next to the bar."""
         now = time.monotonic()
         if self.path is None or (now < self._next and done < total):
             return
@@ -36,7 +38,7 @@ class Progress:
         self.event(done=done, total=total, info=info)
 
     def say(self, text: str) -> None:
-        """Tell what a person should know."""
+        """Show a message to the user."""
         Progress(self.path, f"{self.label}: {text}").event(status="said")
 
     def event(self, **fields: Any) -> None:
@@ -51,14 +53,14 @@ class Progress:
 
 
 def follow(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """Whole events after byte `position`, and the position to go on from."""
+    """Complete events after byte `position`, and the position to continue from."""
     if not path.exists():
         return [], position
     with path.open("rb") as file:
         file.seek(position)
         data = file.read()
-    whole = data.rfind(b"\n") + 1
-    return list(_events(data[:whole])), position + whole
+    complete = data.rfind(b"\n") + 1
+    return list(_events(data[:complete])), position + complete
 
 
 def _events(data: bytes) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,5 @@
 """The Ray cluster of this process: joined, or started locally, when the first stage needs it.
+
 Only `tasks.execution` imports Ray.
 """
 
@@ -22,30 +23,32 @@ from tasks.host.services import ray_address
 from tasks.host.shutdown import signals_kept
 
 KNOCK_SECONDS = 10
-"""Within these a cluster's head answers, if it is there."""
+"""Seconds within which the head of a running cluster accepts a connection."""
 ACCELERATOR = "accelerator_type:"
+"""Prefix of the Ray resource that names a node's kind of GPU."""
 _lock = threading.Lock()
 _watches: list[NodeWatch] = []
 
 
 def max_concurrent_stages(runtime: RuntimeConfig) -> int:
-    """How many stages can be at work at once, at least one."""
+    """How many stages can run at the same time; at least one."""
     if runtime.ray == "off":
         return 1
-    share = stage_request(runtime)
-    if not (ray_address(runtime.ray_address) or share.gpus):
-        return max(1, local_cpus(runtime) // share.cpus)
+    request = stage_request(runtime)
+    if not (ray_address(runtime.ray_address) or request.gpus):
+        return max(1, local_cpus(runtime) // request.cpus)
     nodes = cluster_nodes(runtime)
-    stages = Requirement("stages", share, {}, count=sum(int(node.cpus) for node in nodes))
+    stages = Requirement("stages", request, {}, count=sum(int(node.cpus) for node in nodes))
     return max(1, sum(map(stages.room, nodes)))
 
 
 def ensure_ray(runtime: RuntimeConfig) -> None:
-    """Connect to the runtime's cluster, or start a local one under ERPD_HOME. Idempotent; a start
-    that fails is tried once more.
+    """Connect to the runtime's cluster, or start a local one under ERPD_HOME.
 
-    **Raises:** ValueError: no cluster to connect to, or one that can never give what stages ask
-    for.
+    Idempotent. A start that fails is tried once more.
+
+    **Raises:** ValueError if the cluster cannot be joined, or can never provide what stages
+    request.
     """
     import ray
 
@@ -66,9 +69,9 @@ def _connect(address: str) -> None:
 
     host, _, port = address.rpartition(":")
     try:
-        if host and port.isdigit():  # Ray itself would knock for minutes
+        if host and port.isdigit():  # Ray itself would retry for minutes
             socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
-        # of several on one machine
+        # the own node, if several run on this machine
         which = {"_node_ip_address": node} if (node := os.environ.get("RAY_NODE_IP")) else {}
         ray.init(
             address, namespace="prefect", log_to_driver=False, configure_logging=False, **which
@@ -99,7 +102,7 @@ def _start(runtime: RuntimeConfig) -> None:
                 _node_ip_address="127.0.0.1",
             )
             break
-        except Exception:  # about one local start in ten times out on a busy machine (ray#65983)
+        except Exception:  # on a busy machine one local start in ten times out (ray#65983)
             ray.shutdown()
             if attempt == 2:
                 raise
@@ -114,7 +117,7 @@ def cluster_nodes(runtime: RuntimeConfig) -> list[Node]:
 
 
 def _node(offers: Mapping[str, float]) -> Node:
-    """Of GPUs Ray says the kind, and their memory is that of the table of machines."""
+    """A node from its Ray resources; Ray names the kind of GPU, the machine table its memory."""
     kinds = [name.removeprefix(ACCELERATOR) for name in offers if name.startswith(ACCELERATOR)]
     known = [machine(kind, None).memory for kind in kinds if kind in machine_names()]
     return Node(
@@ -126,11 +129,11 @@ def _node(offers: Mapping[str, float]) -> Node:
 
 
 def start_ahead(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
-    """Start Ray before the first stage needs it; on a local Ray, one worker for each place imports
-    `modules` meanwhile.
+    """Start Ray before the first stage needs it.
 
-    In the caller's thread, which must outlive Ray: Linux ends its processes with the thread that
-    started them.
+    On a local Ray, its workers import `modules` in the background, one worker for each stage that
+    can run at the same time. The calling thread must outlive Ray: Linux ends Ray's processes with
+    the thread that started them.
     """
     if runtime.ray == "off":
         return

@@ -1,4 +1,7 @@
-"""What stages, samplers and trainers ask of Ray. Light: imports neither Prefect nor Ray."""
+"""What stages, samplers, scorers and trainers request of Ray.
+
+Does not import Prefect or Ray.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tasks.host.machine import cores
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What a task or an actor asks of Ray."""
+    """What a task or an actor requests of Ray: CPU threads, and GPUs or parts of one."""
 
     cpus: int
     gpus: float
@@ -22,13 +25,14 @@ class ResourceRequest:
 
 
 def stage_request(runtime: RuntimeConfig) -> ResourceRequest:
-    """For work in a stage's own process."""
+    """The request of a stage that works in its own process."""
     return ResourceRequest(stage_cpus(runtime), runtime.gpus)
 
 
 def sampler_request(runtime: RuntimeConfig) -> ResourceRequest:
-    """For one of a stage's samplers: what the runtime says, else an equal part of the stage's.
-    Ray counts GPUs by 1/10,000.
+    """The request of one sampler: as the runtime sets, else an equal part of the stage's.
+
+    Ray counts GPUs in units of 1/10,000.
     """
     part = runtime.gpus / runtime.samplers
     gpus = math.floor(part) if part > 1 else math.floor(part * 1e4) / 1e4
@@ -39,17 +43,16 @@ def sampler_request(runtime: RuntimeConfig) -> ResourceRequest:
 
 
 def scorer_request(runtime: RuntimeConfig) -> ResourceRequest:
-    """For one of a stage's scorers: an equal part of the stage's CPUs and, where it has GPUs,
-    one.
-    """
+    """The request of one scorer: an equal part of the stage's CPUs, and one GPU if it has any."""
     return ResourceRequest(
         cpus=max(1, stage_cpus(runtime) // runtime.scorers), gpus=float(runtime.gpus > 0)
     )
 
 
 def trainer_request(runtime: RuntimeConfig) -> ResourceRequest:
-    """For one of a stage's trainers: what the runtime says, else an equal part of the stage's
-    CPUs and, where it has GPUs, one.
+    """The request of one trainer: as the runtime sets, else like a scorer's.
+
+    That is an equal part of the stage's CPUs, and one GPU if the stage has any.
     """
     return ResourceRequest(
         cpus=runtime.trainer_cpus or max(1, stage_cpus(runtime) // runtime.trainers),
@@ -60,12 +63,10 @@ def trainer_request(runtime: RuntimeConfig) -> ResourceRequest:
 
 
 def local_cpus(runtime: RuntimeConfig) -> int:
-    """What a local Ray has to give: the machine's, so that stages with a part of it run side by
-    side.
-    """
+    """CPUs of a local Ray: all of the machine's, so that smaller stages run side by side."""
     return max(cores(), stage_cpus(runtime))
 
 
 def stage_cpus(runtime: RuntimeConfig) -> int:
-    """CPU threads one stage gets."""
+    """CPU threads of one stage."""
     return runtime.cpus or cores()

@@ -72,9 +72,9 @@ class Stage(Frozen, Generic[Ref]):
     VERB: ClassVar[Verb]
     """The Prefect task that runs it."""
     PHASE: ClassVar[str | None] = None
-    """The phase of an iteration that its seconds count towards; None: they are not counted."""
+    """The phase of an iteration that its seconds count towards; None if they are not counted."""
     CPU_ONLY: ClassVar[bool] = False
-    """It runs no model: it asks for one CPU and no GPU, whatever the runtime gives to a stage."""
+    """Whether it runs no model: it then requests one CPU and no GPU, whatever the runtime sets."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Stage(Frozen, Generic[Ref]):
     def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
         """Whether Ray actors do the work while the stage's own process only waits for them.
 
-        Such a stage asks Ray for nothing: otherwise it would hold what its actors wait for.
+        Such a stage requests nothing of Ray: otherwise it would hold what its actors wait for.
         """
         return False
 
@@ -114,12 +114,12 @@ class Stage(Frozen, Generic[Ref]):
 def get_or_compute(stage: Stage[Ref], context: Context) -> Ref:
     """The stage's result: read from the store, or computed now and stored.
 
-    **Raises:** LookupError if an input is missing or damaged; the campaign that makes it will make
-    it again.
+    **Raises:** LookupError if an input is missing or damaged. The campaign that made it makes it
+    again.
     """
-    found = stage.stored(context.store)
-    if found is not None:
-        return found
+    stored = stage.stored(context.store)
+    if stored is not None:
+        return stored
     for role, artifact in stage.inputs().items():
         if not context.store.has(artifact):
             raise LookupError(
@@ -136,13 +136,13 @@ def get_or_compute(stage: Stage[Ref], context: Context) -> Ref:
             where = {"engine": context.runtime.engine, "device": context.runtime.device}
             build.commit({"ref": ref.model_dump(mode="json"), **where})
             return ref
-    found = stage.stored(context.store)  # another process has built it meanwhile
-    assert found is not None, "the store says the artifact is there"
-    return found
+    stored = stage.stored(context.store)  # another process has built it meanwhile
+    assert stored is not None, "the store says the artifact is there"
+    return stored
 
 
 def run_stage(stage: Stage[Ref], runtime: RuntimeConfig, label: str, events: Path | None) -> Ref:
-    """A Prefect task's body: `get_or_compute` in this process, with progress in `events`."""
+    """Body of a Prefect task: `get_or_compute` in this process, with progress in `events`."""
     progress = Progress(events, label)
     progress.event(status="started")
     ref = get_or_compute(stage, Context(open_store(), runtime, progress))

@@ -21,9 +21,9 @@ CANCEL_POLL_SECONDS = 1.0
 
 
 class StageRunner(TaskRunner[Any]):
-    """Runs each stage where its runtime says: on Ray, or in a thread of this process.
+    """Runs each stage where its runtime sets: on Ray, or in a thread of this process.
 
-    Either starts with its first stage, so a campaign whose every stage is cached starts neither.
+    Either starts with its first stage, so a campaign with only cached stages starts neither.
     """
 
     def __init__(self) -> None:
@@ -74,13 +74,13 @@ def submit(stage: Stage[Any], runtime: RuntimeConfig, label: str, events: Path) 
 
 
 def wait_for(future: Any, cancelled: Callable[[], bool]) -> Any:
-    """The result of a submitted stage, once it is there.
+    """Wait for a submitted stage; returns its result.
 
-    Signals are heard meanwhile; `ray.get` would drop whatever their handlers raise, except a
-    KeyboardInterrupt.
+    Signal handlers run while this waits. `ray.get` would drop every exception that they raise,
+    except KeyboardInterrupt.
 
-    **Raises:** The error of the stage; KeyboardInterrupt once `cancelled()` is true, because a
-    stopped Ray never answers.
+    **Raises:** The exception of the stage; KeyboardInterrupt once `cancelled()` is true, because a
+    stopped Ray never responds.
     """
     work = future.wrapped_future
     working = [work if isinstance(work, futures.Future) else work.future()]
@@ -91,7 +91,7 @@ def wait_for(future: Any, cancelled: Callable[[], bool]) -> Any:
 
 
 def request_for(stage: Stage[Any], runtime: RuntimeConfig) -> ResourceRequest:
-    """What a stage's task asks of Ray; nothing if it only waits for actors."""
+    """What a stage's task requests of Ray; nothing if it only waits for actors."""
     if stage.runs_on_actors(runtime):
         return ResourceRequest(0, 0.0)
     return ResourceRequest(1, 0.0) if stage.CPU_ONLY else stage_request(runtime)
@@ -100,7 +100,7 @@ def request_for(stage: Stage[Any], runtime: RuntimeConfig) -> ResourceRequest:
 def _on_own_node(runtime: RuntimeConfig) -> dict[str, Any]:
     """Options that keep a task on the flow's own node.
 
-    Ray places a task that asks for nothing on any node, also on one that has no ERPD_HOME.
+    Ray places a task that requests nothing on any node, even on one that has no ERPD_HOME.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

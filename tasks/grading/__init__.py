@@ -1,10 +1,21 @@
-"""Answer checking: `grade_one` for one answer, `Grader` for many in killable processes,
-`grade_file` for `erpd grade`; `CodeGrader`.
+"""Grades responses: math answers against gold answers, programs against test cases.
 
-extract.py (find the answer), normalise.py (one spelling), numbers.py (exact numbers), fast.py
-(verdicts without sympy), structure.py (prose, conditions, assignments), math.py (Math-Verify),
-modes.py (others' rules, in polaris.py and matharena.py, on plain.py), workers.py and worker_main.py
-(processes), files.py (JSON lines). code/ (programs and their test cases, in sandboxes).
+Entry points: `grade_one` (one answer), `Grader` (many answers, in worker processes that can be
+killed), `grade_file` (`erpd grade`), `CodeGrader` (programs) and `open_grader` (the grader that an
+extractor needs).
+
+- extract.py: finds the final answer in a response
+- normalise.py: one spelling for answers that differ only in typesetting
+- numbers.py: exact reading of plain numbers with units
+- structure.py: prose, lists, conditions and assignments
+- fast.py: verdicts that need no sympy
+- math_verify.py: formulas parsed and compared with Math-Verify
+- math.py: `grade_one`, which combines the files above
+- modes.py: grading rules of other projects (polaris.py, matharena.py; plain.py parses their
+  formulas)
+- workers.py, worker_main.py: the pool of worker processes and the worker's main program
+- files.py: JSON-lines files
+- code/: programs run on their test cases in sandboxes
 """
 
 from collections.abc import Iterable
@@ -20,7 +31,7 @@ from tasks.grading.workers import Grader, GraderError
 
 
 class AnyGrader(Protocol):
-    """What rollouts need of a grader."""
+    """The interface of a grader that rollouts use."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -31,12 +42,13 @@ class AnyGrader(Protocol):
         /,
     ) -> None: ...
     def grade_many(self, pairs: Iterable[tuple[str, str]], extractor: str) -> list[Verdict]:
-        """Verdicts of (gold, response) pairs, in their order."""
+        """Return the verdicts of (gold, response) pairs, in the same order."""
 
 
 def open_grader(extractor: str, workers: int | None = None) -> AnyGrader:
-    """The grader of a problem list: for `code`, of programs and their test cases (code/); for
-    all others, of answers.
+    """Create the grader of a problem list: `CodeGrader` for the extractor `code`, else `Grader`.
+
+    `workers` is the maximum number of parallel processes or sandboxes; None selects the default.
     """
     return CodeGrader(workers) if extractor == "code" else Grader(workers)
 

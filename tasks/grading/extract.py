@@ -1,9 +1,9 @@
-r"""Find the final answer inside a response: boxed, `#### 42`, "the final answer is ...", or the
-whole of a bare answer.
+r"""Finds the final answer in a response.
 
-Everything here is a linear scan over text and imports nothing heavy, because it runs in the parent
-process on whatever a policy wrote: an unbalanced brace repeated a million times must not cost more
-than reading it.
+An answer is boxed, follows `####` or "the final answer is", or is the whole text of a bare answer.
+
+This runs in the parent process on untrusted text from a policy. So every function is a linear scan
+without heavy imports: a million unbalanced braces must not cost more than reading them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Literal
 
 Kind = Literal["box", "marker", "hash", "whole"]
 TAIL = 3000
-"""Characters kept of an unboxed response: its end holds the answer, and Math-Verify's regular
-expressions are slow on long texts.
+"""Characters kept from the end of an unboxed response.
+
+The end holds the answer, and Math-Verify's regular expressions are slow on long texts.
 """
 
 _TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+framebox\s*\{|\\\\|\\[{}]|[{}]")
@@ -48,7 +49,7 @@ _THINK_END = "</think>"
 
 @dataclass(frozen=True)
 class Answer:
-    r"""What a response gave as its answer, and how it was marked.
+    r"""The answer of a response and how it was marked.
 
     Example: `Answer(text="42", kind="box")` from `"so \\boxed{42}."`.
     """
@@ -56,23 +57,25 @@ class Answer:
     text: str
     kind: Kind
     context: str = ""
-    """For `marker` and `whole`: the end of the response, which Math-Verify searches when `text`
-    is not plain.
+    """End of the response, for `marker` and `whole`.
+
+    Math-Verify searches it if `text` is not plain.
     """
 
 
 def after_thinking(response: str) -> str:
-    """The part after the last `</think>`; a closed thinking part is never an answer."""
+    """The text after the last `</think>`; a closed thinking part is never an answer."""
     return response.rpartition(_THINK_END)[2]
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
-    r"""Outermost balanced `\boxed{...}` and `\fbox{...}`: (start, end, content), in order. One
-    pass with a stack.
+    r"""Outermost balanced `\boxed{...}` and `\fbox{...}` as (start, end, content), in order.
+
+    One pass with a stack.
     """
     # (start, content start) of a box, None for a plain brace
     stack: list[tuple[int, int] | None] = []
-    found: list[tuple[int, int, str]] = []
+    outermost: list[tuple[int, int, str]] = []
     for token in _TOKEN.finditer(text):
         mark = token.group()
         if mark[-1] == "{" and len(mark) > 2:
@@ -82,24 +85,26 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
         elif mark == "}" and stack:
             box = stack.pop()
             if box is not None:
-                while found and found[-1][0] > box[0]:
-                    found.pop()  # it was inside this one
-                found.append((box[0], token.end(), text[box[1] : token.start()].strip()))
-    return found
+                while outermost and outermost[-1][0] > box[0]:
+                    outermost.pop()  # it is inside this box
+                outermost.append((box[0], token.end(), text[box[1] : token.start()].strip()))
+    return outermost
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last box. Adjacent boxes ("\boxed{1} and \boxed{2}") are one answer, a
-    list; an empty box counts only if alone.
+    r"""Content of the last box, or None if there is no box.
+
+    Adjacent boxes ("\boxed{1} and \boxed{2}") are one answer, a list. An empty box counts only if
+    it is the only one.
     """
-    found = boxes(text)
-    if not found:
+    all_boxes = boxes(text)
+    if not all_boxes:
         bare = _BARE_BOX.findall(text)
         return bare[-1].rstrip(".") if bare else None
-    while len(found) > 1 and not found[-1][2]:
-        found.pop()
-    run = [found[-1]]
-    for box in reversed(found[:-1]):
+    while len(all_boxes) > 1 and not all_boxes[-1][2]:
+        all_boxes.pop()
+    run = [all_boxes[-1]]
+    for box in reversed(all_boxes[:-1]):
         if run[-1][0] - box[1] > 60 or not _GAP.fullmatch(text[box[1] : run[-1][0]]):
             break
         run.append(box)
@@ -109,37 +114,39 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_hash(text: str) -> str | None:
-    """Text after the last `####` (GSM8K), up to the end of its line."""
+    """Text after the last `####` (GSM8K), up to the end of the line."""
     _, mark, tail = text.rpartition("####")
     return tail.strip().split("\n")[0].strip() if mark and tail.strip() else None
 
 
 def last_marked(text: str) -> tuple[str, int] | None:
-    """Text after the last "final answer is", "answer:" or "A:", up to the end of the sentence,
-    and where its marker starts.
+    """Text after the last "final answer is", "answer:" or "A:", and where that marker starts.
+
+    The text ends with its sentence.
     """
-    found = list(_ANCHOR.finditer(text))
-    if not found:
+    markers = list(_ANCHOR.finditer(text))
+    if not markers:
         return None
-    last = found[-1]
+    last = markers[-1]
     rest = text[last.end() : last.end() + TAIL]
     cut = _CUT.search(rest)
     fragment = rest[: cut.start()] if cut else rest
-    said = fragment.strip().strip("*\"' ").strip()
+    value = fragment.strip().strip("*\"' ").strip()
     denial = "not " if re.search("n't|not", last["verb"] or "") else ""
-    return denial + said.removeprefix("either "), last.start()
+    return denial + value.removeprefix("either "), last.start()
 
 
 def drop_lead(text: str) -> str:
-    r"""Take off words that only announce the value: `\text{The radius is } 5`, `\text{Answer: }
-    5`.
+    r"""Remove words that only announce the value.
+
+    Examples: `\text{The radius is } 5`, `\text{Answer: } 5`.
     """
-    found = _LEAD.fullmatch(text.strip())
-    return found.group(2) if found and not _NEGATED.search(found.group(1)) else text
+    lead = _LEAD.fullmatch(text.strip())
+    return lead.group(2) if lead and not _NEGATED.search(lead.group(1)) else text
 
 
 def in_box(boxed: str | None) -> Answer | None:
-    r"""A box's answer, without words that only announce it (`\boxed{\text{The radius is } 5}`)."""
+    r"""The answer in a box, without words that only announce it (see `drop_lead`)."""
     return Answer(drop_lead(boxed), "box") if boxed else None
 
 
@@ -164,7 +171,7 @@ def _boxed(response: str) -> Answer | None:
 
 
 def _hash(response: str) -> Answer | None:
-    """The tiny world's answers: "12,9#102" -> "102"."""
+    """The answer of a tiny-world response: "12,9#102" -> "102"."""
     _, mark, tail = response.rpartition("#")
     return Answer(tail.strip(), "hash") if mark and tail.strip() else None
 
@@ -174,15 +181,18 @@ EXTRACTORS: dict[str, Callable[[str], Answer | None]] = {
     "boxed": _boxed,
     "hash": _hash,
 }
-"""How an answer is marked, by name. `boxed` is the strict rule of RL rewards; `hash` is the
-embedded tiny world's.
+"""Functions that find the answer, by name.
+
+`boxed` is the strict rule for RL rewards. `hash` is the rule of the embedded tiny world.
 """
 
 
 def extract(response: str, extractor: str = "auto") -> Answer | None:
-    r"""The final answer of `response`, or None if it has none.
+    r"""Find the final answer of `response`; None if it has none.
 
     Example: `extract("<think>\\boxed{1}?</think> It is \\boxed{2}.").text == "2"`
+
+    Raises ValueError for an unknown extractor.
     """
     if extractor not in EXTRACTORS:
         raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(EXTRACTORS)}")

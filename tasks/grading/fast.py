@@ -1,5 +1,6 @@
-"""Verdicts that need no computer algebra. They run in the caller's process, so that worker
-processes start only when needed.
+"""Verdicts that need no computer algebra.
+
+They are computed in the caller's process, so worker processes start only when needed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from tasks.grading.numbers import read_based, read_number, same_number
 from tasks.grading.structure import denied
 
 MAX_ANSWER = 10_000
-"""Characters. A longer "answer" is a runaway response, compared as a string only."""
+"""Characters of the longest answer that is parsed.
+
+A longer one is a runaway response and is compared only as a string.
+"""
 
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?:(?:\\text\{)?([ap])\.?m\.?\}?)?", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-Z])\)?")
@@ -24,10 +28,10 @@ _LETTER_MARKED = re.compile(r"(?<![A-Za-z])\(?([A-HJ-Z])\)?(?![A-Za-z'])")
 
 
 def gold_text(gold: str) -> str:
-    r"""The answer inside a gold entry, which may be a bare answer or a whole worked solution.
+    r"""The answer in a gold entry, which may be a bare answer or a whole worked solution.
 
-    **Returns:** the stripped text. An empty gold is an error of the data, so it raises rather than
-    grading everything wrong.
+    Raises ValueError for an empty gold: it is an error in the data, and grading every response as
+    wrong would hide it.
     """
     if not gold.strip():
         raise ValueError(
@@ -48,16 +52,17 @@ def gold_text(gold: str) -> str:
 
 
 def choice_letter(answer: Answer) -> str | None:
-    """The option named by an answer to a multiple-choice question, as "C" in "the answer is (C),
-    since ...".
+    """The option that a multiple-choice answer names: "C" for "the answer is (C), since ...".
+
+    None if it names no option or several.
     """
     text = key(answer.text)
-    whole = _LETTER.fullmatch(text)
-    if whole:
-        return whole.group(1)
+    letter = _LETTER.fullmatch(text)
+    if letter:
+        return letter.group(1)
     plain = unwrap(tidy(answer.text))
     if _LETTERS.fullmatch(plain):
-        return None  # several of them
+        return None  # several options
     start = _LETTER_START.match(plain)
     if start:
         return start.group(1)
@@ -65,23 +70,23 @@ def choice_letter(answer: Answer) -> str | None:
     return marked.group(1) if marked else None
 
 
-def _same_time(gold: re.Match[str], said: re.Match[str]) -> bool:
-    half, other = (gold[3] or "").lower(), (said[3] or "").lower()
+def _same_time(gold: re.Match[str], answer: re.Match[str]) -> bool:
+    gold_half, half = (gold[3] or "").lower(), (answer[3] or "").lower()  # "a" (am), "p" (pm)
     return (
-        int(gold[1]) == int(said[1])
-        and gold[2] == said[2]
-        and (half == other or not half or not other)
+        int(gold[1]) == int(answer[1])
+        and gold[2] == answer[2]
+        and (gold_half == half or not gold_half or not half)
     )
 
 
 def compare_plain(gold: str, answer: Answer) -> Verdict | None:
-    """The verdict when both sides are plain strings or numbers, else None."""
+    """The verdict if both sides are plain strings or numbers, else None."""
     if key(gold) == key(answer.text) and key(gold):
         return "correct"
     gold_number, number = read_number(gold), read_number(answer.text)
-    time, said = _CLOCK.fullmatch(key(gold)), _CLOCK.fullmatch(key(answer.text))
-    if time and (said or number):  # half past is no quotient: 3:15 is not 1/5
-        return "correct" if said and _same_time(time, said) else "wrong"
+    gold_time, time = _CLOCK.fullmatch(key(gold)), _CLOCK.fullmatch(key(answer.text))
+    if gold_time and (time or number):  # a time is not a quotient: 3:15 is not 1/5
+        return "correct" if time and _same_time(gold_time, time) else "wrong"
     if (
         gold_number
         and number
@@ -105,12 +110,14 @@ def compare_plain(gold: str, answer: Answer) -> Verdict | None:
 
 
 def quick_verdict(gold: str, prediction: str, extractor: str = "auto") -> Verdict | None:
-    """The verdict if it can be told without computer algebra, else None. `hash` answers are
-    always told here: they are exact strings.
+    """The verdict if it needs no computer algebra, else None.
+
+    `hash` answers always get a verdict here, since they are exact strings. The modes of other
+    projects never do.
     """
     wanted = gold_text(gold)
     if extractor in get_args(Mode):
-        return None  # others' rules, which need sympy
+        return None  # other projects' rules, which need sympy
     answer = extract(prediction, extractor)
     if answer is None or not key(answer.text):
         return "unparsable"

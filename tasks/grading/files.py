@@ -1,5 +1,6 @@
-"""`erpd grade IN.jsonl OUT.jsonl`: rows with a gold answer and a prediction in, the same rows
-with a verdict out.
+"""Grades JSON-lines files of gold answers and predictions (`erpd grade IN.jsonl OUT.jsonl`).
+
+The output file has the same rows with a verdict added.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from tasks.untrusted.input_files import parse_json, short, text_lines
 from tasks.untrusted.output_files import check_output
 
 NEEDED = ("gold", "prediction")
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unparsable", "timeout")
 
 
 def read_rows(source: Path) -> list[dict[str, Any]]:
-    """All rows of `source`, checked. Raises ValueError naming the file, the line and the remedy."""
+    """Read and check all rows of `source`.
+
+    Raises ValueError with the file, the line and the remedy.
+    """
     return [_row(line, where) for where, line in text_lines(source)]
 
 
@@ -51,11 +55,18 @@ def grade_file(
     workers: int | None = None,
     deadline: float = 5.0,
 ) -> dict[str, int]:
-    """Grade a JSON-lines file. Rows keep their order and their other keys, and get `"verdict"`.
+    """Grade a JSON-lines file and add a `"verdict"` to each row.
 
-    `target` appears whole or not at all, and may be `source`. A row whose gold is blank has nothing
-    to be graded against: `unparsable`.
-    **Returns:** how many rows got each verdict.
+    Rows keep their order and their other keys. A row with a blank gold is `unparsable`.
+
+    **Arguments:**
+        source: Rows with `"gold"` and `"prediction"`.
+        target: Output file, written atomically; may be `source`.
+        extractor: A name in `EXTRACTORS` or `MODES`.
+        workers: Maximum number of processes (see `Grader`).
+        deadline: Wall-clock seconds per row.
+    **Returns:** The number of rows with each verdict.
+    **Raises:** ValueError for an invalid row.
     """
     rows = read_rows(source)
     check_output(target)
@@ -69,33 +80,34 @@ def grade_file(
 def grade_rows(
     rows: list[dict[str, Any]], extractor: str, workers: int | None, deadline: float
 ) -> list[Verdict]:
-    """Verdicts of checked rows, in their order; a blank gold is `unparsable`."""
+    """Grade checked rows and return their verdicts in order; a blank gold is `unparsable`."""
     gradable = [index for index, row in enumerate(rows) if row["gold"].strip()]
     verdicts: list[Verdict] = ["unparsable"] * len(rows)
     with Grader(workers=workers, deadline=deadline) as grader:
-        found = grader.grade_many(
+        graded = grader.grade_many(
             [(rows[index]["gold"], rows[index]["prediction"]) for index in gradable], extractor
         )
-    for index, verdict in zip(gradable, found, strict=True):
+    for index, verdict in zip(gradable, graded, strict=True):
         verdicts[index] = verdict
     return verdicts
 
 
 def write_rows(target: Path, rows: list[dict[str, Any]]) -> None:
-    """Write JSON lines; `target` appears whole or not at all. A row with half a character (a lone
-    surrogate), which UTF-8 has no bytes for, is written with escapes.
+    """Write JSON lines atomically.
+
+    A row with a lone surrogate, which UTF-8 cannot encode, is written with escapes.
     """
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             for row in rows:
                 text = json.dumps(row, ensure_ascii=False)
-                out.write((json.dumps(row) if _HALF.search(text) else text) + "\n")
+                out.write((json.dumps(row) if _SURROGATE.search(text) else text) + "\n")
             out.flush()
             os.fsync(out.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp creates files readable only by their owner
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -1,9 +1,11 @@
-r"""Mathematical equality of a gold answer and a response: exact paths first (`fast.py`), then
-Math-Verify 0.9 (huggingface/Math-Verify).
+r"""Decides whether a response equals its gold answer.
 
-Math-Verify's own deadlines are switched off: they use SIGALRM, which only works in a main thread
-and cannot interrupt a long C call. Deadlines are the business of `workers.py`, which kills. Call
-`grade_one` directly only where a hang is acceptable.
+Exact comparisons come first (`fast.py`), then structure (`structure.py`), then Math-Verify 0.9
+(`math_verify.py`).
+
+Math-Verify's own deadlines are off: they use SIGALRM, which works only in a main thread and cannot
+interrupt a long C call. `workers.py` enforces deadlines by killing the process. Call `grade_one`
+directly only where a hang is acceptable.
 """
 
 from __future__ import annotations
@@ -39,10 +41,12 @@ def grade_one(gold: str, prediction: str, extractor: str = "auto") -> Verdict:
 
     Example: `grade_one("1/2", r"so it is \\boxed{0.5}") == "correct"`
 
-    **Arguments:** `gold`, a bare answer or a worked solution; `prediction`, a bare answer or a
-    whole response; `extractor`, a name in `EXTRACTORS` or `MODES`.
-    **Returns:** `correct`, `wrong`, or `unparsable` when the response gives no answer. Raises
-    ValueError for an empty gold.
+    **Arguments:**
+        gold: A bare answer or a worked solution.
+        prediction: A bare answer or a whole response.
+        extractor: A name in `EXTRACTORS` or `MODES`.
+    **Returns:** `correct`, `wrong`, or `unparsable` if the response gives no answer.
+    **Raises:** ValueError if the gold is empty.
     """
     quick = quick_verdict(gold, prediction, extractor)
     if quick is not None:
@@ -56,7 +60,7 @@ def grade_one(gold: str, prediction: str, extractor: str = "auto") -> Verdict:
 
 
 def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
-    """The slow comparison, in the order of how exact each reading is."""
+    """Compare by structure and with Math-Verify, the most exact reading first."""
     if is_prose(gold) and words_key(gold) == words_key(answer.text):
         return "correct"
     if same_groups(gold, answer.text) or same_list(gold, answer.text):
@@ -70,27 +74,27 @@ def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
             spread(raw_gold),
             Answer(spread(answer.text), answer.kind),
         )
-    bare, said = drop_builder(gold), drop_builder(answer.text)
-    if (bare, said) != (gold, answer.text):
-        gold, raw_gold, answer = bare, bare, Answer(said, answer.kind, said)
+    bare, given = drop_builder(gold), drop_builder(answer.text)
+    if (bare, given) != (gold, answer.text):
+        gold, raw_gold, answer = bare, bare, Answer(given, answer.kind, given)
     residue, modulus = split_modulus(gold)
     if modulus:
-        said, said_modulus = split_modulus(answer.text)
-        if said_modulus and said_modulus != modulus:
+        given, given_modulus = split_modulus(answer.text)
+        if given_modulus and given_modulus != modulus:
             return "wrong"
-        gold, raw_gold, answer = residue, residue, Answer(said, answer.kind, answer.context)
+        gold, raw_gold, answer = residue, residue, Answer(given, answer.kind, answer.context)
         plain = compare_plain(gold, answer)
         if plain is not None:
             return plain
     head, condition = split_clause(gold)
-    said, said_condition = (
+    given, given_condition = (
         split_clause(answer.text) if answer.kind == "box" or condition else (answer.text, "")
     )
-    if condition and said_condition and condition != said_condition:
+    if condition and given_condition and condition != given_condition:
         return "wrong"
     if condition:
         gold, raw_gold = balance_dollars(head), balance_dollars(head)
-        answer = Answer(balance_dollars(said), answer.kind, answer.context)
+        answer = Answer(balance_dollars(given), answer.kind, answer.context)
         plain = compare_plain(gold, answer)
         if plain is not None:
             return plain
@@ -101,7 +105,7 @@ def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
         and "\\begin" not in answer.text
         and (negates(answer.text) or evades(answer.text))
     ):
-        return "wrong"  # words are compared as words: a number in them does not stand for the whole
+        return "wrong"  # prose equals only the same prose, not a number that it contains
     golds = _parse_gold(raw_gold, gold)
     predictions = _parse_answer(answer)
     if not predictions:
@@ -116,13 +120,14 @@ def _parse_gold(raw: str, gold: str) -> list[Any]:
 
 
 def _parse_answer(answer: Answer) -> list[Any]:
-    """A box is read as a formula. Unboxed text is searched by Math-Verify's own patterns, unless
-    it is a formula and nothing else.
+    """Parse a box as a formula and other text with Math-Verify's search.
+
+    Unboxed text that is only a formula is parsed as a formula too.
     """
     if answer.kind == "box":
         return parse_formula(unstack(answer.text))
     if not any(len(word) > 2 for word in words(answer.text)) and "\n" not in answer.text:
         parsed = parse_formula(answer.text)
-        if any(not isinstance(each, str) for each in parsed):
+        if any(not isinstance(formula, str) for formula in parsed):
             return parsed
     return search(answer.context)

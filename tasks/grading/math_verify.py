@@ -1,4 +1,4 @@
-"""Math-Verify 0.9 (huggingface/Math-Verify): formulas read, and compared with its rule."""
+"""Parses and compares formulas with Math-Verify 0.9 (huggingface/Math-Verify)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 from tasks.grading.normalise import balance_braces, drop_approximation, strip_delimiters, unify
-from tasks.grading.structure import (
-    strip_units,
-)
+from tasks.grading.structure import strip_units
 
 DIGITS = 12
-"""Decimals compared after rounding. Math-Verify's default of 6 takes 0.000001 for 0 and
-0.3333333333 for 1/3.
-"""
+"""Decimal places to which numbers are rounded before comparison.
 
+With Math-Verify's default of 6, 0.000001 equals 0 and 0.3333333333 equals 1/3.
+"""
 
 _TRIG_DEGREES = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?\d\}?)?)\s*(?:\\left)?[({]?\s*(\d{1,6}(?:\.\d{1,6})?)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\right)?[)}]?"
@@ -28,8 +26,8 @@ def _formula_cache(text: str) -> tuple[Any, ...]:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
-    # units=False: Math-Verify would read the variable m of "2-2m" as metres. `strip_units` has
-    # taken off real ones.
+    # units=False: Math-Verify would read the variable m of "2-2m" as meters. `strip_units` has
+    # already removed real units.
     spelling = NormalizationConfig(
         basic_latex=True,
         units=False,
@@ -43,19 +41,19 @@ def _formula_cache(text: str) -> tuple[Any, ...]:
 
 
 def parse_formula(text: str) -> list[Any]:
-    r"""`text` as one LaTeX formula; several formulas ("$1$ and $2$") are one list."""
+    r"""Parse `text` as one LaTeX formula; several formulas ("$1$ and $2$") are one list."""
     quiet()
     text = balance_braces(drop_approximation(unify(strip_delimiters(text))))
     if "$" in text or "\\(" in text:
-        found = search(text)
-        if any(not isinstance(each, str) for each in found):
-            return found
+        formulas = search(text)
+        if any(not isinstance(formula, str) for formula in formulas):
+            return formulas
         text = text.replace("$", " ").replace(r"\(", " ").replace(r"\)", " ")
     return list(_formula_cache(f"$\\boxed{{{_latex(strip_units(text))}}}$"))
 
 
 def _latex(text: str) -> str:
-    """Plain-text notation to LaTeX: `sqrt(2)`, `**`, `pi`, `10%`."""
+    """Convert plain-text notation to LaTeX: `sqrt(2)`, `**`, `pi`, `10%`."""
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])(pi|infty|sin|cos|tan|ln|log)(?![A-Za-z])", r"\\\1", text)
     text = _TRIG_DEGREES.sub(lambda m: rf"{m[1]}\left(\frac{{{m[2]} \pi}}{{180}}\right)", text)
@@ -63,7 +61,7 @@ def _latex(text: str) -> str:
 
 
 def search(text: str) -> list[Any]:
-    """Math-Verify's search for the answer in running text."""
+    """Find the answer in running text with Math-Verify's search."""
     from math_verify import parse
 
     quiet()
@@ -71,33 +69,41 @@ def search(text: str) -> list[Any]:
 
 
 def verify(golds: list[Any], predictions: list[Any]) -> bool:
+    """Whether parsed gold and predicted formulas are equal by Math-Verify's rule."""
     import math_verify
 
     if math_verify.verify(golds, predictions, float_rounding=DIGITS, timeout_seconds=None):
         return True
-    again = [_read_further(golds), _read_further(predictions)]
-    return again != [golds, predictions] and bool(
-        math_verify.verify(*again, float_rounding=DIGITS, timeout_seconds=None)
+    reread = [_read_further(golds), _read_further(predictions)]
+    return reread != [golds, predictions] and bool(
+        math_verify.verify(*reread, float_rounding=DIGITS, timeout_seconds=None)
     )
 
 
 def _read_further(parsed: list[Any]) -> list[Any]:
-    """The formulas with i as the imaginary unit, which Math-Verify takes for a variable, and
-    logarithms of positive letters expanded.
+    """Replace i by the imaginary unit and expand logarithms, with letters taken as positive.
+
+    Math-Verify reads i as a variable.
     """
     from sympy import Basic, I, expand_log, log
 
-    found = []
-    for each in parsed:
-        if isinstance(each, Basic):
-            each = each.subs({letter: I for letter in each.free_symbols if letter.name == "i"})
-            each = expand_log(each, force=True) if each.has(log) and each.free_symbols else each
-        found.append(each)
-    return found
+    formulas = []
+    for formula in parsed:
+        if isinstance(formula, Basic):
+            formula = formula.subs(
+                {letter: I for letter in formula.free_symbols if letter.name == "i"}
+            )
+            formula = (
+                expand_log(formula, force=True)
+                if formula.has(log) and formula.free_symbols
+                else formula
+            )
+        formulas.append(formula)
+    return formulas
 
 
 @lru_cache(maxsize=1)
 def quiet() -> None:
-    """Math-Verify warns that its deadlines are off. They are meant to be."""
+    """Silence Math-Verify's warnings that its deadlines are off, which is intended."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)

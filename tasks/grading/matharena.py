@@ -1,9 +1,12 @@
-r"""MathArena's rule (eth-sri/matharena, `parser.py`): the last box as a number, formula or
-unordered nested list.
+r"""MathArena's grading rule: the last box as a number, formula or unordered nested list.
 
-Written from the rule, not from its code. What differs: formulas are read by `plain.py` and
-Math-Verify's LaTeX parser, where upstream calls `sympify`, which runs its text as Python; its table
-of single answers corrected by hand is not here; list members without a digit count.
+Source: eth-sri/matharena, `parser.py`. Written from the rule, not from its code. Three things
+differ:
+
+- `plain.py` and Math-Verify's LaTeX parser read the formulas; upstream calls `sympify`, which runs
+  its text as Python.
+- Upstream's table of single answers corrected by hand is omitted.
+- List members without a digit count.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from tasks.grading.normalise import unify
 from tasks.grading.plain import parse_plain
 
 CLOSE = 1e-10
+"""Absolute difference below which two numbers are equal."""
 _INTEGER = re.compile(r"\b\d{1,1000}\b")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?|large|Large|displaystyle)(?![a-zA-Z])|\\[;:,!]|\\[hv]line|\$"
@@ -25,24 +29,23 @@ _JOINED = re.compile(r"(?:\\text\s*\{\s*)?\b(?:and|or)\b(?:\s*\})?", re.IGNORECA
 
 
 def boxed(response: str, listed: bool) -> str | None:
-    """The last box, or for a list of answers all boxes of the last line that has one; without a
-    box, the last integer.
+    """The last box; for a list of answers, all boxes of the last line with a box.
+
+    Without a box, the last integer.
     """
     text = after_thinking(response)
-    found = boxes(text)
-    if not found:
+    all_boxes = boxes(text)
+    if not all_boxes:
         integers = _INTEGER.findall(text[-10_000:])
         return integers[-1] if integers else None
     if not listed:
-        return found[-1][2]
-    line = text.rfind("\n", 0, found[-1][0])
-    return ",".join(content for start, _, content in found if start > line)
+        return all_boxes[-1][2]
+    line = text.rfind("\n", 0, all_boxes[-1][0])
+    return ",".join(content for start, _, content in all_boxes if start > line)
 
 
 def spell(text: str, listed: bool) -> str:
-    """One spelling: every bracket is round, units and text are gone, only what follows the last
-    "=" is left.
-    """
+    """Normalize an answer: round brackets, no units or text, only the part after the last "="."""
     text = re.sub(r"\\(?:boxed|fbox)\s*(?=\{)", "", unify(text))
     text = (
         _SIZES.sub("", text)
@@ -52,7 +55,7 @@ def spell(text: str, listed: bool) -> str:
         .replace("]", ")")
         .replace("\\quad", " ")
     )
-    text = re.sub(r"\\(?:sqrt)\((\d+)\)\{", r"\\sqrt[\1]{", text)  # a root's index is no bracket
+    text = re.sub(r"\\(?:sqrt)\((\d+)\)\{", r"\\sqrt[\1]{", text)  # a root's index is not a list
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", " ", text).strip().removesuffix(".")
     if listed:
         text = re.sub(r",\s*,", ",", _JOINED.sub(",", text).replace(";", ","))
@@ -69,7 +72,7 @@ def spell(text: str, listed: bool) -> str:
 
 
 def _closes(text: str) -> bool:
-    """Whether the first bracket closes with the last."""
+    """Whether the last character closes the first bracket."""
     depth = 0
     for position, mark in enumerate(text):
         depth += (mark == "(") - (mark == ")")
@@ -79,7 +82,7 @@ def _closes(text: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Members between the commas that stand in no bracket."""
+    """Split at the commas outside brackets."""
     members, depth, start = [], 0, 0
     for position, mark in enumerate(text):
         depth += (mark in "({") - (mark in ")}")
@@ -90,11 +93,11 @@ def _split(text: str) -> list[str]:
 
 
 def read(text: str, depth: int = 0) -> Any | None:
-    """A sympy expression, or a nested list of them; None where a member cannot be read."""
+    """Parse into a sympy expression or a nested list of them; None if any member cannot be read."""
     members = _split(text)
     if len(members) != 1:
         inner = [read(member, depth + 1) for member in members] if members and depth < 50 else []
-        return inner if inner and all(each is not None for each in inner) else None
+        return inner if inner and all(value is not None for value in inner) else None
     if members[0].startswith("(") and _closes(members[0]) and len(_split(members[0][1:-1])) > 1:
         return read(members[0][1:-1], depth + 1)
     return _formula(members[0])
@@ -123,11 +126,11 @@ def _formula(text: str) -> Any | None:
     value = parse_plain(plain)
     if value is not None:
         return value
-    return next((each for each in parse_formula(text) if isinstance(each, Basic)), None)
+    return next((parsed for parsed in parse_formula(text) if isinstance(parsed, Basic)), None)
 
 
 def same(gold: Any, said: Any) -> bool:
-    """Equal within 1e-10 or under sympy; lists in any order, member by member."""
+    """Whether two values are equal within 1e-10 or under sympy; lists match in any order."""
     if isinstance(gold, list) != isinstance(said, list):
         return False
     if not isinstance(gold, list):
@@ -138,20 +141,20 @@ def same(gold: Any, said: Any) -> bool:
     if len(gold) != len(left):
         return False
     for wanted in gold:
-        found = next((index for index, each in enumerate(left) if same(wanted, each)), None)
-        if found is None:
+        match = next((index for index, member in enumerate(left) if same(wanted, member)), None)
+        if match is None:
             return False
-        left.pop(found)
+        left.pop(match)
     return True
 
 
 def grade_matharena(gold: str, response: str) -> Verdict:
-    """The verdict of MathArena's rule: `unparsable` without a box and without any integer."""
+    """Grade with MathArena's rule; `unparsable` without a readable box or integer."""
     listed = "," in gold
-    said = boxed(response, listed)
-    if not said:
+    answer = boxed(response, listed)
+    if not answer:
         return "unparsable"
-    wanted, given = read(spell(gold, listed)), read(spell(said, listed))
+    wanted, given = read(spell(gold, listed)), read(spell(answer, listed))
     if given is None:
         return "unparsable"
     return "correct" if wanted is not None and same(wanted, given) else "wrong"

@@ -1,8 +1,7 @@
-"""Grading as others do it, whole: their way to find the answer and their way to compare it, for
-figures beside theirs.
+"""Grading rules of other projects (extraction and comparison), for results comparable to theirs.
 
-Our own rule (`math.py`) is the default. These are for evaluation; `erpd grade --mode NAME` and a
-problems' `extractor` choose one.
+Our own rule (`math.py`) is the default. The modes are for evaluation. Select one with
+`erpd grade --mode NAME` or with the `extractor` of a problem section.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from tasks.grading.matharena import grade_matharena
 from tasks.grading.polaris import grade_polaris
 
 BARE = 200
-"""Characters up to which a text without delimiters is a bare answer."""
+"""A text without delimiters is a bare answer if it has fewer characters than this."""
 
 
 def grade_math_verify(gold: str, response: str) -> Verdict:
-    """Math-Verify 0.9 as it comes, its defaults and its deadlines off: `verify(parse(gold),
-    parse(response))`.
+    """Grade with unmodified Math-Verify 0.9: `verify(parse(gold), parse(response))`.
 
-    It finds LaTeX between delimiters only, so a gold or a short answer without any is given
-    dollars, as its manual asks.
+    Settings are its defaults, except that its deadlines are off. Math-Verify finds LaTeX only
+    between delimiters, so a gold or short answer without delimiters is put between dollar signs,
+    as its manual requires.
     """
     from math_verify import parse, verify
 
     from tasks.grading.math_verify import quiet
 
     quiet()
-    golds, said = (
+    golds, answers = (
         parse(_delimited(text.strip()), parsing_timeout=None)
         for text in (gold, after_thinking(response))
     )
-    if not said:
+    if not answers:
         return "unparsable"
-    return "correct" if verify(golds, said, timeout_seconds=None) else "wrong"
+    return "correct" if verify(golds, answers, timeout_seconds=None) else "wrong"
 
 
 def _delimited(text: str) -> str:

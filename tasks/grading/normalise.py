@@ -1,5 +1,6 @@
-r"""One spelling for answers that differ only in typesetting: unicode, LaTeX spacing, fractions,
-delimiters. Strings in, strings out.
+r"""Gives one spelling to answers that differ only in typesetting.
+
+It unifies Unicode, LaTeX spacing, fractions and delimiters. All functions map strings to strings.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _WRAP = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|bm|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}"
 )
 _SPACED_DIGITS = re.compile(r"(?<=\d)\s+(?=\d{1,2}(?!\d)|\d{4})")
-"""A space between digits that groups no thousands: "1 2" is not 12."""
+"""A space between digits that does not group thousands: "1 2" is not 12."""
 _DELIMITERS = (
     ("$$", "$$"),
     ("$", "$"),
@@ -56,9 +57,9 @@ _APPROX = re.compile(
 
 
 def unify(text: str) -> str:
-    r"""Unicode maths to LaTeX: `5·√3 ≤ x²` becomes `5\cdot \sqrt{3} \le  x^{2}`."""
+    r"""Convert Unicode math to LaTeX: `5·√3 ≤ x²` becomes `5\cdot \sqrt{3} \le  x^{2}`."""
     if "\\\\" in text and "\\begin" not in text:
-        text = _DOUBLED.sub(lambda _: "\\", text)  # escaped twice on its way through JSON
+        text = _DOUBLED.sub(lambda _: "\\", text)  # escaped twice, as by JSON
     text = _SYNONYMS.sub(_synonym, text)
     if text.isascii():
         return text
@@ -67,17 +68,15 @@ def unify(text: str) -> str:
     return text.translate(_TABLE)
 
 
-def _synonym(found: re.Match[str]) -> str:
-    mark = found.group()
+def _synonym(match: re.Match[str]) -> str:
+    mark = match.group()
     return (
-        r"\emptyset " if "var" in mark else r"\infty " if "inf" in mark else found.group(1) or "e"
+        r"\emptyset " if "var" in mark else r"\infty " if "inf" in mark else match.group(1) or "e"
     )
 
 
 def strip_delimiters(text: str) -> str:
-    r"""Take off `$...$`, `\(...\)`, `**...**`, quotes and closing punctuation, as often as they
-    are there.
-    """
+    r"""Remove `$...$`, `\(...\)`, `**...**`, quotes and final punctuation, also when nested."""
     for _ in range(20):
         before = text
         text = text.strip().rstrip(".,;:").strip()
@@ -100,8 +99,9 @@ def strip_delimiters(text: str) -> str:
 
 
 def balance_braces(text: str) -> str:
-    """Drop closing braces that close nothing, and close what is left open at the end: answers
-    are often cut one brace off.
+    """Balance braces: drop unmatched closing braces and close open ones at the end.
+
+    Extracted answers often have one brace too many or too few.
     """
     depth, kept = 0, []
     for position, mark in enumerate(text):
@@ -117,15 +117,17 @@ def balance_braces(text: str) -> str:
 
 
 def drop_approximation(text: str) -> str:
-    r"""Take off a closing remark such as `\text{(about }18.9\text{ cards)}`: what it remarks on
-    is the answer.
+    r"""Remove a remark at the end such as `\text{(about }18.9\text{ cards)}`.
+
+    The text before the remark is the answer.
     """
     return _APPROX.sub("", text) if "\\text" in text else text
 
 
 def tidy(text: str) -> str:
-    r"""LaTeX typesetting gone, meaning kept: `\left(\tfrac12\right)` becomes `(\frac{1}{2})`.
-    Spaces stay single.
+    r"""Remove LaTeX typesetting: `\left(\tfrac12\right)` becomes `(\frac{1}{2})`.
+
+    The meaning is kept. Runs of spaces become one space.
     """
     text = strip_delimiters(unify(text))
     text = _DROP.sub("", text).replace(r"\{,\}", ",").replace("{,}", ",").replace(r"\%", "%")
@@ -142,8 +144,10 @@ def tidy(text: str) -> str:
 
 
 def key(text: str) -> str:
-    r"""What two spellings of one answer share: tidy, unwrapped from `\text{}` and without spaces;
-    words are compared without case.
+    r"""Comparison key: equal for two spellings of one answer.
+
+    The text is tidied, unwrapped from `\text{}` and stripped of spaces. A word is case-folded; a
+    single letter is not.
 
     Example: `key(r"\\text{Even}") == key("even")`, but `key("E") != key("e")`.
     """
@@ -155,11 +159,11 @@ def key(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    r"""What stands in `\text{}` and its like, without them."""
+    r"""Replace `\text{...}` and similar commands by their content."""
     return _WRAP.sub(r" \1 ", text).strip()
 
 
 def words_key(text: str) -> str:
-    """Prose compared loosely: lower case, no punctuation, no LaTeX delimiters."""
+    """Comparison key for prose: case-folded, without punctuation and LaTeX delimiters."""
     text = unwrap(tidy(text).replace("$", " ").replace(r"\(", " ").replace(r"\)", " "))
     return " ".join(re.sub(r"[.,;:!?\"']", " ", text.casefold()).split())

@@ -1,5 +1,6 @@
-r"""Exact reading of plain numbers with their unit: integers, decimals, fractions, percentages,
-money, degrees. No sympy.
+r"""Reads plain numbers exactly, with their units, without sympy.
+
+Numbers are integers, decimals, fractions, percentages, amounts of money and degrees.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from tasks.grading.normalise import tidy
 
 MAX_CHARS = 1000
 DOUBLE = Fraction(1, 10**12)
-"""A decimal stands for an exact value only if it agrees to double precision: 0.0833333333333333
-is 1/12, but 0.3333333333 is not 1/3.
+"""Largest relative difference at which a decimal equals an exact value (double precision).
+
+So 0.0833333333333333 equals 1/12, but 0.3333333333 does not equal 1/3.
 """
 
 _DECIMAL = r"(?:\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
@@ -98,11 +100,11 @@ class Number:
     percent: bool = False
     decimal: bool = False
     unit: str | None = None
-    """Canonical, with its power ("cm2"), or None when not a known unit."""
+    """Canonical unit with its power ("cm2"), or None if there is no known unit."""
     name: str | None = None
-    """The variable it was assigned to, as in "x = 3"."""
+    """Variable to which the number is assigned, as in "x = 3"."""
     definite: bool = True
-    """False when the text has another reading ("1,22" may be a list)."""
+    """False if the text has another reading ("1,22" may be a list)."""
 
 
 def _plain(text: str) -> Fraction:
@@ -110,23 +112,25 @@ def _plain(text: str) -> Fraction:
 
 
 def _unit(rest: str, spaced: bool) -> tuple[bool, str | None]:
-    """(whether `rest` is nothing but a unit, its canonical name if known). One glued letter, as
-    in "5m", may be a variable.
+    """Read `rest`, the text after a number, as (whether it is only a unit, canonical unit).
+
+    The canonical unit is None if unknown. One or two letters are a unit only if known and after a
+    space or with a power: in "5m", m may be a variable.
     """
     if not rest.strip():
         return True, None
     marked = _UNIT_TEXT.fullmatch(rest.strip())
-    found = marked or _UNIT_WORDS.fullmatch(rest)
-    if found is None:
+    match = marked or _UNIT_WORDS.fullmatch(rest)
+    if match is None:
         return False, None
-    words = found.group(1).lower().replace(".", " ").replace("/", " ").replace("-", " ").split()
+    words = match.group(1).lower().replace(".", " ").replace("/", " ").replace("-", " ").split()
     if any(word in _NOT_UNITS for word in words):
         return False, None
-    if not marked and len(found.group(1)) < 3:
-        known = found.group(1).lower() in _CANONICAL and (spaced or bool(found.group(2)))
+    if not marked and len(match.group(1)) < 3:
+        known = match.group(1).lower() in _CANONICAL and (spaced or bool(match.group(2)))
         if not known:
             return False, None
-    power = found.group(2) or (
+    power = match.group(2) or (
         "2" if {"square", "sq"} & set(words) else "3" if {"cubic", "cubed"} & set(words) else ""
     )
     if "squared" in words:
@@ -141,13 +145,14 @@ def _unit(rest: str, spaced: bool) -> tuple[bool, str | None]:
 
 
 def _mixed(text: str) -> Fraction | None:
-    r"""`2 3/4` and `2\frac{3}{4}` are eleven quarters: a whole number before a proper fraction,
-    as people write them.
+    r"""Read a mixed number: `2 3/4` and `2\frac{3}{4}` are 11/4.
+
+    The fraction must be proper.
     """
-    found = _MIXED.fullmatch(text)
-    if found is None:
+    match = _MIXED.fullmatch(text)
+    if match is None:
         return None
-    sign, whole, *parts = found.groups()
+    sign, whole, *parts = match.groups()
     top, bottom = (int(part) for part in parts if part)
     return (
         (int(whole) + Fraction(top, bottom)) * (-1 if sign == "-" else 1)
@@ -157,11 +162,11 @@ def _mixed(text: str) -> Fraction | None:
 
 
 def _repeating(text: str) -> Fraction | None:
-    r"""`0.1\overline{6}` is one sixth."""
-    found = _REPEATING.fullmatch(text)
-    if found is None:
+    r"""Read a repeating decimal: `0.1\overline{6}` is 1/6."""
+    match = _REPEATING.fullmatch(text)
+    if match is None:
         return None
-    sign, whole, fixed, *periods = found.groups()
+    sign, whole, fixed, *periods = match.groups()
     period = next(part for part in periods if part)
     value = Fraction(
         int(whole + fixed or "0") + Fraction(int(period), 10 ** len(period) - 1), 10 ** len(fixed)
@@ -170,8 +175,9 @@ def _repeating(text: str) -> Fraction | None:
 
 
 def read_number(text: str) -> Number | None:
-    r"""`text` as one plain number, or None. Example: `read_number(r"\\$1{,}000.99")` has value
-    100099/100.
+    r"""Read `text` as one plain number; None if it is not one.
+
+    Example: `read_number(r"\\$1{,}000.99")` has value 100099/100.
     """
     if len(text) > MAX_CHARS:
         return None
@@ -211,8 +217,10 @@ def read_number(text: str) -> Number | None:
 
 
 def same_number(gold: Number, prediction: Number) -> bool:
-    """Equal in value; N % stands for N and for N/100 (Math-Verify's convention); two different
-    known units are never equal.
+    """Whether two numbers are equal in value.
+
+    N % equals both N and N/100 (Math-Verify's convention). Two different known units are never
+    equal.
     """
     if gold.unit and prediction.unit and gold.unit != prediction.unit:
         return False
@@ -227,8 +235,9 @@ def same_number(gold: Number, prediction: Number) -> bool:
 
 
 def read_based(text: str) -> Fraction | None:
-    """An integer with its base, as in "1112112_3"; None when it is not one (a digit not below
-    the base, say).
+    """Read an integer with its base, as in "1112112_3"; None if it is not one.
+
+    For example, every digit must be less than the base.
     """
     match = _BASED.fullmatch(_UPRIGHT.sub(r"\1", tidy(text)).replace(" ", ""))
     if match is None or not 2 <= int(match.group(2)) <= 36 or len(match.group(1)) > MAX_CHARS:

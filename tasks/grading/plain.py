@@ -1,8 +1,9 @@
-"""Plain-text formulas ("3*sqrt(2)/4", "x^2+1") into sympy. A parser of our own: sympy's
-`parse_expr` and `sympify` run their text.
+"""Parses plain-text formulas ("3*sqrt(2)/4", "x^2+1") into sympy expressions.
 
-Grammar: sums of products of powers, implied multiplication ("2x", "3(x+1)"), factorials, a few
-functions by name. Anything else is None.
+It replaces sympy's `parse_expr` and `sympify`, which run their text as Python.
+
+Grammar: sums of products of powers, implied multiplication ("2x", "3(x+1)"), factorials, and a few
+functions by name. Any other text gives None.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ _FUNCTIONS = ("sqrt", "sin", "cos", "tan", "log", "ln", "exp", "binomial")
 _NAMES = {"pi": "pi", "e": "E", "i": "I", "inf": "oo", "infty": "oo"}
 MAX_TOKENS = 300
 MAX_DIGITS = 400
-"""Bits of a power of plain numbers are limited to about this many digits: 9^9^9 is nobody's
-answer and never worked out.
+"""Approximate limit on the digits of a power of plain numbers, so that 9^9^9 is never computed.
+
+Also the limit on the characters of one token.
 """
 
 
 class _Unreadable(Exception):
-    """The text is no formula of this grammar."""
+    """The text is not a formula of this grammar."""
 
 
 class _Parser:
@@ -115,18 +117,19 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def parse_plain(text: str) -> Any | None:
-    """`text` as a sympy expression, or None when it is no formula of the grammar. Nothing in it
-    is ever run.
+    """Parse `text` into a sympy expression; None if it is not a formula of the grammar.
+
+    No part of the text is run as code.
     """
     tokens: list[str] = []
     at = 0
     text = text.strip()
     while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None or len(tokens) == MAX_TOKENS or len(found.group()) > MAX_DIGITS:
+        match = _TOKEN.match(text, at)
+        if match is None or len(tokens) == MAX_TOKENS or len(match.group()) > MAX_DIGITS:
             return None
-        tokens.append(found.group().strip())
-        at = found.end()
+        tokens.append(match.group().strip())
+        at = match.end()
     parser = _Parser(tokens)
     try:
         value = parser.sum()

@@ -1,9 +1,10 @@
-r"""POLARIS's rule (ChenxinAn-fdu/POLARIS on verl; the same as DeepScaleR's): the last box, equal as
-a normalised string or under sympy.
+r"""POLARIS's grading rule: the last box equals the gold as a normalized string or under sympy.
 
-Written from the rule, not from its code. What differs: the difference of two formulas is parsed by
-`plain.py`, since upstream's parser runs its text as Python, and compound numerators keep their
-brackets, which upstream loses (x+1/2 for \frac{x+1}{2}).
+Source: ChenxinAn-fdu/POLARIS on verl; DeepScaleR has the same rule. Written from the rule, not from
+its code. Two things differ:
+
+- `plain.py` parses the formulas, since upstream's parser runs its text as Python.
+- Compound numerators keep their brackets; upstream loses them (x+1/2 for \frac{x+1}{2}).
 """
 
 from __future__ import annotations
@@ -40,20 +41,22 @@ _BRACKETS = "()[]"
 
 
 def last_box(response: str) -> str | None:
-    r"""Content of the last box after the thinking part; unlike our own rule, no list of adjacent
-    boxes, and no box without braces.
+    r"""Content of the last box after the thinking part.
+
+    Unlike our own rule, it joins no adjacent boxes and accepts no box without braces.
     """
-    found = boxes(after_thinking(response))
-    return found[-1][2] if found else None
+    all_boxes = boxes(after_thinking(response))
+    return all_boxes[-1][2] if all_boxes else None
 
 
 def mathd(text: str) -> str:
-    """Hendrycks' spelling of MATH answers: fractions, roots, units, percent and degrees in one
-    form, no spaces.
+    """Normalize a MATH answer with Hendrycks' rules.
+
+    Fractions, roots, units, percent and degrees get one form; spaces are removed.
     """
     text = text.strip()
-    whole = _TEXT.fullmatch(text)
-    text = whole.group(1).strip() if whole else text
+    wrapped = _TEXT.fullmatch(text)
+    text = wrapped.group(1).strip() if wrapped else text
     text = (
         text.replace("\n", "")
         .replace("\\!", "")
@@ -77,11 +80,13 @@ def mathd(text: str) -> str:
 
 
 def normal(text: str) -> str:
-    """The spelling that is handed to sympy: no units, money or percent, LaTeX as plain text,
-    integers as integers, lower case.
+    """Normalize an answer for sympy.
+
+    Units, money and percent signs are removed, LaTeX becomes plain text, whole numbers are written
+    as integers, letters are lower case.
     """
-    whole = _TEXT.fullmatch(text.strip())
-    text = whole.group(1) if whole else text
+    wrapped = _TEXT.fullmatch(text.strip())
+    text = wrapped.group(1) if wrapped else text
     text = (
         text.replace("\\%", "")
         .replace("\\$", "")
@@ -147,21 +152,21 @@ def _elements(text: str) -> list[str]:
     return [text]
 
 
-def _same_element(gold: str, said: str) -> bool:
-    if _FRACTION.fullmatch(gold) and _FRACTION.fullmatch(said):
-        return gold == said  # an unreduced fraction is not the answer
-    if (_integer(gold) is None) != (_integer(said) is None):
-        return False  # an integer is wanted as an integer
-    return _same_formula(gold, said)
+def _same_element(gold: str, answer: str) -> bool:
+    if _FRACTION.fullmatch(gold) and _FRACTION.fullmatch(answer):
+        return gold == answer  # an unreduced fraction is wrong
+    if (_integer(gold) is None) != (_integer(answer) is None):
+        return False  # an integer equals only an integer
+    return _same_formula(gold, answer)
 
 
-def _same_formula(gold: str, said: str) -> bool:
-    both = gold + said
+def _same_formula(gold: str, answer: str) -> bool:
+    both = gold + answer
     if len(
         {mark for mark in both.replace("sqrt", "").replace("frac", "") if mark.isalpha()}
     ) > 2 or _RUNAWAY.search(both):
         return False
-    left, right = parse_plain(gold), parse_plain(said)
+    left, right = parse_plain(gold), parse_plain(answer)
     if left is None or right is None:
         return False
     import sympy
@@ -170,13 +175,13 @@ def _same_formula(gold: str, said: str) -> bool:
 
 
 def grade_polaris(gold: str, response: str) -> Verdict:
-    """The verdict of POLARIS's rule: `unparsable` without a box."""
-    said = last_box(response)
-    if not said:
+    """Grade with POLARIS's rule; `unparsable` without a box."""
+    answer = last_box(response)
+    if not answer:
         return "unparsable"
-    if mathd(gold) == mathd(said):
+    if mathd(gold) == mathd(answer):
         return "correct"
-    wanted, given = normal(gold), normal(said)
+    wanted, given = normal(gold), normal(answer)
     if wanted == given:
         return "correct"
     left, right = _elements(wanted), _elements(given)

@@ -1,5 +1,6 @@
-r"""Answers with structure that Math-Verify reads loosely: prose, conditions ("for some $a >
-0$"), and grouped assignments.
+r"""Compares answers with structure that Math-Verify reads too loosely.
+
+These are prose, lists, conditions ("for some $a > 0$") and groups of assignments.
 """
 
 from __future__ import annotations
@@ -122,30 +123,32 @@ _MATRIX = re.compile(r"\\begin\{matrix\}(.*?)\\end\{matrix\}", re.DOTALL)
 
 
 def words(text: str) -> list[str]:
-    r"""Words outside LaTeX commands and not maths names: `odd $n$` has one, `2\sin x` none."""
+    r"""Words that are not LaTeX commands or math names: one in `odd $n$`, none in `2\sin x`."""
     plain = _COMMAND.sub(" ", text)
     return [word for word in _WORD.findall(plain) if word.lower() not in _MATHS]
 
 
 def is_prose(text: str) -> bool:
-    r"""Whether an answer says something in words, so that no number in it can stand for the
-    whole ("All powers of 2", "odd $n$").
+    r"""Whether an answer is a statement in words ("All powers of 2", "odd $n$").
+
+    No number in it can be compared in place of the whole answer.
     """
-    found = words(text)
+    prose = words(text)
     starts = _STARTS.match(_COMMAND.sub(" ", tidy(text)))
-    return bool(found) and (
-        len([word for word in found if len(word) > 2]) >= 2
+    return bool(prose) and (
+        len([word for word in prose if len(word) > 2]) >= 2
         or bool(starts and words(starts.group()))
     )
 
 
 def list_items(text: str) -> list[str] | None:
-    """The items of a plain list ("12 and 13", "1, 2 or 3"); None for one item or for anything
-    nested.
+    """Split a plain list ("12 and 13", "1, 2 or 3") into its items.
+
+    None for a single item, more than 30 items, a nested list, assignments or a number.
     """
     if "=" in text or (";" in text and "," in text) or read_number(text) is not None:
-        # assignments and lists of lists have groups that a flat comparison would lose; "1,234" is a
-        # number
+        # A flat comparison would lose the groups of assignments and of lists of lists. "1,234" is
+        # a number.
         return None
     items = [
         item.strip()
@@ -159,7 +162,7 @@ def list_items(text: str) -> list[str] | None:
 
 
 def same_list(gold: str, prediction: str) -> bool:
-    """Equal plain lists in any order, item by item as exact strings or numbers."""
+    """Whether both are plain lists with equal items in any order, as exact strings or numbers."""
     left, right = list_items(gold), list_items(prediction)
     if left is None or right is None or len(left) != len(right):
         return False
@@ -181,12 +184,15 @@ def same_list(gold: str, prediction: str) -> bool:
 
 
 def negates(text: str) -> bool:
-    """Whether an answer in words says no, or bounds a value instead of giving it."""
+    """Whether an answer in words denies or bounds a value instead of stating it."""
     return any(word.lower() in _NEGATIONS for word in words(text))
 
 
 def is_compound(text: str) -> bool:
-    """A definition by cases over several lines: no single formula in it stands for the whole."""
+    """Whether an answer is a definition by cases over several lines.
+
+    No single formula in it can be compared in place of the whole answer.
+    """
     return (
         len(text) <= 200
         and "\\begin" not in text
@@ -196,9 +202,7 @@ def is_compound(text: str) -> bool:
 
 
 def evades(text: str) -> bool:
-    """Whether a boxed answer is a sentence that does not state a value ("x is 5" and "x = 5"
-    do).
-    """
+    """Whether a boxed answer is a sentence that states no value; "x is 5" and "x = 5" state one."""
     bare = strip_units(text)
     return is_compound(text) or (
         is_prose(bare)
@@ -208,21 +212,20 @@ def evades(text: str) -> bool:
 
 
 def denied(text: str) -> bool:
-    """Whether what follows "the answer is" takes the value back, or only bounds it: "not 5", "at
-    least 5".
-    """
+    """Whether the text after "the answer is" denies or bounds a value: "not 5", "at least 5"."""
     return bool(_DENIED.match(text))
 
 
 def drop_builder(text: str) -> str:
-    r"""The condition of a set of numbers: `\{x : x > 2\}` becomes `x > 2`."""
-    found = _BUILDER.fullmatch(tidy(text))
-    return found.group(2) if found and _RELATION.search(found.group(2)) else text
+    r"""Reduce set-builder notation to its condition: `\{x : x > 2\}` becomes `x > 2`."""
+    builder = _BUILDER.fullmatch(tidy(text))
+    return builder.group(2) if builder and _RELATION.search(builder.group(2)) else text
 
 
 def spread(text: str) -> str:
-    r"""Both values of a formula with one plus-minus: `\frac{-1 \pm a}{2}` becomes `\frac{-1 +
-    a}{2}, \frac{-1 - a}{2}`.
+    r"""Write out both values of a formula with one plus-minus sign.
+
+    Example: `\frac{-1 \pm a}{2}` becomes `\frac{-1 + a}{2}, \frac{-1 - a}{2}`.
     """
     if len(_PLUS_MINUS.findall(text)) != 1 or "," in text:
         return text
@@ -230,55 +233,59 @@ def spread(text: str) -> str:
 
 
 def split_modulus(text: str) -> tuple[str, str]:
-    r"""(residue, modulus): `x \equiv 3 \pmod{5}` becomes (`x = 3`, `5`); the modulus is empty if
-    there is none.
+    r"""Split into (residue, modulus): `x \equiv 3 \pmod{5}` becomes (`x = 3`, `5`).
+
+    Without a modulus the second part is empty.
     """
     plain = tidy(text)
-    found = _MODULUS.search(plain)
-    if found is None or not plain[: found.start()].strip():
+    modulus = _MODULUS.search(plain)
+    if modulus is None or not plain[: modulus.start()].strip():
         return text, ""
-    return plain[: found.start()].replace("\\equiv", "="), found.group(1)
+    return plain[: modulus.start()].replace("\\equiv", "="), modulus.group(1)
 
 
 def split_clause(text: str) -> tuple[str, str]:
-    """(answer, condition): `x^2 + c$ for some $c > 0` becomes (`x^2 + c`, `for some c > 0`); the
-    condition is empty if there is none.
+    """Split into (answer, condition).
+
+    Example: `x^2 + c$ for some $c > 0` becomes (`x^2 + c`, `for some c > 0`). Without a condition
+    the second part is empty.
     """
-    found = _CLAUSE.search(text)
-    if found is None or not text[: found.start()].strip(" $"):
+    clause = _CLAUSE.search(text)
+    if clause is None or not text[: clause.start()].strip(" $"):
         return text, ""
-    return text[: found.start()], words_key(found.group())
+    return text[: clause.start()], words_key(clause.group())
 
 
 def balance_dollars(text: str) -> str:
-    """Drop the dollar signs of a text cut out of a formula, where they no longer pair."""
+    """Replace all dollar signs by spaces if their number is odd, as in a cut formula."""
     return text.replace("$", " ") if text.count("$") % 2 else text
 
 
 def assignment_groups(text: str) -> list[dict[str, str]] | None:
-    """`p=5,q=2;p=7,q=2` as [{p: 5, q: 2}, {p: 7, q: 2}]; else None. A new group starts where a
-    name repeats.
+    """Parse assignments into groups: `p=5,q=2;p=7,q=2` gives [{p: 5, q: 2}, {p: 7, q: 2}].
+
+    A new group starts where a name repeats. Other text gives None.
     """
     groups: list[dict[str, str]] = [{}]
     for item in _JOINT.split(tidy_keep_joints(text)):
         if not item.strip():
             continue
-        found = _ASSIGNED.fullmatch(item)
-        if found is None:
+        assignment = _ASSIGNED.fullmatch(item)
+        if assignment is None:
             return None
-        if found.group(1) in groups[-1]:
+        if assignment.group(1) in groups[-1]:
             groups.append({})
-        groups[-1][found.group(1)] = key(found.group(2))
+        groups[-1][assignment.group(1)] = key(assignment.group(2))
     return groups if groups[0] else None
 
 
 def tidy_keep_joints(text: str) -> str:
-    r"""`tidy`, but `\quad` stays a separator."""
+    r"""Like `tidy`, but `\quad` stays a separator."""
     return tidy(re.sub(r"\\q?quad(?![a-zA-Z])", ";", text))
 
 
 def same_groups(gold: str, prediction: str) -> bool:
-    """Equal sets of solutions, each a set of assignments, as strings."""
+    """Whether both are the same set of solutions, each a set of assignments, as strings."""
     left, right = assignment_groups(gold), assignment_groups(prediction)
     if left is None or right is None or len(left) != len(right):
         return False
@@ -288,21 +295,23 @@ def same_groups(gold: str, prediction: str) -> bool:
 
 
 def strip_units(text: str) -> str:
-    r"""Take off a closing unit: `\frac{1}{3}\text{ cm}^2`, `3\sqrt{2} cm`. Never one bare
-    letter: in `2-2m` it is a variable.
+    r"""Remove a unit at the end: `\frac{1}{3}\text{ cm}^2`, `3\sqrt{2} cm`.
+
+    A letter right after a number stays: in `2-2m` it is a variable.
     """
-    found = _UNIT_END.search(text)
-    if found is None or not text[: found.start()].strip():
+    unit = _UNIT_END.search(text)
+    if unit is None or not text[: unit.start()].strip():
         return text
-    content = found.group(1) or found.group(2)
+    content = unit.group(1) or unit.group(2)
     if any(word.lower() in _NOT_UNITS for word in re.findall(r"[A-Za-z]+", content)):
         return text
-    return text[: found.start()]
+    return text[: unit.start()]
 
 
 def unstack(text: str) -> str:
-    r"""A formula that a model typed one token per row of a bare `matrix` (a known degeneration),
-    on one line again.
+    r"""Join the rows of a bare `matrix` into one line.
+
+    Some models degenerate into writing a formula with one token per matrix row.
     """
     if "\\begin{matrix}" not in text:
         return text

@@ -1,9 +1,8 @@
-"""One grading worker: `python -P -m tasks.grading.worker_main MEMORY_BYTES`. Started and killed by
-`workers.Grader`, never by hand.
+"""One grading worker: `python -P -m tasks.grading.worker_main MEMORY_BYTES`.
 
-It reads one JSON line per item on stdin and answers one JSON line on a private copy of stdout, so
-that nothing a library prints can be taken for an answer. It ends at the end of stdin, which is what
-it sees when its parent is gone.
+`workers.Grader` starts and kills it; do not start it by hand. It reads one JSON line per item from
+stdin and writes one JSON line to a private copy of stdout, so that text printed by a library is
+never taken for a verdict. It ends at the end of stdin, which it also sees when its parent dies.
 """
 
 from __future__ import annotations
@@ -14,14 +13,16 @@ import resource
 import sys
 
 CPU_GRACE = 2
-"""Seconds of CPU beyond an item's deadline after which the kernel ends the worker, if the parent
-that should have done so is gone.
+"""CPU seconds beyond an item's deadline after which the kernel kills the worker.
+
+This matters only if the parent, which should have killed it, is gone.
 """
 
 
 def limit_memory(limit: int) -> None:
-    """An address-space limit, so that a formula of gigabytes ends this worker and not the
-    machine.
+    """Limit the address space to `limit` bytes; a value of 0 or less sets no limit.
+
+    A formula that needs gigabytes then ends this worker, not the machine.
     """
     if limit > 0:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -32,11 +33,11 @@ def limit_memory(limit: int) -> None:
 
 
 def limit_cpu(deadline: float) -> None:
-    """A CPU limit for the item at hand (SIGXCPU ends the process even inside a long C call, where
-    no Python signal handler or thread runs).
+    """Limit the CPU time for the current item; `deadline` is in seconds.
 
-    This is why there is no PR_SET_PDEATHSIG: that signal is sent when the parent's starting THREAD
-    ends, and Prefect and Ray start threads.
+    SIGXCPU ends the process even inside a long C call, where no Python signal handler or thread
+    runs. PR_SET_PDEATHSIG is no alternative: the kernel sends it when the THREAD that started the
+    worker ends, and Prefect and Ray start threads.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(usage.ru_utime + usage.ru_stime + deadline) + CPU_GRACE
@@ -47,7 +48,7 @@ def limit_cpu(deadline: float) -> None:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Grade items until stdin ends."""
     requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_RDWR)
@@ -74,10 +75,10 @@ def main() -> None:
         try:
             verdict = grade_one(item["gold"], item["prediction"], item["extractor"])
         except MemoryError:
-            return  # the parent sees the end of this worker and starts a clean one
+            return  # the parent sees that this worker ended and starts a new one
         except Exception:
-            # it has an answer, which cannot be compared with the gold: not equal as far as anyone
-            # can tell
+            # There is an answer, but it cannot be compared with the gold, so it is not known to be
+            # equal.
             verdict = "wrong"
         reply({"verdict": verdict})
 

@@ -1,9 +1,9 @@
-"""Grade many answers in worker processes that can be killed: one bad formula costs its own deadline
-and nothing else.
+"""Grades many answers in worker processes that can be killed.
 
-Deadlines are kept by the parent with SIGKILL. No SIGALRM (main thread only, cannot interrupt C
-code) and no threads (cannot be killed), so it works alike in the main program, in a Ray worker and
-in a Prefect thread.
+A formula that hangs costs only its own deadline. The parent enforces deadlines with SIGKILL. It
+does not use SIGALRM, which works only in a main thread and cannot interrupt C code, or threads,
+which cannot be killed. So the grader behaves the same in the main program, in a Ray worker and in a
+Prefect thread.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from tasks.host.machine import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0
-"""For a worker to import sympy on a busy machine; not part of any item's deadline."""
+"""Seconds for a worker to import sympy on a busy machine; not part of any item's deadline."""
 MAX_FAILED_STARTS = 3
+"""Consecutive failed worker starts after which the grader gives up."""
 
 
 class GraderError(RuntimeError):
-    """Workers cannot be started at all (a broken installation, say), so nothing can be said of
-    the answers.
-    """
+    """Workers cannot be started (for example in a broken installation), so nothing is graded."""
 
 
 @dataclass
 class _Worker:
-    """A child process and the item it is at."""
+    """A child process and its current item."""
 
     process: subprocess.Popen[bytes]
     until: float
-    """Monotonic time at which it is killed."""
+    """Monotonic time in seconds at which the process is killed."""
     item: int | None = None
+    """Index of the item that it grades; None if idle."""
     ready: bool = False
     buffer: bytearray = field(default_factory=bytearray)
 
@@ -57,7 +57,7 @@ class _Worker:
         return self.process.stdout.fileno()
 
     def end(self) -> None:
-        """Kill and reap; safe to repeat."""
+        """Kill and reap the process; safe to repeat."""
         if self.process.poll() is None:
             self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -68,16 +68,18 @@ class _Worker:
 
 
 class Grader:
-    r"""A pool of grading workers. They start when the first item needs them, and are kept until
-    `close`.
+    r"""A pool of grading workers. They start when an item first needs them and run until `close`.
 
     Example:
         with Grader(workers=2) as grader:
             grader.grade_many([("1/2", r"\\boxed{0.5}"), ("x+1", r"\\boxed{1+x}")])  # ["correct",
             "correct"]
 
-    **Arguments:** `workers`, processes at most; `deadline`, seconds of wall-clock per item;
-    `memory`, bytes of address space per worker.
+    **Arguments:**
+        workers: Maximum number of processes; None means one per core, at most 8.
+        deadline: Wall-clock seconds per item.
+        memory: Bytes of address space per worker.
+    **Raises:** ValueError if `workers` or `deadline` is not positive.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class Grader:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that run now."""
+        """Process ids of the running workers."""
         return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
 
     def close(self) -> None:
@@ -117,17 +119,18 @@ class Grader:
         self._workers.clear()
 
     def grade(self, gold: str, prediction: str, extractor: str = "auto") -> Verdict:
-        """One item."""
+        """Grade one item."""
         return self.grade_many([(gold, prediction)], extractor)[0]
 
     def grade_many(
         self, pairs: Iterable[tuple[str, str]], extractor: str = "auto"
     ) -> list[Verdict]:
-        """Verdicts of (gold, prediction) pairs, in their order. `timeout` is an item that ran out
-        of time or brought its worker down.
+        """Grade (gold, prediction) pairs.
 
-        Raises ValueError for an empty gold or an unknown extractor, before anything else is graded
-        by workers.
+        **Returns:** The verdicts, in the order of the pairs. `timeout` is an item that missed its
+        deadline or crashed its worker.
+        **Raises:** ValueError for an empty gold or an unknown extractor, before any worker grades
+        an item; GraderError if workers cannot be started; RuntimeError if the grader is closed.
         """
         if self._closed:
             raise RuntimeError("this Grader is closed; make a new one")
@@ -147,7 +150,7 @@ class Grader:
                     self._run(pairs, extractor, open_items, verdicts)
                 except BaseException:
                     for worker in self._workers:
-                        # its item is unknown to the next batch, so it must not answer it
+                        # The next batch does not know this item and must not read its verdict.
                         worker.end()
                     self._workers.clear()
                     raise
@@ -160,7 +163,7 @@ class Grader:
         todo: deque[int],
         verdicts: list[Verdict | None],
     ) -> None:
-        """Hand out items and collect answers until none is left."""
+        """Send items to workers and collect verdicts until none is left."""
         self._drop_dead()
         while todo or any(worker.item is not None for worker in self._workers):
             while len(self._workers) < min(
@@ -176,8 +179,8 @@ class Grader:
 
     def _start(self) -> _Worker:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # One BLAS thread: the workers are the parallelism, and each thread's stack would count
-        # against the memory limit.
+        # One BLAS thread: the workers already run in parallel, and the stack of each thread would
+        # count against the memory limit.
         settings = {
             "PYTHONPATH": path,
             "PYTHONIOENCODING": "utf-8",
@@ -190,7 +193,7 @@ class Grader:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=os.environ | settings,
-            start_new_session=True,  # Ctrl-C goes to the parent, which ends the workers itself
+            start_new_session=True,  # Ctrl-C reaches only the parent, which ends the workers
         )
         return _Worker(process, until=time.monotonic() + START_SECONDS)
 
@@ -213,12 +216,12 @@ class Grader:
             worker.process.stdin.write(line.encode() + b"\n")
             worker.process.stdin.flush()
         except BrokenPipeError:
-            worker.item = None  # it died while idle, so the item is not to blame
+            worker.item = None  # the worker died while idle, so the item is not the cause
             todo.appendleft(index)
             self._lost(worker, [])
 
     def _wait(self) -> list[_Worker]:
-        """Workers with something to read, after waiting for one or for the nearest deadline."""
+        """Wait for output or the next deadline; return the workers with output to read."""
         busy = [worker for worker in self._workers if worker.item is not None or not worker.ready]
         if not busy:
             return []
@@ -250,8 +253,10 @@ class Grader:
             worker.item = None
 
     def _lost(self, worker: _Worker, verdicts: list[Verdict | None]) -> None:
-        """A worker is gone or must go: its item is a timeout, and the next round of `_run`
-        starts another.
+        """End a dead or overdue worker and mark its item as `timeout`.
+
+        The next round of `_run` starts a replacement. Raises GraderError after too many failed
+        starts.
         """
         worker.end()
         self._workers.remove(worker)
@@ -273,7 +278,7 @@ class Grader:
                 self._lost(worker, verdicts)
 
     def _drop_dead(self) -> None:
-        """Forget workers that died between batches; no item was lost with them."""
+        """Remove workers that died between batches; no item was lost with them."""
         for worker in list(self._workers):
             if worker.process.poll() is not None:
                 worker.end()

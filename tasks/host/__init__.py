@@ -1,1 +1,4 @@
-"""The host: ERPD_HOME, service addresses, processes, signals, disk faults, durable file writes."""
+"""Access to the host machine.
+
+ERPD_HOME, service addresses, processes, signals, disk faults, atomic file writes.
+"""

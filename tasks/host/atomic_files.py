@@ -1,4 +1,4 @@
-"""Atomic, durable writes of files."""
+"""Atomic and durable file writes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a temporary file beside `path`, which is then made durable and renamed over
-    it.
+    """Write `path` atomically and durably: temporary file, fsync, rename.
+
+    `write` receives the path of a temporary file in the same folder and fills it. The folder is
+    created if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # process ids of two machines may be equal
+    # the random part is needed because two machines may have the same process id
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
@@ -29,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def make_durable(folder: Path) -> None:
-    """What was renamed into the folder is there after a loss of power too."""
+    """Flush a folder's entries to disk, so that renames into it survive a power loss."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

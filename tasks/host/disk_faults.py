@@ -1,7 +1,7 @@
-"""Faults of the machine in plain words: which folder, what is wrong with it, and how to mend it.
+"""Describe a disk fault in one line: which folder, what is wrong, how to fix it.
 
-A full disk is met by many libraries, and each says so in its own way: an OSError with its number, a
-sentence of SQLite's, a number in brackets of safetensors'. Here they become one line.
+Each library reports a full disk in its own way: an OSError with an errno, an SQLite message, an
+errno in brackets from safetensors. This module gives all of them the same form.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tasks.host.home import FOLDERS, home
 FAULTS = {
     errno.ENOSPC: ("is full", "make room there"),
     errno.EDQUOT: ("is as full as your quota allows", "make room there"),
-    errno.EROFS: ("may only be read", "make it writable, or name another ERPD_HOME"),
+    errno.EROFS: ("is read-only", "make it writable, or set ERPD_HOME to another folder"),
     errno.EACCES: (
-        "may not be read or written by this user",
-        "give the user the right to, or name another ERPD_HOME",
+        "cannot be read or written by this user",
+        "change its permissions, or set ERPD_HOME to another folder",
     ),
     errno.EIO: (
-        "is on a disk that fails (input/output error)",
-        "see to the disk, or move ERPD_HOME to another",
+        "is on a failing disk (input/output error)",
+        "check the disk, or move ERPD_HOME to another one",
     ),
     errno.EMFILE: (
         "cannot be read: this process has too many files open",
@@ -35,7 +35,7 @@ FAULTS = {
         "close some, or raise fs.file-max",
     ),
 }
-"""Error number -> what it says of a folder, how to mend it."""
+"""Error number -> (what is wrong with the folder, the remedy)."""
 SENTENCES = {
     "No space left on device": errno.ENOSPC,
     "database or disk is full": errno.ENOSPC,
@@ -43,50 +43,50 @@ SENTENCES = {
     "Read-only file system": errno.EROFS,
     "disk I/O error": errno.EIO,
 }
-"""What is said by libraries (and processes elsewhere) that hand on no number."""
+"""Messages of libraries and remote processes that do not pass on an error number."""
 NUMBERED = re.compile(r"\(os error (\d+)\)")
 ELSEWHERE = "API request to"
-"""In what MLflow's client says for a server, whose disk is not ours."""
+"""Part of an error that MLflow's client passes on from a server, which has a disk of its own."""
 NO_ROOM = 1 << 16
-"""Bytes: with fewer of them free nothing can go on, whatever it was that failed."""
+"""Bytes. A folder with less free space counts as full, whatever the error was."""
 
 
 def describe_disk_fault(error: BaseException) -> str | None:
-    """One line about the folder that a fault of the machine has hit: what, where, how to mend it;
-    None when the error is none such.
+    """Describe a disk fault in one line: the folder, what is wrong, the remedy.
 
-    Of a file without room, where every folder of ours has some, it says that the file was
-    elsewhere.
+    None if the error is not a disk fault. If the disk was full but every folder under ERPD_HOME
+    has free space, the line says that the file was elsewhere.
 
-    Example: `/data/erpd is full; make room there`
+    **Example:** `/data/erpd is full; make room there`
     """
-    found = next(((one, number) for one in _chain(error) if (number := _number(one))), None)
+    fault = next(((cause, number) for cause in _chain(error) if (number := _number(cause))), None)
     fullest = min(_folders(), key=_free)
-    if found is None and _free(fullest) >= NO_ROOM:
+    if fault is None and _free(fullest) >= NO_ROOM:
         return None
-    one, number = found or (error, errno.ENOSPC)
-    # SQLite's word for a log that cannot grow, too
+    cause, number = fault or (error, errno.ENOSPC)
+    # SQLite also reports EIO if its log cannot grow
     if number == errno.EIO and _free(fullest) < NO_ROOM:
         number = errno.ENOSPC
-    what, mend = FAULTS[number]
-    # a file elsewhere, or one so large that there is room again without it
+    what, remedy = FAULTS[number]
+    # the file was elsewhere, or so large that its removal has freed the disk again
     if number == errno.ENOSPC and _free(fullest) >= NO_ROOM:
         return (
-            f"what it was to write to (standard output, say) {what}, while {fullest} has "
-            f"{_free(fullest) / 1e9:.1f} GB left; {mend}"
+            f"the disk that was written to (that of standard output, for example) {what}, while "
+            f"{fullest} has {_free(fullest) / 1e9:.1f} GB left; {remedy}"
         )
     if number in (errno.ENOSPC, errno.EDQUOT):
         place = fullest
     else:
         place = (
             Path(os.fsdecode(name))
-            if isinstance(one, OSError) and isinstance(name := one.filename, str | bytes)
+            if isinstance(cause, OSError) and isinstance(name := cause.filename, str | bytes)
             else home()
         )
-    return f"{place} {what}; {mend}"
+    return f"{place} {what}; {remedy}"
 
 
 def _number(error: BaseException) -> int | None:
+    """The key of `FAULTS` that an error reports; None if it reports none."""
     if isinstance(error, OSError) and error.errno in FAULTS:
         return error.errno
     text = str(error)
@@ -98,20 +98,21 @@ def _number(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it came of, and what it came while handling."""
+    """The error and, recursively, its `__cause__` and `__context__`."""
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
     while left:
-        one = left.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            left += [one.__context__, one.__cause__]
+        current = left.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            left += [current.__context__, current.__cause__]
 
 
 def _folders() -> list[Path]:
-    """The home, and what of it may be a file system of its own; the home first, so that it is
-    named where they are one.
+    """ERPD_HOME and its subfolders, each of which may be a file system of its own.
+
+    The home is first, so that it is the one named if they all share a file system.
     """
     root = home()
     return [folder for folder in (root, *(root / name for name in FOLDERS)) if folder.exists()] or [
@@ -120,6 +121,6 @@ def _folders() -> list[Path]:
 
 
 def _free(folder: Path) -> int:
-    """Bytes; none where no file can be added any more."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize if found.f_favail or not found.f_files else 0
+    """Free bytes for this user; 0 if the file system has no free inode."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize if status.f_favail or not status.f_files else 0

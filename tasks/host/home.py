@@ -1,5 +1,6 @@
-"""ERPD_HOME: the one place the program writes to, and the settings of the libraries that must be
-fixed before they are imported.
+"""ERPD_HOME, the only folder the program writes to, and environment settings for libraries.
+
+These settings must be made before the libraries are imported.
 """
 
 from __future__ import annotations
@@ -13,27 +14,30 @@ from pathlib import Path
 from tasks.untrusted.input_files import expanded
 
 FOLDERS = ("store", "prefect", "mlflow", "ray", "logs", "tmp", "cache", "reports")
+"""Subfolders of ERPD_HOME."""
 
 
 def home() -> Path:
-    """The program's folder, absolute: `ERPD_HOME`, or `.erpd` in the working directory. Raises
-    ValueError for one that leads nowhere.
+    """Absolute path of the program's folder: `ERPD_HOME`, or `.erpd` in the working directory.
+
+    Raises ValueError for an unknown user after `~` and for a loop of links.
     """
     path = expanded(os.environ.get("ERPD_HOME") or ".erpd", "ERPD_HOME")
     try:
         return path.resolve()
-    except RuntimeError as error:  # so says Python before 3.13
+    except RuntimeError as error:  # Python before 3.13 reports a loop this way
         raise ValueError(f"ERPD_HOME {path}: is a loop of links; name another folder") from error
 
 
 def point() -> Path:
-    """Point every library that writes files into the home, which is not made. Call before importing
-    prefect, ray, mlflow or torch.
+    """Set the environment so that every library writes into ERPD_HOME. Does not create it.
 
-    Settings a user has made in the environment win, except those that say where to write.
+    Call this before importing prefect, ray, mlflow or torch. Settings that the user has made in
+    the environment take precedence, except those that say where to write.
 
-    Raises RuntimeError where ray is imported already without RAY_AUTH_MODE: it has fixed then that
-    its clusters ask for no token.
+    **Returns:** The home.
+    **Raises:** RuntimeError if ray is already imported without RAY_AUTH_MODE. At import it decides
+        whether its clusters require a token.
     """
     if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         raise RuntimeError(
@@ -69,7 +73,7 @@ def point() -> Path:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # who tells it waits beside the work, and asks again
+        # the tracking queue waits in the background and retries
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -80,35 +84,41 @@ def point() -> Path:
     }.items():
         os.environ.setdefault(name, value)
     if login := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        # who starts the server is its client too
+        # the process that starts the server is also its client
         os.environ.setdefault("PREFECT_API_AUTH_STRING", login)
     return root
 
 
 def remove_empty() -> None:
-    """Take a home away again that holds no file: importing torch makes an empty folder in it,
-    whatever comes then.
+    """Remove the home's empty folders, and the home itself if it holds no file.
+
+    Importing torch creates an empty folder in it even if the command then fails.
     """
     for folder, _, _ in os.walk(home(), topdown=False):
-        with contextlib.suppress(OSError):  # one that holds something
+        with contextlib.suppress(OSError):  # the folder is not empty
             os.rmdir(folder)
 
 
 def prepare() -> Path:
-    """Make the home and point every library into it. Idempotent; what people gave is checked
-    before, so that a wrong word makes no home.
+    """Create ERPD_HOME and set the environment so that every library writes into it.
+
+    Idempotent. Check user input before calling this, so that a typing error creates no home.
+
+    Returns the home. Raises the errors of `home` and `point`.
     """
     root = point()
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = None  # the folder of TMPDIR is there now
+    tempfile.tempdir = None  # forget the default chosen before TMPDIR existed
     _make_token(Path(os.environ["RAY_AUTH_TOKEN_PATH"]))
     return root
 
 
 def _make_token(path: Path) -> None:
-    """Ray's token, for this user alone; it appears whole, and of two processes that make it at once
-    one's is taken. An empty one, which a full disk leaves, is made anew.
+    """Create Ray's token file, readable by this user only.
+
+    The file appears complete. If two processes create it at the same time, the first one's token
+    is kept. An empty file, which a full disk leaves behind, is replaced.
     """
     if path.exists() and path.stat().st_size == 0:
         path.unlink(missing_ok=True)
@@ -116,7 +126,7 @@ def _make_token(path: Path) -> None:
         return
     import secrets
 
-    fd, made = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # of mode 600
+    fd, made = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 600
     try:
         with os.fdopen(fd, "w") as file:
             file.write(secrets.token_hex(32))
@@ -129,10 +139,10 @@ def _make_token(path: Path) -> None:
 
 
 def events_path(campaign: str) -> Path:
-    """The file to which a campaign's stages write their progress."""
+    """File to which a campaign's stages write their progress."""
     return home() / "logs" / f"{campaign}.events.jsonl"
 
 
 def reports_path(campaign: str) -> Path:
-    """The folder of the report of a campaign or study, and of its figures."""
+    """Folder for the report of a campaign or study and its figures."""
     return home() / "reports" / campaign

@@ -1,16 +1,20 @@
-"""What of the machine this process may use."""
+"""CPU cores, threads and freed memory of this process."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from typing import Literal
+
+from erpd_core.config import RuntimeConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def cores() -> int:
-    """CPU cores: those it may run on, which a job scheduler or a container may have made fewer
-    than the machine has.
+    """Number of CPU cores this process may run on.
+
+    A job scheduler or a container may allow fewer cores than the machine has.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -18,11 +22,11 @@ def cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Keep what tensors give back for the next ones: taking pages anew for every micro-batch costs
-    more than a tenth of an optimizer step.
+    """Make malloc keep the memory of freed tensors for the next ones.
 
-    For the whole process, where the C library is glibc; elsewhere nothing. `give_back_memory` ends
-    what is kept, not the keeping.
+    Requesting the pages again for every micro-batch costs more than a tenth of an optimizer step.
+    Applies to the whole process and needs glibc; does nothing with other C libraries.
+    `give_back_memory` releases what is kept so far, but the setting remains.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
@@ -30,16 +34,26 @@ def keep_freed_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Return to the machine what is kept and unused: a process that waits for other work should
-    hold nothing.
+    """Return kept, unused memory to the operating system.
+
+    For a process that waits for its next work. Needs glibc; does nothing elsewhere.
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
 def use_threads(count: int | None) -> None:
-    """Compute on `count` CPU threads, or on every core; keep freed memory for the next tensors."""
-    import torch  # here, so that a look at the machine does not import torch
+    """Set the number of torch CPU threads (None or 0: every core) and keep freed memory."""
+    import torch  # here, so that importing this module does not import torch
 
     torch.set_num_threads(count or cores())
     keep_freed_memory()
+
+
+def device_name(runtime: RuntimeConfig) -> Literal["cpu", "cuda"]:
+    """The device that models run on here; `auto` is a GPU if torch sees one."""
+    if runtime.device != "auto":
+        return runtime.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

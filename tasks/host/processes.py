@@ -1,5 +1,6 @@
-"""A process that was started earlier, perhaps by another command: found again, and stopped, by
-its pid and the time it began.
+"""Find and stop a process that was started earlier, perhaps by another command.
+
+A process is identified by its pid and its creation time.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from pydantic import BaseModel
 
 
 class Process(BaseModel):
-    """A process of ours. `created` tells it from another process that got the same pid later."""
+    """A process that this program started."""
 
     pid: int
     created: float
+    """Creation time, seconds since the epoch. Distinguishes it from a later process with the
+    same pid.
+    """
 
     def alive(self) -> bool:
+        """Checks that the process is running and is not a zombie."""
         try:
             process = psutil.Process(self.pid)
             return (
@@ -27,7 +32,7 @@ class Process(BaseModel):
             return False
 
     def stop(self) -> None:
-        """Stop it and its children: politely, then not."""
+        """Stop the process and its children: SIGTERM, then SIGKILL after 10 seconds."""
         if not self.alive():
             return
         tree = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]

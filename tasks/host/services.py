@@ -1,17 +1,19 @@
-"""Which databases and servers this process talks to: files under ERPD_HOME, unless the environment
-names others.
+"""Addresses of the databases and servers that this process uses.
 
-| variable | when absent |
-|---|---|
-| `ERPD_REGISTRY_URL` | SQLite, `registry.db` (else `postgresql+psycopg://...`) |
-| `ERPD_MLFLOW_URL` | SQLite, `mlflow/mlflow.db` (else the server's `http://...`; MLFLOW_TRACKING_USERNAME and _PASSWORD are MLflow's own) |
-| `ERPD_STORE_URL` | no copy elsewhere (else an fsspec URL: `s3://bucket/erpd`, `gs://...`, `file:///mnt/...`) |
-| `ERPD_RAY_ADDRESS` | a local Ray (else an existing cluster's address; `runtime.ray_address` of a recipe comes first) |
+The defaults are files under ERPD_HOME; the environment can name others:
 
-No password stands in them, since addresses are printed and logged: `check_urls` says where it goes
-instead. Nor does one in the address of the hub, `HF_ENDPOINT`.
+| variable | default | otherwise |
+|---|---|---|
+| `ERPD_REGISTRY_URL` | SQLite, `registry.db` | `postgresql+psycopg://...` |
+| `ERPD_MLFLOW_URL` | SQLite, `mlflow/mlflow.db` | the server's `http://...`; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are MLflow's own |
+| `ERPD_STORE_URL` | no mirror | an fsspec URL: `s3://bucket/erpd`, `gs://...`, `file:///mnt/...` |
+| `ERPD_RAY_ADDRESS` | a local Ray | an existing cluster's address; `runtime.ray_address` of a recipe takes precedence |
 
-They say where, never what: none of them enters an identity. Light: imports no server's client.
+An address must not contain a password, because addresses are printed and logged. This includes the
+address of the Hugging Face hub, `HF_ENDPOINT`. `check_urls` reports where the password goes instead.
+
+Addresses do not affect results, so none of them enters an identity. This module is cheap to import:
+it imports no client library.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from tasks.host.home import home
 from tasks.host.processes import Process
 
 PLATFORM = "platform.json"
-"""File under ERPD_HOME in which `erpd up` keeps what it started."""
+"""File under ERPD_HOME in which `erpd up` records the servers it started."""
 
 
 SECRET = {
@@ -40,9 +42,9 @@ SECRET = {
     "PREFECT_API_URL": "PREFECT_API_AUTH_STRING",
     "HF_ENDPOINT": "HF_TOKEN",
 }
-"""Variable with an address -> where what it must not hold goes."""
+"""Variable that holds an address -> where its password or key goes instead."""
 WITH_USER = {"postgresql", "sftp", "ssh"}
-"""Schemes in whose addresses the name of a user, which is no secret, may stand before the @."""
+"""Schemes whose addresses may have a user name before the @; a user name is no secret."""
 HARMLESS = {
     "postgresql": {
         "application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "hostaddr",
@@ -54,18 +56,21 @@ HARMLESS = {
         "cache", "check_same_thread", "immutable", "mode", "nolock", "timeout", "uri", "vfs",
     },
 }  # fmt: skip
-"""Scheme -> what may stand after the ? of its addresses: settings that hold no secret. Of other
-schemes, nothing.
+"""Scheme -> settings that are allowed after the ? of an address because they hold no secret.
+
+Other schemes allow none.
 """
 _PASSWORD = re.compile(r"://[^/@:]*:[^@]*@")
-"""Also one that has a slash in it, as SQLAlchemy reads them."""
+"""Matches a password before an @, also one with a slash, which SQLAlchemy accepts."""
 _CHAIN = re.compile(r"::(?![^\[]*\])")
-"""Between addresses of fsspec that are read one through another; not inside an address of IPv6."""
+"""Separator of chained fsspec addresses; does not match inside an IPv6 address."""
 
 
 def check_urls() -> None:
-    """Raises ValueError, in one line without the secret, for an address in the environment that
-    holds one, or what may be one.
+    """Check that no address in the environment contains a secret.
+
+    Raises ValueError if one does or may do so. The message is one line and does not repeat the
+    secret.
     """
     for name, instead in SECRET.items():
         if where := _secret_place(os.environ.get(name, "")):
@@ -76,28 +81,33 @@ def check_urls() -> None:
 
 
 def without_login(url: str) -> str:
-    """`url` as it may be shown. Example: `without_login("http://me:secret@host/hub?key=1") ==
-    "http://host/hub"`
+    """Strip user, password and query from `url`, so that it can be shown.
+
+    **Example:** `without_login("http://me:secret@host/hub?key=1") == "http://host/hub"`
     """
     scheme, mark, rest = _parted(url)
     return f"{scheme}{mark}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def _secret_place(url: str) -> str | None:
+    """Where an address, possibly a chained one, may contain a secret; None if nowhere."""
     if _PASSWORD.search(url):
         return "before its @"
-    return next((place for one in _CHAIN.split(url) if (place := _secret_in(one))), None)
+    return next((place for link in _CHAIN.split(url) if (place := _secret_in(link))), None)
 
 
 def _secret_in(url: str) -> str | None:
-    """Where a single address, with or without a scheme, has what is not known to be harmless."""
+    """Where a single address has a part that is not known to be harmless; None if nowhere.
+
+    The address may lack a scheme.
+    """
     scheme, mark, rest = _parted(url)
     kind = scheme.lower().partition("+")[0]
-    if kind == "file" or (rest.startswith("/") and not mark):  # a path may have any letters
+    if kind == "file" or (rest.startswith("/") and not mark):  # a path may have any characters
         return None
     try:
         parts = urlsplit(f"//{rest}", allow_fragments=False)
-    except ValueError:  # an address of IPv6 that is none
+    except ValueError:  # a malformed IPv6 address
         return "in a host that cannot be read"
     login, at, _ = parts.netloc.rpartition("@")
     if at and not (kind in WITH_USER and re.fullmatch(r"(?:[\w.+-]|%40)+", login)):
@@ -110,7 +120,7 @@ def _secret_in(url: str) -> str | None:
 
 
 def _parted(url: str) -> tuple[str, str, str]:
-    """Scheme, `://`, and the rest; both empty where there is no scheme."""
+    """Split an address into scheme, `://` and the rest; the first two may be empty."""
     return url.strip().partition("://") if "://" in url else ("", "", url.strip())
 
 
@@ -124,17 +134,19 @@ class _Settings(BaseSettings):
 
 
 def registry_url() -> str:
+    """URL of the registry's database."""
     return _Settings().registry_url or f"sqlite:///{home() / 'registry.db'}"
 
 
 def mlflow_url() -> str:
-    """Where MLflow is told: a database, or a server."""
+    """Address to which runs are logged: MLflow's database or server."""
     return _Settings().mlflow_url or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
 
 
 def mlflow_ui() -> str | None:
-    """Where MLflow is looked at: the server that is told, or the one that `erpd up` started;
-    None when none runs.
+    """Address of MLflow's web UI: the server of `mlflow_url`, or the one started by `erpd up`.
+
+    None if no server runs.
     """
     if (url := mlflow_url()).startswith("http"):
         return url.rstrip("/")
@@ -146,12 +158,13 @@ def mlflow_ui() -> str | None:
 
 
 def store_url() -> str | None:
-    """Where finished artifacts are copied to, and fetched from."""
+    """URL of the mirror to which finished artifacts are copied; None if there is none."""
     return _Settings().store_url
 
 
 def ray_address(asked: str | None) -> str | None:
-    """The cluster to connect to: what the runtime asks for, else the environment's; None for a
-    local Ray.
+    """Address of the Ray cluster to connect to; None for a local Ray.
+
+    `asked`, the runtime's setting, takes precedence over ERPD_RAY_ADDRESS.
     """
     return asked or _Settings().ray_address

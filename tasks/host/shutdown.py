@@ -1,5 +1,6 @@
-"""Being told to stop: Ctrl-C, SIGTERM, or Prefect's cancel, in whatever shape it comes through
-the libraries between.
+"""Recognize requests to stop this process: Ctrl-C, SIGTERM, or a cancellation by Prefect.
+
+Libraries may wrap the original exception.
 """
 
 from __future__ import annotations
@@ -12,38 +13,40 @@ from contextlib import contextmanager
 
 
 def stop_in(error: BaseException) -> BaseException | None:
-    """What somebody stopped this process by, if that is what `error` is. Ray's compiled code, where
-    it meets a signal while it waits, makes a SystemError of it.
+    """Return the KeyboardInterrupt or TerminationSignal in `error`; None for any other error.
+
+    If a signal arrives while Ray's compiled code waits, Ray raises a SystemError from it.
     """
     from prefect.exceptions import TerminationSignal  # here, so that workers import no Prefect
 
-    told = error.__cause__ if isinstance(error, SystemError) else error
-    return told if isinstance(told, KeyboardInterrupt | TerminationSignal) else None
+    cause = error.__cause__ if isinstance(error, SystemError) else error
+    return cause if isinstance(cause, KeyboardInterrupt | TerminationSignal) else None
 
 
 _reasons: list[str] = []
 
 
 def stop_process(reason: str) -> None:
-    """Stop this process as SIGTERM from outside would. From any thread."""
+    """Send SIGTERM to this process and note the reason. May be called from any thread."""
     _reasons.append(reason)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def why_stopped() -> str | None:
-    """The reason, where this process stopped itself."""
+    """Reason given to `stop_process`; None if this process did not stop itself."""
     return _reasons[0] if _reasons else None
 
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """Whoever hears SIGTERM still does so afterwards: `ray.init` takes it for itself, and exits
-    at once.
+    """Context manager that restores the SIGTERM handler at its end.
+
+    `ray.init` installs its own handler, which exits immediately.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        # None: not a handler of Python's
+        # None: the handler was not installed from Python
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)

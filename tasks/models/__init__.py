@@ -1,3 +1,1 @@
-"""Models: import a base model into the store, load and save policies, check and describe their
-files.
-"""
+"""Models: check and import a base model, load and save policies, run them on sequences."""

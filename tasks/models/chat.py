@@ -1,5 +1,6 @@
-"""Prompts as tokens: through the tokenizer's chat template, with what `model.chat` adds to it,
-where there is a template.
+"""Encodes prompts as tokens, through the tokenizer's chat template where there is one.
+
+`model.chat` adds a system message and options of the template.
 """
 
 from __future__ import annotations
@@ -13,25 +14,29 @@ from erpd_core.config import ChatConfig
 from tasks.untrusted.time_limit import time_limit
 
 FILE = "erpd_chat.json"
-"""Beside a policy's weights; like its other small files it is copied to all that is trained from
-it.
+"""File next to a policy's weights, with its chat settings.
+
+Like the other small files, it is copied to every policy that is trained from this one.
 """
 
 TEMPLATE_SECONDS = 10.0
-"""A template is a program that came with the model: sandboxed by transformers, and stopped after
-this time.
+"""Seconds after which a chat template is stopped.
+
+A template is a program that came with the model; transformers runs it in a sandbox.
 """
 
 
 def read_chat(folder: Path) -> ChatConfig | None:
-    """What goes with the policy in `folder`; None when it takes its template as it is."""
+    """Chat settings of the policy in `folder`; None if it uses its template unchanged."""
     path = folder / FILE
     return ChatConfig.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def encode(tokenizer: Any, chat: ChatConfig | None, prompt: str) -> list[int]:
-    """Token ids of a prompt, ready to be answered. Raises ValueError for a `chat` that has no
-    template, and for a template that fails.
+    """Token ids of a prompt, ready for generation.
+
+    **Raises:** ValueError if `chat` is given but the tokenizer has no template, or if the template
+    fails.
     """
     if not getattr(tokenizer, "chat_template", None):
         if chat is not None:
@@ -58,7 +63,7 @@ def encode(tokenizer: Any, chat: ChatConfig | None, prompt: str) -> list[int]:
     ) as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"model: its chat template cannot be used ({why}); mend it in the model's files, or "
+            f"model: its chat template cannot be used ({why}); fix it in the model's files, or "
             f"remove it"
         ) from error
     return [int(token) for token in ids]

@@ -1,5 +1,6 @@
-"""How a model is sampled when nobody says: as the paper does, else as its own files say (Sec.
-4.1: "model's other defaults").
+"""Default sampling settings of a model: the paper's, else those of the model's own files.
+
+Sec. 4.1 calls the latter the "model's other defaults".
 """
 
 from __future__ import annotations
@@ -12,30 +13,34 @@ from typing import Any
 from erpd_core.config import SamplingConfig
 
 EVALUATION = {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 1024}
-"""Sec. 4.1; the length limit is ours, for a first look: the paper's are 65,536 to 192,000 tokens
-of GPU time a response.
+"""Settings of Sec. 4.1, except the length limit in tokens, which is ours for a first look.
+
+The paper's limits of 65,536 to 192,000 tokens per response take much GPU time.
 """
 FAMILIES: dict[str, dict[str, Any]] = {"qwen3_5": {"temperature": 1.0, "presence_penalty": 1.5}}
-"""Beginning of `model_type` in config.json -> what Sec. 4.1 and the model's card say otherwise
-for that family.
+"""Beginning of `model_type` in config.json -> settings in which that family differs.
+
+From Sec. 4.1 and the model's card.
 """
 OWN = ("top_k",)
-"""Keys of generation_config.json that are taken from the model; temperature and top-p are the
-paper's for every model.
+"""Keys taken from the model's generation_config.json.
+
+Temperature and top-p are the paper's for every model.
 """
 
 
 def evaluation_sampling(folder: Path, given: Mapping[str, Any]) -> SamplingConfig:
-    """The sampling of an evaluation of the model in `folder`. What is given, and not None, wins; a
-    `top_k` of 0 turns the model's off.
+    """Sampling settings for an evaluation of the model in `folder`.
 
-    Raises ValueError (pydantic's ValidationError) for values no sampling can have.
+    **Arguments:**
+        given: Settings that take precedence unless None. A `top_k` of 0 turns off the model's own.
+    **Raises:** ValueError (pydantic's ValidationError) for values that sampling cannot have.
     """
     kind = str(_read(folder / "config.json").get("model_type", ""))
     settings: dict[str, Any] = dict(EVALUATION)
-    for family, own in FAMILIES.items():
+    for family, overrides in FAMILIES.items():
         if kind.startswith(family):
-            settings |= own
+            settings |= overrides
     settings |= {
         name: value for name in OWN if (value := _read(folder / "generation_config.json").get(name))
     }
@@ -49,9 +54,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"model: its {path.name} is not JSON ({error}); copy the model's files again"
         ) from error
-    return found
+    return content

@@ -1,5 +1,7 @@
-"""Where a campaign's base comes from: the embedded tiny model, a directory, the hub, a GGUF file
-inside an installed package, the store.
+"""The stage that imports a campaign's base model into the store.
+
+The model is the embedded tiny one, a directory, a hub model, a GGUF file in an installed package,
+or a policy of the store.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from erpd_core.config import (
 )
 from erpd_core.refs import PolicyRef
 from tasks.execution.stage import Context, Stage, Verb
+from tasks.host.file_digest import file_digest
 from tasks.models.chat import FILE as CHAT_FILE
 from tasks.models.model_files import CODE, PATTERNS, TRUST, model_files
 from tasks.store import SIDE, Build, open_store
-from tasks.store.manifest import sha256
 from tasks.untrusted.input_files import expanded
 from tasks.untrusted.paths import path_inside
 
@@ -36,7 +38,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 class ImportPolicy(Stage[PolicyRef]):
-    """Bring a base model into the store. Its identity is its bytes, not where they came from."""
+    """Imports a base model into the store. Its identity is its bytes, not where they came from."""
 
     KIND: ClassVar[str] = "policy"
     VERSION: ClassVar[int] = 1
@@ -47,13 +49,13 @@ class ImportPolicy(Stage[PolicyRef]):
     files: dict[str, str]
     """File name -> sha256."""
     gguf: str | None = None
-    """Name of the one GGUF file that is turned into safetensors."""
+    """Name of the one GGUF file, which is converted to safetensors."""
     chat: ChatConfig | None = None
-    """How prompts are put to it."""
+    """How prompts are formatted for it."""
     policy: str | None = None
-    """The artifact it is, when it was made here."""
+    """Artifact id of the policy, if the model comes from the store."""
     trust: str | None = None
-    """The model whose own code may run, by the name that the recipe gives it."""
+    """Name in the recipe of the model whose own code may run."""
     folder: str
     """Where the files are now; not part of the identity."""
 
@@ -66,7 +68,7 @@ class ImportPolicy(Stage[PolicyRef]):
         return {"policy": self.policy} if self.policy else {}
 
     def compute(self, context: Context, build: Build) -> PolicyRef:
-        """Raises ValueError where the bytes are no longer those of the identity."""
+        """Raises ValueError if the bytes no longer match the identity."""
         if self.gguf:
             convert_gguf(Path(self.folder), self.gguf, self.files[self.gguf], build)
         else:
@@ -89,8 +91,9 @@ class ImportPolicy(Stage[PolicyRef]):
 
 
 def import_policy(model: ModelConfig) -> ImportPolicy:
-    """The stage that imports `model`. Raises ValueError, saying what to do, when it is not there
-    or not loadable safely.
+    """The stage that imports `model`.
+
+    **Raises:** ValueError, with the remedy, if the model is missing or cannot be loaded safely.
     """
     return _import(model).model_copy(update={"chat": model.chat})
 
@@ -102,7 +105,7 @@ def _import(model: ModelConfig) -> ImportPolicy:
     if isinstance(model, DirectoryModel):
         return _checked(expanded(model.path, "model.path"), model.trust_code)
     if isinstance(model, PackagedModel):
-        # of a.b it would import a
+        # find_spec("a.b") would import a
         spec = importlib.util.find_spec(model.package) if model.package.isidentifier() else None
         if spec is None or spec.origin is None:
             raise ValueError(
@@ -115,7 +118,7 @@ def _import(model: ModelConfig) -> ImportPolicy:
                 f"model.file: {model.package} has no file {model.file}; choose one it ships"
             )
         return ImportPolicy(
-            files={path.name: sha256(path)}, gguf=path.name, folder=str(path.parent)
+            files={path.name: file_digest(path)}, gguf=path.name, folder=str(path.parent)
         )
     if isinstance(model, StoredModel):
         return _from_store(model.id)
@@ -124,7 +127,10 @@ def _import(model: ModelConfig) -> ImportPolicy:
 
 
 def model_from_text(text: str) -> ModelConfig:
-    """`tiny`, a directory, a policy of the store, or a hub id: what `erpd eval --model` takes."""
+    """Parse `erpd eval --model`: `tiny`, a directory, a policy of the store, or a hub id.
+
+    Raises ValueError for any other text.
+    """
     if text == "tiny":
         return EmbeddedModel()
     if re.fullmatch("policy-[0-9a-f]{20}", text):
@@ -134,17 +140,18 @@ def model_from_text(text: str) -> ModelConfig:
     if text.count("/") == 1 and not text.startswith((".", "/")):
         return HubModel(id=text)
     raise ValueError(
-        f"model: {text!r} is no directory, no policy of the store, no hub id (owner/name) and not "
+        f"model: {text!r} is not a directory, a policy of the store, a hub id (owner/name) or "
         f"`tiny`; check the path"
     )
 
 
 def _checked(folder: Path, trust: str | None) -> ImportPolicy:
-    """Of a folder that is not ours. All its bytes are read, for their sums, only when the rest
-    was found right.
+    """Import a folder that this project did not write.
+
+    All its bytes are read for their checksums, but only after every other check has passed.
     """
     names = model_files(folder, trust)
-    if trust is None:  # what code of its own makes of a config is known only when it runs
+    if trust is None:  # what a model's own code makes of a config is known only when it runs
         from tasks.models.model_check import check_model
 
         check_model(folder)
@@ -153,7 +160,7 @@ def _checked(folder: Path, trust: str | None) -> ImportPolicy:
 
 def _from_folder(folder: Path, names: Sequence[str], trust: str | None = None) -> ImportPolicy:
     return ImportPolicy(
-        files={name: sha256(folder / name) for name in names}, folder=str(folder), trust=trust
+        files={name: file_digest(folder / name) for name in names}, folder=str(folder), trust=trust
     )
 
 
@@ -168,18 +175,19 @@ def _from_store(policy: str) -> ImportPolicy:
     return ImportPolicy(files=files, policy=policy, folder=str(store.path(policy)))
 
 
-def _same(source: Path, found: str, asked: str) -> None:
-    """Raises ValueError when the checksum found is not the one asked for: in the store, other
-    bytes would pass for these for ever.
+def _same(source: Path, actual: str, expected: str) -> None:
+    """Raises ValueError if the checksum `actual` is not `expected`.
+
+    Otherwise the store would keep other bytes under this identity indefinitely.
     """
-    if found != asked:
+    if actual != expected:
         raise ValueError(
-            f"model: {source}: its bytes changed since it was asked for; run the command again"
+            f"model: {source}: its bytes changed since they were first read; run the command again"
         )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Files of the store never change, so two artifacts may share one."""
+    """Link a file of the store. Files there never change, so two artifacts may share one."""
     try:
         os.link(source, target)
     except OSError:
@@ -214,23 +222,25 @@ def _download(model: HubModel) -> Path:
 
 
 def convert_gguf(folder: Path, name: str, asked: str, build: Build) -> None:
-    """Dequantise a GGUF file into an ordinary float32 safetensors model with its tokenizer.
+    """Dequantize a GGUF file into an ordinary float32 safetensors model with its tokenizer.
 
-    Raises ValueError when its checksum is not the one `asked` for, before it is read or after.
+    **Arguments:**
+        asked: The expected sha256 of the file.
+    **Raises:** ValueError if the file has another checksum before or after it is read.
     """
     import torch
 
     from tasks.models.hf import AutoModelForCausalLM, AutoTokenizer
 
-    _same(folder / name, sha256(folder / name), asked)
+    _same(folder / name, file_digest(folder / name), asked)
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
     )
     tokenizer = AutoTokenizer.from_pretrained(
         folder, gguf_file=name, trust_remote_code=False, local_files_only=True
     )
-    _same(folder / name, sha256(folder / name), asked)
-    # the weights are plain float32 now, and must be saved as such
+    _same(folder / name, file_digest(folder / name), asked)
+    # the weights are plain float32 now and must be saved as such
     del model.config.quantization_config
     model.hf_quantizer = None
     scratch = build.folder / ".scratch"

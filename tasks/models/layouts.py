@@ -1,8 +1,7 @@
-"""How a transformers model is run on sequences: on flat rows that share prompts where it can, on
-padded rows where it cannot.
+"""Layouts that run a transformers model on sequences: flat rows with shared prompts, or padded.
 
-Whether it can is tried, not looked up: when a policy is opened both ways are run on a few tokens
-and must agree.
+Flat rows are used where the model supports them. This is tried, not looked up: when a policy is
+opened, both layouts are run on a few tokens and must agree.
 """
 
 from __future__ import annotations
@@ -25,31 +24,31 @@ SHARED = "erpd_shared"
 AttentionInterface.register(SHARED, shared_prefix_attention)
 
 MIXERS = {"full_attention": None, "sliding_attention": None, "linear_attention": "linear_attn"}
-"""Kind of layer -> the module in it whose state goes from token to token; None where the
-attention interface is all there is.
+"""Kind of layer -> the module in it that carries state from token to token.
+
+None if the layer passes state only through the attention interface.
 """
 
 
 class Layout(Protocol):
-    """A layout, and what the model's body is given of it."""
+    """Packs sequences into micro-batches and prepares the arguments of the model's body."""
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
-        """Micro-batches of at most `token_budget` input tokens, where a single sequence is not
-        longer.
-        """
+        """Micro-batches of at most `token_budget` input tokens, or of one longer sequence."""
 
     def inputs(self, micro: Any, device: torch.device) -> dict[str, Any]:
-        """Arguments of the body; `predict_N` of the micro-batch are positions in its flattened
-        states.
+        """Arguments of the body.
+
+        `predict_N` of the micro-batch are positions in the body's flattened states.
         """
 
     @contextmanager
     def off(self, model: Any) -> Iterator[None]:
-        """Within it the model is as it was loaded."""
+        """Within this context the model is as it was loaded."""
 
 
 class PaddedRows:
-    """A row a sequence; the model as it was loaded."""
+    """One row per sequence; the model stays as it was loaded."""
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[PaddedBatch]:
         return plan_padded(batch, sequences, token_budget)
@@ -63,9 +62,9 @@ class PaddedRows:
 
 
 class SharedRows:
-    """Flat rows, each prompt once (`erpd_core.layout`).
+    """Flat rows that hold each prompt once (`erpd_core.layout`).
 
-    Raises NotImplementedError for a model with layers of a kind not known here.
+    Raises NotImplementedError for a model with layers of an unknown kind.
     """
 
     def __init__(self, model: Any) -> None:
@@ -104,47 +103,53 @@ class SharedRows:
 def choose_rows(
     model: Any, body: Callable[..., Tensor], device: torch.device
 ) -> tuple[Layout, str | None]:
-    """Shared rows, or padded ones with the reason why. `body` gives the model's final hidden states
-    [B, L, H]; of one that is sharded every worker makes the same call.
+    """Choose shared rows if the model supports them, else padded rows.
+
+    If the model is sharded, every worker must make the same call.
+
+    **Arguments:**
+        body: Returns the model's final hidden states, [B, L, H].
+    **Returns:** The layout, and the reason for padded rows (None for shared rows).
     """
     padded, own = PaddedRows(), model.config._attn_implementation
     batch = _trial(model.config.get_text_config().vocab_size)
-    wanted_NH = _states(padded, body, batch, device)
+    padded_NH = _states(padded, body, batch, device)
     try:
         shared = SharedRows(model)
-        found_NH = _states(shared, body, batch, device)
-        if bool(wanted_NH.isfinite().all()) and not (
-            apart := _apart(found_NH, wanted_NH)
-        ) < _allowed(wanted_NH.dtype):
+        shared_NH = _states(shared, body, batch, device)
+        if bool(padded_NH.isfinite().all()) and not (
+            distance := _distance(shared_NH, padded_NH)
+        ) < _tolerance(padded_NH.dtype):
             raise NotImplementedError(
-                f"its hidden states there are {apart:.1g} away from those of padded rows"
+                f"its hidden states there are {distance:.1g} away from those of padded rows"
             )
-    except Exception as error:  # whatever it is: the model cannot, and runs as it was loaded
+    except Exception as error:  # whatever the error, the model can run as it was loaded
         model.set_attn_implementation(own)
         return (
             padded,
             f"{type(model).__name__} cannot share prompts between samples ({error}); padded rows "
-            f"are slower and as exact",
+            f"are slower but just as exact",
         )
     return shared, None
 
 
 @torch.no_grad()
 def require_plain_head(model: Any) -> None:
-    """Raises ValueError for a model whose logits are not its output head by its hidden states
-    (capped or scaled ones).
+    """Raises ValueError if the model's logits are not its hidden states times its output head.
+
+    That is so for capped or scaled logits.
     """
     batch = _trial(model.config.get_text_config().vocab_size)
     ids_SL = torch.cat([batch.prompts[0], batch.response(0)])[None].to(model.device)
-    told_LV = model(ids_SL, use_cache=False).logits[0]
+    logits_LV = model(ids_SL, use_cache=False).logits[0]
     states_LH = model.base_model(ids_SL, use_cache=False).last_hidden_state[0]
-    apart = _apart(states_LH @ model.get_output_embeddings().weight.T, told_LV)
-    # of weights that are not finite nothing can be said, and whoever uses them will say so
-    if apart >= _allowed(states_LH.dtype):
+    distance = _distance(states_LH @ model.get_output_embeddings().weight.T, logits_LV)
+    # weights that are not finite pass: whatever uses them reports it
+    if distance >= _tolerance(states_LH.dtype):
         raise ValueError(
-            f"{type(model).__name__}: its logits are not its output head by its hidden states "
-            f"({apart:.1g} away), as with capped or scaled "
-            "logits or a head with a bias; log-probs of it would be wrong, so it cannot be "
+            f"{type(model).__name__}: its logits are not its hidden states times its output head "
+            f"({distance:.1g} away), as with capped or scaled "
+            "logits or a head with a bias; its log-probs would be wrong, so it cannot be "
             "trained here"
         )
 
@@ -152,24 +157,26 @@ def require_plain_head(model: Any) -> None:
 def _states(
     rows: Layout, body: Callable[..., Tensor], batch: TokenBatch, device: torch.device
 ) -> Tensor:
-    """[N, H], in the batch's own order."""
+    """Final hidden states, [N, H], in the batch's own order."""
     (micro,) = rows.plan(batch, torch.arange(batch.sequences), 10**6)
     states = body(**rows.inputs(micro, device)).flatten(0, 1)[micro.predict_N.to(device)]
     return states[batch.token_index(micro.sequences).argsort().to(device)]
 
 
-def _apart(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).float().norm() / wanted.float().norm())
+def _distance(actual: Tensor, expected: Tensor) -> float:
+    """Norm of the difference, relative to the norm of `expected`."""
+    return float((actual - expected).float().norm() / expected.float().norm())
 
 
-def _allowed(dtype: torch.dtype) -> float:
-    """What rounding may make of the same numbers, and no mistake does."""
+def _tolerance(dtype: torch.dtype) -> float:
+    """Largest relative distance that rounding can cause; mistakes cause larger ones."""
     return float(torch.finfo(dtype).eps) ** 0.5
 
 
 def _trial(vocabulary: int) -> TokenBatch:
-    """Two prompts, each with two responses of unlike length, long enough for a short convolution
-    or window to matter.
+    """A batch to try layouts on: two prompts, each with two responses of different lengths.
+
+    They are long enough for a short convolution or window to matter.
     """
     token = iter(range(1, 10**6))
 
@@ -187,6 +194,6 @@ def _trial(vocabulary: int) -> TokenBatch:
 def _recurrence(
     forward: Callable[..., Tensor], hidden_states: Tensor, row: FlatRow | None = None, **others: Any
 ) -> Tensor:
-    if row is None:  # an engine samples these very weights
+    if row is None:  # an engine samples from the same weights
         return forward(hidden_states, **others)
     return shared_prefix_recurrence(lambda written: forward(written, **others), hidden_states, row)

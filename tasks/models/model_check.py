@@ -1,6 +1,7 @@
-"""A model directory is looked at before anything starts: its config, its weights' headers and
-shapes, its tokenizer. Nothing is unpickled and no code of it runs; of the weights only headers are
-read, so this takes seconds whatever their size.
+"""Checks a model directory before anything starts: config, weight headers and shapes, tokenizer.
+
+Nothing is unpickled and no code of the model runs. Only the headers of the weights are read, so
+the check takes seconds whatever their size.
 """
 
 from __future__ import annotations
@@ -15,25 +16,27 @@ from typing import Any
 from tasks.untrusted.input_files import parse_json, readable, short
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""Where transformers looks for weights: in the one file, else in those that the index names."""
+"""Where transformers looks for weights: in the single file, else in those of the index."""
 
 LARGEST = 64 << 20
-"""Bytes of a JSON file of a model that is read: the index of a thousand shards has a tenth of
-it.
-"""
+"""Maximum size of a model's JSON file, in bytes; the index of a thousand shards has a tenth."""
 AGAIN = "copy the model's files again"
 PARTS = 10_000
-"""Modules and parameters that a model may have however few its tensors are. One takes 0.1 ms and
-some KB, also without its numbers.
+"""Modules and parameters that a model may have, however few its tensors are.
+
+Each takes 0.1 ms and a few KB, even without its numbers.
 """
 PARTS_A_TENSOR = 8
-"""Of a Llama it is 2.5, of a mixture of experts, whose files hold each expert by itself, less
-than 1.
+"""Modules and parameters that a model may have per tensor.
+
+A Llama has 2.5. A mixture of experts has less than 1, because its files hold each expert
+separately.
 """
 MOST_PARTS = 400_000
 BUFFERS = 256 << 20
-"""Bytes that a model may work out while it is loaded, and that are in no file, however small its
-weights: masks, tables of positions.
+"""Bytes of buffers that a model may compute while it is loaded, however small its weights.
+
+Buffers are in no file: masks, tables of positions.
 """
 BUFFERS_A_BYTE = 4
 
@@ -41,11 +44,12 @@ Shape = tuple[int, ...]
 
 
 def check_model(folder: Path) -> None:
-    """Raises ValueError, one line that names the folder, the file and the mend, for a model that
-    cannot be loaded from `folder`.
+    """Check that a model can be loaded from `folder`.
 
-    What is held against each other: the tensors that config.json calls for and those that the
-    weights have, by name and shape; the tokenizer's ids and the model's output tokens.
+    Compares the tensors that config.json calls for with those of the weights, by name and shape,
+    and the tokenizer's ids with the model's output tokens.
+
+    **Raises:** ValueError, in one line with the folder, the file and the remedy.
     """
     config = read_json(folder, "config.json")
     if (folder / "generation_config.json").exists():
@@ -59,43 +63,46 @@ def check_model(folder: Path) -> None:
 
 
 def weights(folder: Path) -> dict[str, Shape]:
-    """Name -> shape of every tensor in the folder's weights, headers and lengths checked. Raises
-    ValueError for a bad one.
+    """Name -> shape of every tensor in the folder's weights, from checked headers and lengths.
+
+    Raises ValueError for a bad file.
     """
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {}
     for name in weight_files(folder):
         try:
             with safe_open(readable(folder / name, "model:"), "pt") as file:
-                found |= {
+                shapes |= {
                     tensor: tuple(file.get_slice(tensor).get_shape())
                     for tensor in file.keys()  # noqa: SIM118 (it is no mapping)
                 }
         except (SafetensorError, OSError) as error:
             raise ValueError(
-                f"model: {folder / name} is no whole safetensors file ({short(error, 120)}); "
+                f"model: {folder / name} is not a complete safetensors file ({short(error, 120)}); "
                 f"{AGAIN}"
             ) from error
-    return found
+    return shapes
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The files that the weights are loaded from. Raises ValueError for an index that names what is
-    not there, or leaves the folder, and where it is not plain which files those are.
+    """The files that the weights are loaded from.
+
+    **Raises:** ValueError if the index names a file that is missing or outside the folder, or if it
+    is unclear which files those are.
     """
     there = {path.name for path in folder.glob("*.safetensors")}
     if (folder / INDEX).exists():
         names = _indexed(folder, there)
         if SINGLE in there and names != [SINGLE]:
             raise ValueError(
-                f"model: {folder / INDEX} names other files than {SINGLE} beside it; remove the "
+                f"model: {folder / INDEX} names files other than {SINGLE} next to it; remove the "
                 f"one that is not the model's"
             )
         return names
     if SINGLE not in there:
         raise ValueError(
-            f"model: {folder} holds neither {SINGLE} nor {INDEX}, so that no weights would be "
+            f"model: {folder} holds neither {SINGLE} nor {INDEX}, so no weights would be "
             f"loaded; {AGAIN}"
         )
     return [SINGLE]
@@ -105,7 +112,7 @@ def _indexed(folder: Path, there: set[str]) -> list[str]:
     listed = read_json(folder, INDEX).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise ValueError(
-            f"model: {folder / INDEX}: weight_map is no mapping of tensors to files; {AGAIN}"
+            f"model: {folder / INDEX}: weight_map is not a mapping of tensors to files; {AGAIN}"
         )
     names = sorted(set(listed.values()))
     if missing := [name for name in names if name not in there]:
@@ -116,7 +123,7 @@ def _indexed(folder: Path, there: set[str]) -> list[str]:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file of the model. Raises ValueError, one line, where there is none."""
+    """The object in a JSON file of the model. Raises ValueError, in one line, if there is none."""
     path = readable(folder / name, "model:")
     if path.stat().st_size > LARGEST:
         raise ValueError(f"model: {path} has more than {LARGEST >> 20} MiB; {AGAIN}")
@@ -124,16 +131,17 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"model: {path}: not UTF-8 text; {AGAIN}") from error
-    found = parse_json(text, f"model: {path}", AGAIN)
-    if not isinstance(found, dict):
-        raise ValueError(f"model: {path}: a {type(found).__name__}, not an object; {AGAIN}")
-    return found
+    content = parse_json(text, f"model: {path}", AGAIN)
+    if not isinstance(content, dict):
+        raise ValueError(f"model: {path}: a {type(content).__name__}, not an object; {AGAIN}")
+    return content
 
 
 def _model(folder: Path, config: Mapping[str, Any], tensors: int) -> Any:
-    """The model that config.json describes, without memory for its weights. Raises ValueError for a
-    kind transformers does not know, and for a model that would have far more parts than the weights
-    have tensors.
+    """The model that config.json describes, without memory for its weights.
+
+    **Raises:** ValueError for a kind that transformers does not know, and for a model with far more
+    parts than the weights have tensors.
     """
     import torch
 
@@ -146,7 +154,7 @@ def _model(folder: Path, config: Mapping[str, Any], tensors: int) -> Any:
         read = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"), _at_most(min(max(PARTS, PARTS_A_TENSOR * tensors), MOST_PARTS)):
             return AutoModelForCausalLM.from_config(read, trust_remote_code=False)
-    except Exception as error:  # of a hundred kinds of config each fails in its own way
+    except Exception as error:  # each of a hundred kinds of config fails in its own way
         why = short(" ".join(f"{error}".split()), 160)
         raise ValueError(
             f"{where}: no causal language model of kind {short(kind, 40)!r} can be made of it "
@@ -156,12 +164,13 @@ def _model(folder: Path, config: Mapping[str, Any], tensors: int) -> Any:
 
 @contextmanager
 def _at_most(parts: int) -> Iterator[None]:
-    """Stops, by a ValueError, the making of a model of more parts: whatever key of its config
-    asks for them, it could go on for hours.
+    """Within this context, building a model of more parts raises ValueError.
+
+    Whichever key of its config requests them, building could take hours.
     """
     from torch.nn.modules import module
 
-    made, thread = 0, threading.get_ident()  # other threads may be making models of their own
+    made, thread = 0, threading.get_ident()  # other threads may build models too
 
     def count(*_: Any) -> None:
         nonlocal made
@@ -181,31 +190,32 @@ def _at_most(parts: int) -> Iterator[None]:
 
 
 def _check_buffers(folder: Path, model: Any) -> None:
-    """Raises ValueError where loading would fill far more memory than the weights do."""
+    """Raises ValueError if loading would fill far more memory than the weights do."""
     stored = model.state_dict().keys()
-    asked = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in stored)
+    needed = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in stored)
     most = max(
         BUFFERS,
         BUFFERS_A_BYTE * sum((folder / name).stat().st_size for name in weight_files(folder)),
     )
-    if asked > most:
+    if needed > most:
         raise ValueError(
-            f"model: {folder}/config.json asks for {asked >> 20} MiB beside the weights, "
-            f"{most >> 20} at most fit these; mend it"
+            f"model: {folder}/config.json requests {needed >> 20} MiB besides the weights, but at "
+            f"most {most >> 20} fit these weights; fix it"
         )
 
 
 def _compare(folder: Path, model: Any, held: Mapping[str, Shape]) -> None:
-    """Raises ValueError where weights are missing or of other shapes. Loading renames some, so a
-    missing name beside unknown ones is left to it; with none left over, or none in common, the
-    files are not this model's.
+    """Raises ValueError if weights are missing or have other shapes.
+
+    Loading renames some weights, so missing names are accepted while the files have unknown ones.
+    If they have none, or no name matches, the files are not this model's.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, shape in wanted.items():
         if name in held and held[name] != shape:
             raise ValueError(
                 f"model: {folder}: {name} has shape {list(held[name])} in the weights and "
-                f"{list(shape)} by config.json; {AGAIN}, all of one"
+                f"{list(shape)} by config.json; {AGAIN}, all from one model"
             )
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     prefix = f"{model.base_model_prefix}."
@@ -238,13 +248,13 @@ def _check_tokenizer(folder: Path, outputs: int) -> None:
     if not 0 <= largest < outputs:
         raise ValueError(
             f"model: {folder}: its tokenizer has ids up to {largest} and the model {outputs} "
-            f"tokens; take the tokenizer of this very model"
+            f"tokens; use this model's own tokenizer"
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What transformers warns of is said in one line here, or is no fault."""
+    """Silence transformers' warnings: the checks here report every fault in one line."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,9 +1,8 @@
-"""Which files of a model directory are taken, and what they must be like: other people's
-checkpoints are data, and nothing of them runs.
+"""Selects the files of a model directory to import, and checks them.
 
-Weights are safetensors, never pickles. Python code beside them is left behind, unless the recipe
-says by name whose code may run (`model.trust_code`); then it goes into the store with the weights,
-and so does the name.
+Other people's checkpoints are data: nothing in them runs. Weights are safetensors, never pickles.
+Python code next to them is left out unless the recipe names the model whose code may run
+(`model.trust_code`). In that case the code and the name go into the store with the weights.
 """
 
 from __future__ import annotations
@@ -26,17 +25,19 @@ PATTERNS = (
     "*.jinja",
     "LICENSE*",
 )
-"""Files of a model that are taken: weights as safetensors, config, tokenizer, chat template.
-Nothing to unpickle or execute.
+"""Files of a model to import: weights as safetensors, config, tokenizer, chat template.
+
+None of them is unpickled or executed.
 """
 CODE = "*.py"
-"""Taken as well where the model's own code is trusted."""
+"""Imported too if the model's own code is trusted."""
 TRUST = "erpd_trust.json"
-"""Written beside the weights of a model whose own code may run. One that a directory brings
-along itself counts for nothing.
+"""File written next to the weights of a model whose own code may run.
+
+One that comes with a model directory is ignored.
 """
 LEFT = {"manifest.json", TRUST, "adapter_config.json"}
-"""Never taken. An adapter's config would have another model loaded in place of this one."""
+"""Files never imported. With an adapter's config, transformers would load another model."""
 AXES = (
     *(
         "hidden_size",
@@ -57,40 +58,40 @@ AXES = (
         "ffn_dim",
     ),
 )
-"""Sizes in a config.json that some axis of the weights is at least as long as."""
+"""Keys of config.json whose value cannot exceed the longest axis of the weights."""
 LAYERS = re.compile(r"layers|(^|_)n_layer$|attention_types|repeats|(^|_)depths?$")
-"""Keys of a config.json that say how many layers there are, or which of them are how."""
+"""Keys of config.json that give the number of layers, or the layers of each kind."""
 MOST_LAYERS = 1000
 BEYOND = {"max_window_layers"}
-"""Keys that may name more layers than there are."""
+"""Keys that may give more layers than the model has."""
 LARGE = re.compile(
     r"position|token|vocab|theta$|_base$|length|seq|context|ctx|window|chunk|seed|pixel|sample"
 )
-"""Keys of a config.json whose number may be of any size: lengths, ids and the like, of which
-nothing is made so many times.
+"""Keys of config.json whose number may be of any size: lengths, ids and the like.
+
+Nothing is created that many times.
 """
 LARGEST_NUMBER = 1 << 18
-"""Of any other key. The largest in use are widths of 73,728 (Nemotron 4 340B)."""
+"""Limit for any other key. The largest in use are widths of 73,728 (Nemotron 4 340B)."""
 ASIDE = {"transformers_weights", "configuration_files", "attribute_map"}
-"""Keys of a config.json that have transformers read other files, or other keys, than those
-looked at here.
-"""
+"""Keys of config.json that make transformers read files or keys that are not checked here."""
 
 
 def trusts_code(folder: Path) -> bool:
-    """May the own code of the model in `folder`, a policy of the store, run?"""
+    """Whether the own code of the model in `folder`, a policy of the store, may run."""
     return (folder / TRUST).exists()
 
 
 def model_files(folder: Path, trust: str | None = None) -> list[str]:
-    """The names of the files to take from a model directory, each looked at. `trust` names the
-    model whose code the recipe trusts.
+    """Check a model directory and return the names of the files to import.
 
-    Weights that loading would not take, such as a `consolidated.safetensors` beside those of the
-    index, are not taken here either.
+    Weights that loading would ignore, such as a `consolidated.safetensors` next to those of the
+    index, are left out.
 
-    **Raises:** ValueError, in one line: something is missing, is a link out of the directory, is
-    not what it says it is, or would have to run code.
+    **Arguments:**
+        trust: Name of the model whose code the recipe trusts.
+    **Raises:** ValueError, in one line, if a file is missing, links out of the directory, is not
+    what its name says, or would have to run code.
     """
     if not (folder / "config.json").is_file():
         raise ValueError(
@@ -111,7 +112,7 @@ def model_files(folder: Path, trust: str | None = None) -> list[str]:
         )
     if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
         raise ValueError(
-            f"model: {folder} holds no tokenizer; copy the tokenizer files of the model beside "
+            f"model: {folder} holds no tokenizer; copy the tokenizer files of the model next to "
             f"its weights"
         )
     loaded = {INDEX, *weight_files(folder)}
@@ -127,14 +128,15 @@ def model_files(folder: Path, trust: str | None = None) -> list[str]:
 
 
 def _bounds(folder: Path) -> Path:
-    """What links in a model directory may point into: itself, and in the hub's cache the files
-    of that very repository.
+    """The folder into which links of a model directory may point.
+
+    This is the directory itself, or in the hub's cache the folder of the same repository.
     """
     return folder.parents[1] if folder.parent.name == "snapshots" else folder
 
 
 def _check_code(folder: Path, trees: Mapping[str, Mapping[str, Any]], trust: str | None) -> None:
-    """Refuse what cannot be loaded without running code that nobody named."""
+    """Refuse a model that cannot be loaded without running code that the recipe does not trust."""
     asking = [name for name, tree in trees.items() if tree.get("auto_map")]
     if not asking:
         return
@@ -144,8 +146,8 @@ def _check_code(folder: Path, trees: Mapping[str, Mapping[str, Any]], trust: str
         if not knows(str(trees["config.json"].get("model_type"))):
             raise ValueError(
                 f"model: {folder} needs Python code of its own to run ({asking[0]}: auto_map), "
-                f"which never runs unasked;"
-                " read it, then name the model once more in model.trust_code"
+                f"which never runs without permission;"
+                " read it, then repeat the model's name in model.trust_code"
             )
     elif elsewhere := [
         text
@@ -160,8 +162,9 @@ def _check_code(folder: Path, trees: Mapping[str, Mapping[str, Any]], trust: str
 
 
 def _entries(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Every value in a JSON tree with its key, in a list the list's key. It does not call
-    itself: a file may be nested a thousand deep.
+    """Every value in a JSON tree with its key; items of a list have the list's key.
+
+    Not recursive, because a file may be nested a thousand levels deep.
     """
     waiting = [("", tree)]
     while waiting:
@@ -170,12 +173,13 @@ def _entries(tree: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             waiting.extend(value.items())
         elif isinstance(value, list):
-            waiting.extend((key, one) for one in value)
+            waiting.extend((key, item) for item in value)
 
 
 def _check_sizes(folder: Path, config: Mapping[str, Any], shapes: Sequence[Sequence[int]]) -> None:
-    """A config that asks for more than its weights fill would be gigabytes, or for ever, in the
-    making.
+    """Refuse a config that describes a larger model than its weights fill.
+
+    Building that model could take gigabytes, or never end.
     """
     _check_numbers(folder, config)
     longest = max((axis for shape in shapes if all(shape) for axis in shape), default=0)
@@ -193,13 +197,14 @@ def _check_sizes(folder: Path, config: Mapping[str, Any], shapes: Sequence[Seque
 
 
 def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
-    """Every number in the config, however deep: of some, transformers makes lists before it
-    makes a model.
+    """Check every number in the config, at any depth.
+
+    transformers builds lists from some of them before it builds a model.
     """
     for key, value in _entries(config):
         if key in ASIDE and value:
             raise ValueError(
-                f"model: {folder}/config.json: {key} leads to what is not looked at; remove it"
+                f"model: {folder}/config.json: {key} leads to what is not checked; remove it"
             )
         number = _repeated(value) if key == "attention_types" and isinstance(value, list) else value
         if not isinstance(number, int):
@@ -215,9 +220,7 @@ def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _repeated(types: Sequence[Any]) -> int:
-    """Layers that GPT-Neo lists by its attention types. Example: `[[["global", "local"], 12]]`
-    are 24.
-    """
+    """Number of layers in GPT-Neo's attention types: `[[["global", "local"], 12]]` are 24."""
     pairs = [
         pair
         for pair in types
@@ -230,4 +233,4 @@ def _repeated(types: Sequence[Any]) -> int:
 
 
 def _too_large(folder: Path, key: str, value: float, but: str) -> str:
-    return f"model: {folder}/config.json says {short(key)} {min(value, 1e99):g}, but {but}; mend it"
+    return f"model: {folder}/config.json says {short(key)} {min(value, 1e99):g}, but {but}; fix it"

@@ -1,5 +1,6 @@
-"""Policies as transformers models: loading, saving, what the trainer needs of them. Safetensors
-only; no code but what the recipe names.
+"""Policies as transformers models: loading, saving, and what the trainer needs of them.
+
+Weights are safetensors only. No code of a model runs unless the recipe names it.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ from torch.utils.checkpoint import checkpoint
 
 from erpd_core.batch import TokenBatch
 from erpd_core.config import RuntimeConfig
+from tasks.host.machine import device_name
 from tasks.models.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from tasks.models.layouts import Layout, choose_rows, require_plain_head
 from tasks.models.model_files import trusts_code
 
 
 class HFPolicy:
-    """A transformers causal LM behind `erpd_core.optimize.PolicyModel`."""
+    """A transformers causal LM that implements `erpd_core.optimize.PolicyModel`."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     @cached_property
     def _chosen(self) -> tuple[Layout, str | None]:
-        """Its layout, tried when first asked for: who only saves a policy has no use for one."""
+        """The layout and `fallback`, tried on first use: saving a policy needs neither."""
         require_plain_head(self.model)
         return choose_rows(self.model, self.body, self.device)
 
@@ -42,7 +44,7 @@ class HFPolicy:
 
     @property
     def fallback(self) -> str | None:
-        """Why it is not run on the fast layout; None where it is."""
+        """Why it does not run on the fast layout; None if it does."""
         return self._chosen[1]
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> Sequence[Any]:
@@ -56,7 +58,7 @@ class HFPolicy:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device it computes on."""
         device: torch.device = self.model.device
         return device
 
@@ -70,8 +72,9 @@ class HFPolicy:
         return weight
 
     def whole(self) -> HFPolicy | None:
-        """The policy with all its weights, for whoever writes it; None where another worker does
-        (`tasks.training.fsdp_policy`).
+        """The policy with all its weights, for saving; None if another worker saves it.
+
+        The latter happens in `tasks.training.fsdp_policy`.
         """
         return self
 
@@ -85,19 +88,21 @@ class HFPolicy:
         return layers
 
     def recompute(self) -> None:
-        """Of each decoder block keep what goes in, and work out the rest again when its gradient
-        is made: memory for a third more time.
+        """Keep only the inputs of each decoder block and compute the rest again for its gradient.
+
+        Saves memory for a third more time.
         """
         for layer in self.layers:
-            # eval mode: no dropout
+            # no random state to preserve: in eval mode there is no dropout
             layer.forward = partial(
                 checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
             )
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Within it `model` has the attention it was loaded with, for an engine that samples
-        these very weights between updates.
+        """Within this context `model` has the attention it was loaded with.
+
+        For an engine that samples from the same weights between updates.
         """
         with self._rows.off(self.model):
             yield
@@ -107,19 +112,19 @@ class HFPolicy:
 
 
 def device_of(runtime: RuntimeConfig) -> torch.device:
-    if runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(runtime.device)
+    """The torch device that models run on here (`device_name`)."""
+    return torch.device(device_name(runtime))
 
 
 def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
-    """The causal LM in `folder`, on the runtime's device, in eval mode (no dropout: ratios must be
-    exact).
+    """The causal LM in `folder`, on the runtime's device and in eval mode.
 
-    Raises ValueError where the weights lack tensors of it: transformers would draw them at random
-    and go on.
+    Eval mode turns off dropout, because ratios must be exact.
+
+    **Raises:** ValueError if the weights lack tensors of the model: transformers would draw them at
+    random and continue.
     """
-    model, told = AutoModelForCausalLM.from_pretrained(
+    model, loading_info = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, runtime.dtype),
         use_safetensors=True,
@@ -127,7 +132,7 @@ def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
         local_files_only=True,
         output_loading_info=True,
     )
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loading_info["missing_keys"]):
         raise ValueError(
             f"model: {folder}: its weights lack {len(missing)} tensors ({missing[0]} is one); "
             f"copy the model's files again"
@@ -138,7 +143,7 @@ def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
 def load_policy(
     folder: Path, runtime: RuntimeConfig, say: Callable[[str], object] | None = None
 ) -> HFPolicy:
-    """The policy in `folder`. `say` is told where it is not run on the fast layout, and why."""
+    """The policy in `folder`. `say` receives the reason if it cannot run on the fast layout."""
     policy = HFPolicy(load_model(folder, runtime))
     if say and policy.fallback:
         say(policy.fallback)
@@ -152,15 +157,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def vocabulary(folder: Path) -> int:
-    """Output tokens of the model in `folder`."""
+    """Number of output tokens of the model in `folder`."""
     config = json.loads((folder / "config.json").read_text())
-    # of an image-text model, its text part
+    # an image-text model has it in its text part
     return int(config.get("text_config", config)["vocab_size"])
 
 
 def context_length(folder: Path) -> int:
-    """Tokens of a prompt and its response together that the model in `folder` was made for; no
-    bound when its config names none.
+    """Largest number of tokens, prompt plus response, that the model in `folder` was made for.
+
+    Unbounded if its config gives no limit.
     """
     config = AutoConfig.from_pretrained(
         folder, trust_remote_code=trusts_code(folder), local_files_only=True
@@ -171,8 +177,9 @@ def context_length(folder: Path) -> int:
 
 
 def save_policy(policy: HFPolicy, folder: Path, like: Path) -> None:
-    """Write weights and config to `folder`, and every other small file (tokenizer, generation
-    config, licence) from `like`.
+    """Write weights and config to `folder`, and copy every other small file from `like`.
+
+    Those are the tokenizer, the generation config, the license and the like.
     """
     policy.model.save_pretrained(folder, safe_serialization=True)
     for path in like.iterdir():

@@ -1,9 +1,14 @@
-"""The registry: what was run, decided, made from what, and measured. It is the truth about lineage;
-MLflow and Prefect are views.
+"""Database of campaigns, their decisions and scores, and the lineage of their artifacts.
 
-`registry.py` the class everyone uses; `values.py` what it answers with; `lineage.py` ancestors and
-descendants; `places.py` what campaigns hold on to; `models.py` the tables; `database.py`
-connection, schema and upsert. Bytes are the store's business (`tasks/store/store.py`).
+The registry is the source of truth; MLflow and Prefect only display it. The store
+(`tasks/store/store.py`) holds the bytes of the artifacts.
+
+- `registry.py`: `Registry`, the class that other packages use.
+- `values.py`: the values that it returns.
+- `lineage.py`: ancestors and descendants of an artifact.
+- `places.py`: the roles that artifacts play in campaigns.
+- `tables.py`: the tables.
+- `database.py`: connection, schema and upsert.
 """
 
 from tasks.registry.lineage import Line, Lineage

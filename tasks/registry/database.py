@@ -1,6 +1,4 @@
-"""The registry's connection: an engine for SQLite or PostgreSQL, its schema brought up to date,
-and a portable upsert.
-"""
+"""Database access of the registry: engine for SQLite or PostgreSQL, schema upgrade, upsert."""
 
 from __future__ import annotations
 
@@ -26,13 +24,14 @@ from tasks.host.sqlite import damage, is_damage
 from tasks.registry.tables import Base
 
 BUSY_SECONDS = 30
-"""How long a SQLite connection waits for another writer before it gives up."""
+"""Seconds that a SQLite connection waits for another writer before it fails."""
 AT_ONCE = 1000
-"""Identities in one query: databases limit how many values a statement may have."""
+"""Identities in one query; databases limit the number of values in a statement."""
 _MIGRATION_LOCK = 0x45525044  # "ERPD": key of PostgreSQL's advisory lock
-_in_process = threading.Lock()  # alembic's environment is a global of the process
+_in_process = threading.Lock()  # alembic's environment is global to the process
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+"""Folder of the Alembic migrations."""
 _INSERT: dict[str, Callable[[Any], Any]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
@@ -40,8 +39,9 @@ _INSERT: dict[str, Callable[[Any], Any]] = {
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON has no word for become "NaN", "Infinity", "-Infinity", which pydantic
-    reads back as floats.
+    """Replace NaN and infinities, which JSON lacks, by "NaN", "Infinity" and "-Infinity".
+
+    Pydantic reads these strings back as floats.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -59,17 +59,18 @@ def _loads(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"the registry is damaged: it holds what is no JSON ({error}); put a backup in its "
+            f"the registry is damaged: it contains invalid JSON ({error}); put a backup in its "
             f"place"
         ) from error
 
 
 def connect(url: str) -> sa.Engine:
-    """An engine for `url`; a SQLite file's folder is made, and its connections wait for each other
-    instead of failing.
+    """Create an engine for a SQLite or PostgreSQL URL.
 
-    **Raises:** ValueError: the URL is of another database than SQLite or PostgreSQL, or its driver
-    is not installed.
+    The folder of a SQLite file is created if needed; its connections wait for each other instead
+    of failing.
+
+    Raises ValueError for another kind of database and for a driver that is not installed.
     """
     try:
         parsed = sa.make_url(url)
@@ -83,17 +84,17 @@ def connect(url: str) -> sa.Engine:
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, json_serializer=_dumps, json_deserializer=_loads)
         if backend == "sqlite":
-            _tame_sqlite(engine)
+            _configure_sqlite(engine)
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
         raise ValueError(f"registry URL cannot be used: {error}") from error
     return engine
 
 
-def _tame_sqlite(engine: sa.Engine) -> None:
-    """Transactions that begin where SQLAlchemy says (pysqlite would start them late), write-ahead
-    log, foreign keys checked.
+def _configure_sqlite(engine: sa.Engine) -> None:
+    """Set up explicit transactions, a write-ahead log and foreign key checks.
 
-    Of a file that is damaged every connection raises ValueError, which says so.
+    Transactions begin where SQLAlchemy begins them; pysqlite would start them later. Connections to
+    a damaged file raise ValueError.
     """
 
     @sa.event.listens_for(engine, "connect")
@@ -105,8 +106,8 @@ def _tame_sqlite(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: sa.Connection) -> None:
-        # A writer takes the lock at once: a reader that turns writer midway would fail instead of
-        # waiting.
+        # A writer takes the lock immediately: a transaction that starts as a reader and writes
+        # later would fail instead of waiting.
         writing = connection.get_execution_options().get("erpd_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
@@ -117,25 +118,32 @@ def _tame_sqlite(engine: sa.Engine) -> None:
 
 
 def check(engine: sa.Engine) -> None:
-    """Look at every page of a SQLite database; PostgreSQL does that by itself. Raises ValueError
-    when it is damaged.
+    """Check every page of a SQLite database; PostgreSQL does this itself.
+
+    Raises ValueError if it is damaged.
     """
     if engine.dialect.name == "sqlite" and (why := damage(Path(str(engine.url.database)))):
         raise _damaged(engine, why)
 
 
 def _damaged(engine: sa.Engine, why: str) -> ValueError:
-    """The registry is never set aside by itself: what a person decided is nowhere else."""
+    """The error for a damaged registry.
+
+    Unlike other databases, the registry is not moved aside automatically: decisions of users are
+    stored nowhere else.
+    """
     place = engine.url.database
     return ValueError(
         f"the registry {place} is damaged ({why}); put a backup in its place, or move it away:"
-        " the same commands fill a new one from the store, without what a person decided"
+        " the same commands fill a new one from the store, without the decisions of users"
     )
 
 
 def _write_ahead(connection: Any) -> None:
-    """Readers and a writer side by side. The mode stays in the file; SQLite does not wait when
-    two connections set it at once, so we do.
+    """Set write-ahead mode, so that readers and a writer can work at the same time.
+
+    The mode is stored in the file. SQLite does not wait if two connections set it at the same
+    time, so this function retries.
     """
     for _ in range(BUSY_SECONDS * 20):
         try:
@@ -148,7 +156,7 @@ def _write_ahead(connection: Any) -> None:
 
 
 def writing(engine: sa.Engine) -> sa.Engine:
-    """The same engine, for transactions that write."""
+    """Return the engine with the option for transactions that write."""
     return engine.execution_options(erpd_writes=True)
 
 
@@ -160,10 +168,11 @@ def _config(connection: sa.Connection | None = None) -> Config:
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """Bring the schema to the newest revision, in one transaction; safe when several threads or
-    processes do it at once.
+    """Upgrade the schema to the newest revision, in one transaction.
 
-    **Raises:** RuntimeError: the database was written by a newer version of this program.
+    Several threads or processes may do so at the same time.
+
+    Raises RuntimeError if the database was written by a newer version of this program.
     """
     head = ScriptDirectory.from_config(_config()).get_current_head()
     with engine.connect() as connection:
@@ -179,8 +188,9 @@ def upgrade(engine: sa.Engine) -> None:
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
-    """Take the schema back to an earlier revision (`base`: no tables). What later revisions
-    added is lost: make a copy first.
+    """Downgrade the schema to an earlier revision (`base`: no tables).
+
+    Data that later revisions added is lost: make a copy first.
     """
     _move(engine, command.downgrade, revision)
 
@@ -197,8 +207,9 @@ def _move(engine: sa.Engine, move: Callable[[Config, str], None], revision: str)
 def upsert(
     session: Session, model: type[Base], row: dict[str, Any], update: Iterable[str] = ()
 ) -> None:
-    """Insert `row`; where its primary key is there already, set the columns named in `update`
-    and leave the others as they are.
+    """Insert `row`, or update an existing row with the same primary key.
+
+    An update sets the columns named in `update` and leaves the others unchanged.
     """
     keys = [column.name for column in sa.inspect(model).primary_key]
     statement = _INSERT[session.get_bind().dialect.name](model).values(**row)
@@ -211,5 +222,5 @@ def upsert(
 
 
 def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """As many at a time as one query may name."""
+    """Split identities into parts that fit into one query."""
     return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))

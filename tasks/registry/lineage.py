@@ -1,6 +1,4 @@
-"""Where an artifact came from and what came of it: the edges between artifacts, walked by the
-database, shown as a tree.
-"""
+"""Ancestors and descendants of an artifact as a tree, found by one recursive database query."""
 
 from __future__ import annotations
 
@@ -18,40 +16,40 @@ Direction = Literal["ancestors", "descendants"]
 
 
 class Line(Frozen):
-    """One line of the tree: an artifact, how deep it stands, and what the parent on this edge
-    was to the child (None at the root).
-    """
+    """One line of the tree."""
 
     depth: int
+    """Depth in the tree; the root has 0."""
     role: str | None
+    """Role of the edge's parent for its child; None at the root."""
     artifact: Artifact
     repeated: bool = False
-    """It stands further up with everything below it, and is not opened again."""
+    """Whether it is expanded further up; its subtree is not repeated here."""
 
 
 class Lineage(Frozen):
-    """What an artifact was made from (or what was made from it), as a tree written top down: a
-    line's children follow it, one level deeper.
+    """The ancestors (or descendants) of an artifact as a tree, listed from top to bottom.
 
-    The lineage is a graph; each artifact is opened once, so there are as many lines as edges,
-    however many iterations share ancestors. It is a flat list because a long online stage is a
-    chain deeper than Python recurses.
+    The children of a line follow it, one level deeper. The lineage is a graph: each artifact is
+    expanded once, so there is one line for the root and one for each edge, however many iterations
+    share ancestors. The tree is a flat list because the chain of a long online stage exceeds
+    Python's recursion limit.
 
-    Example: `student` / `  init: old` / `  signal: signal` / `    numerator: column` ...
+    **Example:** `student` / `  init: old` / `  signal: signal` / `    numerator: column` ...
     """
 
     lines: tuple[Line, ...]
 
     @property
     def ids(self) -> set[str]:
-        """Identities of everything in the tree, the root included."""
+        """Identities of all artifacts in the tree, including the root."""
         return {line.artifact.id for line in self.lines}
 
 
 def tree(session: Session, artifact_id: str, direction: Direction) -> Lineage:
-    """The tree of `artifact_id`'s ancestors or descendants, by one recursive query.
+    """Query the tree of an artifact's ancestors or descendants.
 
-    **Raises:** LookupError: there is no such artifact.
+    Raises LookupError for an unknown artifact.
     """
     here, there = (
         (EdgeRow.child, EdgeRow.parent)
@@ -97,4 +95,5 @@ def tree(session: Session, artifact_id: str, direction: Direction) -> Lineage:
 
 
 def artifact(row: ArtifactRow) -> Artifact:
+    """Convert a row to a value."""
     return Artifact.model_validate({name: getattr(row, name) for name in Artifact.model_fields})

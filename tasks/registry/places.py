@@ -1,5 +1,7 @@
-"""Which artifacts play a role in which campaigns, and which of them a campaign holds on to: what
-the garbage collector asks.
+"""Queries for the roles that artifacts play in campaigns.
+
+A campaign that is not forgotten holds the artifacts that play a role in it: the garbage collector
+keeps them.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ _LINKS = (
 
 
 def held(session: Session) -> list[ArtifactRole]:
-    """Every place in a campaign that is not forgotten, the newest campaign first."""
+    """All roles in campaigns that are not forgotten, newest campaign first."""
     return _places(session, _LINKS.where(CampaignRow.forgotten_at.is_(None)))
 
 
 def places(session: Session, artifacts: Sequence[str]) -> list[ArtifactRole]:
-    """Every place of these artifacts, in forgotten campaigns too."""
+    """All roles of these artifacts, also in forgotten campaigns."""
     return [
-        place
+        role
         for part in database.parts(artifacts)
-        for place in _places(session, _LINKS.where(Link.artifact_id.in_(part)))
+        for role in _places(session, _LINKS.where(Link.artifact_id.in_(part)))
     ]
 
 
@@ -47,7 +49,7 @@ def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> li
 
 
 def is_held(session: Session, artifact: str) -> bool:
-    """Does a campaign that is not forgotten hold this artifact, or anything made from it?"""
+    """Checks that a campaign that is not forgotten holds an artifact or anything made from it."""
     made = sa.select(EdgeRow.child).where(EdgeRow.parent == artifact).cte("made", recursive=True)
     made = made.union(sa.select(EdgeRow.child).where(EdgeRow.parent == made.c.child))
     it_or_made = (Link.artifact_id == artifact) | Link.artifact_id.in_(sa.select(made.c.child))
@@ -60,7 +62,7 @@ def is_held(session: Session, artifact: str) -> bool:
 
 
 def edges(session: Session) -> list[tuple[str, str]]:
-    """Every (child, parent), each once."""
+    """All distinct (child, parent) pairs; the child was made from the parent."""
     return [
         (child, parent)
         for child, parent in session.execute(sa.select(EdgeRow.child, EdgeRow.parent).distinct())

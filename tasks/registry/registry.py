@@ -1,6 +1,4 @@
-"""`Registry`: everything that is written about campaigns and artifacts, and everything that is
-asked.
-"""
+"""`Registry`: all reads and writes of the database of campaigns and artifacts."""
 
 from __future__ import annotations
 
@@ -37,20 +35,39 @@ from tasks.registry.values import (
 )
 
 Parents = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Role -> identity, or (role, identity) pairs if a role occurs more than once."""
 
 
 class Registry:
-    """The lineage of everything that was made, in SQLite or PostgreSQL.
+    """Campaigns, their decisions and scores, and the lineage of artifacts, in SQLite or PostgreSQL.
 
-    Every write may be said again: a resumed run writes the rows of the killed one, and nothing
-    doubles. Times, seconds and decisions that are already known survive a repetition that does not
-    know them. Threads and processes may share one database.
+    - Campaigns: `campaign_started`, `iteration`, `record_decision`, `record_report`,
+      `campaign_finished`, `forget`. Seconds are wall-clock seconds by phase.
+    - Artifacts: `record_artifact` with its spec and inputs, `attach` to a role in a campaign,
+      `removed` by the garbage collector.
+    - Queries: `campaign`, `campaigns`, `unfinished`, `iterations`, `reports`, `artifacts`,
+      `artifact`, `find_artifact`, `scores`, `lineage`, `descendants`, `places`, `held`, `is_held`,
+      `edges`.
 
-    Example: `Registry(f"sqlite:///{home}/registry.db")`,
-    `Registry("postgresql+psycopg://user:secret@host/erpd")`
+    All writes are idempotent: a resumed run writes the rows of the killed one again without
+    duplicates. Times, seconds and decisions that are already recorded remain if a repeated write
+    does not give them. Threads and processes may share one database.
 
-    **Raises:** ValueError: the URL cannot be used; RuntimeError: the database was written by a
-    newer version.
+    **Raises:** ValueError if the URL cannot be used or the database is damaged; RuntimeError if
+        the database was written by a newer version; LookupError for an unknown campaign or
+        artifact.
+
+    **Example:**
+
+        registry = Registry(f"sqlite:///{home}/registry.db")  # or "postgresql+psycopg://user@host/erpd"
+        registry.campaign_started("tiny-0123456789", "tiny", recipe="tiny", config={"seed": 0})
+        registry.record_artifact("policy-base", "policy", {"name": "tiny"})
+        registry.record_artifact(
+            "policy-new", "policy", {"steps": 10}, {"init": "policy-base"}, seconds=7.5
+        )
+        registry.attach("tiny-0123456789", 1, "student", "policy-new")
+        registry.campaign_finished("tiny-0123456789")
+        assert registry.lineage("policy-new").ids == {"policy-new", "policy-base"}
     """
 
     def __init__(self, url: str) -> None:
@@ -58,12 +75,13 @@ class Registry:
         database.upgrade(self._engine)
 
     def close(self) -> None:
-        """Close the connections; the registry opens new ones when it is used again."""
+        """Close the connections. The registry opens new ones if it is used again."""
         self._engine.dispose()
 
     def check(self) -> None:
-        """Raises ValueError when the database is damaged. Other calls say it too, as soon as
-        they come to a page that is.
+        """Check the whole database; raises ValueError if it is damaged.
+
+        Other calls also raise it when they read a damaged page.
         """
         database.check(self._engine)
 
@@ -85,8 +103,9 @@ class Registry:
         config: Mapping[str, Any],
         git_commit: str | None = None,
     ) -> None:
-        """A campaign begins, or is resumed: it is `running` again and no longer forgotten, its
-        creation time stays.
+        """Record that a campaign starts or resumes.
+
+        A resumed campaign is `running` again, is no longer forgotten, and keeps its creation time.
         """
         row = {
             "id": id,
@@ -104,8 +123,9 @@ class Registry:
             database.upsert(session, CampaignRow, row | blank, sorted(changes))
 
     def campaign_finished(self, id: str, status: Status = "completed") -> None:
-        """A campaign ended. **Raises:** LookupError: it was never started; ValueError: unknown
-        status.
+        """Record that a campaign (by id) ended.
+
+        Raises LookupError for an unknown campaign, ValueError for an unknown status.
         """
         with self._writing() as session:
             row = _campaign_row(session, id)
@@ -118,8 +138,13 @@ class Registry:
         status: Status = "running",
         seconds: Mapping[str, float] | None = None,
     ) -> None:
-        """An iteration (1, 2, ...) begins, is resumed or ends. `seconds` by phase are added to
-        those known already, so a resumed run that skipped a phase leaves its time alone.
+        """Record that an iteration (1, 2, ...) starts, resumes or ends.
+
+        `seconds` (wall-clock seconds by phase) are merged into the recorded ones, so that a resumed
+        run that skips a phase keeps its time.
+
+        Raises ValueError for an index below 1 and for an unknown status, LookupError for an unknown
+        campaign.
         """
         self._iteration(campaign, index, {"status": _known("status", status, Status)}, seconds)
 
@@ -130,8 +155,9 @@ class Registry:
         decision: Decision,
         seconds: Mapping[str, float] | None = None,
     ) -> None:
-        """What was decided after the iteration's teacher, with its evidence; `seconds` as in
-        `iteration`.
+        """Record the decision after an iteration's teacher, with its evidence.
+
+        `seconds` and errors as in `iteration`.
         """
         changes = {"strategy": decision.strategy, "decision": decision.model_dump(mode="json")}
         self._iteration(campaign, iteration, changes, seconds)
@@ -166,13 +192,19 @@ class Registry:
         meta: Mapping[str, Any] | None = None,
         seconds: float | None = None,
     ) -> None:
-        """An artifact exists, made from `parents`: role -> identity, or (role, identity) pairs
-        where a role occurs twice.
+        """Record that an artifact exists and from which artifacts it was made.
 
-        Said again, it keeps its creation time, and `meta` and `seconds` when they are not given;
-        one that was removed is there again.
+        An artifact that is recorded again keeps its creation time, and its `meta` and `seconds` if
+        they are not given. It no longer counts as removed.
 
-        **Raises:** LookupError: a parent is not recorded; ValueError: unknown kind.
+        **Arguments:**
+            id: Identity of the artifact.
+            kind: Kind of the artifact.
+            spec: Settings that affect its values.
+            parents: Its inputs: role -> identity, or (role, identity) pairs if a role occurs twice.
+            meta: Its stage's result.
+            seconds: Seconds spent making it.
+        **Raises:** LookupError if a parent is not recorded; ValueError for an unknown kind.
         """
         row = {
             "id": id,
@@ -203,8 +235,9 @@ class Registry:
                 database.upsert(session, EdgeRow, {"child": id, "parent": parent, "role": role})
 
     def attach(self, campaign: str, iteration: int, role: str, artifact_id: str) -> None:
-        """An artifact plays a role in a campaign; iteration 0 is its base. **Raises:**
-        LookupError: one of the two is not recorded.
+        """Record the role an artifact plays in a campaign (by id); iteration 0 is its base.
+
+        Raises LookupError for an unknown campaign or artifact.
         """
         with self._writing() as session:
             _campaign_row(session, campaign)
@@ -224,8 +257,11 @@ class Registry:
     def record_report(
         self, campaign: str, iteration: int | None, role: str, report: EvalReport
     ) -> None:
-        """A policy's report in a campaign (iteration 0 or None: its base), and its scores. The
-        last one said counts.
+        """Record a policy's report and scores in a campaign (iteration 0 or None: its base).
+
+        A later report of the same role in the same iteration replaces an earlier one.
+
+        Raises LookupError for an unknown campaign.
         """
         with self._writing() as session:
             _campaign_row(session, campaign)
@@ -243,22 +279,19 @@ class Registry:
             )
             _write_scores(session, report.policy, report.scores)
 
-    def record_scores(self, policy: str, scores: Mapping[str, Score]) -> None:
-        """Scores of a policy outside any campaign (`erpd eval`)."""
-        with self._writing() as session:
-            _write_scores(session, policy, scores)
-
     def forget(self, campaign: str) -> None:
-        """The campaign (by id) holds on to nothing in the store any more. **Raises:**
-        LookupError: there is none.
+        """Mark a campaign (by id) as forgotten: it no longer holds anything in the store.
+
+        Raises LookupError for an unknown campaign.
         """
         with self._writing() as session:
             row = _campaign_row(session, campaign)
             row.forgotten_at = row.forgotten_at or _now()
 
     def removed(self, artifact_id: str) -> None:
-        """An artifact's bytes are gone; what is known of it stays. One that was never recorded
-        is passed over.
+        """Record that an artifact's bytes were removed; its row remains.
+
+        Does nothing for an artifact that was never recorded.
         """
         with self._writing() as session:
             gone = sa.update(ArtifactRow).where(
@@ -266,11 +299,14 @@ class Registry:
             )
             session.execute(gone.values(removed_at=_now()))
 
-    # ------------------------------------------------------------------------------------ questions
+    # -------------------------------------------------------------------------------------- queries
 
     def campaigns(self, last: int | None = None, forgotten: bool = True) -> list[Campaign]:
-        """Every campaign, or the `last` so many, newest first; those that were forgotten too,
-        unless told otherwise.
+        """All campaigns, newest first.
+
+        **Arguments:**
+            last: Return only the newest `last` campaigns.
+            forgotten: Include forgotten campaigns.
         """
         with self._reading() as session:
             wanted = (
@@ -283,7 +319,7 @@ class Registry:
             ]
 
     def unfinished(self) -> list[Campaign]:
-        """Campaigns that are not completed, nor forgotten, newest first."""
+        """Campaigns that are neither completed nor forgotten, newest first."""
         with self._reading() as session:
             wanted = sa.select(CampaignRow).where(
                 CampaignRow.status != "completed", CampaignRow.forgotten_at.is_(None)
@@ -291,10 +327,11 @@ class Registry:
             return [_campaign(row) for row in session.scalars(wanted.order_by(*_NEWEST))]
 
     def campaign(self, id_or_name: str) -> Campaign:
-        """A campaign by its id, its name (the latest of that name), or a beginning of either that
-        fits one name only.
+        """Find a campaign by its id, its name, or a prefix of either.
 
-        **Raises:** LookupError: none fits, or several do; the message names them.
+        The newest campaign of a name is returned. A prefix must match only one name.
+
+        Raises LookupError if no campaign or several names match; the message lists them.
         """
         begins = [
             sa.func.substr(column, 1, len(id_or_name)) == id_or_name
@@ -317,68 +354,67 @@ class Registry:
             ):
                 return _campaign(row)
             known = names or session.scalars(_names.limit(_SHOWN)).all()
-        said = ", ".join(known) + (", ..." if len(known) == _SHOWN else "")
+        listed = ", ".join(known) + (", ..." if len(known) == _SHOWN else "")
         if names:
             raise LookupError(
-                f"{id_or_name!r} fits several campaigns: {said}; give more of the name"
+                f"{id_or_name!r} fits several campaigns: {listed}; give more of the name"
             )
         raise LookupError(
-            f"no campaign {id_or_name!r}; known: {said}"
-            if said
+            f"no campaign {id_or_name!r}; known: {listed}"
+            if listed
             else f"no campaign {id_or_name!r}: none has been run yet"
         )
 
     def iterations(self, campaign: str) -> list[Iteration]:
-        """The iterations of a campaign (by id), in order."""
+        """Iterations of a campaign (by id), in order."""
         return self.iterations_of([campaign])[campaign]
 
     def reports(self, campaign: str) -> list[Reported]:
-        """Every report of a campaign (by id): the base (iteration 0) first, then by iteration
-        and role.
-        """
+        """Reports of a campaign (by id), by iteration (0: the base) and role."""
         return self.reports_of([campaign])[campaign]
 
     def artifacts(self, campaign: str) -> list[Attached]:
-        """What played a role in a campaign (by id), by iteration and role."""
+        """Artifacts that play a role in a campaign (by id), by iteration and role."""
         return self.artifacts_of([campaign])[campaign]
 
     def iterations_of(self, campaigns: Sequence[str]) -> dict[str, list[Iteration]]:
-        """Campaign -> its iterations, of many campaigns in few queries."""
-        found: dict[str, list[Iteration]] = {id: [] for id in campaigns}
+        """Campaign id -> its iterations, for many campaigns in few queries."""
+        iterations: dict[str, list[Iteration]] = {id: [] for id in campaigns}
         wanted = sa.select(IterationRow).order_by(IterationRow.index)
         with self._reading() as session:
             for part in database.parts(campaigns):
                 for row in session.scalars(wanted.where(IterationRow.campaign_id.in_(part))):
-                    one = Iteration(
+                    iteration = Iteration(
                         campaign_id=row.campaign_id,
                         index=row.index,
                         status=row.status,
                         decision=row.decision,
                         seconds=row.seconds,
                     )
-                    found[row.campaign_id].append(one)
-        return found
+                    iterations[row.campaign_id].append(iteration)
+        return iterations
 
     def reports_of(self, campaigns: Sequence[str]) -> dict[str, list[Reported]]:
-        """Campaign -> its reports, of many campaigns in few queries."""
-        found: dict[str, list[Reported]] = {id: [] for id in campaigns}
+        """Campaign id -> its reports, for many campaigns in few queries."""
+        reports: dict[str, list[Reported]] = {id: [] for id in campaigns}
         wanted = sa.select(ReportRow).order_by(ReportRow.iteration, ReportRow.role)
         with self._reading() as session:
             for part in database.parts(campaigns):
                 for row in session.scalars(wanted.where(ReportRow.campaign_id.in_(part))):
-                    one = Reported(
+                    reported = Reported(
                         iteration=row.iteration,
                         role=row.role,
                         report=EvalReport.model_validate(row.report),
                     )
-                    found[row.campaign_id].append(one)
-        return found
+                    reports[row.campaign_id].append(reported)
+        return reports
 
     def artifacts_of(self, campaigns: Sequence[str], *kinds: Kind) -> dict[str, list[Attached]]:
-        """Campaign -> what played a role in it, of many campaigns in few queries; of some kinds
-        only, where kinds are given.
+        """Campaign id -> artifacts that play a role in it, for many campaigns in few queries.
+
+        If `kinds` are given, only artifacts of these kinds.
         """
-        found: dict[str, list[Attached]] = {id: [] for id in campaigns}
+        attached: dict[str, list[Attached]] = {id: [] for id in campaigns}
         link = CampaignArtifactRow
         wanted = (
             sa.select(link.campaign_id, link.iteration, link.role, ArtifactRow)
@@ -392,13 +428,13 @@ class Registry:
                 for campaign, iteration, role, row in session.execute(
                     wanted.where(link.campaign_id.in_(part))
                 ):
-                    found[campaign].append(
+                    attached[campaign].append(
                         Attached(iteration=iteration, role=role, artifact=artifact(row))
                     )
-        return found
+        return attached
 
     def artifact(self, id: str) -> Artifact:
-        """**Raises:** LookupError: there is no such artifact."""
+        """Artifact by identity. Raises LookupError for an unknown artifact."""
         with self._reading() as session:
             row = session.get(ArtifactRow, id)
         if row is None:
@@ -406,8 +442,9 @@ class Registry:
         return artifact(row)
 
     def find_artifact(self, beginning: str) -> Artifact:
-        """The one artifact whose identity is this, or begins so. **Raises:** LookupError: none
-        does, or several do; it names some.
+        """Find an artifact by its identity or a unique prefix of it.
+
+        Raises LookupError if no artifact or several match; the message lists some.
         """
         with self._reading() as session:
             fits = sa.select(ArtifactRow).where(
@@ -427,10 +464,12 @@ class Registry:
         raise LookupError(f"no artifact {beginning!r} in the registry")
 
     def scores(self, policy: str) -> dict[str, list[Score]]:
-        """Scores of a policy by benchmark; several where it was measured with other numbers of
-        samples or problems.
+        """Scores of a policy by benchmark.
+
+        A benchmark has several if the policy was evaluated with different numbers of samples or
+        problems.
         """
-        found: dict[str, list[Score]] = {}
+        scores: dict[str, list[Score]] = {}
         with self._reading() as session:
             for row in session.scalars(
                 sa.select(ScoreRow)
@@ -438,48 +477,51 @@ class Registry:
                 .order_by(ScoreRow.benchmark, ScoreRow.problems, ScoreRow.k)
             ):
                 score = Score(avg=row.avg, k=row.k, problems=row.problems, ci95=(row.lo, row.hi))
-                found.setdefault(row.benchmark, []).append(score)
-        return found
+                scores.setdefault(row.benchmark, []).append(score)
+        return scores
 
     def lineage(self, artifact_id: str) -> Lineage:
-        """The tree of everything the artifact was made from. **Raises:** LookupError: there is
-        no such artifact.
+        """Tree of all artifacts from which an artifact was made.
+
+        Raises LookupError for an unknown artifact.
         """
         with self._reading() as session:
             return tree(session, artifact_id, "ancestors")
 
     def descendants(self, artifact_id: str) -> Lineage:
-        """The tree of everything that was made from the artifact. **Raises:** LookupError: there
-        is no such artifact.
+        """Tree of all artifacts that were made from an artifact.
+
+        Raises LookupError for an unknown artifact.
         """
         with self._reading() as session:
             return tree(session, artifact_id, "descendants")
 
     def places(self, artifacts: Sequence[str]) -> list[ArtifactRole]:
-        """Where these artifacts play a role, in forgotten campaigns too."""
+        """Roles that these artifacts play in campaigns, also in forgotten ones."""
         with self._reading() as session:
             return places.places(session, artifacts)
 
     def held(self) -> list[ArtifactRole]:
-        """Everything that campaigns which are not forgotten hold on to, the newest campaign
-        first.
+        """Roles of artifacts in campaigns that are not forgotten, newest campaign first.
+
+        The garbage collector keeps these artifacts.
         """
         with self._reading() as session:
             return places.held(session)
 
     def is_held(self, artifact_id: str) -> bool:
-        """Does a campaign that is not forgotten hold this artifact, or anything made from it?"""
+        """Checks that a campaign, not forgotten, holds an artifact or anything made from it."""
         with self._reading() as session:
             return places.is_held(session, artifact_id)
 
     def edges(self) -> list[tuple[str, str]]:
-        """Every (child, parent)."""
+        """All (child, parent) pairs; the child was made from the parent."""
         with self._reading() as session:
             return places.edges(session)
 
 
 def open_registry() -> Registry:
-    """The registry that the environment names, else the one under ERPD_HOME."""
+    """Open the registry at ERPD_REGISTRY_URL, or the one under ERPD_HOME if that is not set."""
     return Registry(registry_url())
 
 
@@ -490,7 +532,7 @@ _names = (
     .order_by(sa.func.max(CampaignRow.created_at).desc(), CampaignRow.name)
 )
 _SHOWN = 10
-"""Names of campaigns in a message."""
+"""Maximum number of campaign names in a message."""
 
 
 def _now() -> datetime:
@@ -498,6 +540,7 @@ def _now() -> datetime:
 
 
 def _known(what: str, value: str, allowed: Any) -> str:
+    """Return `value` if the Literal `allowed` contains it; raises ValueError otherwise."""
     if value not in get_args(allowed):
         raise ValueError(f"{what} {value!r} is not one of {', '.join(get_args(allowed))}")
     return value
@@ -505,7 +548,9 @@ def _known(what: str, value: str, allowed: Any) -> str:
 
 def _campaign_row(session: Session, id: str) -> CampaignRow:
     if (row := session.get(CampaignRow, id)) is None:
-        raise LookupError(f"no campaign with id {id!r} in the registry; say campaign_started first")
+        raise LookupError(
+            f"no campaign with id {id!r} in the registry; call campaign_started first"
+        )
     return row
 
 

@@ -1,11 +1,14 @@
-"""The tables of the registry. A change here needs a migration
-(`tasks/registry/migrations/versions/`); a test compares the two.
+"""The tables of the registry.
 
-campaigns --< iterations                      what was run, what was decided campaigns --<
-campaign_artifacts >-- artifacts  which artifact played which role in which iteration artifacts --<
-edges >-- artifacts               what an artifact was made from (child -> parent) campaigns --<
-reports; scores                   what was measured: the report as it was, and its scores by policy
-and benchmark
+A change here needs a migration (`tasks/registry/migrations/versions/`); a test compares the two.
+
+| tables | content |
+|---|---|
+| campaigns --< iterations | what was run and decided |
+| campaigns --< campaign_artifacts >-- artifacts | which artifact plays which role in an iteration |
+| artifacts --< edges >-- artifacts | what an artifact was made from (child -> parent) |
+| campaigns --< reports | evaluation reports, complete |
+| scores | the reports' scores by policy and benchmark |
 
 Iteration 0 is the campaign's base; iterations proper count from 1.
 """
@@ -21,8 +24,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
-    """A moment in UTC. SQLite drops the zone; this puts it back, so both databases answer the
-    same.
+    """A time in UTC.
+
+    SQLite drops the time zone; this type restores it, so that both databases return the same.
     """
 
     impl = sa.DateTime(timezone=True)
@@ -38,8 +42,9 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """Metadata all tables share; the names of constraints are fixed so that migrations can drop
-    them on every database.
+    """Base class of all tables.
+
+    Constraints have fixed names, so that migrations can drop them on every database.
     """
 
     metadata = sa.MetaData(
@@ -58,6 +63,8 @@ class Base(DeclarativeBase):
 
 
 class CampaignRow(Base):
+    """One run of a recipe."""
+
     __tablename__ = "campaigns"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(index=True)
@@ -69,10 +76,12 @@ class CampaignRow(Base):
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     forgotten_at: Mapped[datetime | None]
-    """From then on it keeps nothing in the store."""
+    """When it was forgotten. Since then it holds nothing in the store."""
 
 
 class IterationRow(Base):
+    """One iteration of a campaign and its decision."""
+
     __tablename__ = "iterations"
     campaign_id: Mapped[str] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
     index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -85,31 +94,38 @@ class IterationRow(Base):
 
 
 class ArtifactRow(Base):
+    """One artifact of the store."""
+
     __tablename__ = "artifacts"
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(index=True)
-    """policy | rollouts | column | signal | problems | training | evaluation"""
+    """policy | rollouts | column | signal | problems | training | critic | evaluation"""
     spec: Mapped[dict[str, Any]]
-    """What was asked."""
+    """Settings that affect its values."""
     meta: Mapped[dict[str, Any]]
-    """What came out, in figures: sequences, tokens, accuracy, bytes."""
+    """Its stage's result: sequences, tokens, accuracy, bytes, ..."""
     created_at: Mapped[datetime]
     seconds: Mapped[float | None]
+    """Seconds spent making it."""
     removed_at: Mapped[datetime | None]
-    """When the garbage collector removed its bytes; None while they are there."""
+    """When the garbage collector removed its bytes; None while the store has them."""
 
 
 class EdgeRow(Base):
+    """An artifact (child) and one artifact it was made from (parent)."""
+
     __tablename__ = "edges"
     child: Mapped[str] = mapped_column(sa.ForeignKey("artifacts.id"), primary_key=True)
     parent: Mapped[str] = mapped_column(sa.ForeignKey("artifacts.id"), primary_key=True, index=True)
     role: Mapped[str] = mapped_column(primary_key=True)
-    """What the parent was to the child: policy, problems, loss-old, numerator, denominator, init
+    """Role of the parent for the child: policy, problems, loss-old, numerator, denominator, init,
     ...
     """
 
 
 class CampaignArtifactRow(Base):
+    """The role an artifact plays in one iteration of a campaign."""
+
     __tablename__ = "campaign_artifacts"
     campaign_id: Mapped[str] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
     iteration: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -120,6 +136,8 @@ class CampaignArtifactRow(Base):
 
 
 class ScoreRow(Base):
+    """AVG@K of a policy on the problems of a benchmark, with its 95 % interval."""
+
     __tablename__ = "scores"
     policy: Mapped[str] = mapped_column(primary_key=True)
     benchmark: Mapped[str] = mapped_column(primary_key=True)
@@ -131,6 +149,8 @@ class ScoreRow(Base):
 
 
 class ReportRow(Base):
+    """The evaluation report of a policy in a campaign."""
+
     __tablename__ = "reports"
     campaign_id: Mapped[str] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
     iteration: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

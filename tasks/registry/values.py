@@ -1,4 +1,4 @@
-"""What the registry answers with: frozen values, apart from the database that held them."""
+"""Values that the registry returns: frozen and independent of the database connection."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Campaign(Frozen):
     created_at: datetime
     finished_at: datetime | None
     forgotten_at: datetime | None = None
-    """From then on it keeps nothing in the store (`erpd gc --forget`)."""
+    """When it was forgotten (`erpd gc --forget`). Since then it holds nothing in the store."""
 
 
 class Iteration(Frozen):
-    """One iteration (1, 2, ...) of a campaign; `decision` is None until it is taken."""
+    """One iteration (1, 2, ...) of a campaign; `decision` is None until it is made."""
 
     campaign_id: str
     index: int
@@ -40,37 +40,45 @@ class Iteration(Frozen):
 
 
 class Artifact(Frozen):
-    """One thing in the store: `spec` is what was asked, `meta` what came out."""
+    """An artifact of the store."""
 
     id: str
     kind: str
     spec: dict[str, Any]
+    """Settings that affect its values."""
     meta: dict[str, Any]
+    """Its stage's result: sequences, tokens, accuracy, bytes, ..."""
     created_at: datetime
+    """When it was first recorded, UTC."""
     seconds: float | None
+    """Seconds spent making it; None if unknown."""
     removed_at: datetime | None = None
-    """When the garbage collector removed its bytes; None while they are there."""
+    """When the garbage collector removed its bytes, UTC; None while the store has them."""
 
 
 class ArtifactRole(Frozen):
-    """Where an artifact plays a role.
+    """The role an artifact plays in a campaign, by identities.
 
-    Example: `ArtifactRole(campaign="tiny-0123456789", iteration=2, role="student",
+    **Example:** `ArtifactRole(campaign="tiny-0123456789", iteration=2, role="student",
     artifact="policy-5f1c...")`
     """
 
     campaign: str
+    """Id of the campaign."""
     iteration: int
+    """Iteration in which it plays the role; 0 is the campaign's base."""
     role: str
+    """Such as `teacher`, `student` or `rollouts`."""
     artifact: str
+    """Identity of the artifact."""
 
     def __str__(self) -> str:
-        """As `erpd lineage` reads it."""
+        """The form that `erpd lineage` accepts: `CAMPAIGN:ITERATION.ROLE`."""
         return f"{self.campaign}:{self.iteration}.{self.role}"
 
 
 class Attached(Frozen):
-    """The role an artifact plays in a campaign; iteration 0 is the campaign's base."""
+    """An artifact and the role it plays in a campaign; iteration 0 is the campaign's base."""
 
     iteration: int
     role: str

@@ -1,9 +1,16 @@
-"""Prompts x policy -> graded samples, in shards that are durable one by one, and back into a
-TokenBatch.
+"""Rollouts: sampled and verified responses to problems, their log-probs, and reading them back.
 
-stage.py (the stage), samplers.py (who samples: this process, or actors that may die), journal.py
-(finished samples of the shard in hand), meter.py (how far it is), shard.py, rows.py (problems ->
-verified rows), reading.py (rows -> TokenBatch, outcomes).
+A rollout is stored in shards; each is durable as soon as it is finished.
+
+| module | purpose |
+|---|---|
+| stage.py, score.py | the stages: sampling with verification; log-probs of a policy on a rollout |
+| samplers.py, scorers.py | the work on a shard |
+| shard_workers.py | runs that work in this process or on Ray actors |
+| shard.py | a shard: problems sampled as one batch |
+| journal.py, meter.py | finished samples of unfinished shards; progress read from them |
+| rows.py | problems -> verified rows |
+| reading.py, columns.py | rows -> TokenBatch and outcomes; columns left on disk |
 """
 
 from tasks.rollouts.reading import load_batch, outcomes, shards, to_batch

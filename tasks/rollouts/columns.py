@@ -1,8 +1,8 @@
-"""Columns on disk: read by place, so that a batch of hundreds of millions of tokens is never in
-memory (`erpd_core.columns`).
+"""Columns on disk, read by position, so that a batch of any size never has to be in memory.
 
-Read with `pread`, not mapped: what was read is let go at once, and does not stay in the process
-until memory is short.
+They implement `erpd_core.columns.Column` for batches of hundreds of millions of tokens. Files are
+read with `pread`, not mapped: mapped pages would count as memory of this process until memory is
+short.
 """
 
 from __future__ import annotations
@@ -28,33 +28,34 @@ from erpd_core.columns import Column
 from tasks.host.home import home
 
 IN_MEMORY = 1 << 24
-"""Tokens up to which a column is simply loaded: 64 MB of float32."""
+"""Number of tokens up to which a column is loaded into memory: 64 MB of float32."""
 
 TYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A run of values in a file."""
+    """A run of consecutive values in a file."""
 
     path: Path
     start: int
-    """Byte at which it begins."""
+    """Offset of the first value, bytes."""
     count: int
+    """Number of values."""
 
 
 @dataclass(frozen=True)
 class FileColumn:
-    """Values that lie in files, one extent after the other."""
+    """A column of values in files: one extent after the other."""
 
     extents: Sequence[Extent]
     dtype: np.dtype
     scratch: IO[bytes] | None = None
-    """The nameless file that the one extent is in, instead of its path; it goes with the column."""
+    """The unnamed file of the only extent, used instead of its path; deleted with the column."""
 
     @cached_property
     def _first(self) -> list[int]:
-        """Place of each extent's first value; at the end, of all values."""
+        """Position of each extent's first value; the last entry is the number of values."""
         return [0, *np.cumsum([extent.count for extent in self.extents]).tolist()]
 
     def __len__(self) -> int:
@@ -65,21 +66,22 @@ class FileColumn:
             start, stop, step = where.indices(len(self))
             if step != 1:
                 return self[torch.arange(start, stop, step)]
-            found = np.empty(max(0, stop - start), self.dtype)
-            self._read(start, found)
-            return torch.from_numpy(found)
+            values = np.empty(max(0, stop - start), self.dtype)
+            self._read(start, values)
+            return torch.from_numpy(values)
         index = where.cpu().numpy()
-        found = np.empty(len(index), self.dtype)
+        values = np.empty(len(index), self.dtype)
         breaks = np.flatnonzero(np.diff(index) != 1) + 1
         bounds = [0, *breaks.tolist(), len(index)]
-        for begin, end in pairwise(bounds):  # whole responses, mostly
+        for begin, end in pairwise(bounds):  # mostly complete responses
             if end > begin:
-                self._read(int(index[begin]), found[begin:end])
-        return torch.from_numpy(found)
+                self._read(int(index[begin]), values[begin:end])
+        return torch.from_numpy(values)
 
     def _read(self, start: int, into: np.ndarray) -> None:
-        """Fill `into` from place `start` on. Raises IndexError beyond the end, OSError when a
-        file is shorter than it was.
+        """Fill `into` with the values from position `start` on.
+
+        Raises IndexError beyond the end, OSError if a file is shorter than it was.
         """
         if start < 0 or start + len(into) > len(self):
             raise IndexError(f"values {start} to {start + len(into)} of a column of {len(self)}")
@@ -96,65 +98,69 @@ class FileColumn:
             start, into, number = start + len(some), into[len(some) :], number + 1
 
 
-def _fill(file: IO[bytes], offset: int, room: memoryview) -> None:
-    while room:
-        got = os.preadv(file.fileno(), [room], offset)
-        if not got:
-            raise OSError(f"{file.name} ends {len(room)} bytes too early")
-        room, offset = room[got:], offset + got
+def _fill(file: IO[bytes], offset: int, buffer: memoryview) -> None:
+    while buffer:
+        count = os.preadv(file.fileno(), [buffer], offset)
+        if not count:
+            raise OSError(f"{file.name} ends {len(buffer)} bytes too early")
+        buffer, offset = buffer[count:], offset + count
 
 
 def stored_column(paths: Iterable[Path], name: str) -> Column:
-    """The tensor called `name` in each safetensors file, one after the other: a tensor where it is
-    small, else left on disk.
+    """The tensor `name` of each safetensors file, concatenated; large columns stay on disk.
 
-    Raises KeyError when a file has no such tensor, ValueError when it is not one-dimensional
+    **Returns:** A tensor in memory up to `IN_MEMORY` values, else a `FileColumn`.
+    **Raises:** KeyError if a file has no such tensor; ValueError if it is not one-dimensional
     float32 or int32.
     """
-    found = [_extent(path, name) for path in paths]
-    (dtype,) = {dtype for _, dtype in found}
-    column = FileColumn([extent for extent, _ in found], dtype)
+    pieces = [_extent(path, name) for path in paths]
+    (dtype,) = {dtype for _, dtype in pieces}
+    column = FileColumn([extent for extent, _ in pieces], dtype)
     return column[:] if len(column) <= IN_MEMORY else column
 
 
 def _extent(path: Path, name: str) -> tuple[Extent, np.dtype]:
-    """Where a tensor lies: the file is the length of its header (8 bytes, little endian), the
-    header as JSON, and the tensors' bytes.
+    """Location and dtype of a tensor in a safetensors file.
+
+    The file has the length of its header (8 bytes, little endian), the header as JSON, and the
+    bytes of the tensors.
     """
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
-    one = header[name]
-    if one["dtype"] not in TYPES or len(one["shape"]) != 1:
+    entry = header[name]
+    dtype, shape = entry["dtype"], entry["shape"]
+    if dtype not in TYPES or len(shape) != 1:
         raise ValueError(
-            f"{path}: {name} is {one['dtype']} {one['shape']}; a column is one axis of float32 or "
-            f"int32"
+            f"{path}: {name} is {dtype} {shape}; a column is one axis of float32 or int32"
         )
-    return Extent(path, 8 + length + one["data_offsets"][0], one["shape"][0]), TYPES[one["dtype"]]
+    return Extent(path, 8 + length + entry["data_offsets"][0], shape[0]), TYPES[dtype]
 
 
 def gathered_column(parts: Iterator[np.ndarray]) -> Column:
-    """Parts of one dtype as one column: in memory (int64 for integers) while it is small, else
-    in a nameless file under ERPD_HOME.
+    """Concatenate parts of one dtype into a column.
+
+    **Returns:** A tensor up to `IN_MEMORY` values (int64 for integers), else a column in an unnamed
+    file under ERPD_HOME.
     """
-    held: list[np.ndarray] = []
+    loaded: list[np.ndarray] = []
     count = 0
     for part in parts:
-        held.append(part)
+        loaded.append(part)
         count += len(part)
         if count > IN_MEMORY:
-            return _spilled(held, parts)
-    whole = torch.from_numpy(np.concatenate(held))
-    return whole if whole.is_floating_point() else whole.long()
+            return _spilled(loaded, parts)
+    values = torch.from_numpy(np.concatenate(loaded))
+    return values if values.is_floating_point() else values.long()
 
 
-def _spilled(held: list[np.ndarray], rest: Iterator[np.ndarray]) -> Column:
+def _spilled(loaded: list[np.ndarray], rest: Iterator[np.ndarray]) -> Column:
     folder = home() / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-    dtype, count = held[0].dtype, 0
-    while held:
-        count += file.write(held.pop(0).data.cast("B")) // dtype.itemsize
+    dtype, count = loaded[0].dtype, 0
+    while loaded:
+        count += file.write(loaded.pop(0).data.cast("B")) // dtype.itemsize
     for part in rest:
         count += file.write(part.data.cast("B")) // dtype.itemsize
     file.flush()

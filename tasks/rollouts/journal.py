@@ -1,9 +1,8 @@
-"""The finished samples of a shard in hand, written down one by one, so that a killed shard goes on
-with its unfinished ones.
+"""Journal of a shard in progress: its finished samples, from which a killed shard resumes.
 
-A line is `crc32 [problem, sample, truncated, seconds, tokens]`, in one write to the end of the
-file: it survives the process at once, and a loss of power from the second after it on. A torn or
-damaged line ends what can be believed. It costs about 0.1 microseconds a token.
+A line is `crc32 [problem, sample, truncated, seconds, tokens]`, appended in one write. It survives
+a kill of the process immediately, and a power loss after about a second. Reading stops at the first
+torn or damaged line. Writing costs about 0.1 microseconds a token.
 """
 
 from __future__ import annotations
@@ -20,31 +19,32 @@ from tasks.engines import Sample
 from tasks.rollouts.rows import SampleIndex
 
 SYNC_SECONDS = 1.0
+"""Longest time between two syncs to disk while samples are written."""
 
 
 class Journal:
-    """Context manager: takes over what an earlier attempt finished (`found`), and adds to it.
+    """The journal of one shard, open for writing; `found` holds an earlier attempt's samples.
 
-    An attempt that lasted less than `redo` seconds is forgotten: the shard is cheap, and sampled as
-    one batch again it ends in the same bytes, where the rest of a batch may differ in one draw of
-    some thousand (another shape moves logits by 1e-6).
+    A context manager. An earlier attempt of less than `redo` seconds is discarded: sampling such a
+    shard again is cheap, and as one batch it ends in the same bytes. A batch of only the missing
+    samples may differ in one draw of some thousand, because its other shape moves logits by 1e-6.
     """
 
     def __init__(self, path: Path, redo: float) -> None:
         self.path = path
         self.found: dict[SampleIndex, Sample] = {}
-        self._before, believed = 0.0, 0
+        self._before, valid = 0.0, 0
         for end, (row, number, truncated, seconds, tokens) in lines(path, 0):
-            self.found[row, number], self._before, believed = (
+            self.found[row, number], self._before, valid = (
                 Sample(tokens, truncated),
                 seconds,
                 end,
             )
         if self._before < redo:
-            self._before, believed = 0.0, 0
+            self._before, valid = 0.0, 0
             self.found.clear()
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._fd, believed)  # what follows a torn line would never be believed
+        os.ftruncate(self._fd, valid)  # lines after a torn one would never be read
         self._since = self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
@@ -66,14 +66,14 @@ class Journal:
 
 
 class Tail:
-    """How many responses and tokens another process has written down in a journal."""
+    """Counts the responses and tokens that another process has written to a journal."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.responses = self.tokens = self._end = 0
 
     def read(self) -> Tail:
-        """Follow the file to its present end; from its start again when it was begun anew."""
+        """Read what was added; from the start again if the file was truncated."""
         if self.path.exists() and self.path.stat().st_size < self._end:
             self.responses = self.tokens = self._end = 0
         for end, line in lines(self.path, self._end):
@@ -86,8 +86,9 @@ class Tail:
 
 
 def lines(path: Path, start: int) -> Iterator[tuple[int, list[Any]]]:
-    """(byte where it ends, what it says) of each whole line after byte `start`, up to the first
-    that is torn or damaged.
+    """Each complete line after byte `start`, as (byte where it ends, content).
+
+    Stops at the first torn or damaged line.
     """
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""How far sampling is, read off the journals of the shards in hand, whoever writes them."""
+"""Progress of sampling, read from the journals of unfinished shards, whichever process writes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from tasks.rollouts.shard import Shard
 
 
 class Meter:
-    """Responses done of all, and tokens a second of this session.
+    """Reports finished responses, and tokens a second of this session.
 
-    **Arguments:** `shards`, those not stored yet; `ready`, responses that need not be sampled;
-    `total`, all of them.
+    **Arguments:**
+        shards: The shards that are not stored yet.
+        ready: Number of responses that need not be sampled.
+        total: Number of all responses.
     """
 
     def __init__(self, progress: Progress, shards: Sequence[Shard], ready: int, total: int) -> None:
@@ -27,7 +29,7 @@ class Meter:
         )
 
     def show(self) -> None:
-        """Tell, if it is time to."""
+        """Report the progress if an event is due."""
         if not self.progress.due:
             return
         tails = [tail.read() for tail in self._tails.values()]
@@ -40,16 +42,16 @@ class Meter:
         )
 
     def sign(self, shard: Shard) -> int:
-        """How many responses of a shard in hand are finished."""
+        """How many responses of an unfinished shard are finished."""
         return self._tails[shard.path].read().responses
 
     def stored(self, shard: Shard) -> None:
-        """A shard is durable; its journal is not needed any more, and removed."""
+        """Count a shard as stored, and remove its journal, which is no longer needed."""
         tail = self._tails.pop(shard.path).read()
         self.ready += tail.responses
         self._tokens += tail.tokens
         tail.path.unlink(missing_ok=True)
 
     def say(self, text: str) -> None:
-        """Tell what a person should know."""
+        """Show a message to the user."""
         self.progress.say(text)

@@ -1,4 +1,4 @@
-"""Stored shards, read: as a TokenBatch, and as outcomes."""
+"""Reads stored shards: as a TokenBatch, and as outcomes."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tasks.rollouts.columns import gathered_column
 from tasks.store import Store
 
 COLUMNS = ["problem", "prompt_tokens", "response_tokens", "reward"]
-"""What a batch is made of; texts are not read."""
+"""The columns that a batch needs; texts are not read."""
 
 
 def shards(store: Store, ref: RolloutRef) -> Iterator[Path]:
-    """Shard files in order."""
+    """The shard files of a rollout, in order."""
     return iter(sorted(store.path(ref.id).glob("shard-*.parquet")))
 
 
 def load_batch(paths: Iterator[Path]) -> TokenBatch:
-    """Shards as one TokenBatch, read one by one; of more tokens than
-    `tasks.rollouts.columns.IN_MEMORY`, these go to a scratch file on the way.
+    """Shards as one TokenBatch, read one by one.
 
-    Responses without a token are left out: there is nothing in them to score or to learn, and axis
-    N is the same without them.
+    The tokens go to a scratch file if there are more than `tasks.rollouts.columns.IN_MEMORY`.
+    Responses without a token are left out: they have nothing to score or to learn from, and axis N
+    is the same without them.
     """
     return _batch(pq.read_table(path, columns=COLUMNS) for path in paths)
 
 
 def to_batch(tables: Sequence[pa.Table]) -> TokenBatch:
-    """Rows of `SCHEMA` as one TokenBatch; consecutive rows of one problem are a group."""
+    """Rows of `SCHEMA` as one TokenBatch; consecutive rows of one problem form a group."""
     return _batch(iter(tables))
 
 
@@ -46,7 +46,7 @@ def _batch(tables: Iterator[pa.Table]) -> TokenBatch:
     last: str | None = None
 
     def tokens() -> Iterator[np.ndarray]:
-        """Response tokens of one table after the other; all else of it is kept on the way."""
+        """The response tokens of each table; collects the other columns on the way."""
         nonlocal last
         for table in tables:
             table = table.select(COLUMNS).combine_chunks()
@@ -74,12 +74,12 @@ def _batch(tables: Iterator[pa.Table]) -> TokenBatch:
 
 
 def outcomes(store: Store, ref: RolloutRef) -> dict[str, list[float]]:
-    """Problem id -> its outcomes, for AVG@K and paired comparison."""
-    found: dict[str, list[float]] = {}
+    """Problem id -> its rewards (1 or 0), for AVG@K and paired comparison."""
+    by_problem: dict[str, list[float]] = {}
     for path in shards(store, ref):
         table = pq.read_table(path, columns=["problem", "reward"])
         for problem, reward in zip(
             table["problem"].to_pylist(), table["reward"].to_pylist(), strict=True
         ):
-            found.setdefault(problem, []).append(reward)
-    return found
+            by_problem.setdefault(problem, []).append(reward)
+    return by_problem

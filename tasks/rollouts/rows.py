@@ -1,4 +1,4 @@
-"""Problems -> sampled rows -> verified rows."""
+"""Samples responses to problems and verifies them: problems -> sampled rows -> verified rows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ SAMPLED = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
-"""One row a response, problem after problem, sample after sample: what a sampler hands over.
+"""Sampled rows: one per response, ordered by problem and sample.
 
-Golds stay with the problems: those of a program are its unit tests, megabytes that no row should
-repeat.
+Gold answers are not repeated here: that of a program is its unit tests, which may be megabytes.
 """
 
 SCHEMA = pa.schema(
@@ -37,12 +36,13 @@ SCHEMA = pa.schema(
         SAMPLED.field("truncated"),
     ]
 )
-"""Such rows with their verdicts: what a shard holds."""
+"""Verified rows, as a shard holds them."""
 
 SampleIndex = tuple[int, int]
-"""Of a response in a shard: which problem, which of its samples."""
+"""Index of a response in a shard: (index of the problem, index of the sample)."""
 
 Tell = Callable[[SampleIndex, Sample], None]
+"""Receives each response as soon as it is finished."""
 
 
 def sample_and_grade(
@@ -54,12 +54,13 @@ def sample_and_grade(
     extractor: str,
     tick: Callable[[int], None],
 ) -> pa.Table:
-    """`sampling.samples` verified responses to each problem: rows of `SCHEMA`. `tick(finished)`
-    reports responses.
+    """`sampling.samples` verified responses to each problem: rows of `SCHEMA`.
+
+    `tick` receives the number of finished responses.
     """
     ready = count(1)
     rows = sample_rows(
-        problems, engine, sampling, seed, {}, lambda place, sample: tick(next(ready))
+        problems, engine, sampling, seed, {}, lambda index, sample: tick(next(ready))
     )
     return grade_rows(rows, problems, grader, extractor)
 
@@ -74,33 +75,32 @@ def sample_rows(
 ) -> pa.Table:
     """`sampling.samples` responses to each problem: rows of `SAMPLED`.
 
-    Those in `known` are taken over; only the rest is sampled, and each of these told as soon as it
-    is whole. The schema's metadata says which engine it was.
+    Responses in `known` are reused; only the others are sampled. `tell` receives each of them as
+    soon as it is finished. The schema's metadata names the engine.
     """
     prompts = [engine.encode(problem.prompt) for problem in problems]
-    places = [(row, number) for row in range(len(problems)) for number in range(sampling.samples)]
-    missing = [place for place in places if place not in known]
+    indices = [(row, number) for row in range(len(problems)) for number in range(sampling.samples)]
+    missing = [index for index in indices if index not in known]
     samples = dict(known)
     if missing:
         seeds: dict[int, list[int]] = {}
         for row, number in missing:
             seeds.setdefault(row, []).append(seed_of(seed, problems[row].id, number))
-        asked = [prompts[row] for row in seeds]
-        found = engine.sample(
-            asked,
+        sampled = engine.sample(
+            [prompts[row] for row in seeds],
             list(seeds.values()),
             sampling,
-            lambda index, sample: tell(missing[index], sample),
+            lambda number, sample: tell(missing[number], sample),
         )
-        samples.update(zip(missing, found, strict=True))
+        samples.update(zip(missing, sampled, strict=True))
     return pa.table(
         {
-            "problem": [problems[row].id for row, _ in places],
-            "sample": [number for _, number in places],
-            "prompt_tokens": [prompts[row] for row, _ in places],
-            "response_tokens": [samples[place].tokens for place in places],
-            "text": [engine.decode(samples[place].tokens) for place in places],
-            "truncated": [samples[place].truncated for place in places],
+            "problem": [problems[row].id for row, _ in indices],
+            "sample": [number for _, number in indices],
+            "prompt_tokens": [prompts[row] for row, _ in indices],
+            "response_tokens": [samples[index].tokens for index in indices],
+            "text": [engine.decode(samples[index].tokens) for index in indices],
+            "truncated": [samples[index].truncated for index in indices],
         },
         schema=SAMPLED.with_metadata({"engine": engine.name}),
     )
@@ -109,7 +109,7 @@ def sample_rows(
 def grade_rows(
     rows: pa.Table, problems: Sequence[Problem], grader: AnyGrader, extractor: str
 ) -> pa.Table:
-    """Rows of `SAMPLED` about `problems`, with verdicts and rewards: rows of `SCHEMA`."""
+    """Add verdicts and rewards to rows of `SAMPLED` for `problems`; returns rows of `SCHEMA`."""
     golds = {problem.id: problem.answer for problem in problems}
     pairs = [
         (golds[problem], text)
@@ -128,5 +128,5 @@ def grade_rows(
 
 
 def seed_of(seed: int, problem: str, sample: int) -> int:
-    """A 64-bit seed that belongs to one response of one problem, whoever samples it."""
+    """The 64-bit seed of one response to one problem, whichever process samples it."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()[:8], "big")

@@ -1,5 +1,6 @@
-"""Policy x rollouts -> one column of token log-probs, always by the trainer's forward, never by
-the sampler.
+"""The stage that scores a rollout under a policy: a column of token log-probs.
+
+They always come from the trainer's forward pass, never from the sampler.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.policy import load_tokenizer, vocabulary
 from tasks.rollouts import shards
 from tasks.rollouts.columns import stored_column
-from tasks.rollouts.scorers import scored
+from tasks.rollouts.scorers import score_shards
 from tasks.store import Build, Store
 
 
 class ScoreRollouts(Stage[LogprobRef]):
-    """One float32 column per rollout shard, durable as soon as it exists, with the entropy
-    column beside it.
+    """Log-prob and entropy of every response token of a rollout under a policy, in nats.
+
+    The artifact has one file per rollout shard with the columns `lp` and `entropy` ([N] float32).
+    Each file is durable as soon as it is finished.
     """
 
     KIND: ClassVar[str] = "column"
@@ -55,7 +58,9 @@ class ScoreRollouts(Stage[LogprobRef]):
         }
         todo = [path for path, name in names.items() if not build.done(name)]
         with closing(
-            scored(todo, context.store.path(self.policy.id), context.runtime, context.progress)
+            score_shards(
+                todo, context.store.path(self.policy.id), context.runtime, context.progress
+            )
         ) as columns:
             for count, (path, column) in enumerate(columns, len(names) - len(todo) + 1):
                 with placed(f"{self.policy.id} on {path.name} of {self.rollouts.id}"):
@@ -70,21 +75,22 @@ class ScoreRollouts(Stage[LogprobRef]):
 
 
 def open_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> Column:
-    """The column over the whole rollout: [N] float32, left on disk where it is large.
+    """A column over the whole rollout: [N] float32, left on disk if it is large.
 
-    `name` is `lp` or `entropy`; of a critic's values, `value`.
+    `name` is `lp` or `entropy`, or `value` for the values of a critic.
     """
     return stored_column(sorted(store.path(ref.id).glob("shard-*.safetensors")), name)
 
 
 def load_column(store: Store, ref: LogprobRef | ValuesRef, name: str = "lp") -> Tensor:
-    """`open_column`, all of it in memory."""
+    """`open_column`, loaded into memory."""
     return open_column(store, ref, name)[:]
 
 
 def require_same_vocabulary(store: Store, a: PolicyRef, b: PolicyRef) -> None:
-    """Raises ValueError when two policies whose log-probs are compared do not share a
-    vocabulary: its size and its tokens.
+    """Refuse to compare log-probs of two policies whose vocabularies differ.
+
+    **Raises:** ValueError if the sizes or the tokens differ.
     """
     sizes = [vocabulary(store.path(policy.id)) for policy in (a, b)]
     if sizes[0] != sizes[1]:
@@ -96,8 +102,8 @@ def require_same_vocabulary(store: Store, a: PolicyRef, b: PolicyRef) -> None:
     if files[0] and files[0] == files[1]:
         return
     ours, theirs = (load_tokenizer(store.path(policy.id)).get_vocab() for policy in (a, b))
-    if apart := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1]):
+    if different := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1]):
         raise ValueError(
-            f"token {apart[0][1]} is not the same in {a.id} and in {b.id}: a log-ratio needs one "
-            f"vocabulary; use policies of one family"
+            f"token {different[0][1]} is not the same in {a.id} and in {b.id}: a log-ratio needs "
+            f"one vocabulary; use policies of one family"
         )

@@ -1,6 +1,4 @@
-"""Who scores the shards of a rollout: the stage's own process, or actors beside it, any of which
-may die and be replaced.
-"""
+"""Scoring of shards: one policy for each worker."""
 
 from __future__ import annotations
 
@@ -12,24 +10,23 @@ from torch import Tensor
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.optimize import score
-from tasks.execution.actors import map_over_actors
 from tasks.execution.progress import Progress
-from tasks.execution.ray_cluster import ensure_ray
 from tasks.execution.requests import scorer_request
 from tasks.host.machine import use_threads
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import load_batch
+from tasks.rollouts.shard_workers import map_over_shards, no_tick
 
 
 class Scorer:
-    """One policy, loaded at the first shard and warm from then on."""
+    """A shard worker with one policy, loaded at the first shard and kept for the others."""
 
     def __init__(self, policy: Path, runtime: RuntimeConfig, say: Callable[[str], object]) -> None:
-        """`say` is told what slows the model down."""
+        """`say` shows the reason if the model runs slower than it could."""
         self.policy, self.runtime, self.say = policy, runtime, say
         self._model: HFPolicy | None = None
 
-    def score(self, shard: Path) -> dict[str, Tensor]:
+    def run(self, shard: Path, tick: Callable[[], object] = no_tick) -> dict[str, Tensor]:
         """`lp` and `entropy` of the shard's response tokens: [N] float32, nats."""
         if self._model is None:
             use_threads(self.runtime.cpus)
@@ -37,10 +34,13 @@ class Scorer:
         lp_N, entropy_N = score(self._model, load_batch(iter([shard])), self.runtime.token_budget)
         return {"lp": lp_N, "entropy": entropy_N}
 
+    def close(self) -> None:
+        self._model = None
+
 
 @dataclass(frozen=True)
 class _Watch:
-    """A shard shows no sign before it is scored."""
+    """Watch without signs: a shard shows no progress before it is scored."""
 
     say: Callable[[str], object]
 
@@ -51,29 +51,17 @@ class _Watch:
         return None
 
 
-def scored(
+def score_shards(
     shards: Sequence[Path], policy: Path, runtime: RuntimeConfig, progress: Progress
 ) -> Generator[tuple[Path, dict[str, Tensor]]]:
-    """Each shard with its columns, as they are finished. Close it, and no actor stays.
-
-    Raises RuntimeError when the actors that are given one shard die again and again (see
-    `tasks.execution.actors.map_over_actors`).
-    """
-    if not runtime.scores_apart:
-        scorer = Scorer(policy, runtime, progress.say)
-        for shard in shards:
-            yield shard, scorer.score(shard)
-        return
-
-    ensure_ray(runtime)
-    share = scorer_request(runtime)
-    own = runtime.model_copy(update={"cpus": share.cpus, "gpus": share.gpus})
-    yield from map_over_actors(
-        lambda start: start(Scorer, policy, own, progress.say),
-        lambda actor, shard: actor.score.remote(shard),
+    """Each shard with its columns, as they are finished (`map_over_shards`)."""
+    count = min(runtime.scorers, len(shards))
+    actors = (count, scorer_request(runtime)) if runtime.scores_apart else None
+    return map_over_shards(
+        Scorer,
+        lambda own: (policy, own, progress.say),
         shards,
+        runtime,
         _Watch(progress.say),
-        share,
-        min(runtime.scorers, len(shards)),
-        runtime.sampler_deadline,
+        actors,
     )

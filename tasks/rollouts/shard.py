@@ -1,4 +1,4 @@
-"""A shard: what is sampled as one batch, and durable at once."""
+"""A shard of a rollout: the unit that is sampled as one batch and stored as one file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """Problems that are sampled as one batch and become durable as one file."""
+    """Problems that are sampled as one batch and stored as one file."""
 
     path: Path
+    """Where the stage builds the file."""
     problems: tuple[Problem, ...]
     fewer: Path | None = None
-    """The same problems, stored with fewer samples each of the same policy: the first samples
-    are these.
+    """A stored shard of the same problems and policy with fewer samples. These are this shard's
+    first samples.
     """
 
     def __str__(self) -> str:
@@ -36,11 +37,11 @@ class Shard:
 
     @property
     def known(self) -> int:
-        """How many responses `fewer` holds."""
+        """Number of responses in `fewer`."""
         return int(pq.read_metadata(self.fewer).num_rows) if self.fewer else 0
 
     def stored(self) -> dict[SampleIndex, Sample]:
-        """What `fewer` holds."""
+        """The responses in `fewer`."""
         if self.fewer is None:
             return {}
         table = pq.read_table(
@@ -48,6 +49,8 @@ class Shard:
         )
         row = {problem.id: number for number, problem in enumerate(self.problems)}
         return {
-            (row[one["problem"]], one["sample"]): Sample(one["response_tokens"], one["truncated"])
-            for one in table.to_pylist()
+            (row[entry["problem"]], entry["sample"]): Sample(
+                entry["response_tokens"], entry["truncated"]
+            )
+            for entry in table.to_pylist()
         }

@@ -1,4 +1,4 @@
-"""The stage that samples a policy on problems and verifies what it says."""
+"""The stage that samples a policy on problems and verifies the responses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from tasks.execution.stage import Context, Stage, Verb
 from tasks.grading import open_grader
 from tasks.rollouts.meter import Meter
 from tasks.rollouts.rows import grade_rows
-from tasks.rollouts.samplers import sampled
+from tasks.rollouts.samplers import sample_shards
 from tasks.rollouts.shard import Shard, shard_name
 from tasks.store import Build
 
 
 class SampleRollouts(Stage[RolloutRef]):
-    """Sample a policy on problems and verify every response (Sec. 3.1: sampled once, verified
-    once, then reused).
+    """Sample a policy on problems and verify every response.
+
+    Sec. 3.1: sampled once, verified once, then reused.
     """
 
     KIND: ClassVar[str] = "rollouts"
@@ -54,7 +55,7 @@ class SampleRollouts(Stage[RolloutRef]):
         todo = []
         for shard in shards:
             if build.done(shard.path.name):
-                # left by a kill right after the shard was put
+                # a kill right after `put` leaves it
                 shard.journal.unlink(missing_ok=True)
             else:
                 todo.append(shard)
@@ -84,7 +85,7 @@ class SampleRollouts(Stage[RolloutRef]):
         with (
             open_grader(self.problems.extractor) as grader,
             closing(
-                sampled(todo, policy, context.runtime, self.sampling, self.seed, meter)
+                sample_shards(todo, policy, context.runtime, self.sampling, self.seed, meter)
             ) as tables,
         ):
             for shard, rows in tables:
@@ -93,11 +94,10 @@ class SampleRollouts(Stage[RolloutRef]):
                 meter.stored(shard)
 
     def _fewer(self, context: Context) -> Path | None:
-        """Where the same question with fewer samples a problem is answered; of several, the most.
-        None when it was cheap or never asked.
+        """Folder of a stored rollout with the same spec but fewer samples a problem, or None.
 
-        Its samples are those this question's first ones would be, for seeds belong to (problem,
-        sample).
+        Its samples equal the first ones of this rollout, because a seed depends only on problem and
+        sample. The rollout with the most samples counts; None if it was cheap to compute.
         """
         for samples in range(self.sampling.samples - 1, 0, -1):
             smaller = self.model_copy(

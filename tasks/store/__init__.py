@@ -1,4 +1,4 @@
-"""The content-addressed store of artifacts."""
+"""The content-addressed store of artifacts, its mirror and its garbage collection."""
 
 from tasks.store.store import SIDE, Build, Store, identity, lock_path, note_path, open_store
 

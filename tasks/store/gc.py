@@ -1,20 +1,20 @@
-"""Garbage collection: what nothing that is kept needs goes from the store, in two steps.
+"""Garbage collection: remove from the store what no kept artifact needs, in two steps.
 
-`plan` is arithmetic over what lies in the store and what the registry says. Kept are
+`plan` decides from the store's inventory and the registry, and changes nothing. It keeps
 
-- what campaigns that are not forgotten hold on to,
-- what was used lately: in so many days, and since the earliest that is at work now began, less an
-  hour (`GRACE`). A campaign whose status is running began when it was first started; work under a
-  lock that is held, when its note was written. What either looked for since then and found, it may
-  be counting on without holding it in the registry yet,
-- builds that grew lately, or that go on with a campaign which is not completed,
+- what campaigns that are not forgotten hold,
+- what was used recently: within the given number of days, or since one hour (`GRACE`) before the
+  earliest current work began. A running campaign began when it was first started; work under a held
+  lock began when its note was written. Either may rely on artifacts that it has found since then
+  but does not yet hold in the registry,
+- builds that grew recently, and builds that a campaign that is not completed will resume,
 
-and with each of these everything it was made from, by the registry and by the manifests, and
-everything its answer names.
+and with each of these everything it was made from, according to the registry and the manifests,
+and every artifact named in its result.
 
-`collect` carries a plan out, so that a kill at any moment leaves a store in which every artifact is
-whole or not there: things are moved to `trash/` first, what was made before what it was made from,
-each under its lock and after another look at whether it is still unneeded.
+`collect` carries out a plan. After a kill at any moment every artifact in the store is complete or
+absent: items are first moved to `trash/`, derived artifacts before their inputs, each under its
+lock and after a second check that nothing needs it.
 """
 
 from __future__ import annotations
@@ -36,36 +36,37 @@ from tasks.store import Store, lock_path, note_path
 from tasks.store.inventory import COLLECTOR, Item, last_used
 
 DAYS = 7.0
-"""How long something that nothing needs is kept after it was last used."""
-USED = "used lately"
+"""Days for which an item that nothing needs is kept after its last use."""
+USED = "used recently"
 GRACE = 3600.0
-"""Seconds before work began in which it may have looked for what it needs."""
+"""Seconds before the recorded start of work in which it may have looked up artifacts already."""
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What the registry says about who needs what."""
+    """What the registry says about which artifacts are needed."""
 
     unfinished: Sequence[Campaign]
-    """Those that are not completed, nor forgotten."""
+    """Campaigns that are neither completed nor forgotten."""
     held: Sequence[ArtifactRole]
+    """Roles of artifacts in campaigns that are not forgotten."""
     edges: Sequence[tuple[str, str]]
-    """(child, parent)."""
+    """(child, parent) pairs: the child was made from the parent."""
 
     @classmethod
     def of(cls, registry: Registry, but: Collection[str] = ()) -> Claims:
-        """Now, or as if the campaigns `but` were forgotten."""
-        unfinished = [one for one in registry.unfinished() if one.id not in but]
+        """Read the registry, treating the campaigns `but` (ids) as forgotten."""
+        unfinished = [campaign for campaign in registry.unfinished() if campaign.id not in but]
         return cls(
             unfinished,
-            [place for place in registry.held() if place.campaign not in but],
+            [role for role in registry.held() if role.campaign not in but],
             registry.edges(),
         )
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Something that stays, and why, in words."""
+    """An item that stays, and the reason as text."""
 
     item: Item
     why: str
@@ -73,19 +74,21 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes, in the order it goes, and what stays."""
+    """Which items to remove, in order, and which to keep."""
 
     since: float
-    """Nothing used at this time (seconds since the epoch) or later goes."""
+    """Seconds since the epoch. Nothing used at this time or later is removed."""
     because: str
-    """What sets that time."""
+    """What determines `since`, as text."""
     goes: tuple[Item, ...]
+    """Items to remove, in the order of removal."""
     stays: tuple[Kept, ...]
+    """Items to keep."""
     needs: Mapping[str, Set[str]]
-    """Artifact -> what it needs."""
+    """Artifact -> the artifacts it needs."""
 
     def with_needs(self, artifacts: Iterable[str]) -> set[str]:
-        """These artifacts and everything they need."""
+        """The given artifacts and everything they need, directly or indirectly."""
         return _closure(artifacts, self.needs)
 
 
@@ -93,7 +96,14 @@ class Plan:
 
 
 def plan(items: Sequence[Item], claims: Claims, now: float, days: float = DAYS) -> Plan:
-    """What may go of `items`, by what is known `now` (seconds since the epoch)."""
+    """Decide which of `items` to remove.
+
+    **Arguments:**
+        items: Inventory of the store.
+        claims: What the registry needs.
+        now: Current time, seconds since the epoch.
+        days: Days for which an item that nothing needs is kept after its last use.
+    """
     since, because = _since(items, claims, now, days)
     artifacts = {item.id: item for item in items if item.what == "artifact"}
     made_from: dict[str, set[str]] = defaultdict(set)
@@ -102,22 +112,25 @@ def plan(items: Sequence[Item], claims: Claims, now: float, days: float = DAYS) 
     for item in artifacts.values():
         made_from[item.id] |= item.inputs
     needs = made_from | {
-        one: made_from[one] | (item.parts & artifacts.keys()) for one, item in artifacts.items()
+        artifact: made_from[artifact] | (item.parts & artifacts.keys())
+        for artifact, item in artifacts.items()
     }
 
-    going_on = _held_by_unfinished(claims)
+    unfinished = _held_by_unfinished(claims)
     builds = {
         item.id: why
         for item in items
-        if item.what == "build" and (why := _build_stays(item, going_on, since))
+        if item.what == "build" and (why := _build_stays(item, unfinished, since))
     }
     kept = _reasons(_roots(items, claims, builds.keys(), since), needs)
     reasons = [_why(item, kept, builds, artifacts, since) for item in items]
     goes = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
     below = _closure((item.id for item in goes if item.what == "artifact"), made_from)
-    # the same order every time
-    sorter = TopologicalSorter({one: sorted(made_from.get(one, ())) for one in sorted(below)})
-    parents_first = {one: place for place, one in enumerate(sorter.static_order())}
+    # sorted, so that the order is deterministic
+    sorter = TopologicalSorter(
+        {artifact: sorted(made_from.get(artifact, ())) for artifact in sorted(below)}
+    )
+    parents_first = {artifact: index for index, artifact in enumerate(sorter.static_order())}
     goes.sort(
         key=lambda item: (
             item.what != "build",
@@ -134,22 +147,23 @@ def plan(items: Sequence[Item], claims: Claims, now: float, days: float = DAYS) 
 
 
 def _closure(artifacts: Iterable[str], above: Mapping[str, Collection[str]]) -> set[str]:
-    """These and everything that is reached from them."""
-    found: set[str] = set()
+    """The given artifacts and everything reachable from them through `above`."""
+    reached: set[str] = set()
     left = list(artifacts)
     while left:
-        if (one := left.pop()) not in found:
-            found.add(one)
-            left += above.get(one, ())
-    return found
+        if (artifact := left.pop()) not in reached:
+            reached.add(artifact)
+            left += above.get(artifact, ())
+    return reached
 
 
 def _since(items: Sequence[Item], claims: Claims, now: float, days: float) -> tuple[float, str]:
+    """`Plan.since` and `Plan.because`."""
     times = [(now - days * 86400, f"the last {days:g} days")]
     times += [
-        (one.created_at.timestamp() - GRACE, f"{one.id} is running")
-        for one in claims.unfinished
-        if one.status == "running"
+        (campaign.created_at.timestamp() - GRACE, f"{campaign.id} is running")
+        for campaign in claims.unfinished
+        if campaign.status == "running"
     ]
     times += [
         (item.used - GRACE, f"{item.id} is being made")
@@ -160,16 +174,20 @@ def _since(items: Sequence[Item], claims: Claims, now: float, days: float) -> tu
 
 
 def _held_by_unfinished(claims: Claims) -> dict[str, set[str]]:
-    """Unfinished campaign -> what it holds."""
-    found: dict[str, set[str]] = {one.id: set() for one in claims.unfinished}
-    for place in claims.held:
-        if place.campaign in found:
-            found[place.campaign].add(place.artifact)
-    return found
+    """Unfinished campaign -> the artifacts it holds."""
+    held: dict[str, set[str]] = {campaign.id: set() for campaign in claims.unfinished}
+    for role in claims.held:
+        if role.campaign in held:
+            held[role.campaign].add(role.artifact)
+    return held
 
 
-def _build_stays(build: Item, going_on: Mapping[str, set[str]], since: float) -> str | None:
-    """Why a build is kept: somebody is at it, or will go on with it."""
+def _build_stays(build: Item, unfinished: Mapping[str, set[str]], since: float) -> str | None:
+    """Why a build is kept; None if it is not.
+
+    A build is kept if it is in progress, grew recently, or has only inputs that one unfinished
+    campaign holds: that campaign will resume it.
+    """
     if build.busy:
         return "is being made"
     if build.used >= since:
@@ -178,8 +196,8 @@ def _build_stays(build: Item, going_on: Mapping[str, set[str]], since: float) ->
         return None
     return next(
         (
-            f"{campaign} goes on with it"
-            for campaign, held in going_on.items()
+            f"{campaign} will resume it"
+            for campaign, held in unfinished.items()
             if build.inputs <= held
         ),
         None,
@@ -189,23 +207,24 @@ def _build_stays(build: Item, going_on: Mapping[str, set[str]], since: float) ->
 def _roots(
     items: Sequence[Item], claims: Claims, builds: Set[str], since: float
 ) -> Iterator[tuple[str, str, str]]:
-    """(artifact, why it stays, what its needs stay for) of what is kept for its own sake; the
-    first said of an artifact counts.
+    """Yield (artifact, why it stays, why its needs stay) for artifacts kept for their own sake.
+
+    The first triple of an artifact counts.
     """
-    for place in claims.held:
-        said = str(place)
-        yield place.artifact, said, said
+    for role in claims.held:
+        reason = str(role)
+        yield role.artifact, reason, reason
     for item in items:
         if item.what == "lock" and item.busy:
             yield item.id, "in use now", f"{item.id}, in use now"
         elif item.what == "build" and item.id in builds:
             yield from (
-                (one, f"needed by the build of {item.id}", f"the build of {item.id}")
-                for one in item.inputs
+                (artifact, f"needed by the build of {item.id}", f"the build of {item.id}")
+                for artifact in item.inputs
             )
         elif item.what == "artifact" and (
             unfinished := item.inputs & builds
-        ):  # a policy that a training has kept so far
+        ):  # a policy that an unfinished training has kept
             yield (
                 item.id,
                 f"part of the build of {min(unfinished)}",
@@ -218,8 +237,9 @@ def _roots(
 def _reasons(
     roots: Iterable[tuple[str, str, str]], needs: Mapping[str, Collection[str]]
 ) -> dict[str, str]:
-    """Artifact -> why it stays: for its own sake where it is a root, else for the first root
-    that needs it.
+    """Artifact -> why it stays.
+
+    A root has its own reason. Any other artifact has the first root that needs it.
     """
     own: dict[str, tuple[str, str]] = {}
     for artifact, reason, label in roots:
@@ -228,9 +248,9 @@ def _reasons(
     for artifact, (_, label) in own.items():
         left = list(needs.get(artifact, ()))
         while left:
-            if (one := left.pop()) not in why:
-                why[one] = f"needed by {label}"
-                left += needs.get(one, ())
+            if (needed := left.pop()) not in why:
+                why[needed] = f"needed by {label}"
+                left += needs.get(needed, ())
     return why
 
 
@@ -241,13 +261,13 @@ def _why(
     artifacts: Collection[str],
     since: float,
 ) -> str | None:
-    """Why an item stays; None when it goes."""
+    """Why an item stays; None if it is removed."""
     if item.what == "artifact":
         return kept.get(item.id)
     if item.what == "build":
         return builds.get(item.id)
     if item.what == "lock" and (item.busy or item.id in artifacts or item.id in builds):
-        return "its artifact is there, or being made"
+        return "its artifact exists or is being made"
     return USED if item.used >= since and item.what != "trash" else None
 
 
@@ -256,18 +276,19 @@ def _why(
 
 @dataclass(frozen=True)
 class Collected:
-    """What went of a plan, and what was spared because it was used, or came to be needed, after
-    the plan was made.
-    """
+    """Outcome of a collection."""
 
     went: tuple[Item, ...]
+    """Items that were removed."""
     spared: tuple[Item, ...]
+    """Items of the plan that were kept because they were used, or became needed, after it was made.
+    """
 
 
 def collect(store: Store, registry: Registry, plan: Plan) -> Collected:
-    """Remove what a plan says goes, as far as nothing needs it by now.
+    """Remove the items of a plan that are still not needed.
 
-    **Raises:** ValueError: another collection is under way.
+    Raises ValueError if another collection is running.
     """
     locks = store.root / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -276,25 +297,26 @@ def collect(store: Store, registry: Registry, plan: Plan) -> Collected:
             return Collector(store, registry, plan).run()
     except Timeout as error:
         raise ValueError(
-            f"another `erpd gc` is at work in {store.root}; wait until it is done"
+            f"another `erpd gc` is running in {store.root}; wait until it is done"
         ) from error
 
 
 class Collector:
-    """One collection, by the holder of the collector's lock."""
+    """Carries out one plan. The caller holds the collector's lock."""
 
     def __init__(self, store: Store, registry: Registry, plan: Plan) -> None:
         self.store, self.registry, self.plan = store, registry, plan
         self.trash = store.root / "trash"
 
     def run(self) -> Collected:
+        """Move the plan's items to the trash, then empty it."""
         self.trash.mkdir(exist_ok=True)
         went, spared = [], []
         needed: set[str] = set()
         for item in self.plan.goes:
             if item.what == "artifact" and item.id in needed:
                 spared.append(item)
-            elif item.what == "trash" or self._thrown(item):
+            elif item.what == "trash" or self._move_to_trash(item):
                 went.append(item)
             else:
                 spared.append(item)
@@ -302,30 +324,31 @@ class Collector:
         self._empty_trash()
         return Collected(tuple(went), tuple(spared))
 
-    def _thrown(self, item: Item) -> bool:
-        """Move an item to the trash, under its artifact's lock; False when somebody works under
-        that, or when it is in use after all.
+    def _move_to_trash(self, item: Item) -> bool:
+        """Move an item to the trash under its artifact's lock.
+
+        False if a process holds the lock or the item is in use after all.
         """
         root = self.store.root
         with contextlib.suppress(Timeout), FileLock(lock_path(root, item.id), blocking=False):
             if not self._unneeded(item, item.path):
                 return False
             if item.what != "lock":
-                aside = self.trash / f"{item.id}.{time.time_ns()}"
-                item.path.rename(aside)
-                if not self._unneeded(item, aside):  # asked for between that look and this move
-                    with contextlib.suppress(OSError):  # it has been fetched from the mirror again
-                        aside.rename(item.path)
+                trashed = self.trash / f"{item.id}.{time.time_ns()}"
+                item.path.rename(trashed)
+                if not self._unneeded(item, trashed):  # requested between the check and the move
+                    with contextlib.suppress(OSError):  # it was fetched from the mirror meanwhile
+                        trashed.rename(item.path)
                     return False
             if not self._in_place(item.id):
                 note_path(root, item.id).unlink(missing_ok=True)
-                # who waits for it sees that its file is gone, and makes a new one
+                # a process that waits for the lock notices that the file is gone, and creates it
                 lock_path(root, item.id).unlink()
             return True
         return False
 
     def _unneeded(self, item: Item, path: Path) -> bool:
-        """Still, with the item at `path`?"""
+        """Checks that an item, now at `path`, is still not needed."""
         if item.what == "lock":
             return not self._in_place(item.id)
         if not 0 < last_used(item.what, path) < self.plan.since:
@@ -333,18 +356,20 @@ class Collector:
         return item.what != "artifact" or not self.registry.is_held(item.id)
 
     def _in_place(self, artifact: str) -> bool:
+        """Checks that an artifact or a build of it exists."""
         return (
             self.store.path(artifact).exists() or (self.store.root / "partial" / artifact).exists()
         )
 
     def _empty_trash(self) -> None:
-        """Remove what is there for good, what an interrupted collection left too, and say so in
-        the registry.
+        """Delete everything in the trash and record the removed artifacts in the registry.
+
+        Includes what an interrupted collection left there.
         """
-        make_durable(self.trash)  # the moves, before anything is taken apart
-        for aside in sorted(self.trash.iterdir()):
-            artifact = aside.name.rpartition(".")[0]
+        make_durable(self.trash)  # the moves must be durable before anything is deleted
+        for entry in sorted(self.trash.iterdir()):
+            artifact = entry.name.rpartition(".")[0]
             elsewhere = self.store.mirror is not None and self.store.mirror.has(artifact)
             if not (elsewhere or self.store.path(artifact).exists()):
                 self.registry.removed(artifact)
-            shutil.rmtree(aside)
+            shutil.rmtree(entry)

@@ -1,5 +1,6 @@
-"""What lies in a store, read from its folders without changing any: artifacts, builds that were
-left, damaged copies, locks.
+"""List what a store contains: artifacts, unfinished builds, damaged copies, locks.
+
+Reads the store's folders and changes nothing.
 """
 
 from __future__ import annotations
@@ -18,40 +19,44 @@ from tasks.store.manifest import MANIFEST, Manifest
 
 What = Literal["artifact", "build", "damaged", "fetched", "lock", "trash"]
 ASIDE: dict[str, What] = {"damaged": "damaged", "fetched": "fetched", "trash": "trash"}
-"""Folders whose entries are called `<id>.<something>`."""
+"""Folders whose entries are named `<id>.<suffix>` -> what their entries are."""
 COLLECTOR = "gc"
-"""Name of the lock that the garbage collector itself holds."""
+"""Name of the garbage collector's own lock."""
 
 
 @dataclass(frozen=True)
 class Item:
     """One thing in a store.
 
-    Example: `Item("artifact", "policy-5f1c...", Path("store/policy/policy-5f1c..."),
+    **Example:** `Item("artifact", "policy-5f1c...", Path("store/policy/policy-5f1c..."),
     size=4_200_000, used=1764041234.5, inputs=frozenset({"training-09ab..."}))`
     """
 
     what: What
     id: str
-    """The artifact's identity; of anything else, the identity of the artifact it belongs to."""
+    """Identity of the artifact, or of the artifact that a build, copy or lock belongs to."""
     path: Path
     size: int
-    """Bytes; of a file that is several artifacts' by hard links, a part of them."""
+    """Bytes. A hard-linked file counts with its size divided by its number of links."""
     used: float
-    """Seconds since the epoch: when an artifact was last asked for, a build last grew, work
-    under a lock last began, the rest was made.
+    """Seconds since the epoch when an artifact was last requested, a build last grew, work under a
+    lock last began, or anything else was created.
     """
     inputs: frozenset[str] = frozenset()
-    """What it was, or is being, made from."""
+    """Identities of the artifacts from which it was, or is being, made."""
     parts: frozenset[str] = frozenset()
-    """Artifacts that its answer names: a training is not there without the policies it kept."""
+    """Texts in its result, among them the identities of artifacts that are part of it: a training
+    is incomplete without the policies it kept.
+    """
     busy: bool = False
-    """Somebody holds its lock."""
+    """Whether a process holds its lock."""
 
 
 def take_inventory(store: Store) -> list[Item]:
-    """Everything in the store. Locks and builds are looked at first: what is committed meanwhile
-    is then met as an artifact.
+    """List everything in the store.
+
+    Locks and builds are read first, so that a build that is committed meanwhile is still found as
+    an artifact.
     """
     root = store.root
     items = [*_locks(root), *_builds(root)]
@@ -69,8 +74,9 @@ def take_inventory(store: Store) -> list[Item]:
 
 
 def last_used(what: What, path: Path) -> float:
-    """When it was last used; 0 when it is gone. An artifact's manifest is touched whenever the
-    artifact is asked for.
+    """Time of last use, seconds since the epoch; 0 if `path` is gone.
+
+    An artifact's manifest is touched whenever the artifact is requested.
     """
     if what == "artifact" and (path / MANIFEST).exists():
         path /= MANIFEST
@@ -78,7 +84,7 @@ def last_used(what: What, path: Path) -> float:
 
 
 def is_locked(lock: Path) -> bool:
-    """Does somebody hold this lock? Asked without making the file."""
+    """Checks that a process holds this lock. Does not create the file."""
     try:
         fd = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:
@@ -116,14 +122,15 @@ def _builds(root: Path) -> Iterator[Item]:
             "build",
             folder.name,
             folder,
-            inputs=_asked(root, folder.name),
+            inputs=_noted_inputs(root, folder.name),
             busy=is_locked(lock_path(root, folder.name)),
         )
 
 
 def _locks(root: Path) -> Iterator[Item]:
-    """Work began when its note was written; a lock without one says only when it was first
-    taken.
+    """The locks. Work under a lock began when its note was written.
+
+    A lock without a note shows only when it was first taken.
     """
     for path in sorted((root / "locks").glob("*.lock")):
         if path.stem != COLLECTOR:
@@ -132,7 +139,8 @@ def _locks(root: Path) -> Iterator[Item]:
             yield Item("lock", path.stem, path, size=_size(note), used=began, busy=is_locked(path))
 
 
-def _asked(root: Path, artifact: str) -> frozenset[str]:
+def _noted_inputs(root: Path, artifact: str) -> frozenset[str]:
+    """Inputs in the note of a build; empty if the note is absent or damaged."""
     try:
         return frozenset(
             Manifest.model_validate_json(note_path(root, artifact).read_bytes()).inputs.values()
@@ -154,15 +162,15 @@ def _size(path: Path) -> int:
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:
-    """Of a file, or of a folder and everything in it. What vanishes meanwhile is passed over."""
+    """Status of a file, or of a folder and everything in it. Skips what vanishes meanwhile."""
     inside = (
         Path(parent, name)
         for parent, folders, files in os.walk(path)
         for name in (*folders, *files)
     )
-    for one in (path, *inside):
+    for entry in (path, *inside):
         with contextlib.suppress(FileNotFoundError):
-            yield one.lstat()
+            yield entry.lstat()
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -170,7 +178,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in an answer: some are identities."""
+    """Every string in a result; some are identities."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

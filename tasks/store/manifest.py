@@ -1,4 +1,4 @@
-"""What an artifact is, beside its bytes: the manifest in its folder."""
+"""The manifest of an artifact: its spec, inputs, results and file checksums."""
 
 from __future__ import annotations
 
@@ -11,43 +11,48 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from tasks.untrusted.paths import checked_name
 
 MANIFEST = "manifest.json"
+"""Name of the manifest in an artifact's folder."""
 
 
 class StoredFile(BaseModel):
+    """Checksum and size of one file of an artifact."""
+
     sha256: str
     size: int
+    """Bytes."""
 
 
 class Manifest(BaseModel):
-    """What was asked, what it was made from, and what each of its files must hold."""
+    """Description of an artifact, stored as `manifest.json` in its folder."""
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
     id: str
     kind: str
     spec: dict[str, Any] = Field(alias="question")
+    """Settings that affect the artifact's values."""
     inputs: dict[str, str]
     """Role -> identity of each input artifact."""
     version: int
+    """`VERSION` of the stage that made it."""
     meta: dict[str, Any]
+    """The stage's result as JSON."""
     files: dict[str, StoredFile]
+    """Path relative to the artifact's folder -> its checksum and size."""
     seconds: float
-    """Time spent building it, over all sessions."""
+    """Seconds spent building it, over all sessions."""
     checksum: str = ""
-    """Of everything above; none in notes of what is being made, and in stores from before there
-    was one.
+    """SHA-256 of the other fields. Empty in notes of builds and in manifests from older versions.
     """
 
     @model_validator(mode="after")
     def _is_whole(self) -> Manifest:
         if self.checksum and self.checksum != self._digest():
-            raise ValueError(
-                f"the manifest of {self.id} does not have the bytes its checksum promises"
-            )
+            raise ValueError(f"the manifest of {self.id} does not match its checksum")
         return self
 
     def sealed(self) -> Manifest:
-        """The same, with its checksum."""
+        """Return a copy with its checksum."""
         return self.model_copy(update={"checksum": self._digest()})
 
     def _digest(self) -> str:
@@ -60,8 +65,9 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Of the artifact in a folder. Raises FileNotFoundError, or ValueError where it cannot
-        be read.
+        """Read the manifest in an artifact's folder.
+
+        Raises FileNotFoundError if there is none, ValueError if it is damaged.
         """
         return cls.model_validate_json((folder / MANIFEST).read_bytes())
 

@@ -1,5 +1,6 @@
-"""A copy of every finished artifact elsewhere (an fsspec URL), for machines that share no file
-system: the local store is its cache.
+"""The mirror: a copy of every finished artifact at an fsspec URL.
+
+For machines that share no file system. The local store is its cache.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from typing import Any
 from tasks.store.manifest import MANIFEST, Manifest, sha256
 
 WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
-"""Protocols of stores where an object is there whole or not at all, also while it is written."""
+"""Protocols of object stores, where an object is complete or absent even while it is written."""
 
 
 class Mirror:
-    """Artifacts at `url/<kind>/<id>/`, each whole or not there: its manifest is the last file that
-    is written and the first that is read.
+    """Artifacts at `url/<kind>/<id>/`, each complete or absent.
 
-    Files lie there under their checksums, so that two machines which make one artifact at a time
+    The manifest is the last file that is written and the first that is read. Other files are
+    stored under their checksums, so that two machines that make the same artifact at the same time
     never mix their bytes.
 
-    Example: `Mirror("s3://bucket/erpd")` (with `pip install s3fs`), `Mirror("file:///mnt/erpd")`
+    **Example:** `Mirror("s3://bucket/erpd")` (with `pip install s3fs`), `Mirror("file:///mnt/erpd")`
 
-    **Raises:** ValueError: no such protocol, or what speaks it is not installed.
+    **Raises:** ValueError if the protocol is unknown or its driver is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -34,8 +35,8 @@ class Mirror:
             fs, root = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise ValueError(
-                f"ERPD_STORE_URL: {url} cannot be used ({error}); install what speaks it (s3fs, "
-                f"gcsfs), or correct it"
+                f"ERPD_STORE_URL: {url} cannot be used ({error}); install its driver (s3fs, "
+                f"gcsfs), or correct the URL"
             ) from error
         self.url, self._root = url, str(root).rstrip("/")
         self._fs: Any = fs
@@ -43,7 +44,7 @@ class Mirror:
         self._whole = not WHOLE.isdisjoint(protocols)
 
     def check(self) -> None:
-        """Raises ValueError when nothing can be written there."""
+        """Write and remove a probe file. Raises ValueError if the mirror cannot be written."""
         place = f"{self._root}/probe-{secrets.token_hex(8)}"
         try:
             self._make_folder(self._root)
@@ -52,15 +53,16 @@ class Mirror:
         except Exception as error:  # each protocol raises its own
             why = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"ERPD_STORE_URL: {self.url} cannot be written ({why}); see that it is there and "
-                f"its credentials in the environment"
+                f"ERPD_STORE_URL: {self.url} cannot be written ({why}); check that it exists and "
+                f"that its credentials are in the environment"
             ) from error
 
     def has(self, artifact: str) -> bool:
+        """Checks that the mirror has a complete manifest of an artifact."""
         return self._manifest(artifact) is not None
 
     def push(self, artifact: str, folder: Path) -> None:
-        """Copy an artifact there, unless it is there already."""
+        """Copy an artifact from its folder to the mirror, unless the mirror has it already."""
         if self.has(artifact):
             return
         for name, stored in Manifest.read(folder).files.items():
@@ -68,10 +70,10 @@ class Mirror:
         self._upload(folder / MANIFEST, self._place(artifact, MANIFEST))
 
     def fetch(self, artifact: str, scratch: Path) -> bool:
-        """Copy an artifact into `scratch`, a folder that does not exist yet; False when it is not
-        there.
+        """Copy an artifact from the mirror to `scratch`, a folder that does not exist yet.
 
-        **Raises:** RuntimeError: a file there does not have the bytes its manifest promises.
+        **Returns:** False if the mirror does not have the artifact.
+        **Raises:** RuntimeError if a file in the mirror is missing or does not match the manifest.
         """
         manifest = self._manifest(artifact)
         if manifest is None:
@@ -89,8 +91,9 @@ class Mirror:
         return True
 
     def remove(self, artifact: str) -> None:
-        """From now on it is not there. Its files stay under their checksums, where they are
-        found should it be made again.
+        """Remove an artifact's manifest, so that the mirror no longer has the artifact.
+
+        Its files stay under their checksums and are overwritten if it is made again.
         """
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._place(artifact, MANIFEST))
@@ -108,12 +111,14 @@ class Mirror:
         return self._place(artifact, f"{checksum[:20]}/{name}")
 
     def _manifest(self, artifact: str) -> Manifest | None:
-        """What is there; None where nothing is, or half a manifest, or another's."""
+        """The mirror's manifest; None if it is absent, incomplete or of another artifact."""
         try:
-            found = Manifest.model_validate_json(self._fs.cat_file(self._place(artifact, MANIFEST)))
+            manifest = Manifest.model_validate_json(
+                self._fs.cat_file(self._place(artifact, MANIFEST))
+            )
         except (FileNotFoundError, ValueError):
             return None
-        return found if found.id == artifact else None
+        return manifest if manifest.id == artifact else None
 
     def _upload(self, path: Path, place: str) -> None:
         self._make_folder(place.rpartition("/")[0])
@@ -125,5 +130,7 @@ class Mirror:
         self._fs.mv(part, place)
 
     def _make_folder(self, place: str) -> None:
-        if not self._whole:  # those have none, and would make a bucket of a wrong name
+        if (
+            not self._whole
+        ):  # object stores have no folders, and makedirs would create a misspelt bucket
             self._fs.makedirs(place, exist_ok=True)

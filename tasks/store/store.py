@@ -1,12 +1,13 @@
-"""The content-addressed store: every artifact is written once, atomically, with checksums, under
-the identity of what was asked.
+"""The content-addressed store: each artifact is written once, atomically, with checksums.
 
-`identity = hash(kind, spec, identities of the inputs, version of the step)`. Hardware, paths,
-ports and worker counts never enter it.
+An artifact is stored under its identity:
+`identity = hash(kind, spec, inputs, version)`. The spec holds the settings that affect values, the
+inputs are the identities of the artifacts it reads, the version is the `VERSION` of its stage.
+Hardware, paths, ports and worker counts never enter it.
 
-An artifact grows in `partial/<id>/`, file by file: each file is durable, with its checksum beside
-it, as soon as it is put, so a killed build goes on where it stopped. `commit` writes the manifest
-and renames the folder to `<kind>/<id>/`: it is there whole or not at all.
+An artifact is built file by file in `partial/<id>/`. Each file is durable, with its checksum next
+to it, as soon as it is put, so that a killed build resumes where it stopped. `commit` writes the
+manifest and renames the folder to `<kind>/<id>/`: an artifact is complete or absent.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ from tasks.store.manifest import MANIFEST, Manifest, StoredFile, sha256
 from tasks.store.mirror import Mirror
 
 SIDE = ".sum"
-"""Suffix of the checksum file beside each file of a partial artifact."""
+"""Suffix of the checksum file next to each file of a partial artifact."""
 
 
 def identity(kind: str, spec: Mapping[str, Any], inputs: Mapping[str, str], version: int) -> str:
-    """`kind-` and 20 hex digits of a hash of what was asked."""
+    """Identity of an artifact: `kind-` and 20 hex digits of SHA-256 of the arguments.
+
+    **Arguments:**
+        kind: Kind of the artifact, such as `policy` or `rollouts`.
+        spec: Settings that affect its values; JSON without NaN or infinity.
+        inputs: Role -> identity of each artifact it reads.
+        version: `VERSION` of the stage that makes it.
+    """
     text = json.dumps(
         [kind, spec, sorted(inputs.items()), version],
         sort_keys=True,
@@ -47,17 +55,20 @@ def identity(kind: str, spec: Mapping[str, Any], inputs: Mapping[str, str], vers
 
 
 def lock_path(root: Path, artifact: str) -> Path:
-    """The file that is locked while the artifact is made."""
+    """File that is locked while the artifact is made."""
     return root / "locks" / f"{artifact}.lock"
 
 
 def note_path(root: Path, artifact: str) -> Path:
-    """What is being made, and from what, since the file was written: a manifest without files."""
+    """File that records a build in progress: a manifest without files, written at its start."""
     return root / "locks" / f"{artifact}.json"
 
 
 class Build:
-    """An artifact being made. `put` files, then `commit`."""
+    """An artifact that is being made: `put` its files, then `commit`.
+
+    A file that was put in an earlier session is `done` and need not be computed again.
+    """
 
     def __init__(self, folder: Path, target: Path, manifest: Manifest) -> None:
         self.folder = folder
@@ -68,21 +79,21 @@ class Build:
         self._before = _seconds(self._clock)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process its clock starts anew: that of one machine means nothing on
-        another.
-        """
+        """Restart the clock in another process, since machines do not share a monotonic clock."""
         return Build, (self.folder, self._target, self._manifest)
 
     @property
     def id(self) -> str:
+        """Identity of the artifact."""
         return self._manifest.id
 
     @property
     def seconds(self) -> float:
+        """Seconds spent on the build so far, over all sessions."""
         return self._before + time.monotonic() - self._since
 
     def done(self, name: str) -> bool:
-        """Is this file there, with the bytes its checksum promises? A damaged one is removed."""
+        """Checks that a file was put and matches its checksum. Removes a damaged file."""
         path, side = self.folder / name, self.folder / (name + SIDE)
         if path.exists() and side.exists() and sha256(path).encode() == side.read_bytes():
             return True
@@ -91,8 +102,13 @@ class Build:
         return False
 
     def put(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write one file durably. The checksum is made last, so that a file without one counts
-        as absent.
+        """Write one file durably.
+
+        The checksum is written last; a file without one counts as absent.
+
+        **Arguments:**
+            name: Path relative to the artifact's folder.
+            write: Receives the path of a temporary file and fills it.
         """
         path = self.folder / name
         (self.folder / (name + SIDE)).unlink(missing_ok=True)
@@ -101,11 +117,15 @@ class Build:
         write_atomically(self._clock, lambda p: p.write_text(f"{self.seconds:.3f}"))
 
     def drop(self, name: str) -> None:
-        """Remove a file that only served to resume."""
+        """Remove a file that was needed only to resume the build."""
         (self.folder / (name + SIDE)).unlink(missing_ok=True)
         (self.folder / name).unlink(missing_ok=True)
 
     def commit(self, meta: Mapping[str, Any]) -> Manifest:
+        """Write the manifest and move the artifact to its place in the store.
+
+        `meta` is the stage's result as JSON.
+        """
         names = sorted(
             str(side.relative_to(self.folder))[: -len(SIDE)]
             for side in self.folder.rglob("*" + SIDE)
@@ -131,7 +151,7 @@ class Build:
 
 
 def _seconds(clock: Path) -> float:
-    """What earlier sessions spent; nothing where none did, or their note of it is damaged."""
+    """Seconds spent in earlier sessions; 0 if there were none or the file is damaged."""
     try:
         return float(clock.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -139,26 +159,59 @@ def _seconds(clock: Path) -> float:
 
 
 class Store:
-    """Artifacts under one root folder, and in its mirror when it has one."""
+    """Artifacts in one folder, each complete or absent, with an optional mirror.
+
+    Layout of `root`: `<kind>/<id>/` a complete artifact, `partial/<id>/` a build, `locks/` locks
+    and notes of builds, `damaged/` damaged copies, `fetched/` and `trash/` scratch.
+
+    - `build`: context manager that makes an artifact unless the store has it; one process at a
+      time per artifact.
+    - `has`: checks that an artifact is present and undamaged, and fetches it from the mirror.
+    - `manifest`, `path`, `artifacts`: read the store.
+    - `damage`: describes what is wrong with an artifact.
+    - `discard`: removes an artifact.
+
+    Several processes may use one store at the same time, also on several machines with a shared
+    file system.
+
+    **Raises:** ValueError for a string that cannot be an identity and for a damaged manifest;
+        FileNotFoundError for the manifest of an absent artifact; RuntimeError if the mirror's copy
+        is damaged; OSError if the disk is full or not writable.
+
+    **Example:**
+
+        spec, inputs = {"temperature": 1.0}, {"policy": policy, "rollouts": rollouts}
+        with store.build("column", spec, inputs, version=1) as build:
+            if build is not None:  # None: the store has it already
+                if not build.done("shard-00000.parquet"):  # left by a killed session
+                    build.put("shard-00000.parquet", write_shard)
+                build.commit({"tokens": 4096})
+        artifact = identity("column", spec, inputs, version=1)
+        assert store.has(artifact) and store.manifest(artifact).meta == {"tokens": 4096}
+    """
 
     def __init__(self, root: Path, mirror: Mirror | None = None) -> None:
         self.root, self.mirror = root, mirror
         self._verified: set[str] = set()
 
     def path(self, artifact: str) -> Path:
-        """Where a complete artifact's files are. Raises ValueError for what cannot be an
-        identity.
+        """Folder of a complete artifact, whether it exists or not.
+
+        Raises ValueError for a string that cannot be an identity.
         """
         kind = artifact.partition("-")[0]
         if "/" in artifact or "\0" in artifact or kind.strip(".") == "":
             raise ValueError(
-                f"{artifact[:80]!a} is no identity of an artifact; `erpd lineage CAMPAIGN:ROLE` "
-                f"prints some"
+                f"{artifact[:80]!a} is not the identity of an artifact; `erpd lineage "
+                f"CAMPAIGN:ROLE` prints identities"
             )
         return self.root / kind / artifact
 
     def manifest(self, artifact: str) -> Manifest:
-        """Raises FileNotFoundError when the artifact is not in the store."""
+        """Manifest of an artifact.
+
+        Raises FileNotFoundError if the store does not have it, ValueError if it is damaged.
+        """
         try:
             return Manifest.read(self.path(artifact))
         except FileNotFoundError:
@@ -167,13 +220,15 @@ class Store:
             ) from None
 
     def has(self, artifact: str) -> bool:
-        """Is it there with every byte its manifest promises (checked once per process)? What only
-        the mirror has is fetched.
+        """Checks that an artifact is present and matches its manifest (once per process).
 
-        A damaged artifact is set aside, with what is wrong with it, and counts as absent.
+        Fetches from the mirror what only the mirror has, and copies to the mirror what it lacks. A
+        damaged artifact is moved to `damaged/` with a description, and counts as absent.
+
+        Raises RuntimeError if the mirror's copy is damaged.
         """
-        there = self._use(artifact)  # before its bytes are looked at, which may take minutes
-        if there and artifact in self._verified:
+        present = self._touch(artifact)  # before the check of its bytes, which may take minutes
+        if present and artifact in self._verified:
             return True
         damage = self.damage(artifact)
         if damage is None:
@@ -182,7 +237,7 @@ class Store:
         else:
             if self.path(artifact).exists():
                 self._set_aside(artifact, damage)
-            if not self._fetched(artifact):
+            if not self._fetch(artifact):
                 return False
         self._verified.add(artifact)
         return True
@@ -197,19 +252,20 @@ class Store:
             )
             (aside / "damage.txt").write_text(damage + "\n")
 
-    def _use(self, artifact: str) -> bool:
-        """Leave a mark that it is used now, which keeps it from garbage collection
-        (`tasks/store/gc.py`). False when it is gone.
+    def _touch(self, artifact: str) -> bool:
+        """Mark an artifact as used now, which protects it from garbage collection
+        (`tasks/store/gc.py`). False if it is absent.
         """
         try:
             os.utime(self.path(artifact) / MANIFEST)
         except FileNotFoundError:
             return False
-        except OSError:  # a store that may only be read
+        except OSError:  # a read-only store
             pass
         return True
 
-    def _fetched(self, artifact: str) -> bool:
+    def _fetch(self, artifact: str) -> bool:
+        """Copy an artifact from the mirror; False if there is no undamaged copy."""
         if self.mirror is None:
             return False
         scratch = self.root / "fetched" / f"{artifact}.{secrets.token_hex(4)}"
@@ -217,7 +273,7 @@ class Store:
             if not self.mirror.fetch(artifact, scratch):
                 return False
             self.path(artifact).parent.mkdir(parents=True, exist_ok=True)
-            # another process was faster, and a folder is not renamed over a full one
+            # a folder cannot replace a non-empty one: another process was faster
             with contextlib.suppress(OSError):
                 scratch.replace(self.path(artifact))
             return self.damage(artifact) is None
@@ -225,7 +281,7 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def damage(self, artifact: str) -> str | None:
-        """What is wrong with an artifact, None if nothing is."""
+        """Describe what is wrong with an artifact; None if it is undamaged."""
         try:
             manifest = self.manifest(artifact)
         except FileNotFoundError as error:
@@ -237,18 +293,19 @@ class Store:
             if not path.exists():
                 return f"{artifact}: {name} is missing"
             if path.stat().st_size != stored.size or sha256(path) != stored.sha256:
-                return f"{artifact}: {name} does not have the bytes its manifest promises"
+                return f"{artifact}: {name} does not match its manifest"
         return None
 
     @contextlib.contextmanager
     def build(
         self, kind: str, spec: Mapping[str, Any], inputs: Mapping[str, str], version: int
     ) -> Iterator[Build | None]:
-        """Build the artifact of this spec, or yield None when it is there already. Of two
-        processes that ask, one does the work.
+        """Context manager that yields the build of an artifact; None if the store has it already.
 
-        A build left without `commit` (an error, a kill) stays in `partial/` and is continued next
-        time.
+        If two processes request the same artifact, one builds it and the other waits. A build left
+        without `commit` (an error, a kill) stays in `partial/` and is resumed next time.
+
+        **Arguments:** As `identity`.
         """
         artifact = identity(kind, spec, inputs, version)
         lock = lock_path(self.root, artifact)
@@ -259,8 +316,8 @@ class Store:
                 return
             folder = self.root / "partial" / artifact
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.rglob(".*.tmp"):
-                left.unlink()
+            for temporary in folder.rglob(".*.tmp"):
+                temporary.unlink()
             blank = Manifest(
                 id=artifact,
                 kind=kind,
@@ -281,7 +338,7 @@ class Store:
                     self.mirror.push(artifact, self.path(artifact))
 
     def discard(self, artifact: str) -> None:
-        """Remove an artifact, here and in the mirror, and what is left of its build."""
+        """Remove an artifact from the store and the mirror, and any unfinished build of it."""
         if self.mirror:
             self.mirror.remove(artifact)
         shutil.rmtree(self.path(artifact), ignore_errors=True)
@@ -289,6 +346,7 @@ class Store:
         self._verified.discard(artifact)
 
     def artifacts(self, kind: str) -> Sequence[str]:
+        """Identities of the artifacts of one kind, sorted."""
         folder = self.root / kind
         return (
             sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -298,6 +356,6 @@ class Store:
 
 
 def open_store() -> Store:
-    """The store under ERPD_HOME, with the mirror that the environment names."""
+    """Open the store under ERPD_HOME, with the mirror at ERPD_STORE_URL if that is set."""
     url = store_url()
     return Store(home() / "store", Mirror(url) if url else None)

@@ -1,3 +1,4 @@
-"""Training: teachers, students, critics and on-policy policies, in one process or sharded over
-several with FSDP2.
+"""Training of teachers, students, critics and on-policy policies.
+
+One process trains alone, or several train a model sharded with FSDP2.
 """

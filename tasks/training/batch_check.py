@@ -16,7 +16,7 @@ COLUMNS = ["problem", "response_tokens", "reward", "truncated"]
 
 
 def batch_outcomes(store: Store, ref: RolloutRef) -> BatchOutcomes:
-    """The counts of a batch, read shard by shard."""
+    """Counts of a stored batch, read shard by shard."""
     verdicts: dict[str, set[bool]] = {}
     right = empty = truncated = 0
     for path in shards(store, ref):

@@ -1,7 +1,7 @@
-"""What a killed training goes on from, and the records of its steps.
+"""Checkpoints from which a killed training resumes, and the records of its steps.
 
-One process writes ONE file. Of several workers each writes its own, all of one step; whoever goes
-on reads whatever number was left.
+A single process writes ONE file. Each of several workers writes its own file of the same step. Any
+number of workers can resume from either.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from tasks.store import Build
 from tasks.training.sharded_tensors import Rows
 
 RESUME = "resume.safetensors"
+"""File of a checkpoint that a single process wrote."""
 RECORDS = "records.jsonl"
+"""File of a finished training with the record of every optimizer step."""
 _SHARD = re.compile(r"resume-(\d+)-(\d+)-of-(\d+)\.safetensors")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""Keys of AdamW's state of a parameter."""
 
 
 class Resumable(Protocol):
-    """What a checkpoint needs of a model: parameters, each whole or this worker's shard of it."""
+    """What a checkpoint needs of a model: its parameters, or this worker's shard of each."""
 
     def named_parameters(self) -> Iterable[tuple[str, torch.nn.Parameter]]: ...
 
@@ -43,11 +46,11 @@ def checkpoint(
     records: Sequence[Record],
     workers: WorkerGroup = SINGLE,
 ) -> None:
-    """Weights, optimizer moments, step and records in one file, so that they can never disagree.
-    Data order follows from the step.
+    """Write weights, optimizer moments, step and records.
 
-    Every worker calls it. The previous checkpoint is removed once all parts of this one
-    are durable.
+    All of them are in one file, so that they can never disagree. The order of the data follows from
+    the step. Every worker makes this call and writes a file of its shards. The previous checkpoint
+    is removed once all files of this one are durable.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
@@ -66,19 +69,23 @@ def checkpoint(
 def resume(
     build: Build, model: Resumable, optimizer: torch.optim.Optimizer, workers: WorkerGroup = SINGLE
 ) -> tuple[int, list[Record]]:
-    """Steps done and their records; 0 and none without a whole checkpoint. Every member of the
-    workers calls it.
+    """Load the newest complete checkpoint into the model and the optimizer.
+
+    Every worker makes this call.
+
+    **Returns:** The number of steps done, and their records; 0 and no records without a complete
+    checkpoint.
     """
     for paths in workers.gather(_checkpoints(build))[0]:
         sound = [build.done(path.name) for path in paths[workers.rank :: workers.size]]
-        if all(all(one) for one in workers.gather(sound)):
+        if all(all(checks) for checks in workers.gather(sound)):
             break
     else:
         return 0, []
     rows = Rows(paths)
     for name, parameter in model.named_parameters():
         _fill(parameter, rows, f"weight/{name}", workers)
-        keys = [key for key in MOMENTS if f"{key}/{name}" in rows]  # none before the first update
+        keys = [key for key in MOMENTS if f"{key}/{name}" in rows]  # empty before the first update
         if keys:
             state = {key: torch.zeros_like(parameter.detach()) for key in keys if key != "step"}
             for key, moment in state.items():
@@ -94,18 +101,19 @@ def resume(
 
 
 def written(build: Build) -> list[str]:
-    """The files of the newest complete checkpoint: a sign of how far a training is."""
+    """File names of the newest complete checkpoint; those of a sharded one contain the step."""
     return [path.name for path in _checkpoints(build)[0]]
 
 
 def forget(build: Build, keep: Iterable[str] = ()) -> None:
-    """Remove checkpoints, but for the files to `keep`."""
+    """Remove all checkpoint files except those in `keep`."""
     names = {path.name for paths in _sets(build).values() for path in paths} | {RESUME}
     for name in sorted(names - set(keep)):
         build.drop(name)
 
 
 def _fill(tensor: Tensor, rows: Rows, name: str, workers: WorkerGroup) -> None:
+    """Copy this worker's rows of the stored tensor `name` into `tensor`."""
     with torch.no_grad():
         shape = tensor.shape
         start, stop = rows_of(shape[0], workers.rank, workers.size) if shape else (0, 0)
@@ -117,24 +125,26 @@ def _name(step: int, rank: int, size: int) -> str:
 
 
 def _sets(build: Build) -> dict[tuple[int, int], list[Path]]:
-    """(step, workers) -> files of a checkpoint that several wrote, by rank; some may be missing."""
-    found: dict[tuple[int, int], list[Path]] = {}
+    """(step, workers) -> files of a sharded checkpoint, by rank; some may be missing."""
+    sets: dict[tuple[int, int], list[Path]] = {}
     for path in sorted(build.folder.glob("resume-*.safetensors")):
         if match := _SHARD.fullmatch(path.name):
-            found.setdefault((int(match[1]), int(match[3])), []).append(path)
-    return found
+            sets.setdefault((int(match[1]), int(match[3])), []).append(path)
+    return sets
 
 
 def _checkpoints(build: Build) -> list[list[Path]]:
-    """The files of each complete checkpoint, the newest first. Another than the newest is there
-    only after a kill between two of them.
+    """The files of each complete checkpoint, the newest first.
+
+    There is more than one only after a kill while a checkpoint was replaced. The last entry is the
+    file of a single process, which may be missing.
     """
-    several = [
+    sharded = [
         paths
         for (_, size), paths in sorted(_sets(build).items(), reverse=True)
         if len(paths) == size
     ]
-    return [*several, [build.folder / RESUME]]
+    return [*sharded, [build.folder / RESUME]]
 
 
 def put_records(build: Build, records: Sequence[Record]) -> None:

@@ -1,5 +1,6 @@
-"""PPO's critic: a model of its own, from the start policy's weights, fitted to a fixed batch.
-What it leaves is a column of values.
+"""The stage that trains PPO's critic on a fixed batch, and stores its values as a column.
+
+The critic is a separate model that starts from the weights of the start policy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from erpd_core.batch import TokenBatch
-from erpd_core.config import PPO, CriticConfig, RuntimeConfig
+from erpd_core.config import PPO, CriticConfig
 from erpd_core.critic import explained_variance, fit_values, predict_values, require_sound_values
 from erpd_core.faults import placed
 from erpd_core.finite import require_finite_weights
@@ -23,17 +24,17 @@ from erpd_core.refs import PolicyRef, RolloutRef, ValuesRef
 from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import load_batch, shards
-from tasks.store import Build, Store
+from tasks.store import Build
 from tasks.training.batch_check import check_learning_signal
 from tasks.training.checkpoint import RESUME, checkpoint, put_records, resume
 
 
 class HFCritic:
-    """A policy's transformer with a scalar head, in float32, on the hidden states that predict each
-    response token.
+    """A policy's transformer with a scalar value head in float32.
 
-    The head starts at 0 and its bias at `start`: the first values are that constant, and steps are
-    spent on differences.
+    The value of a response token is computed from the hidden state that predicts it. The head's
+    weights start at 0 and its bias at `start`, so that all first values equal `start` and training
+    only has to learn differences.
     """
 
     def __init__(self, policy: HFPolicy, start: float) -> None:
@@ -52,8 +53,10 @@ class HFCritic:
         return values
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Not the policy's output head, which a critic has no use for (its embeddings may be the
-        same tensor).
+        """Parameters of the transformer and the value head.
+
+        The policy's output head is left out, because a critic does not use it. It may be the same
+        tensor as the embeddings.
         """
         yield from self.body.named_parameters(prefix="body")
         yield from self.head.named_parameters(prefix="head")
@@ -75,12 +78,11 @@ class HFCritic:
 
 
 class TrainCritic(Stage[ValuesRef]):
-    """Value pretraining (VC-PPO) on the batch, then the critic's values of it: what PPO's
-    advantages are made of.
+    """Value pretraining (VC-PPO) on a batch, and the critic's values, for PPO's advantages.
 
     The artifact holds the values as one float32 column per rollout shard (`load_column(store, ref,
     "value")`), the critic at each kept step as `critic-<step>.safetensors`, and a record per step
-    (`tasks.training.stage.load_records`). Each file is durable as soon as it exists.
+    (`tasks.training.stage.load_records`). Each file is durable as soon as it is finished.
     """
 
     KIND: ClassVar[str] = "critic"
@@ -127,9 +129,7 @@ class TrainCritic(Stage[ValuesRef]):
         )
 
     def _critic(self, context: Context, build: Build, batch: TokenBatch) -> HFCritic:
-        """The critic after its last step: fitted now, or read when a killed run had got that
-        far.
-        """
+        """The critic after its last step: trained now, or read if a killed run had finished it."""
         config = self.config
         critic = HFCritic(
             load_policy(context.store.path(self.init.id), context.runtime),
@@ -166,16 +166,6 @@ class TrainCritic(Stage[ValuesRef]):
         put_records(build, records)
         build.put(last, critic.save)
         return critic
-
-
-def load_critic(store: Store, ref: ValuesRef, step: int, runtime: RuntimeConfig) -> HFCritic:
-    """The critic kept at `step`. Raises LookupError when it was not kept."""
-    path = store.path(ref.id) / _kept(step)
-    if not path.exists():
-        raise LookupError(f"step {step} of {ref.id} was not kept; add it to keep of the critic")
-    critic = HFCritic(load_policy(store.path(ref.init.id), runtime), 0.0)
-    critic.copy_from(load_file(path))
-    return critic
 
 
 def _kept(step: int) -> str:

@@ -1,8 +1,8 @@
-"""A training by several workers, as Ray actors beside the stage's own process, which only waits for
-them.
+"""Runs the workers of a sharded training as Ray actors, while the stage's process waits for them.
 
-Not Ray Train: its runs keep folders, checkpoints and restarts of their own beside the store's, and
-a run took some 20 s before its first step, where actors of ours took 5 (docs/sharding.md).
+Ray Train is not used. Its runs have their own folders, checkpoints and restarts in addition to the
+store's, and one took about 20 s before its first step, compared with 5 s for these actors
+(docs/sharding.md).
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ from tasks.training.fsdp_worker import Trained, Worker
 
 
 def train_together(stage: Trained, context: Context, build: Build) -> TrainingRef:
-    """The answer of `stage.train`, by `runtime.trainers` workers. Of one that dies, all go on
-    from their last checkpoint.
+    """The result of `stage.train`, computed by `runtime.trainers` workers.
+
+    If one of them dies, all resume from their last checkpoint.
     """
     ensure_ray(context.runtime)
-    share = trainer_request(context.runtime)
-    own = context.runtime.model_copy(update={"cpus": share.cpus, "gpus": share.gpus})
+    request = trainer_request(context.runtime)
+    own = context.runtime.model_copy(update={"cpus": request.cpus, "gpus": request.gpus})
     inside = Context(context.store, own, context.progress)
 
     def make(start: Callable[..., Any], address: str) -> list[Any]:
         for left in build.folder.glob(".*.tmp"):
             left.unlink()
-        # a name that the next build of a killed one clears away
+        # a file of this name is removed when a killed build is continued
         meeting = build.folder / f".{uuid.uuid4().hex}.tmp"
         return [
             start(Worker, stage, inside, build, rank, meeting, address)
             for rank in range(own.trainers)
         ]
 
-    answers = run_gang(
+    results = run_gang(
         build.id,
         make,
         lambda actor: actor.train.remote(),
-        share,
+        request,
         own.trainers,
         lambda: written(build),
         context.progress.say,
     )
     for left in build.folder.glob(".*.tmp"):
         left.unlink()
-    ref: TrainingRef = answers[0]
+    ref: TrainingRef = results[0]
     return ref

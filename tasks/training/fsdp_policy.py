@@ -1,11 +1,11 @@
-"""A transformers model of which this worker holds a shard: rows of every parameter (FSDP2), whole
-only while they are computed with.
+"""A transformers model sharded with FSDP2: each worker holds rows of every parameter.
 
-Decoder blocks are gathered one by one, before they run and again before their gradient. What is
-left, embeddings, last norm and output head, is the root's: gathered before a micro-batch's forward
-and kept until its backward is over, because the fused head loss (`erpd_core.logprobs`) runs on the
-whole head between the two. The head's gradient, and where it is tied to them the embeddings' with
-it, goes back to shards with the root's, summed over workers, once a micro-batch.
+Parameters are complete only while they are used. Decoder blocks are gathered one by one, before
+their forward and again before their backward. The root holds the rest: embeddings, last norm and
+output head. It is gathered before the forward of a micro-batch and kept until its backward is done,
+because the fused head loss (`erpd_core.logprobs`) needs the complete head in between. Once per
+micro-batch, the gradients of the root, with that of the head (and of embeddings tied to it), are
+summed over workers and go back to the shards.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from tasks.training.sharded_tensors import Rows
 
 
 class _Root(nn.Module):
-    """What is sharded as a whole: the model, whose forward here is its body's, so that the
-    root's parameters are there for both uses.
+    """The root FSDP module. Its forward is that of the model's body.
+
+    So the root's parameters are gathered for the body and for the head.
     """
 
     def __init__(self, model: Any) -> None:
@@ -50,8 +51,9 @@ class _Root(nn.Module):
 
 
 class ShardedPolicy(HFPolicy):
-    """`HFPolicy` over shards. Weights are float32; it computes in the runtime's dtype, sums
-    gradients in float32.
+    """An `HFPolicy` whose parameters are sharded over workers.
+
+    Weights are float32. Computation is in the runtime's dtype; gradients are summed in float32.
     """
 
     def __init__(self, folder: Path, runtime: RuntimeConfig, workers: WorkerGroup) -> None:
@@ -70,11 +72,12 @@ class ShardedPolicy(HFPolicy):
 
     @cached_property
     def _chosen(self) -> tuple[Layout, str | None]:
-        """Tried by all workers together. That its head is plain was seen when the columns were
-        made.
+        """The layout, tried by all workers together.
+
+        That the model has a plain head was checked when the columns were computed.
         """
         chosen = choose_rows(self.model, self.body, self.device)
-        # after a forward without a backward the root's weights are there in full
+        # a forward without a backward leaves the root gathered
         cast(FSDPModule, self._root).reshard()
         return chosen
 
@@ -83,11 +86,10 @@ class ShardedPolicy(HFPolicy):
         return states
 
     def whole(self) -> HFPolicy | None:
-        """The policy on the CPU of the first worker, as one process has it; None for the others.
-        Every worker takes part.
+        """The complete policy, on the CPU of the first worker; None for the others.
 
-        Parameters are gathered one by one: the host of the first needs room for the whole model, a
-        device for the largest of them.
+        Every worker makes this call. Parameters are gathered one by one. The first worker's host
+        needs memory for the complete model, each device for the largest parameter.
         """
         state: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
@@ -118,15 +120,16 @@ class ShardedPolicy(HFPolicy):
         root = _Root(self.model)
         fully_shard(root, **how, reshard_after_forward=False)
         for module in root.modules():
-            # a loss has the totals of the whole minibatch, so gradients are added, not averaged
+            # a loss is normalized by the whole minibatch, so gradients are added, not averaged
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
-                module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+                module.set_force_sum_reduction_for_comms(True)  # gloo has no other
         return root
 
     def _fill(self, workers: WorkerGroup) -> None:
-        """This worker's rows of every parameter, from the policy's files. Raises LookupError
-        where they have other names or shapes.
+        """Read this worker's rows of every parameter from the policy's files.
+
+        Raises LookupError if the files have other names or shapes.
         """
         rows = Rows(sorted(self._folder.glob("model*.safetensors")))
         with torch.no_grad():
@@ -137,7 +140,7 @@ class ShardedPolicy(HFPolicy):
 
 
 def _blank(folder: Path) -> Any:
-    """The model of `folder` without memory for its weights."""
+    """The model of `folder`, on the meta device: its weights have no memory."""
     trust = trusts_code(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
     with torch.device("meta"):
@@ -147,8 +150,9 @@ def _blank(folder: Path) -> Any:
 
 
 def _fill_buffers(model: Any, device: torch.device) -> None:
-    """What no file holds, such as the frequencies of rotary embeddings, is worked out by the
-    module it belongs to.
+    """Let modules compute their buffers that no file holds, such as rotary frequencies.
+
+    Raises ValueError if a module leaves such a buffer undefined.
     """
     for module in model.modules():
         names = sorted(module._non_persistent_buffers_set)

@@ -1,4 +1,4 @@
-"""What each of the workers that train one model does."""
+"""A worker of a sharded training: it joins the process group and runs the stage's training."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ from tasks.models.policy import device_of
 from tasks.store import Build
 
 PATIENCE = timedelta(hours=1)
-"""Longest a worker waits for another: more than the first takes to write a policy."""
+"""Longest wait of a worker for another; more than the first one takes to write a policy."""
 
 
 class Trained(Protocol):
-    """A stage whose training several may do together."""
+    """A stage that several workers can train together."""
 
     def train(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef: ...
 
 
 class Worker:
-    """Holds a shard of the model; `train` is the stage's own, on this worker's part of every
-    minibatch.
-    """
+    """Holds a shard of the model and works on its part of every minibatch."""
 
     def __init__(
         self, stage: Trained, context: Context, build: Build, rank: int, meeting: Path, address: str
@@ -42,7 +40,7 @@ class Worker:
         self.rank, self.meeting, self.address = rank, meeting, address
 
     def train(self) -> TrainingRef:
-        """Every worker returns the same; the first has written it."""
+        """Run the stage's training. All workers return the same result; the first writes it."""
         runtime = self.context.runtime
         use_threads(runtime.cpus)
         meet(runtime, self.rank, runtime.trainers, self.meeting, self.address)
@@ -53,11 +51,10 @@ class Worker:
 
 
 def meet(runtime: RuntimeConfig, rank: int, size: int, meeting: Path, address: str) -> None:
-    """Join the process group of the workers that come to the file `meeting`: no port is chosen,
-    none can be taken.
+    """Join the process group of the workers, which find each other through the file `meeting`.
 
-    They talk over the network interface that has `address`, by gloo, and on GPUs by NCCL, where
-    gloo is for what lies in host memory.
+    No port has to be chosen, so none can be in use. The workers communicate over the network
+    interface that has `address`: by gloo for tensors in host memory, by NCCL for those on GPUs.
     """
     interface = _interface(address)
     if interface is not None:
@@ -65,7 +62,7 @@ def meet(runtime: RuntimeConfig, rank: int, size: int, meeting: Path, address: s
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
     backend = "gloo"
     if device_of(runtime).type == "cuda":
-        torch.cuda.set_device(0)  # Ray shows a worker its own GPU and no other
+        torch.cuda.set_device(0)  # Ray shows a worker only its own GPU
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
         backend, init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE
@@ -73,7 +70,7 @@ def meet(runtime: RuntimeConfig, rank: int, size: int, meeting: Path, address: s
 
 
 def _interface(address: str) -> str | None:
-    for name, held in psutil.net_if_addrs().items():
-        if any(one.family == socket.AF_INET and one.address == address for one in held):
+    for name, own in psutil.net_if_addrs().items():
+        if any(entry.family == socket.AF_INET and entry.address == address for entry in own):
             return name
     return None

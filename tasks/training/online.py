@@ -1,8 +1,8 @@
-"""On-policy training, the online baseline and the stage between offline ones: fresh samples for
-every step (Fig. 8, Tables 3 and 4).
+"""On-policy training, with fresh samples for every step (Fig. 8, Tables 3 and 4).
 
-Weights reach the sampler in memory. What step k samples, and in which order it learns from it,
-depends on the seed and k alone, so a run that goes on after a kill ends in the same numbers.
+It is the online baseline, and the online stage between offline iterations. The sampler gets the
+weights in memory. What step k samples, and the order in which it learns from it, depend only on the
+seed and k, so a run that resumes after a kill ends in the same numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tasks.training.stage import Training
 
 
 class TrainOnline(Training):
-    """On-policy GRPO (or another loss) from `init` on training problems, and the trail of it."""
+    """On-policy GRPO (or another loss) from `init` on training problems, with its kept policies."""
 
     VERB: ClassVar[Verb] = "train"
     PHASE: ClassVar[str | None] = "online"
@@ -48,8 +48,8 @@ class TrainOnline(Training):
     config: OnlineConfig
 
     def spec(self) -> dict[str, Any]:
-        asked = self.config.model_dump(mode="json", exclude={"keep"})
-        return {"config": asked, "role": self.role, "trail": self.config.trail, "seed": self.seed}
+        config = self.config.model_dump(mode="json", exclude={"keep"})
+        return {"config": config, "role": self.role, "trail": self.config.trail, "seed": self.seed}
 
     def inputs(self) -> dict[str, str]:
         return {"init": self.init.id, "problems": self.problems.id}
@@ -84,8 +84,10 @@ class TrainOnline(Training):
 
 @dataclass(frozen=True)
 class OnlineLoop:
-    """What stays in memory from step to step: the policy in training, the one it started from,
-    the sampler and the grading workers.
+    """The training loop, and what stays in memory between its steps.
+
+    That is the policy in training, the policy it started from (`start`), the sampler and the
+    grading workers.
     """
 
     context: Context
@@ -100,9 +102,7 @@ class OnlineLoop:
     grader: AnyGrader
 
     def steps(self, done: int) -> Iterator[Record]:
-        """Take steps `done + 1 ...` to the last; yield the record of each after it is taken (see
-        `_step`).
-        """
+        """Take the steps from `done + 1` to the last; yields the record of each (see `_step`)."""
         draws = minibatches(len(self.problems), self.config.prompts_per_step, self.seed, done)
         for step in range(done + 1, self.config.steps + 1):
             record = self._step(step, [self.problems[index] for index in next(draws).tolist()])
@@ -114,15 +114,20 @@ class OnlineLoop:
             yield record
 
     def _step(self, step: int, problems: Sequence[Problem]) -> Record:
-        """Sample, verify, score, update; the record of it.
+        """Sample, verify, score and update once.
 
-        Its keys are those of `erpd_core.optimize` (of several updates the mean) and
-        `erpd_core.online.fresh_record`, and: `updates`, optimizer steps taken;
-        `groups_informative`, groups whose outcomes differ; `seconds_rollout`, sampling and
-        verifying; `seconds_update`, scoring and learning; `seconds_kl`, the start policy's
-        log-probs, which only measure. A batch without an informative group is left without an
-        update, and so without what only an update tells (`loss`, `grad_norm`, ...). Raises Fault
-        when the policy has become one whose numbers are not finite.
+        A batch without an informative group gives no update, and its record has none of the keys
+        that describe an update (`loss`, `grad_norm`, ...).
+
+        **Returns:** The record of the step, with these keys:
+            those of `erpd_core.optimize`; for several updates, their mean
+            those of `erpd_core.online.fresh_record`
+            `updates`: number of optimizer steps
+            `groups_informative`: number of groups with mixed outcomes
+            `seconds_rollout`: sampling and verifying
+            `seconds_update`: scoring and learning
+            `seconds_kl`: log-probs of the start policy, which are only measured
+        **Raises:** Fault if a number is not finite.
         """
         seed = seed_of(self.seed, "step", step) >> 32
         clock = [time.perf_counter()]

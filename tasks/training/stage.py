@@ -1,6 +1,4 @@
-"""What every training is: policies kept at some steps, a record of every step, and one file to
-go on from after a kill.
-"""
+"""Base of the training stages: kept policies, a record of every step, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from tasks.training.checkpoint import checkpoint, forget, put_records, read_reco
 
 
 class Training(Stage[TrainingRef]):
-    """A run that starts from `init` and leaves a trail of policies."""
+    """A training run from `init` that keeps policies at some steps, its trail."""
 
     KIND: ClassVar[str] = "training"
     VERSION: ClassVar[int] = 2
@@ -31,8 +29,9 @@ class Training(Stage[TrainingRef]):
     seed: int
 
     def stored(self, store: Store) -> TrainingRef | None:
-        """A training whose kept policies are not all there, whole, has to be done again; those
-        that are whole stay.
+        """The result, if the store holds the training and all its kept policies undamaged.
+
+        Otherwise the training is discarded and has to run again; undamaged policies stay.
         """
         ref = super().stored(store)
         if ref is not None and not all([store.has(policy.id) for policy in ref.trail]):
@@ -50,19 +49,20 @@ class Training(Stage[TrainingRef]):
         keep: Sequence[int],
         workers: WorkerGroup = SINGLE,
     ) -> None:
-        """Keep the policy if the last record's step is in `keep` (ascending; its last is the
-        run's), write a checkpoint when it is time.
+        """Keep the policy and write a checkpoint if the step of the last record requires it.
 
-        Raises Fault, and writes nothing, when its weights are not finite.
+        **Arguments:**
+            keep: Steps at which the policy is kept, ascending; the last one ends the run.
+        **Raises:** Fault if the weights are not finite; nothing is written then.
         """
         step = int(records[-1]["step"])
         resumable = step % context.runtime.checkpoint_every == 0 and step < keep[-1]
         if resumable or step in keep:
             require_finite_weights(policy.named_parameters(), step, workers)
         if step in keep:
-            whole = policy.whole()
-            if whole is not None:
-                self._keep(context, build.id, step, whole)
+            complete = policy.whole()
+            if complete is not None:  # only the first worker has it
+                self._keep(context, build.id, step, complete)
         if resumable:
             checkpoint(build, policy, optimizer, step, records, workers)
 
@@ -73,8 +73,9 @@ class Training(Stage[TrainingRef]):
         keep: Sequence[int],
         workers: WorkerGroup = SINGLE,
     ) -> TrainingRef:
-        """The run's answer, once every step of `keep` is stored: its records stay, what only
-        served to resume goes.
+        """The result of the run, once all policies of `keep` are stored.
+
+        Stores the records and removes the checkpoints.
         """
         if workers.first:
             put_records(build, records)
@@ -102,9 +103,7 @@ class Training(Stage[TrainingRef]):
 
 
 class KeptPolicy(Stage[PolicyRef]):
-    """The identity of a policy kept at a step of a training run. It is made by that run, never
-    by itself.
-    """
+    """A policy kept at a step of a training run; only that run computes it."""
 
     KIND: ClassVar[str] = "policy"
     VERSION: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Stage 2: the student."""
+"""The stage that distils a student (stage 2 of the method)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any, ClassVar
 
 from erpd_core.columns import Column
 from erpd_core.config import Distill, OptimizerConfig, SignalSpec
-from erpd_core.parallel import WorkerGroup
-from erpd_core.refs import Frozen, LogprobRef, TrainingRef
+from erpd_core.refs import Frozen, LogprobRef
 from erpd_core.schedule import kept_steps
 from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
 from tasks.execution.stage import Context, Verb
 from tasks.models.policy import vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import open_column
-from tasks.store import Build, Store
-from tasks.training.off_policy import OffPolicyTraining, Phase
+from tasks.store import Store
+from tasks.training.off_policy import OffPolicyTraining, Phase, Plan
 
 
 class SidedSignal(Frozen):
-    """A signal whose sides have become columns; a side that is none, or live, has none."""
+    """A signal with the columns of its two sides; a side that is absent or live has no column."""
 
     spec: SignalSpec
     weight: float = 1.0
@@ -29,20 +28,21 @@ class SidedSignal(Frozen):
 
 
 class SignalPhase(Frozen):
-    """A distillation phase ready to run: the sum of its signals, for so many steps."""
+    """A distillation phase that is ready to run: optimizer steps on the sum of its signals."""
 
     signals: tuple[SidedSignal, ...]
     steps: int
 
     def spec(self) -> dict[str, Any]:
-        """What is done with the columns; which columns they are is said by the inputs."""
-        first, *more = [_arithmetic(one) for one in self.signals]
+        """What is computed from the columns; the stage's inputs name the columns."""
+        first, *more = [_arithmetic(signal) for signal in self.signals]
         return {"signal": first, "steps": self.steps} | ({"plus": more} if more else {})
 
 
 class DistillStudent(OffPolicyTraining):
-    """Stage 2: the student. No teacher is in memory: its signal is arithmetic over columns (Sec.
-    3.3).
+    """Distil a student from columns of log-probs (stage 2 of the method).
+
+    The signal is arithmetic over columns, so no teacher is in memory (Sec. 3.3).
     """
 
     VERB: ClassVar[Verb] = "distill"
@@ -54,6 +54,7 @@ class DistillStudent(OffPolicyTraining):
     keep: tuple[int, ...]
     phases: tuple[SignalPhase, ...]
     kl_stop: float | None = None
+    """KL(old || student) that ends the training: k3 on the step's minibatch, in nats per token."""
 
     @property
     def trail(self) -> tuple[int, ...]:
@@ -81,25 +82,22 @@ class DistillStudent(OffPolicyTraining):
                     inputs[f"denominator-{place}"] = signal.denominator.id
         return inputs
 
-    def _learn(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef:
+    def plan(self, context: Context) -> Plan:
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.per_token(batch.reward_S > 0.5)
         phases = [
             Phase(self.loss, self._signal(context.store, phase, positive_N), phase.steps)
             for phase in self.phases
         ]
-        guessing = math.log(vocabulary(context.store.path(self.init.id)))
-        return self._train(
-            context,
-            build,
-            workers,
-            batch,
-            phases,
-            self.optimizer,
-            self.minibatch,
-            self.trail,
-            self.kl_stop,
-            kl_bound=guessing,
+        return Plan(
+            batch=batch,
+            phases=phases,
+            optimizer=self.optimizer,
+            minibatch=self.minibatch,
+            keep=self.trail,
+            kl_stop=self.kl_stop,
+            # beyond this, uniform guessing among all tokens is closer to old
+            kl_bound=math.log(vocabulary(context.store.path(self.init.id))),
         )
 
     def _signal(self, store: Store, phase: SignalPhase, positive_N: Column) -> Signal:
@@ -114,27 +112,28 @@ class DistillStudent(OffPolicyTraining):
                 open_column(store, self.old),
                 positive_N,
             )
-        built = [
+        weighted = [
             (
-                one.weight,
+                signal.weight,
                 build_signal(
-                    one.spec,
-                    _column(store, one.numerator),
-                    _column(store, one.denominator),
+                    signal.spec,
+                    _column(store, signal.numerator),
+                    _column(store, signal.denominator),
                     positive_N,
                 ),
             )
-            for one in phase.signals
+            for signal in phase.signals
         ]
         return FixedSignal(
-            built[0][1] if len(built) == 1 else weighted_sum(built, first.spec.whiten)
+            weighted[0][1] if len(weighted) == 1 else weighted_sum(weighted, first.spec.whiten)
         )
 
 
 def _arithmetic(signal: SidedSignal) -> dict[str, Any]:
+    """The settings of a signal that affect its values, without the identities of its columns."""
     live = {"denominator": "live"} if signal.spec.denominator == "live" else {}
     weight = {} if signal.weight == 1.0 else {"weight": signal.weight}
-    # an earlier version cut in nats
+    # names the unit, since an earlier version clipped in nats
     clip = {} if signal.spec.clip is None else {"clip": f"{signal.spec.clip} deviations"}
     return (
         signal.spec.model_dump(mode="json", exclude={"numerator", "denominator"})

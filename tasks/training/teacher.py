@@ -1,4 +1,4 @@
-"""Stage 1: the extreme teacher."""
+"""The stage that trains an extreme teacher (stage 1 of the method)."""
 
 from __future__ import annotations
 
@@ -10,35 +10,32 @@ from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, 
 from erpd_core.batch import TokenBatch
 from erpd_core.columns import Column
 from erpd_core.config import PPO, TrainConfig, WeakTeacherConfig
-from erpd_core.parallel import WorkerGroup
-from erpd_core.refs import TrainingRef, ValuesRef
+from erpd_core.refs import ValuesRef
 from erpd_core.signals import FixedSignal
 from tasks.execution.stage import Context, Verb
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
-from tasks.store import Build, Store
+from tasks.store import Store
 from tasks.training.batch_check import check_learning_signal
-from tasks.training.off_policy import OffPolicyTraining, Phase
+from tasks.training.off_policy import OffPolicyTraining, Phase, Plan
 
 
 class TrainTeacher(OffPolicyTraining):
-    """Stage 1: an extreme policy, and the trail to it (Sec. 3.1, 3.4)."""
+    """Train an extreme policy, and keep policies on the way to it (Sec. 3.1, 3.4)."""
 
     VERB: ClassVar[Verb] = "train"
     PHASE: ClassVar[str | None] = "teacher"
 
     config: TrainConfig | WeakTeacherConfig
     values: ValuesRef | None = None
-    """What a critic says of the batch (`tasks.training.critic.TrainCritic`); PPO needs it, no
-    other loss has a use for it.
-    """
+    """A critic's values of the batch (`tasks.training.critic.TrainCritic`); for PPO only."""
 
     @model_validator(mode="after")
     def _values_are_for_ppo(self) -> TrainTeacher:
         if isinstance(self.config.loss, PPO) != (self.values is not None):
             raise ValueError(
-                f"loss {self.config.loss.kind}: the values of a critic go with PPO and with "
-                f"nothing else"
+                f"loss {self.config.loss.kind}: PPO needs the values of a critic, and no other "
+                f"loss may have them"
             )
         if self.values is not None and self.values.rollouts != self.rollouts.id:
             raise ValueError(
@@ -59,26 +56,23 @@ class TrainTeacher(OffPolicyTraining):
         inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
         return inputs if self.values is None else {**inputs, "values": self.values.id}
 
-    def _learn(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef:
+    def plan(self, context: Context) -> Plan:
         check_learning_signal(context.store, self.rollouts, self.config.loss)
         batch = load_batch(shards(context.store, self.rollouts))
-        phase = Phase(
-            self.config.loss, FixedSignal(self._advantages(context.store, batch)), self.config.steps
-        )
-        return self._train(
-            context,
-            build,
-            workers,
-            batch,
-            [phase],
-            self.config.optimizer,
-            self.config.minibatch,
-            self.config.trail,
+        advantages = FixedSignal(self._advantages(context.store, batch))
+        return Plan(
+            batch=batch,
+            phases=[Phase(self.config.loss, advantages, self.config.steps)],
+            optimizer=self.config.optimizer,
+            minibatch=self.config.minibatch,
+            keep=self.config.trail,
         )
 
     def _advantages(self, store: Store, batch: TokenBatch) -> Column:
-        """A token's advantage, fixed for the whole training: its trajectory's among its group,
-        or for PPO its own, by the critic.
+        """The advantage of every token, [N], fixed for the whole training.
+
+        It is the group-normalized advantage of the token's trajectory. For PPO it is computed for
+        each token from the critic's values.
         """
         loss = self.config.loss
         if self.values is None or not isinstance(loss, PPO):

@@ -1,1 +1,1 @@
-"""Untrusted input: paths, YAML, text and files that come from outside, each read within limits."""
+"""Reading of untrusted paths, YAML, text and files within limits, and safe display of text."""

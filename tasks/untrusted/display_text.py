@@ -1,5 +1,6 @@
-"""Text that models, data or other people wrote, made safe for where it is shown. What is kept in
-files stays as it was written.
+"""Make untrusted text safe to display: text by models, from data, or by other users.
+
+Only the displayed text is changed. Files keep the original.
 """
 
 from __future__ import annotations
@@ -9,24 +10,26 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 SHOWN = 2000
-"""Characters of one text that are shown; of a response of a megabyte, its beginning."""
+"""Maximum characters of one text that are shown; the rest is cut off."""
 MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]~|"} | {"<": "&lt;", "&": "&amp;"})
-"""Signs that Markdown obeys wherever they stand -> as themselves."""
+"""Characters that are markup anywhere in Markdown -> their escaped forms."""
 _BLOCK = re.compile(r"^(\d*)(#+(?=\s|$)|[+.)-](?=\s|$)|>|[-=]+$)")
-"""What makes a heading, a quotation or a list of a line that begins with it."""
+"""Matches the beginning of a line that makes it a heading, a quotation or a list."""
 _ADDRESS = re.compile(r"(?i)(\bwww|\b[a-z]+(?=://)|(?<=\w)(?=@[\w-]+\.))([.:@])")
-"""What is made a link where it stands bare; broken before its sign."""
+"""Matches bare text that Markdown turns into a link; it is split before its `.`, `:` or `@`."""
 ESCAPED = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Unicode categories that are shown by their numbers: what moves a cursor, colours a terminal or
-turns lines around.
+"""Unicode categories shown as escapes: characters that move the cursor, colour a terminal or
+change the direction of text.
 """
 
 
 def one_line(text: str, limit: int = SHOWN) -> str:
-    """In one line for a terminal or a log: white space is one space, unseen characters are `\\x1b`
-    and the like, and its length is bounded.
+    """Convert a text to one line for a terminal or a log, of at most `limit` characters.
 
-    Example: `one_line("a\\n\\x1b[31mb") == "a \\\\x1b[31mb"`
+    White space becomes one space and invisible characters become escapes such as `\\x1b`. A text
+    that is cut ends with its number of characters.
+
+    **Example:** `one_line("a\\n\\x1b[31mb") == "a \\\\x1b[31mb"`
     """
     head = " ".join(text[: 4 * limit].split())
     more = f"... ({len(text)} characters)" if len(text) > limit else ""
@@ -34,20 +37,21 @@ def one_line(text: str, limit: int = SHOWN) -> str:
 
 
 def visible(text: str) -> str:
-    """With what cannot be seen shown by its number; spaces stay."""
+    """Replace invisible characters by escapes; keep spaces."""
     return text if text.isprintable() else "".join(_seen(letter) for letter in text)
 
 
 def visible_lines(text: str) -> str:
-    """The same, line by line."""
+    """Apply `visible` to each line, keeping the line ends."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def markdown(text: str) -> str:
-    """In one line of Markdown or one cell of a table there, as plain text: no markup, no link, no
-    end of the cell.
+    """Convert a text to one line of Markdown without markup, links or cell ends.
 
-    Example: `markdown("**a** <b> www.c.de") == r"\\*\\*a\\*\\* &lt;b> www\\.c.de"`
+    The result can also be used as a cell of a Markdown table.
+
+    **Example:** `markdown("**a** <b> www.c.de") == r"\\*\\*a\\*\\* &lt;b> www\\.c.de"`
     """
     line = one_line(text).translate(MARKUP)
     line = _BLOCK.sub(r"\1\\\2", line)
@@ -55,7 +59,7 @@ def markdown(text: str) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of such texts."""
+    """Format a Markdown table; each cell is escaped with `markdown`."""
     first, *others = (f"| {' | '.join(map(markdown, line))} |" for line in (head, *rows))
     return "\n".join([first, f"|{'---|' * len(head)}", *others])
 

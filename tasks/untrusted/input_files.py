@@ -1,5 +1,7 @@
-"""Files that people give: what cannot be read is said before it is opened, text is UTF-8, and
-messages hold little of what was found.
+"""Read files given by users.
+
+Unreadable files are reported before they are opened. Text is UTF-8. Messages repeat only a short
+part of a file's content.
 """
 
 from __future__ import annotations
@@ -13,36 +15,43 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 80
-"""Characters of somebody's text that a message repeats."""
+"""Maximum characters of untrusted text that a message repeats."""
 
 
 def short(text: object, most: int = SHOWN) -> str:
-    """`text` in a few words, for a message. Example: `short("x" * 100, 8) == "xxxxx..."`"""
+    """Cut `text` to at most `most` characters, for a message.
+
+    **Example:** `short("x" * 100, 8) == "xxxxx..."`
+    """
     shown = str(text)
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def expanded(text: str, place: str) -> Path:
-    """`text` as a path, `~` and `~user` at its beginning replaced.
+    """Convert `text` to a path and expand `~` or `~user` at its beginning.
 
-    **Arguments:** `place`: what `text` was given for. **Raises:** ValueError in one line where
-    there is no such user, or no home of one.
+    **Arguments:**
+        place: What `text` was given for; begins the message.
+    **Raises:** ValueError, in one line, if the user does not exist or has no home.
     """
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
         user = short(Path(text).parts[0])
         raise ValueError(
-            f"{place} {short(text, 200)}: {user} is no home of a user here; write the whole path"
+            f"{place} {short(text, 200)}: {user} is not the home of a user on this "
+            f"machine; write the full path"
         ) from error
 
 
 def readable(path: Path, what: str = "") -> Path:
-    """`path`, which is a regular file that may be read. A pipe or a device is refused unopened: to
-    read one may never end.
+    """Return `path` if it is a regular, readable file.
 
-    **Arguments:** `what` the file is, for the message. **Raises:** ValueError saying what stands
-    there instead, and how to mend it.
+    A pipe or a device is refused without opening it, because reading it may never end.
+
+    **Arguments:**
+        what: What the file is, for the message.
+    **Raises:** ValueError that says what is wrong and how to fix it.
     """
     where = f"{what} {short(path, 200)}".strip()
     try:
@@ -53,23 +62,23 @@ def readable(path: Path, what: str = "") -> Path:
         raise ValueError(f"{where}: {error.strerror}; check the path") from error
     except ValueError as error:
         raise ValueError(
-            f"{short(repr(str(path)), 200)}: no path holds a null byte; check the path"
+            f"{short(repr(str(path)), 200)}: a path cannot contain a null byte; check the path"
         ) from error
     if stat.S_ISDIR(mode):
         raise ValueError(f"{where}: is a directory, not a file; give a file in it")
     if not stat.S_ISREG(mode):
         raise ValueError(f"{where}: is a pipe or a device, not a file; write it into a file first")
     if not os.access(path, os.R_OK):
-        raise ValueError(f"{where}: may not be read; change its permissions")
+        raise ValueError(f"{where}: cannot be read; change its permissions")
     return path
 
 
 def text_lines(path: Path, shown: str = "") -> Iterator[tuple[str, str]]:
-    """("FILE, line 3", line) of every line that is not blank; a byte order mark is no part of the
-    first.
+    """Yield ("FILE, line 3", line) for every line that is not blank, without a byte order mark.
 
-    **Arguments:** `shown`: what the file is called in messages; its path when empty. **Raises:**
-    ValueError naming file, line and remedy.
+    **Arguments:**
+        shown: Name of the file in messages; its path if empty.
+    **Raises:** ValueError that names file, line and remedy.
     """
     name = shown or str(path)
     with readable(path).open("rb") as file:
@@ -86,7 +95,10 @@ def text_lines(path: Path, shown: str = "") -> Iterator[tuple[str, str]]:
 
 
 def parse_json(text: str, where: str, mend: str = "write one JSON object per line") -> Any:
-    """The value of a JSON text. Raises ValueError in one line: where, what is wrong, and `mend`."""
+    """Parse a JSON text.
+
+    Raises ValueError, in one line, that gives `where`, what is wrong, and the remedy `mend`.
+    """
     try:
         return json.loads(text)
     except RecursionError as error:

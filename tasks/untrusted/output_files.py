@@ -1,6 +1,4 @@
-"""Files that people ask for: one that cannot be written is said before the work starts, and each
-is there whole or not at all.
-"""
+"""Check that a requested output file can be written, before any work starts."""
 
 from __future__ import annotations
 
@@ -11,10 +9,12 @@ from tasks.untrusted.input_files import short
 
 
 def check_output(path: Path, what: str = "output") -> Path:
-    """`path`, to which a file can be written. Leaves nothing behind.
+    """Return `path` if a file can be written there. Leaves nothing behind.
 
-    **Arguments:** `what` it is, for the message. **Raises:** ValueError: its folder is not there or
-    may not be written to, or something stands there that is no file.
+    **Arguments:**
+        what: What the file is, for the message.
+    **Raises:** ValueError if the folder does not exist or is not writable, or if `path` is
+        something other than a file.
     """
     where = f"{what} {short(path, 200)}"
     try:
@@ -24,16 +24,14 @@ def check_output(path: Path, what: str = "output") -> Path:
             raise ValueError(f"{where}: is a pipe or a device; give a file")
         if not path.parent.exists():
             raise ValueError(
-                f"{where}: its folder is not there; make it first: mkdir -p "
+                f"{where}: its folder does not exist; create it first: mkdir -p "
                 f"{short(path.parent, 200)}"
             )
         if not path.parent.is_dir():
-            raise ValueError(f"{where}: {short(path.parent, 200)} is no folder; check the path")
-        # permissions do not tell all: try
+            raise ValueError(f"{where}: {short(path.parent, 200)} is not a folder; check the path")
+        # permissions alone do not show whether writing works: try it
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
             pass
     except OSError as error:
-        raise ValueError(
-            f"{where}: {error.strerror}; give a file in a folder that may be written to"
-        ) from error
+        raise ValueError(f"{where}: {error.strerror}; give a file in a writable folder") from error
     return path

@@ -1,4 +1,4 @@
-"""An end, after some seconds, to Python code that may not have one of its own."""
+"""Time limit for untrusted Python code that may not terminate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Within it TimeoutError is raised where Python code of this thread runs longer, at its next
-    call or, in a Jinja template, line.
+    """Context manager that raises TimeoutError if the code inside runs longer than `seconds`.
 
-    Only this thread is traced, so stages beside it do not notice. One call into a C library is
-    waited for.
+    The error is raised at the next Python call or, in a Jinja template, at the next line. Only the
+    current thread is traced, so stages in other threads are not affected. A call into a C library
+    is not interrupted.
     """
     end = time.monotonic() + seconds
 

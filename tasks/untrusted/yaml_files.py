@@ -1,5 +1,6 @@
-"""YAML that people write: recipes, studies, machines, the values of `--set`. Plain data, each
-key once, bounded in size and aliases.
+"""Read YAML written by users: recipes, studies, machines, the values of `--set`.
+
+Only plain data is accepted. Keys are unique; size and aliases are bounded.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from yaml.constructor import ConstructorError
 from tasks.untrusted.input_files import readable, short
 
 LONGEST = 1 << 20
-"""Bytes of a file; the longest recipe has some thousand."""
+"""Maximum bytes of a file; the longest recipe has a few thousand."""
 MOST = 100_000
-"""Values and keys, aliases written out: a few lines of aliases of aliases stand for more than
-any memory holds.
+"""Maximum number of values and keys after expanding aliases.
+
+A few lines of aliases of aliases expand to more than any memory can hold.
 """
 KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+"""Tags that a key may have."""
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Read a YAML file that contains a mapping.
 
-    **Arguments:** `what` the file is, for the message. **Raises:** ValueError, one line: the file,
-    line and column, and the mend.
+    **Arguments:**
+        what: What the file is, for the message.
+    **Raises:** ValueError, in one line, that names file, line, column and remedy.
     """
     if readable(path).stat().st_size > LONGEST:
         raise ValueError(
@@ -47,8 +51,9 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text. Raises ValueError, one line: `where`, line and column, and the
-    mend.
+    """Parse a YAML text; None for an empty one.
+
+    Raises ValueError, in one line, that gives `where`, line, column and remedy.
     """
     try:
         loader = _Loader(text)
@@ -63,15 +68,14 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ValueError(
-            f"{where}: broken YAML at line {line}: a character that YAML has no place for; remove "
-            f"it"
+            f"{where}: broken YAML at line {line}: a character that YAML does not allow; remove it"
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "its end"
         raise ValueError(
             f"{where}: broken YAML at {place}: {short(error.problem or 'not readable', 160)}; "
-            f"mend that line"
+            f"fix that line"
         ) from error
     except RecursionError as error:
         raise ValueError(
@@ -80,8 +84,9 @@ def read_yaml(text: str, where: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """What a tag asks for and its text cannot be (a date of month 13, a number of 5,000 digits,
-    `!!bool maybe`) is said with its place.
+    """Loader that reports the position of a text that does not fit its tag.
+
+    Examples: a date with month 13, a number with 5,000 digits, `!!bool maybe`.
     """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -90,20 +95,24 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             kind = str(node.tag).rpartition(":")[2]
             message = (
-                f"{short(node.value, 40)!r} looks like a value of kind {kind} and is none, "
+                f"{short(node.value, 40)!r} looks like a value of kind {kind} but is not one, "
                 f"put it in quotes"
             )
             raise ConstructorError(None, None, message, node.start_mark) from error
 
 
 def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Values and keys below a node, aliases written out. Raises ConstructorError for keys that
-    are no text or stand twice, and circles.
+    """Count the values and keys below a node, with aliases expanded.
+
+    `sizes` maps the ids of finished nodes to their counts; 0 marks a node being counted.
+
+    Raises ConstructorError for a key that is not text, a duplicate key, a circular alias, and
+    more than `MOST` values.
     """
     if id(node) in sizes:
         if not (size := sizes[id(node)]):
             raise ConstructorError(
-                None, None, "an alias that stands for what it is in; write it out", node.start_mark
+                None, None, "an alias of the value that contains it; write it out", node.start_mark
             )
         return size
     sizes[id(node)] = 0
@@ -129,10 +138,10 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
             seen.add(key.value)
             size += 1 + _check(value, sizes)
     elif isinstance(node, yaml.SequenceNode):
-        size += sum(_check(one, sizes) for one in node.value)
+        size += sum(_check(item, sizes) for item in node.value)
     if size > MOST:
         raise ConstructorError(
-            None, None, f"stands for more than {MOST:,} values, use fewer aliases", node.start_mark
+            None, None, f"expands to more than {MOST:,} values, use fewer aliases", node.start_mark
         )
     sizes[id(node)] = size
     return size

@@ -1,5 +1,6 @@
-"""A browser before the real platform: `erpd up` in a home of its own, Chromium, campaigns
-submitted by the form, and where pictures go.
+"""Fixtures of the browser tests: Chromium, the platform, submitted campaigns, pictures.
+
+The platform is the real one (`erpd up`) with a separate home. Campaigns are submitted by the form.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
 SIZE = {"width": 1400, "height": 900}
 CHANGES = [
-    *(one for one in SHRUNK if not one.startswith("distill.steps")),
+    *(change for change in SHRUNK if not change.startswith("distill.steps")),
     "distill.steps=24",
     "weak_teacher.steps=12",
     "weak_teacher.minibatch=32",
     "runtime.ray=off",
 ]
-"""What is typed into the form's list of changes: a campaign of seconds."""
+"""Entries of the form's list of changes, which make a campaign of seconds."""
 
 Photograph = Callable[["Page", str], None]
 NewPage = Callable[[], "Page"]
@@ -43,9 +44,9 @@ def browser() -> Iterator[Browser]:
 
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        one = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield one
-        one.close()
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def home(browser: Browser) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def links(home: Path) -> Iterator[dict[str, str]]:
-    """What `erpd up` prints; no process is left at the end."""
+    """The links that `erpd up` prints. At the end no process may be left."""
     done = erpd("up", "--json", home=home)
     try:
         assert done.returncode == 0, done.stderr
@@ -68,7 +69,7 @@ def links(home: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def new_page(browser: Browser) -> NewPage:
-    """Makes a page of a browser that has seen nothing before."""
+    """Opens a page with a new browser profile."""
 
     def make() -> Page:
         context = browser.new_context(viewport=SIZE)  # type: ignore[arg-type]
@@ -80,9 +81,9 @@ def new_page(browser: Browser) -> NewPage:
 
 @pytest.fixture
 def page(new_page: NewPage) -> Iterator[Page]:
-    one = new_page()
-    yield one
-    one.context.close()
+    page = new_page()
+    yield page
+    page.context.close()
 
 
 @pytest.fixture
@@ -94,14 +95,12 @@ def prefect(page: Page, links: dict[str, str]) -> Prefect:
 
 @pytest.fixture(scope="module")
 def photograph(tmp_path_factory: pytest.TempPathFactory) -> Photograph:
-    """Saves what a page shows: in the folder that `ERPD_PICTURES` names, else in a temporary
-    one.
-    """
+    """Saves a screenshot of a page in the folder `ERPD_PICTURES`, or in a temporary one."""
     folder = Path(os.environ.get("ERPD_PICTURES") or tmp_path_factory.mktemp("pictures"))
     folder.mkdir(parents=True, exist_ok=True)
 
     def save(page: Page, name: str) -> None:
-        page.wait_for_timeout(1000)  # pages fade in, graphs settle
+        page.wait_for_timeout(1000)  # until pages have faded in and graphs have settled
         page.screenshot(path=folder / f"{name}.png")
 
     return save
@@ -109,7 +108,7 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Photograph:
 
 @pytest.fixture(scope="module")
 def submitted(new_page: NewPage, links: dict[str, str], photograph: Photograph) -> str:
-    """The flow run of a campaign that was asked for by filling in the form."""
+    """The flow run of a campaign that was started with the form."""
     with custom_run(new_page(), links) as prefect:
         prefect.choose("Recipe", "tiny")
         prefect.fill("Iterations", 2)
@@ -119,9 +118,10 @@ def submitted(new_page: NewPage, links: dict[str, str], photograph: Photograph) 
 
 
 @pytest.fixture(scope="module")
-def asked(new_page: NewPage, links: dict[str, str], submitted: str) -> str:
-    """The flow run of another campaign, whose decision a person takes. It waits until the first
-    one is through.
+def undecided(new_page: NewPage, links: dict[str, str], submitted: str) -> str:
+    """The flow run of another campaign, whose decision a user makes.
+
+    It waits until the first one has ended.
     """
     with custom_run(new_page(), links) as prefect:
         prefect.fill("Iterations", 1)
@@ -132,7 +132,7 @@ def asked(new_page: NewPage, links: dict[str, str], submitted: str) -> str:
 
 @contextmanager
 def custom_run(page: Page, links: dict[str, str]) -> Iterator[Prefect]:
-    """The form of a campaign, opened on a page of its own."""
+    """The form of a campaign, opened on this page."""
     from prefect_pages import Prefect
 
     prefect = Prefect(page, links["prefect_ui"])
@@ -142,13 +142,13 @@ def custom_run(page: Page, links: dict[str, str]) -> Iterator[Prefect]:
 
 
 @pytest.fixture(scope="module")
-def campaigns(new_page: NewPage, links: dict[str, str], submitted: str, asked: str) -> list[str]:
-    """Names of the two campaigns, finished: the second one's decision is taken by the test
-    before.
-    """
+def campaigns(
+    new_page: NewPage, links: dict[str, str], submitted: str, undecided: str
+) -> list[str]:
+    """Names of the two finished campaigns. An earlier test makes the decision of the second one."""
     from prefect_pages import Prefect
 
     prefect = Prefect(new_page(), links["prefect_ui"])
-    for run in (submitted, asked):
+    for run in (submitted, undecided):
         prefect.wait_for(run, "Completed")
-    return [prefect.api(f"/flow_runs/{run}")["name"] for run in (submitted, asked)]
+    return [prefect.api(f"/flow_runs/{run}")["name"] for run in (submitted, undecided)]

@@ -1,6 +1,4 @@
-"""Prefect's UI as a person uses it: its deployments' forms, its runs, and the dialog that asks
-for a decision.
-"""
+"""Prefect's UI as a user sees it: forms, runs, and the dialog that asks for a decision."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ ENDED = ("Completed", "Failed", "Crashed", "Cancelled")
 
 @dataclass(frozen=True)
 class Prefect:
-    """A browser's page, and the server whose UI it shows."""
+    """A browser page and the URL of the server whose UI it shows."""
 
     page: Page
     url: str
@@ -30,26 +28,24 @@ class Prefect:
     # ---------------------------------------------------------------------------------------- forms
 
     def open_deployment(self, name: str) -> None:
-        """Its page, come to by the list of deployments."""
+        """Open a deployment's page through the list of deployments."""
         self.open("/deployments")
         self.page.get_by_role("row").get_by_role("link", name=name, exact=True).first.click()
 
     def custom_run(self, deployment: str) -> None:
-        """The form of a deployment, come to by its button Run."""
+        """Open a deployment's form through its button Run."""
         self.open_deployment(deployment)
         self.page.get_by_role("button", name="Run", exact=True).click()
         self.page.get_by_text("Custom run").click()
         expect(self.page.locator(".schema-form-property").last).to_be_visible()
 
     def field(self, title: str) -> Locator:
-        """The field of a form (or of a dialog) that has this title."""
+        """The field with this title in a form or dialog."""
         label = self.page.get_by_text(re.compile(rf"^{re.escape(title)}( \(Optional\))?$"))
         return self.page.locator(".schema-form-property", has=label).last
 
     def open_list(self, title: str) -> Locator:
-        """The options of a field, shown; by the keyboard, since a click opens them and closes
-        them again.
-        """
+        """Open a field's options with the keyboard: a click would open and close them again."""
         control = self.field(title).locator(".p-select-button__control")
         control.scroll_into_view_if_needed()
         control.press("ArrowDown")
@@ -62,10 +58,10 @@ class Prefect:
         expect(self.field(title).locator(".p-select-button__value")).to_have_text(option)
 
     def options(self, title: str) -> list[str]:
-        """What can be chosen in a field."""
-        found = [text.strip() for text in self.open_list(title).all_inner_texts()]
+        """The options of a field."""
+        options = [text.strip() for text in self.open_list(title).all_inner_texts()]
         self.page.keyboard.press("Escape")
-        return found
+        return options
 
     def fill(self, title: str, value: object) -> None:
         box = self.field(title).locator("input, textarea").last
@@ -84,8 +80,9 @@ class Prefect:
         self.page.get_by_role("button", name="Submit").click()
 
     def submit_until(self, done: Callable[[], bool]) -> None:
-        """Submit; once more when the server says that something went wrong: its SQLite may be
-        busy.
+        """Submit until `done`.
+
+        It repeats after an error of the server, whose SQLite may be busy.
         """
         for _ in range(5):
             self.submit()
@@ -96,9 +93,7 @@ class Prefect:
         raise AssertionError(self.page.locator("body").aria_snapshot())
 
     def submitted(self) -> str:
-        """Submit and go to the run's page, by the button of the message that appears; the run's
-        id.
-        """
+        """Submit, open the run's page by the button of the message that appears; returns its id."""
         self.submit_until(lambda: "tab=Runs" in self.page.url)
         self.page.get_by_role("button", name="View run").first.dispatch_event("click")
         self.page.wait_for_url("**/runs/flow-run/**")
@@ -111,15 +106,16 @@ class Prefect:
         self.page.get_by_role("tablist").get_by_text(tab, exact=True).click()
 
     def open_artifact(self, run: str, key: str) -> None:
-        """The latest artifact of this name, come to by the run's page."""
+        """Open the latest artifact with this key through the run's page."""
         wanted = {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}
         (latest, *_) = self.api("/artifacts/filter", {"artifacts": wanted, "sort": "UPDATED_DESC"})
         self.open_run(run, "Artifacts")
         self.page.locator(f"a[href$='{latest['id']}']").first.click()
 
     def wait_for(self, id: str, *states: str, patience: float = 150) -> str:
-        """Until the run is in one of these states; asked over REST, since a test waits here and
-        proves nothing.
+        """Wait until the run is in one of these states; returns the state.
+
+        It polls the REST API, not the UI, since a test shows nothing while it waits.
         """
         deadline = time.monotonic() + patience
         while (state := self.api(f"/flow_runs/{id}")["state"])["name"] not in (

@@ -1,4 +1,4 @@
-"""A report of hostile texts, opened in a browser from its file: no script of theirs runs."""
+"""No script runs in a report that contains hostile texts, opened from its file in a browser."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The tour of docs/ui.md, walked through in a browser: form, run, decision, schedule, MLflow,
-report. Its pictures are these tests'.
+"""The tour of docs/ui.md in a browser: form, run, decision, schedule, MLflow, report.
 
-`ERPD_PICTURES=docs/pictures/ui` makes them anew. The tests share one platform and two campaigns, in
-the order they stand here.
+These tests take its pictures.
+
+`ERPD_PICTURES=docs/pictures/ui` renews the pictures. The tests share one platform and two campaigns
+and depend on their order.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def test_a_form_has_fields_with_titles_descriptions_and_choices(prefect: Prefect
     assert "tiny" in prefect.options("Recipe") and "table1" not in prefect.options("Recipe")
     assert prefect.options("Decision") == ["auto", "ask", "fixed"]
     expect(prefect.field("KL budget")).to_contain_text(
-        "Nats per token that the student may be from its start."
+        "Largest KL of the student to its start, in nats per token."
     )
     for name in ("A recipe", "A file", "All settings"):
         expect(prefect.page.get_by_role("button", name=name)).to_be_visible()
@@ -53,17 +54,17 @@ def test_a_wrong_value_is_refused_in_words_and_no_run_is_made(
     prefect.custom_run("campaign")
     prefect.fill("Iterations", 0)
     prefect.submit()
-    said = prefect.page.get_by_text(
+    message = prefect.page.get_by_text(
         "Validation failed for field 'what.iterations'. Failure reason: 0 is less than the "
         "minimum of 1"
     )
-    expect(said.first).to_be_visible()
+    expect(message.first).to_be_visible()
     photograph(prefect.page, "refused")
     assert prefect.api("/flow_runs/count", {}) == before
 
 
 def test_a_campaign_is_submitted_and_watched(
-    prefect: Prefect, submitted: str, asked: str, photograph: Photograph
+    prefect: Prefect, submitted: str, undecided: str, photograph: Photograph
 ):
     page = prefect.page
     prefect.wait_for(submitted, "Running", "Completed")
@@ -107,7 +108,7 @@ def test_a_campaign_has_a_table_a_bar_a_picture_and_links(
         > 600
     )
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
-        "nothing runs out of the page"
+        "nothing is wider than the page"
     )
     photograph(page, "picture")
 
@@ -121,11 +122,11 @@ def test_a_campaign_has_a_table_a_bar_a_picture_and_links(
 
 
 def test_a_person_decides_in_the_dialog(
-    prefect: Prefect, home: Path, asked: str, photograph: Photograph
+    prefect: Prefect, home: Path, undecided: str, photograph: Photograph
 ):
     page = prefect.page
-    prefect.wait_for(asked, "Suspended")
-    prefect.open_run(asked)
+    prefect.wait_for(undecided, "Suspended")
+    prefect.open_run(undecided)
     expect(page.get_by_text(re.compile("waits for your decision")).first).to_be_visible()
     page.get_by_role("button", name="Resume").click()
     dialog = page.get_by_role("dialog")
@@ -137,7 +138,7 @@ def test_a_person_decides_in_the_dialog(
         )
     ).to_be_visible()
     box = evidence.bounding_box()
-    assert box and box["height"] > 300, "it is not cut off"
+    assert box and box["height"] > 300, "the evidence is not cut off"
     assert (
         "S2" in prefect.options("Strategy")
         and "stop" in prefect.options("Strategy")
@@ -151,18 +152,18 @@ def test_a_person_decides_in_the_dialog(
     prefect.fill("Why", "to see what unlearning gives")
     photograph(page, "decision-answer")
     prefect.submit_until(dialog.is_hidden)
-    prefect.wait_for(asked, "Running", "Completed")
-    prefect.wait_for(asked, "Completed")
+    prefect.wait_for(undecided, "Running", "Completed")
+    prefect.wait_for(undecided, "Completed")
     page.reload()
     expect(
         page.get_by_text(re.compile("chosen by Ada: to see what unlearning gives")).first
     ).to_be_visible()
     with closing(Registry(f"sqlite:///{home / 'registry.db'}")) as registry:
-        (iteration,) = registry.iterations(prefect.api(f"/flow_runs/{asked}")["name"])
+        (iteration,) = registry.iterations(prefect.api(f"/flow_runs/{undecided}")["name"])
     decision = iteration.decision
     assert decision is not None and decision.strategy == "S2"
-    told = decision.evidence["asked"]
-    assert (told["by"], told["why"], told["steps"], told["automatic"]) == (
+    answer = decision.evidence["asked"]
+    assert (answer["by"], answer["why"], answer["steps"], answer["automatic"]) == (
         "Ada",
         "to see what unlearning gives",
         3,
@@ -195,9 +196,7 @@ def test_a_schedule_is_seen_at_its_deployment(prefect: Prefect, home: Path, phot
 
 @pytest.fixture
 def mlflow(page: Page, links: dict[str, str]) -> Page:
-    """MLflow, as it opens for who has never been there: its assistant closed, its view for
-    training chosen.
-    """
+    """MLflow as a first-time user opens it, in its view for training and without its assistant."""
     page.goto(links["mlflow_url"])
     page.get_by_role("button", name="Model training").click()
     if (close := page.get_by_role("button", name="Close", exact=True)).is_visible():
@@ -229,7 +228,7 @@ def test_mlflow_has_the_runs_and_compares_two(
 def test_mlflow_draws_the_campaigns_side_by_side(
     prefect: Prefect, campaigns: list[str], submitted: str, photograph: Photograph
 ):
-    """By the link alone: whoever follows it need not know which of MLflow's views to choose."""
+    """The link alone opens the charts: its user need not know which view of MLflow to choose."""
     page = prefect.page
     prefect.open_artifact(submitted, "mlflow")
     page.goto(

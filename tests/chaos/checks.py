@@ -1,4 +1,4 @@
-"""What an undisturbed run left, and where a disturbed one differs from it."""
+"""Snapshot of an undisturbed run, and how a disturbed run differs from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 from helpers import numbers, points, wait_until
-from services import House
+from services import Stack
 
 from deployments.servers.dead_runs import SILENCE
 from tasks.registry import Registry
@@ -22,7 +22,7 @@ ENDS = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a campaign came to, in each of the places that tell of it."""
+    """A campaign's results in every place that records them."""
 
     result: dict[str, Any]
     files: dict[str, Any]
@@ -34,15 +34,15 @@ class Snapshot:
     reports: set[str]
 
 
-def snapshot(house: House, result: dict[str, Any]) -> Snapshot:
-    store = Store(house.home / "store")
-    registry = Registry(house.database("erpd"))
+def snapshot(stack: Stack, result: dict[str, Any]) -> Snapshot:
+    store = Store(stack.home / "store")
+    registry = Registry(stack.database("erpd"))
     try:
         attached = {
-            (one.iteration, one.role, one.artifact.id)
-            for one in registry.artifacts(result["campaign"])
+            (entry.iteration, entry.role, entry.artifact.id)
+            for entry in registry.artifacts(result["campaign"])
         }
-        reports = {f"{one}" for one in registry.reports(result["campaign"])}
+        reports = {f"{report}" for report in registry.reports(result["campaign"])}
     finally:
         registry.close()
     return Snapshot(
@@ -52,50 +52,51 @@ def snapshot(house: House, result: dict[str, Any]) -> Snapshot:
             for kind in KINDS
             for artifact in store.artifacts(kind)
         },
-        points=points(house.database("mlflow"), result["campaign"]),
+        points=points(stack.database("mlflow"), result["campaign"]),
         attached=attached,
         reports=reports,
     )
 
 
-def differences(house: House, result: dict[str, Any], undisturbed: Snapshot) -> list[str]:
-    """In a line each; none where the disturbed run is as the undisturbed one, and nothing is
-    lost, doubled or left open.
+def differences(stack: Stack, result: dict[str, Any], undisturbed: Snapshot) -> list[str]:
+    """Every difference from the undisturbed run, and everything lost, doubled or left open.
+
+    Each is one line.
     """
-    ours = snapshot(house, result)
+    ours = snapshot(stack, result)
     wrong = [
         f"{name} differ"
         for name in ("result", "files", "attached", "reports")
         if getattr(ours, name) != getattr(undisturbed, name)
     ]
-    wrong += _points(ours, undisturbed)
-    wrong += _store(house)
-    wrong += _left_open(house, result["campaign"])
-    wrong += _still_running(house)
+    wrong += _metrics(ours, undisturbed)
+    wrong += _store(stack)
+    wrong += _left_open(stack, result["campaign"])
+    wrong += _still_running(stack)
     return wrong
 
 
-def _points(ours: Snapshot, undisturbed: Snapshot) -> Iterator[str]:
-    """Every point of every metric once, with the same value where it is no time."""
+def _metrics(ours: Snapshot, undisturbed: Snapshot) -> Iterator[str]:
+    """Checks that every point of every metric is there once, with the same value unless a time."""
     if ours.points.keys() != undisturbed.points.keys():
         yield f"MLflow has runs of {sorted(ours.points)}, not of {sorted(undisturbed.points)}"
         return
     for phase, theirs in undisturbed.points.items():
-        found = ours.points[phase]
-        if missing := theirs.keys() - found.keys():
+        actual = ours.points[phase]
+        if missing := theirs.keys() - actual.keys():
             yield f"MLflow misses {len(missing)} points of {phase}: {min(missing)}"
-        if more := found.keys() - theirs.keys():
+        if more := actual.keys() - theirs.keys():
             yield f"MLflow has {len(more)} points too many of {phase}: {min(more)}"
-        if doubled := [point for point, values in found.items() if len(values) > 1]:
+        if doubled := [point for point, values in actual.items() if len(values) > 1]:
             yield f"MLflow has {len(doubled)} points of {phase} twice: {min(doubled)}"
-        timeless = {point for point in theirs.keys() & found.keys() if "seconds" not in point[0]}
-        if other := [point for point in timeless if found[point] != theirs[point]]:
+        timeless = {point for point in theirs.keys() & actual.keys() if "seconds" not in point[0]}
+        if other := [point for point in timeless if actual[point] != theirs[point]]:
             yield f"MLflow has other values of {phase}: {min(other)}"
 
 
-def _store(house: House) -> Iterator[str]:
-    """Whole, without remains, and with each response of each problem once."""
-    store = Store(house.home / "store")
+def _store(stack: Stack) -> Iterator[str]:
+    """Checks that the store is intact, has no leftovers, and has each response only once."""
+    store = Store(stack.home / "store")
     for kind in KINDS:
         for artifact in store.artifacts(kind):
             if damage := store.damage(artifact):
@@ -124,15 +125,17 @@ def _store(house: House) -> Iterator[str]:
         yield "the store set something aside as damaged"
 
 
-def _left_open(house: House, campaign: str) -> Iterator[str]:
-    """The registry and MLflow say that it is over."""
-    registry = Registry(house.database("erpd"))
+def _left_open(stack: Stack, campaign: str) -> Iterator[str]:
+    """Checks that the campaign has ended in the registry and in MLflow."""
+    registry = Registry(stack.database("erpd"))
     try:
-        found = registry.campaign(campaign)
-        if found.status != "completed" or found.finished_at is None:
-            yield f"the registry says {found.status}"
+        record = registry.campaign(campaign)
+        if record.status != "completed" or record.finished_at is None:
+            yield f"the registry says {record.status}"
         if open_ := [
-            one.index for one in registry.iterations(campaign) if one.status != "completed"
+            iteration.index
+            for iteration in registry.iterations(campaign)
+            if iteration.status != "completed"
         ]:
             yield f"the registry has iterations {open_} open"
     finally:
@@ -141,7 +144,7 @@ def _left_open(house: House, campaign: str) -> Iterator[str]:
         "SELECT r.name, r.status FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key "
         "= 'erpd.campaign' AND t.value = :campaign"
     )
-    engine = sa.create_engine(house.database("mlflow"))
+    engine = sa.create_engine(stack.database("mlflow"))
     with engine.connect() as connection:
         for name, status in connection.execute(sa.text(query), {"campaign": campaign}):
             if status != "FINISHED":
@@ -149,17 +152,18 @@ def _left_open(house: House, campaign: str) -> Iterator[str]:
     engine.dispose()
 
 
-def _still_running(house: House) -> list[str]:
-    """Prefect's flow runs that have not ended. Who was killed cannot say that it ends: the
-    server marks it once its heartbeat is silent.
+def _still_running(stack: Stack) -> list[str]:
+    """Prefect's flow runs that have not ended.
+
+    A killed process cannot end its run: the server does it when the heartbeat stops.
     """
 
     def running() -> list[str]:
-        runs = house.prefect("/flow_runs/filter", {"limit": 200, "sort": "START_TIME_DESC"})
+        runs = stack.prefect("/flow_runs/filter", {"limit": 200, "sort": "START_TIME_DESC"})
         return [
-            f"{one['name']} is {one['state']['name']}"
-            for one in runs
-            if one["state"]["type"] not in ENDS
+            f"{run['name']} is {run['state']['name']}"
+            for run in runs
+            if run["state"]["type"] not in ENDS
         ]
 
     wait_until(lambda: not running(), SILENCE.total_seconds() + 60)

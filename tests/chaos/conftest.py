@@ -1,6 +1,4 @@
-"""How many trials, from which on, with which instants, and where they are written down; the
-services, and the undisturbed run.
-"""
+"""Options and fixtures of the chaos tests: trials, seed, records, services, undisturbed run."""
 
 from __future__ import annotations
 
@@ -13,33 +11,36 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from services import House
+    from services import Stack
     from trials import Reference, Trial
 
 Record = dict[str, Any]
-MADE = pytest.StashKey[list[Record]]()
+RECORDS = pytest.StashKey[list[Record]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption(
-        "--trials", type=int, default=1, help="how many victims are killed, one a campaign"
+        "--trials",
+        type=int,
+        default=1,
+        help="number of trials: one killed victim, one campaign each",
     )
     group.addoption(
-        "--first", type=int, default=1, help="the trial to begin with: victims are taken in turn"
+        "--first", type=int, default=1, help="number of the first trial: victims are taken in turn"
     )
-    group.addoption("--seed", type=int, default=0, help="the instants follow from it")
+    group.addoption("--seed", type=int, default=0, help="seed of the random instants")
     group.addoption(
         "--records",
         type=Path,
         default=None,
-        help="a file of one JSON line a trial; those it has are not done again",
+        help="a file with one JSON line per trial; trials that it has are not run again",
     )
 
 
 def settings(config: pytest.Config) -> tuple[int, int, int, Path | None]:
-    """(trials, first, seed, records), also where these options are not known: pytest reads this
-    file first only when it is named.
+    """Returns (trials, first, seed, records), with defaults if pytest does not know these options:
+    it reads this file early enough only if its folder is an argument.
     """
     return tuple(
         config.getoption(name, value)
@@ -63,31 +64,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    from services import house
+def stack() -> Iterator[Stack]:
+    from services import running_stack
 
-    with house() as one:
-        yield one
+    with running_stack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
-def reference(house: House) -> Reference:
+def reference(stack: Stack) -> Reference:
     from trials import run_undisturbed
 
-    return run_undisturbed(house)
+    return run_undisturbed(stack)
 
 
 @pytest.fixture
 def write(request: pytest.FixtureRequest) -> Callable[[Trial], None]:
-    """Writes a trial down, for the summary and for whoever goes on from there. One that killed
-    nobody counts for nothing.
-    """
+    """Records a trial for the summary and for later runs. One that killed no process is ignored."""
 
     def add(trial: Trial) -> None:
         if not trial.found:
             return
         record = asdict(trial)
-        request.config.stash.setdefault(MADE, []).append(record)
+        request.config.stash.setdefault(RECORDS, []).append(record)
         if path := settings(request.config)[3]:
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -96,7 +95,7 @@ def write(request: pytest.FixtureRequest) -> Callable[[Trial], None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    records = done_before(config) if settings(config)[3] else config.stash.get(MADE, [])
+    records = done_before(config) if settings(config)[3] else config.stash.get(RECORDS, [])
     if records:
         equal = sum(record["outcome"] == "equal" for record in records)
         again = sum(record["again"] > 0 for record in records)

@@ -1,6 +1,7 @@
-"""The services a campaign leans on, as real processes on loopback that may be killed and started
-again: PostgreSQL for the registry and both servers, Prefect's server, MLflow's, a Ray head and a
-Ray worker; and what serves the deployments, when a trial asks for it.
+"""The services of a campaign, as real processes on loopback that can be killed and restarted.
+
+PostgreSQL for the registry and both servers, Prefect's server, MLflow's, a Ray head and a Ray
+worker; and `deployments.servers.serve` if a trial needs it.
 """
 
 from __future__ import annotations
@@ -28,26 +29,27 @@ from postgres import Server, find_binaries
 from deployments.servers.local_platform import SERVING, free_port
 
 PATIENCE = 240.0
-"""Seconds a service may take until it answers, on a busy machine."""
+"""Seconds until a service must respond, on a busy machine."""
 STARTS = 3
-"""Of Ray's nodes about one in ten does not come up on a busy machine; an operator starts it
-again.
+"""How often a service is started at most.
+
+About one in ten Ray nodes does not come up on a busy machine; an operator restarts it.
 """
 NODES = {"ray-head": "127.0.0.2", "ray-worker": "127.0.0.3"}
-"""Two machines, as far as Ray is concerned."""
+"""Loopback addresses that Ray takes for two machines."""
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    found = []
+    living = []
     for process in processes:
         with suppress(psutil.Error):
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                living.append(process)
+    return living
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL, at once; returns when they are gone."""
+    """Send SIGKILL to all processes; returns when they are gone."""
     processes = list(processes)
     for process in processes:
         with suppress(psutil.Error):
@@ -58,7 +60,7 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 @dataclass
 class Service:
-    """A command that stays; `health` asks whether it answers."""
+    """A command that keeps running; `health` checks whether it responds."""
 
     name: str
     command: list[str]
@@ -80,21 +82,21 @@ class Service:
             )
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until the service responds; restart it if it ends."""
         starts, until = 1, time.monotonic() + PATIENCE
         while not self.health():
-            assert time.monotonic() < until, f"{self.name} does not answer: {self.said()}"
+            assert time.monotonic() < until, f"{self.name} does not respond: {self.log_tail()}"
             if self.process is None or self.process.poll() is not None:
-                assert starts < STARTS, f"{self.name} does not start: {self.said()}"
+                assert starts < STARTS, f"{self.name} does not start: {self.log_tail()}"
                 starts += 1
                 self.start()
             time.sleep(0.2)
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
 
     def family(self) -> list[psutil.Process]:
-        """It and what it started, as far as it is alive."""
+        """The service's live processes, children included."""
         if self.process is None:
             return []
         with suppress(psutil.Error):
@@ -102,11 +104,11 @@ class Service:
         return []
 
     def kill(self) -> None:
-        """With all it started, as when its machine goes."""
+        """Kill the service with its children, as if its machine went down."""
         kill(self.family())
 
     def stop(self) -> None:
-        """As an operator does: asked to, then not."""
+        """Stop the service as an operator does: SIGTERM, then SIGKILL after 20 s."""
         family = self.family()
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -115,7 +117,7 @@ class Service:
 
 
 @dataclass
-class House:
+class Stack:
     """All services of one home."""
 
     folder: Path
@@ -136,7 +138,7 @@ class House:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def variables(self) -> dict[str, str]:
-        """The environment of whoever runs a campaign here."""
+        """Environment of a process that runs a campaign on this stack."""
         return environment(
             self.home,
             ERPD_REGISTRY_URL=self.database("erpd"),
@@ -158,7 +160,7 @@ class House:
     # -------------------------------------------------------------------------------- start and end
 
     def start(self) -> None:
-        """All but what serves the deployments."""
+        """Start all services except the one that serves the deployments."""
         self.postgres.start()
         engine = sa.create_engine(self.postgres.url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
@@ -196,11 +198,10 @@ class House:
             self.services[name].wait()
 
     def start_ray(self) -> None:
-        """The head, and then its worker: of nodes that start at one time on one machine, some do
-        not come up.
+        """Start the head, then its worker.
 
-        What is left of the cluster before goes first: while a worker of it lives, Ray says that its
-        head does.
+        Of nodes started together on one machine, some do not come up. The old cluster is stopped
+        first: while one of its workers lives, Ray reports its head as alive.
         """
         for name in NODES:
             self.services[name].stop()
@@ -239,7 +240,7 @@ class House:
             "RAY_NODE_PORT": str(self.ports[f"{name} node"]),
             "RAY_HEAD_PORT": str(self.ports["ray-head"]),
             "RAY_WORKER_CPUS": "2",
-            "RAY_worker_niceness": "0",  # they share two cores with the services, and would starve
+            "RAY_worker_niceness": "0",  # workers share two cores with the services: would starve
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         }
         port = self.ports[name] if role == "head" else self.ports[f"{name} node"]
@@ -259,10 +260,10 @@ class House:
             healthy,
         )
 
-    # -------------------------------------------------------------------------------- what is asked
+    # -------------------------------------------------------------------------------------- queries
 
     def prefect(self, path: str, body: Any = None) -> Any:
-        """What Prefect's API answers: to a POST, where there is a body."""
+        """Response of Prefect's API to a GET, or to a POST if there is a body."""
         url = f"{self.url('prefect')}/api{path}"
         answer = (
             httpx.get(url, timeout=60) if body is None else httpx.post(url, json=body, timeout=60)
@@ -270,35 +271,29 @@ class House:
         return answer.raise_for_status().json()
 
     def at_work(self) -> dict[psutil.Process, str]:
-        """What Ray is doing at this moment: worker process -> name of the task, or of the
-        actor's class and method.
-        """
-        found = {}
+        """What Ray runs right now: worker process -> task name, or an actor's class and method."""
+        busy = {}
         for name in NODES:
             for process in self.services[name].family():
-                with suppress(psutil.Error, IndexError):  # it has ended meanwhile
+                with suppress(psutil.Error, IndexError):  # the process has ended
                     title = process.cmdline()[0]
                     if title.startswith("ray::") and not title.startswith(
                         ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
                     ):
-                        found[process] = title.removeprefix("ray::").split()[0]
-        return found
+                        busy[process] = title.removeprefix("ray::").split()[0]
+        return busy
 
-    def strangers(self) -> list[psutil.Process]:
-        """Processes of the home that belong to none of the services: who runs a campaign, and
-        what that started.
-        """
+    def campaign_processes(self) -> list[psutil.Process]:
+        """Processes of the home outside all services: a campaign's process and its children."""
         known = {process for service in self.services.values() for process in service.family()}
         return [process for process in processes_of(self.home) if process not in known]
 
-    def left(self, patience: float) -> list[str]:
-        """Who is still there `patience` seconds after a campaign's end: strangers, and whatever
-        Ray is doing.
-        """
-        wait_until(lambda: not (self.strangers() or self.at_work()), patience)
-        return [" ".join(process.cmdline())[:200] for process in alive(self.strangers())] + sorted(
-            self.at_work().values()
-        )
+    def leftovers(self, patience: float) -> list[str]:
+        """Campaign processes and Ray work still there `patience` seconds after a campaign's end."""
+        wait_until(lambda: not (self.campaign_processes() or self.at_work()), patience)
+        return [
+            " ".join(process.cmdline())[:200] for process in alive(self.campaign_processes())
+        ] + sorted(self.at_work().values())
 
 
 def answers(url: str) -> bool:
@@ -309,25 +304,25 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def house() -> Iterator[House]:
-    """The services, started; stopped in the end, with nothing left."""
+def running_stack() -> Iterator[Stack]:
+    """Start the services; stop them at the end and check that no process is left."""
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     names = ("prefect", "mlflow", "ray-head", *(f"{name} node" for name in NODES))
-    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as place:
-        folder = Path(place)
-        folder.chmod(0o755)  # PostgreSQL's own user goes through it
+    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as path:
+        folder = Path(path)
+        folder.chmod(0o755)  # PostgreSQL's user must reach its folder
         for name in ("postgres", "home", "user", "cwd", "files"):
             (folder / name).mkdir()
-        one = House(
+        stack = Stack(
             folder, Server(binaries, folder / "postgres"), {name: free_port() for name in names}
         )
         try:
-            one.start()
-            yield one
+            stack.start()
+            yield stack
         finally:
-            one.stop()
+            stack.stop()
             left = no_process_left(folder)
             kill(processes_of(folder))
         assert left == [], left

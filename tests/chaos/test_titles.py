@@ -1,4 +1,4 @@
-"""What a record says of a process is the same on every machine."""
+"""A trial's record names a process the same way on every machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is killed: each victim's processes at this moment, found by what belongs to this home and
-never by a name alone.
-"""
+"""The victims and how to find their processes: only those of this home, never by name alone."""
 
 from __future__ import annotations
 
@@ -9,83 +7,84 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
-from asked import Asked, Command, FlowRun
-from services import House, alive
+from campaign_requests import CampaignRequest, Command, FlowRun
+from services import Stack, alive
 
-Found = Callable[[House, Asked], list[psutil.Process]]
+Finder = Callable[[Stack, CampaignRequest], list[psutil.Process]]
 
 
 @dataclass(frozen=True)
 class Victim:
     name: str
-    find: Found
-    """Its processes now; none where it is not there."""
-    bring_back: Callable[[House], None] = lambda house: None
-    """What an operator does about it; nothing where it is the program's own to begin again."""
-    by: type[Asked] = Command
-    """How the campaign is asked for."""
+    find: Finder
+    """Returns its current processes; none if it is not there."""
+    bring_back: Callable[[Stack], None] = lambda stack: None
+    """Restarts it as an operator does; nothing if the program recovers by itself."""
+    by: type[CampaignRequest] = Command
+    """How the campaign is started."""
     changes: tuple[str, ...] = ()
-    """How it is spread over the cluster, where that is what brings the victim about."""
+    """Overrides that spread the campaign over the cluster, if the victim exists only then."""
 
 
-def driver(house: House, asked: Asked) -> list[psutil.Process]:
-    """The `erpd run` process itself; what it started has to end by itself."""
-    return alive([process]) if (process := asked.process) else []
+def driver(stack: Stack, request: CampaignRequest) -> list[psutil.Process]:
+    """The `erpd run` process alone; its children must end by themselves."""
+    return alive([process]) if (process := request.process) else []
 
 
-def flow_run(house: House, asked: Asked) -> list[psutil.Process]:
-    """The process that Prefect's runner started for this flow run; what that started in turn has
-    to end by itself.
+def flow_run(stack: Stack, request: CampaignRequest) -> list[psutil.Process]:
+    """The process that Prefect's runner started for this flow run.
+
+    Its children must end by themselves.
     """
-    assert isinstance(asked, FlowRun)
+    assert isinstance(request, FlowRun)
     ours = {}
-    for process in house.strangers() + house.services["deployments"].family():
+    for process in stack.campaign_processes() + stack.services["deployments"].family():
         with suppress(psutil.Error):
             if process.environ().get("PREFECT__FLOW_RUN_ID", "").replace(
                 "-", ""
-            ) == asked.id.replace("-", ""):
+            ) == request.id.replace("-", ""):
                 ours[process.pid] = process
     return [process for process in ours.values() if process.ppid() not in ours]
 
 
-def worker(house: House, asked: Asked) -> list[psutil.Process]:
-    """One Ray worker at work on a stage."""
-    return [process for process, what in house.at_work().items() if not what.startswith("Sampler")][
+def worker(stack: Stack, request: CampaignRequest) -> list[psutil.Process]:
+    """One Ray worker that is running a stage."""
+    return [process for process, what in stack.at_work().items() if not what.startswith("Sampler")][
         :1
     ]
 
 
-def rollout_actor(house: House, asked: Asked) -> list[psutil.Process]:
-    """One of the actors that sample."""
-    return [process for process, what in house.at_work().items() if what.startswith("Sampler")][:1]
+def rollout_actor(stack: Stack, request: CampaignRequest) -> list[psutil.Process]:
+    """One of the sampling actors."""
+    return [process for process, what in stack.at_work().items() if what.startswith("Sampler")][:1]
 
 
-def ray_head(house: House, asked: Asked) -> list[psutil.Process]:
-    """The cluster's memory of itself, and the head's own node."""
+def ray_head(stack: Stack, request: CampaignRequest) -> list[psutil.Process]:
+    """The head's control store (GCS) and its raylet."""
     return [
         process
-        for process in house.services["ray-head"].family()
+        for process in stack.services["ray-head"].family()
         if process.name() in ("gcs_server", "raylet")
     ]
 
 
-def postmaster(house: House, asked: Asked) -> list[psutil.Process]:
-    return alive([psutil.Process(house.postgres.process.pid)])
+def postmaster(stack: Stack, request: CampaignRequest) -> list[psutil.Process]:
+    return alive([psutil.Process(stack.postgres.process.pid)])
 
 
 def server(name: str) -> Victim:
-    """A server with the processes that answer for it."""
+    """A server with all its processes."""
 
-    def bring_back(house: House) -> None:
-        house.services[name].start()
-        house.services[name].wait()
+    def bring_back(stack: Stack) -> None:
+        stack.services[name].start()
+        stack.services[name].wait()
 
-    return Victim(name, lambda house, asked: house.services[name].family(), bring_back)
+    return Victim(name, lambda stack, request: stack.services[name].family(), bring_back)
 
 
-def restart_postgres(house: House) -> None:
-    house.postgres.process.wait()
-    house.postgres.start()
+def restart_postgres(stack: Stack) -> None:
+    stack.postgres.process.wait()
+    stack.postgres.start()
 
 
 VICTIMS = (
@@ -94,10 +93,10 @@ VICTIMS = (
     server("prefect"),
     Victim("flow run", flow_run, by=FlowRun),
     Victim("postgresql", postmaster, restart_postgres),
-    Victim("ray head", ray_head, House.start_ray),
+    Victim("ray head", ray_head, Stack.start_ray),
     Victim("ray worker", worker),
     Victim(
         "rollout actor", rollout_actor, changes=("runtime.samplers=2", "runtime.sampler_cpus=1")
     ),
 )
-"""In turn."""
+"""The victims, in the order of the trials."""

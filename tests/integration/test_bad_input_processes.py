@@ -1,4 +1,4 @@
-"""Some of the malformed input again, each given to the real command in a process of its own."""
+"""Some malformed inputs, each given to the real command in a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOME = (
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_process_says_one_line_and_writes_nothing(name: str, tmp_path: Path):
-    (case,) = [one for one in CASES if one.name == name]
+    (case,) = [case for case in CASES if case.name == name]
     cwd, home = tmp_path / "cwd", tmp_path / "home"
     cwd.mkdir()
     arguments = case.make(tmp_path / "d")

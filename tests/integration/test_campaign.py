@@ -1,5 +1,7 @@
-"""A whole campaign by the real command: the contract's JSON, what MLflow and the registry hold,
-and nothing done or said twice.
+"""A whole campaign by the real command.
+
+Checks the JSON result, the contents of MLflow and registry, and that nothing is computed or logged
+twice.
 """
 
 from __future__ import annotations
@@ -37,17 +39,17 @@ def first(undisturbed: Campaign) -> dict[str, Any]:
 def second(
     undisturbed: Campaign, first: dict[str, Any]
 ) -> tuple[Campaign, list[dict[str, Any]], dict[str, Any]]:
-    """The same command again: its run, the events it added, and MLflow's points from before it."""
+    """The same command again: its run, the events it added, and MLflow's earlier points."""
     before, points = len(events(undisturbed.home)), tracked(undisturbed.home)
     again = undisturbed.again()
     return again, events(undisturbed.home)[before:], points
 
 
-def registry(campaign: Campaign) -> Registry:
+def open_registry(campaign: Campaign) -> Registry:
     return Registry(f"sqlite:///{campaign.home / 'registry.db'}")
 
 
-# ------------------------------------------------------------------------------------- the contract
+# ------------------------------------------------------------------------------------------- result
 
 
 def check_report(report: dict[str, Any]) -> None:
@@ -80,19 +82,20 @@ def test_stdout_is_exactly_the_contracts_object(undisturbed: Campaign, first: di
     assert first["campaign"].startswith("tiny-")
     check_report(first["base"])
     assert first["base"]["kl_old"] == first["base"]["kl_base"] == 0.0
-    assert [one["index"] for one in first["iterations"]] == [1, 2]
-    for one in first["iterations"]:
-        assert set(one) == {"index", "strategy", "decision", "teacher", "student", "seconds"}
-        assert one["strategy"] in ("S1", "S2", "S3", "online")
-        check_report(one["teacher"])
-        check_report(one["student"])
+    assert [iteration["index"] for iteration in first["iterations"]] == [1, 2]
+    for iteration in first["iterations"]:
+        assert set(iteration) == {"index", "strategy", "decision", "teacher", "student", "seconds"}
+        assert iteration["strategy"] in ("S1", "S2", "S3", "online")
+        check_report(iteration["teacher"])
+        check_report(iteration["student"])
         assert (
-            one["decision"]["strategy"] == one["strategy"]
-            and one["decision"]["reason"]
-            and one["decision"]["evidence"]
+            iteration["decision"]["strategy"] == iteration["strategy"]
+            and iteration["decision"]["reason"]
+            and iteration["decision"]["evidence"]
         )
-        assert {"rollouts", "teacher", "distill", "score", "evaluate"} <= set(one["seconds"])
-        assert all(isinstance(value, float) and value >= 0 for value in one["seconds"].values())
+        seconds = iteration["seconds"]
+        assert {"rollouts", "teacher", "distill", "score", "evaluate"} <= set(seconds)
+        assert all(isinstance(value, float) and value >= 0 for value in seconds.values())
     assert Path(first["report"]).is_file() and Path(first["report"]).is_relative_to(
         undisturbed.home
     )
@@ -109,7 +112,7 @@ def test_the_first_iteration_starts_from_the_base(first: dict[str, Any]):
         assert report["kl_old"] == pytest.approx(report["kl_base"]) and report["kl_old"] > 0
     later = first["iterations"][1]["student"]
     assert later["kl_old"] != pytest.approx(later["kl_base"]), (
-        "the second starts from the first one's student"
+        "iteration 2 starts from the student of iteration 1"
     )
 
 
@@ -129,15 +132,15 @@ def test_no_process_outlives_the_command(undisturbed: Campaign, second: Any):
     assert no_process_left(undisturbed.home) == []
 
 
-# ----------------------------------------------------------------------------------- the second run
+# --------------------------------------------------------------------------------------- second run
 
 
 def test_the_second_run_gives_the_same_numbers(first: dict[str, Any], second: Any):
     again = second[0].result
     assert numbers(again) == numbers(first)
-    assert [one["seconds"] for one in again["iterations"]] == [
-        one["seconds"] for one in first["iterations"]
-    ], "what it cost when it was done"
+    assert [iteration["seconds"] for iteration in again["iterations"]] == [
+        iteration["seconds"] for iteration in first["iterations"]
+    ], "the times of the first run"
 
 
 def test_the_second_run_finds_every_stage_in_the_store(undisturbed: Campaign, second: Any):
@@ -148,7 +151,7 @@ def test_the_second_run_finds_every_stage_in_the_store(undisturbed: Campaign, se
     ]
     cached = [event["label"] for event in second[1] if event["status"] == "cached"]
     assert set(worked) <= set(cached)
-    assert len(worked) == len(set(worked)), "no stage is worked out twice"
+    assert len(worked) == len(set(worked)), "no stage is computed twice"
 
 
 def test_the_second_run_says_nothing_twice(undisturbed: Campaign, second: Any):
@@ -163,10 +166,10 @@ def runs(undisturbed: Campaign, second: Any) -> dict[str, Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{undisturbed.home / 'mlflow' / 'mlflow.db'}")
-    found = client.search_runs(
+    all_runs = client.search_runs(
         [client.get_experiment_by_name("erpd").experiment_id], max_results=500
     )
-    return {run.data.tags.get("erpd.phase", "campaign"): run for run in found}
+    return {run.data.tags.get("erpd.phase", "campaign"): run for run in all_runs}
 
 
 def test_a_campaign_is_a_parent_run_with_its_phases_as_children(
@@ -192,10 +195,10 @@ def test_a_campaign_is_a_parent_run_with_its_phases_as_children(
 
 
 def test_every_step_is_tracked_once(undisturbed: Campaign, second: Any):
-    found = tracked(undisturbed.home)
+    phases = tracked(undisturbed.home)
     for index in (1, 2):
         for role, steps in (("teacher", 60), ("student", 6)):
-            points = found[f"{index}/{role}"]
+            points = phases[f"{index}/{role}"]
             assert [
                 points.get(("train/loss", step), []).__len__() for step in range(1, steps + 1)
             ] == [1] * steps
@@ -209,7 +212,7 @@ def test_every_step_is_tracked_once(undisturbed: Campaign, second: Any):
                 )
                 == 1
             )
-    assert all(len(values) == 1 for points in found.values() for values in points.values())
+    assert all(len(values) == 1 for points in phases.values() for values in points.values())
 
 
 def test_scores_and_kl_in_mlflow_are_those_of_the_contract(
@@ -217,12 +220,12 @@ def test_scores_and_kl_in_mlflow_are_those_of_the_contract(
 ):
     points = tracked(undisturbed.home)["campaign"]
     for step, report in enumerate(
-        [first["base"], *(one["student"] for one in first["iterations"])]
+        [first["base"], *(iteration["student"] for iteration in first["iterations"])]
     ):
         assert points["score/test", step] == [pytest.approx(report["scores"]["test"]["avg"])]
         assert points["kl/base", step] == [pytest.approx(report["kl_base"])]
         assert points["eval/test/length", step] == [pytest.approx(report["length"])], (
-            "there is one benchmark"
+            "there is only one benchmark"
         )
         for name in ("pass_at_k", "majority"):
             assert 0 < points[f"eval/test/{name}", step][0] <= 1
@@ -238,38 +241,40 @@ def test_scores_and_kl_in_mlflow_are_those_of_the_contract(
 def test_the_registry_holds_reports_decisions_and_times(
     undisturbed: Campaign, first: dict[str, Any]
 ):
-    book = registry(undisturbed)
-    campaign = book.campaign(first["campaign"])
+    registry = open_registry(undisturbed)
+    campaign = registry.campaign(first["campaign"])
     assert (campaign.status, campaign.recipe, campaign.config["teacher"]["steps"]) == (
         "completed",
         "tiny",
         60,
     )
     reports = {
-        (one.iteration, one.role): one.report.model_dump(mode="json")
-        for one in book.reports(campaign.id)
+        (entry.iteration, entry.role): entry.report.model_dump(mode="json")
+        for entry in registry.reports(campaign.id)
     }
     assert reports[0, "base"] == first["base"]
-    for one, kept in zip(first["iterations"], book.iterations(campaign.id), strict=True):
+    recorded = registry.iterations(campaign.id)
+    for iteration, record in zip(first["iterations"], recorded, strict=True):
         assert (
-            reports[one["index"], "teacher"] == one["teacher"]
-            and reports[one["index"], "student"] == one["student"]
+            reports[iteration["index"], "teacher"] == iteration["teacher"]
+            and reports[iteration["index"], "student"] == iteration["student"]
         )
-        assert kept.status == "completed" and kept.seconds == pytest.approx(one["seconds"])
+        assert record.status == "completed"
+        assert record.seconds == pytest.approx(iteration["seconds"])
         assert (
-            kept.decision is not None
-            and json.loads(kept.decision.model_dump_json()) == one["decision"]
+            record.decision is not None
+            and json.loads(record.decision.model_dump_json()) == iteration["decision"]
         )
-        assert {"start", "teacher"} & set(kept.decision.evidence) or kept.decision.evidence
-    book.close()
+        assert {"start", "teacher"} & set(record.decision.evidence) or record.decision.evidence
+    registry.close()
 
 
 def test_the_lineage_of_the_last_student_reaches_base_batches_teachers_and_students(
     undisturbed: Campaign, first: dict[str, Any]
 ):
-    book, store = registry(undisturbed), Store(undisturbed.home / "store")
+    registry, store = open_registry(undisturbed), Store(undisturbed.home / "store")
     last = first["iterations"][1]["student"]["policy"]
-    tree = book.lineage(last)
+    tree = registry.lineage(last)
     kinds = {line.artifact.kind for line in tree.lines}
     assert {"policy", "training", "rollouts", "column", "problems"} <= kinds
     ancestors = {first["base"]["policy"], first["iterations"][0]["student"]["policy"]}
@@ -277,8 +282,8 @@ def test_the_lineage_of_the_last_student_reaches_base_batches_teachers_and_stude
         ancestors.add(first["iterations"][1]["teacher"]["policy"])
     assert ancestors <= tree.ids
     assert all(store.has(artifact) for artifact in tree.ids)
-    assert last in book.descendants(first["base"]["policy"]).ids
-    book.close()
+    assert last in registry.descendants(first["base"]["policy"]).ids
+    registry.close()
 
 
 def test_every_artifact_is_whole_and_nothing_half_made_is_left(undisturbed: Campaign, second: Any):
@@ -317,25 +322,25 @@ def test_the_report_is_one_page_that_needs_nothing_else(first: dict[str, Any]):
 def test_on_ray_the_numbers_are_the_same_and_no_process_stays(
     undisturbed: Campaign, first: dict[str, Any], short_home: Path
 ):
-    strangers = {process.pid for process in psutil.process_iter()}
+    earlier = {process.pid for process in psutil.process_iter()}
     on_ray = run_campaign(short_home, "iterations=1", "runtime.ray=on")
-    found, expected = numbers(on_ray.result), numbers(first)
-    assert found["base"] == expected["base"]
-    assert found["iterations"] == expected["iterations"][:1]
-    assert (on_ray.home / "ray" / "session_latest").exists(), "Ray really ran, under the home"
+    actual, expected = numbers(on_ray.result), numbers(first)
+    assert actual["base"] == expected["base"]
+    assert actual["iterations"] == expected["iterations"][:1]
+    assert (on_ray.home / "ray" / "session_latest").exists(), "Ray ran, with files in the home"
     assert list((short_home / "cwd").iterdir()) == list((short_home / "user").iterdir()) == []
     assert no_process_left(on_ray.home) == []
     names = ("raylet", "gcs_server", "ray::")
     left = [
-        one
-        for one in psutil.process_iter(["name", "cmdline"])
-        if one.pid not in strangers and any(n in str(one.info) for n in names)
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.pid not in earlier and any(n in str(process.info) for n in names)
     ]
-    assert [one.info for one in left if str(on_ray.home) in str(one.info)] == []
+    assert [process.info for process in left if str(on_ray.home) in str(process.info)] == []
 
 
 def test_processes_of_a_home_are_found(undisturbed: Campaign):
-    """The check above sees what it should: a process with this home in its environment."""
+    """The check above finds a process that has this home in its environment."""
     import subprocess
     import sys
 
@@ -344,8 +349,8 @@ def test_processes_of_a_home_are_found(undisturbed: Campaign):
     with subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(60)"], env=environment(undisturbed.home)
     ) as sleeper:
-        # its environment can be read a moment after Popen returns: the kernel closes the start-up
-        # pipe before it fills that in
+        # Its environment is readable only shortly after Popen returns: the kernel closes the
+        # start-up pipe before it fills in the environment.
         try:
             assert wait_until(
                 lambda: sleeper.pid in [process.pid for process in processes_of(undisturbed.home)],

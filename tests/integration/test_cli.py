@@ -1,6 +1,4 @@
-"""The `erpd` command: what it prints where, its exit codes, and one helpful line for everything
-that is wrong with the input.
-"""
+"""The `erpd` command: its output, exit codes, and one helpful line for every fault of the input."""
 
 from __future__ import annotations
 
@@ -26,15 +24,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """One home for the module: no command here needs an empty one, and its path is short enough
-    for Ray.
-    """
+    """A home shared by the module, with a path short enough for Ray; no test needs an empty one."""
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a command that was given something wrong."""
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The single error line of a command that was given bad input."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
@@ -54,22 +50,22 @@ def lines(path: Path, rows: list[Any]) -> Path:
 
 
 def test_a_wrong_recipe(home: Path):
-    line = said(erpd("run", "tinny", "--json", home=home))
+    line = error_line(erpd("run", "tinny", "--json", home=home))
     assert "tinny" in line and "tiny" in line.replace("tinny", "")
-    assert "tinny" in said(erpd("show", "tinny", home=home))
+    assert "tinny" in error_line(erpd("show", "tinny", home=home))
 
 
 def test_broken_yaml(home: Path, tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: tiny\nteacher:\n  steps: [1\n")
-    line = said(erpd("run", path, home=home))
+    line = error_line(erpd("run", path, home=home))
     assert "mine.yaml" in line and "line" in line
 
 
 def test_an_unknown_key_and_a_wrong_value(home: Path, tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: tiny\nteacher: {stepz: 3}\nseed: many\n")
-    line = said(erpd("run", path, "--json", home=home))
+    line = error_line(erpd("run", path, "--json", home=home))
     assert "teacher.stepz" in line and "seed" in line
 
 
@@ -78,11 +74,11 @@ def test_an_unknown_key_and_a_wrong_value(home: Path, tmp_path: Path):
     [("seed", "key.path=value"), ("colour=1", "colour"), ("teacher.steps=-1", "teacher.steps")],
 )
 def test_a_bad_override(home: Path, override: str, word: str):
-    assert word in said(erpd("run", "tiny", "--set", override, home=home))
+    assert word in error_line(erpd("run", "tiny", "--set", override, home=home))
 
 
 def test_a_model_directory_that_is_not_there(home: Path, tmp_path: Path):
-    line = said(
+    line = error_line(
         erpd(
             "run",
             "tiny",
@@ -98,15 +94,17 @@ def test_a_model_directory_that_is_not_there(home: Path, tmp_path: Path):
 def test_a_model_with_pickled_weights_only(home: Path, tmp_path: Path):
     model = shutil.copytree(ASSETS / "tiny-base", tmp_path / "model")
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    line = said(
+    line = error_line(
         erpd("run", "tiny", "--set", f"model={{kind: directory, path: {model}}}", home=home)
     )
     assert "safetensors" in line and "model" in line
-    assert "safetensors" in said(erpd("eval", "--model", model, "--benchmark", "tiny", home=home))
+    assert "safetensors" in error_line(
+        erpd("eval", "--model", model, "--benchmark", "tiny", home=home)
+    )
 
 
 def test_a_data_file_that_is_not_there(home: Path, tmp_path: Path):
-    line = said(
+    line = error_line(
         erpd(
             "run",
             "tiny",
@@ -116,7 +114,7 @@ def test_a_data_file_that_is_not_there(home: Path, tmp_path: Path):
         )
     )
     assert "nope.jsonl" in line
-    line = said(
+    line = error_line(
         erpd(
             "run",
             "tiny",
@@ -130,21 +128,23 @@ def test_a_data_file_that_is_not_there(home: Path, tmp_path: Path):
 
 def test_a_data_file_with_a_broken_row_is_refused_before_anything_runs(home: Path, tmp_path: Path):
     path = lines(tmp_path / "p.jsonl", [{"problem": "1+1=", "answer": "2"}, {"problem": "2+2="}])
-    line = said(erpd("run", "tiny", "--set", f"prompts={{kind: file, path: {path}}}", home=home))
+    line = error_line(
+        erpd("run", "tiny", "--set", f"prompts={{kind: file, path: {path}}}", home=home)
+    )
     assert "p.jsonl" in line and "row 2" in line and "answer" in line
 
 
 def test_a_home_too_deep_for_rays_sockets(tmp_path: Path):
     deep = tmp_path / ("deep" * 20)
-    line = said(erpd("run", "tiny", home=deep, cwd=tmp_path))
+    line = error_line(erpd("run", "tiny", home=deep, cwd=tmp_path))
     assert "ERPD_HOME" in line and "runtime.ray=off" in line
     assert no_process_left(deep) == []
 
 
 def test_vllm_that_cannot_be_had_here(home: Path):
-    """Its CPU build cannot sample on a GPU; where it is not installed at all, that is said."""
+    """vLLM's CPU build cannot sample on a GPU. If vLLM is not installed, the message says so."""
     wrong = ("runtime.engine=vllm", "runtime.device=cuda", "runtime.ray=off")
-    assert "vllm" in said(erpd("run", "tiny", *sets(wrong), home=home)).lower()
+    assert "vllm" in error_line(erpd("run", "tiny", *sets(wrong), home=home)).lower()
 
 
 @pytest.mark.parametrize(
@@ -159,29 +159,29 @@ def test_vllm_that_cannot_be_had_here(home: Path):
 )
 def test_grading_malformed_rows(home: Path, tmp_path: Path, row: Any, word: str):
     source = lines(tmp_path / "in.jsonl", [{"gold": "1", "prediction": "1"}, row])
-    line = said(erpd("grade", source, tmp_path / "out.jsonl", home=home))
+    line = error_line(erpd("grade", source, tmp_path / "out.jsonl", home=home))
     assert word in line and ("2" in line)
-    assert not (tmp_path / "out.jsonl").exists(), "half a result is none"
+    assert not (tmp_path / "out.jsonl").exists(), "no partial result"
 
 
 def test_grading_a_file_that_is_not_there(home: Path, tmp_path: Path):
-    assert "nope.jsonl" in said(
+    assert "nope.jsonl" in error_line(
         erpd("grade", tmp_path / "nope.jsonl", tmp_path / "out.jsonl", home=home)
     )
 
 
 def test_a_report_of_no_campaign(home: Path):
-    assert "nosuch" in said(erpd("report", "nosuch", home=home))
+    assert "nosuch" in error_line(erpd("report", "nosuch", home=home))
 
 
 def test_evaluating_what_is_not_there(home: Path, tmp_path: Path):
-    assert "/nope" in said(
+    assert "/nope" in error_line(
         erpd("eval", "--model", "/nope", "--benchmark", "tiny", "--json", home=home)
     )
-    assert "nope.jsonl" in said(
+    assert "nope.jsonl" in error_line(
         erpd("eval", "--model", "tiny", "--benchmark", tmp_path / "nope.jsonl", home=home)
     )
-    assert "nope" in said(
+    assert "nope" in error_line(
         erpd("eval", "--model", "tiny", "--benchmark", "nope", "--json", home=home)
     )
 
@@ -197,15 +197,15 @@ def test_wrong_usage_is_exit_2_without_a_traceback(home: Path):
         assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.strip()
 
 
-# ------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------------- output
 
 
 def test_recipes_lists_each_with_its_description(home: Path):
     done = erpd("recipes", home=home)
     assert done.returncode == 0
-    told = done.stdout.splitlines()
-    assert [line.split()[0] for line in told] == recipe_names()
-    for line in told:
+    listed = done.stdout.splitlines()
+    assert [line.split()[0] for line in listed] == recipe_names()
+    for line in listed:
         name = line.split()[0]
         assert (load_study(name) if is_study(name) else load_recipe(name)).description in line
 
@@ -230,10 +230,10 @@ def test_show_says_what_a_recipe_will_cost(home: Path):
     ):
         done = erpd("show", *arguments, home=home)
         assert done.returncode == 0, done.stderr
-        told = [line for line in done.stdout.splitlines() if line.startswith("#")]
-        assert device in told[0] and any(line.startswith("# total") for line in told)
+        costs = [line for line in done.stdout.splitlines() if line.startswith("#")]
+        assert device in costs[0] and any(line.startswith("# total") for line in costs)
     refused = erpd("show", "paper", "--machine", "H2O", home=home)
-    assert refused.returncode == 2 and "H100" in said(refused)
+    assert refused.returncode == 2 and "H100" in error_line(refused)
 
 
 def test_help_names_every_command(home: Path):

@@ -1,6 +1,4 @@
-"""`erpd eval`: its numbers are the store's, two models are compared problem by problem, a killed
-evaluation goes on, and errors help.
-"""
+"""`erpd eval`: its numbers, comparison of two models, resuming after a kill, and errors."""
 
 from __future__ import annotations
 
@@ -27,12 +25,12 @@ from tasks.store import Store
 pytestmark = pytest.mark.slow
 SHORT = ("--max-new-tokens", "24")
 HASH = (*SHORT, "--extractor", "hash")
-"""For a file of the tiny world's problems, whose answers stand after a #."""
+"""Options for a file of the tiny world's problems, whose answers follow a #."""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for the module: what was sampled by one test is found by the next."""
+    """A home shared by the module, so that later tests reuse earlier samples."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -40,8 +38,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
     rows = [
-        {"problem": one.prompt, "answer": one.answer, "id": one.id}
-        for one in problems("test", 12, 3)
+        {"problem": problem.prompt, "answer": problem.answer, "id": problem.id}
+        for problem in problems("test", 12, 3)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -49,17 +47,17 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with noise on its weights: of the same vocabulary, and clearly worse."""
+    """The tiny model with noise on its weights: the same vocabulary, and clearly worse."""
     folder = tmp_path_factory.mktemp("other")
     for path in (ASSETS / "tiny-base").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     weights = load_file(folder / "model.safetensors")
     generator = torch.Generator().manual_seed(0)
     noisy = {
-        name: one + 0.4 * one.std() * torch.randn(one.shape, generator=generator)
-        if one.ndim == 2
-        else one
-        for name, one in weights.items()
+        name: weight + 0.4 * weight.std() * torch.randn(weight.shape, generator=generator)
+        if weight.ndim == 2
+        else weight
+        for name, weight in weights.items()
     }
     save_file(noisy, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -72,43 +70,43 @@ def evaluated(home: Path, *arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def tried(home: Path, policy: str, count: int) -> list[dict[str, list[float]]]:
-    """Outcomes of every rollout of a policy in the store that has so many problems."""
+def outcomes_of(home: Path, policy: str, count: int) -> list[dict[str, list[float]]]:
+    """Outcomes of every rollout of a policy in the store that has `count` problems."""
     store = Store(home / "store")
     refs = [
-        RolloutRef.model_validate(store.manifest(one).meta["ref"])
-        for one in store.artifacts("rollouts")
+        RolloutRef.model_validate(store.manifest(artifact).meta["ref"])
+        for artifact in store.artifacts("rollouts")
     ]
     return [
-        found
+        by_problem
         for ref in refs
-        if ref.policy.id == policy and len(found := outcomes(store, ref)) == count
+        if ref.policy.id == policy and len(by_problem := outcomes(store, ref)) == count
     ]
 
 
-# ------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------------- output
 
 
 def test_the_report_is_the_contracts_and_its_numbers_are_the_stores(home: Path, sums: Path):
-    found = evaluated(home, "--model", "tiny", "--benchmark", sums, "--k", "4", *HASH)
-    assert {"policy", "scores", "kl_old", "kl_base", "entropy", "length"} <= set(found)
-    score, details = found["scores"]["sums"], found["details"]["sums"]
+    report = evaluated(home, "--model", "tiny", "--benchmark", sums, "--k", "4", *HASH)
+    assert {"policy", "scores", "kl_old", "kl_base", "entropy", "length"} <= set(report)
+    score, details = report["scores"]["sums"], report["details"]["sums"]
     assert set(score) == {"avg", "k", "problems", "ci95"} and (score["k"], score["problems"]) == (
         4,
         12,
     )
-    assert found["kl_old"] == found["kl_base"] == 0.0
-    (own,) = tried(home, found["policy"], 12)
+    assert report["kl_old"] == report["kl_base"] == 0.0
+    (own,) = outcomes_of(home, report["policy"], 12)
     assert score["avg"] == avg_at_k(own).avg
     assert details["pass_at_k"] == {str(k): pytest.approx(pass_at_k(own, k)) for k in (1, 2, 4)}
     assert 0 < details["majority"] <= details["pass_at_k"]["4"] and 0 <= details["truncated"] <= 1
-    assert (details["length"], details["entropy"]) == (found["length"], found["entropy"])
-    rows = [json.loads(line) for line in Path(found["per_problem"]).read_text().splitlines()]
+    assert (details["length"], details["entropy"]) == (report["length"], report["entropy"])
+    rows = [json.loads(line) for line in Path(report["per_problem"]).read_text().splitlines()]
     assert {row["problem"]: row["solved"] for row in rows} == {
         problem: sum(row) for problem, row in own.items()
     }
-    assert Path(found["per_problem"]).is_relative_to(home)
-    assert evaluated(home, "--model", "tiny", "--benchmark", sums, "--k", "4", *HASH) == found
+    assert Path(report["per_problem"]).is_relative_to(home)
+    assert evaluated(home, "--model", "tiny", "--benchmark", sums, "--k", "4", *HASH) == report
 
 
 def test_a_table_for_people(home: Path, sums: Path):
@@ -129,17 +127,17 @@ def test_a_table_for_people(home: Path, sums: Path):
 
 def test_a_directory_is_its_bytes(home: Path, sums: Path):
     common = ["--benchmark", sums, "--k", "2", *HASH, "--count", "6"]
-    one, two = (
+    by_name, by_folder = (
         evaluated(home, "--model", model, *common) for model in ("tiny", ASSETS / "tiny-base")
     )
-    assert one == two and one["scores"]["sums"]["problems"] == 6
+    assert by_name == by_folder and by_name["scores"]["sums"]["problems"] == 6
 
 
 def test_the_tiny_models_answers_are_read_and_several_benchmarks_are_taken(home: Path, sums: Path):
-    """The base is right about half the time on its own world; 0 would mean its answers were not
-    read.
+    """The base solves about half of its own problems; a score of 0 would mean that its answers are
+    not extracted.
     """
-    found = evaluated(
+    report = evaluated(
         home,
         "--model",
         "tiny",
@@ -159,20 +157,20 @@ def test_the_tiny_models_answers_are_read_and_several_benchmarks_are_taken(home:
         "--per-problem",
         home / "rows.parquet",
     )
-    assert list(found["scores"]) == list(found["details"]) == ["tiny", "sums"]
-    assert {score["k"] for score in found["scores"].values()} == {8}, "neither says a K of its own"
-    assert all(0.2 < score["avg"] < 0.8 for score in found["scores"].values())
-    assert found["sampling"]["top_k"] == 5 and found["sampling"]["temperature"] == 1
+    assert list(report["scores"]) == list(report["details"]) == ["tiny", "sums"]
+    assert {score["k"] for score in report["scores"].values()} == {8}, "neither sets its own K"
+    assert all(0.2 < score["avg"] < 0.8 for score in report["scores"].values())
+    assert report["sampling"]["top_k"] == 5 and report["sampling"]["temperature"] == 1
     rows = pq.read_table(home / "rows.parquet").to_pylist()
     assert [row["benchmark"] for row in rows] == ["tiny"] * 12 + ["sums"] * 12
-    assert found["length"] == pytest.approx(sum(row["length"] for row in rows) / 24)
+    assert report["length"] == pytest.approx(sum(row["length"] for row in rows) / 24)
 
 
 # --------------------------------------------------------------------------------------- comparison
 
 
 def test_two_models_are_compared_on_the_same_problems(home: Path, other: Path):
-    found = evaluated(
+    result = evaluated(
         home,
         "--model",
         "tiny",
@@ -186,25 +184,24 @@ def test_two_models_are_compared_on_the_same_problems(home: Path, other: Path):
         "4",
         *SHORT,
     )
-    a, b = (tried(home, report["policy"], 40)[0] for report in (found, found["against"]))
+    a, b = (outcomes_of(home, report["policy"], 40)[0] for report in (result, result["against"]))
     assert list(a) == list(b)
-    compared, said = compare(a, b), found["comparison"]["tiny"]
-    assert said["difference"] == pytest.approx(
-        found["scores"]["tiny"]["avg"] - found["against"]["scores"]["tiny"]["avg"]
+    compared, reported = compare(a, b), result["comparison"]["tiny"]
+    assert reported["difference"] == pytest.approx(
+        result["scores"]["tiny"]["avg"] - result["against"]["scores"]["tiny"]["avg"]
     )
-    assert said["ci95"] == pytest.approx(list(compared.ci95)) and said["p_value"] == pytest.approx(
-        p_value(a, b)
+    assert reported["ci95"] == pytest.approx(list(compared.ci95))
+    assert reported["p_value"] == pytest.approx(p_value(a, b))
+    assert reported["difference"] > 0.2 and reported["beyond_noise"] and reported["problems"] == 40
+    assert result["kl_base"] > 0.01 and result["against"]["kl_base"] > 0.01, (
+        "each model's KL is to the other one, on its own samples"
     )
-    assert said["difference"] > 0.2 and said["beyond_noise"] and said["problems"] == 40
-    assert found["kl_base"] > 0.01 and found["against"]["kl_base"] > 0.01, (
-        "each is measured from the other, on its own samples"
-    )
-    rows = [json.loads(line) for line in Path(found["per_problem"]).read_text().splitlines()]
+    rows = [json.loads(line) for line in Path(result["per_problem"]).read_text().splitlines()]
     assert all(row["difference"] == (row["solved"] - row["against_solved"]) / 4 for row in rows)
 
 
 def test_a_model_is_no_better_than_itself(home: Path, sums: Path):
-    """The same seeds: not one sample differs."""
+    """With the same seeds, no sample differs."""
     done = erpd(
         "eval",
         "--model",
@@ -244,12 +241,10 @@ def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path: Path
         *SHORT,
         "--json",
     ]
-    home, calm = tmp_path / "home", tmp_path / "calm"
-    home.mkdir(), calm.mkdir()
-    command, nowhere = [sys.executable, "-m", "deployments.cli", *arguments], subprocess.DEVNULL
-    started = subprocess.Popen(
-        command, env=environment(home), cwd=home, stdout=nowhere, stderr=nowhere
-    )
+    home, other_home = tmp_path / "home", tmp_path / "calm"
+    home.mkdir(), other_home.mkdir()
+    command, null = [sys.executable, "-m", "deployments.cli", *arguments], subprocess.DEVNULL
+    started = subprocess.Popen(command, env=environment(home), cwd=home, stdout=null, stderr=null)
     try:
         assert wait_until(
             lambda: list((home / "store" / "partial").glob("rollouts-*/shard-00000.parquet.sum")),
@@ -260,19 +255,19 @@ def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path: Path
         started.wait()
     (first,) = (home / "store" / "partial").glob("rollouts-*/shard-00000.parquet")
     before = first.stat().st_mtime_ns
-    done, undisturbed = erpd(*arguments, home=home), erpd(*arguments, home=calm)
+    done, undisturbed = erpd(*arguments, home=home), erpd(*arguments, home=other_home)
     assert done.returncode == undisturbed.returncode == 0, done.stderr
     (kept,) = (home / "store" / "rollouts").glob("*/shard-00000.parquet")
-    assert kept.stat().st_mtime_ns == before, "the shard that was done was not sampled again"
-    one, two = (json.loads(each.stdout) for each in (done, undisturbed))
-    assert {**one, "per_problem": None} == {**two, "per_problem": None}
+    assert kept.stat().st_mtime_ns == before, "the finished shard was not sampled again"
+    resumed, expected = (json.loads(run.stdout) for run in (done, undisturbed))
+    assert {**resumed, "per_problem": None} == {**expected, "per_problem": None}
 
 
 # ------------------------------------------------------------------------------------------- errors
 
 
 def test_what_is_wrong_is_said_in_one_line(home: Path):
-    """The faults themselves are in tests/unit/test_evaluate.py."""
+    """One fault through the real command; tests/unit/test_evaluate.py has all of them."""
     done = erpd("eval", "--model", "tiny", "--benchmark", "tiny", "--k", "0", home=home)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     (line,) = done.stderr.strip().splitlines()

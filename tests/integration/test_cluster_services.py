@@ -1,5 +1,6 @@
-"""The services of docker/compose.yaml work together: databases, servers, nodes and a campaign on
-them (see cluster_lab).
+"""The services of docker/compose.yaml together: databases, servers, nodes and a campaign.
+
+`cluster_lab` starts them.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """PostgreSQL with its databases, and the two servers on it."""
+    """PostgreSQL with its databases, and the two servers that use it."""
     names = compose.variables(compose.written(), "?")
     given = {name: secrets.token_hex(24) for name in names} | {"RAY_WORKER_CPUS": "1"}
     folder = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
-    folder.chmod(0o755)  # PostgreSQL's own user goes through it
+    folder.chmod(0o755)  # PostgreSQL's user must reach its folder
     (folder / "mlflow").mkdir()
     copy_code(folder / "code")
     try:
         with database_server(folder / "postgres", given["POSTGRES_PASSWORD"]) as port:
-            one = Cluster(
+            cluster = Cluster(
                 folder,
                 folder / "code",
                 given,
                 {name: free_port() for name in (*SERVICES, "health")} | {"postgres": port},
             )
-            one.run("databases")
-            one.start("prefect-server")
-            one.start("mlflow")
-            one.wait("prefect-server", "mlflow")
-            yield one
-            for name in reversed(list(one.started)):
-                one.stop(name)
+            cluster.run("databases")
+            cluster.start("prefect-server")
+            cluster.start("mlflow")
+            cluster.wait("prefect-server", "mlflow")
+            yield cluster
+            for name in reversed(list(cluster.started)):
+                cluster.stop(name)
     finally:
         left = {
             name: no_process_left(folder / name, 5.0) for name in (*SERVICES, "databases", "erpd")
@@ -61,10 +62,10 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def nodes(cluster: Cluster) -> Cluster:
-    """The rest: a Ray head, two Ray workers, and what runs flows, which is a node without CPUs."""
+    """The Ray head, two Ray workers, and Prefect's worker, which is a node without CPUs."""
     for name in NODES:
         cluster.start(name)
-        # of Ray nodes that start at one time on one machine, some do not come up
+        # Of Ray nodes started together on one machine, some do not come up.
         cluster.wait(name)
     return cluster
 
@@ -109,7 +110,7 @@ def test_databases_are_made_once_and_a_changed_password_arrives(cluster: Cluster
 
 
 def test_the_registry_is_brought_up_to_date_on_it(cluster: Cluster) -> None:
-    """By the URL and the password that the compose file gives to what runs flows."""
+    """Uses the URL and the password that the compose file gives to Prefect's worker."""
     variables = cluster.environment("prefect-worker")
     script = """
 from tasks.registry import open_registry
@@ -230,7 +231,7 @@ print(sorted(node.cpus for node in cluster_nodes(RuntimeConfig(ray_address=sys.a
 
 
 def test_what_the_cluster_has_no_room_for_is_refused_before_anything_starts(nodes: Cluster) -> None:
-    """Two nodes with a CPU each, and two with none: two CPUs in all, but not for one stage."""
+    """Two nodes with one CPU each, and two with none: two CPUs, but not for a single stage."""
     variables = nodes.environment("prefect-worker")
     script = """
 import sys
@@ -248,7 +249,7 @@ for change in sys.argv[1:]:
     cases = {
         "runtime.trainers=2": "fits",
         "runtime.cpus=2": "runtime.cpus: sampling asks for 2 CPU on one node",
-        "runtime.trainers=4": "runtime.trainers: 4 trainers, who start together, ask for 1 CPU "
+        "runtime.trainers=4": "runtime.trainers: 4 trainers, which start together, ask for 1 CPU "
         "each: "
         "there is "
         "room for 2",
@@ -256,7 +257,7 @@ for change in sys.argv[1:]:
         "CPU on "
         "one node",
     }
-    there = (
+    available = (
         f"and the Ray cluster at {nodes.address('ray-head')} has 2 nodes of 1 CPU 0 GPU and 2 "
         f"nodes of 0 CPU 0 GPU; "
     )
@@ -274,14 +275,14 @@ for change in sys.argv[1:]:
         ran = subprocess.run(
             command, cwd=nodes.code, env=variables, capture_output=True, text=True, timeout=300
         )
-    for line, said in zip(checked.result().stdout.splitlines(), cases.values(), strict=True):
-        assert line.startswith(said) and (line == "fits" or there in line)
+    for line, expected in zip(checked.result().stdout.splitlines(), cases.values(), strict=True):
+        assert line.startswith(expected) and (line == "fits" or available in line)
     assert (ran.returncode, ran.stdout) == (2, ""), ran.stderr
-    said = (
-        f"runtime.gpus: sampling asks for 1 CPU and 8 GPU on one node, {there}lower "
+    message = (
+        f"runtime.gpus: sampling asks for 1 CPU and 8 GPU on one node, {available}lower "
         f"runtime.gpus, or add nodes"
     )
-    assert ran.stderr.splitlines()[-1] == f"erpd: {said}" and "Traceback" not in ran.stderr
+    assert ran.stderr.splitlines()[-1] == f"erpd: {message}" and "Traceback" not in ran.stderr
     tiny = "SELECT count(*) FROM campaigns WHERE name = 'tiny'"
     assert nodes.sql("erpd", nodes.given["ERPD_DB_PASSWORD"], "erpd", tiny) == [(0,)]
 
@@ -289,15 +290,15 @@ for change in sys.argv[1:]:
 def test_flows_are_deployed_once_for_a_version_of_the_code(nodes: Cluster) -> None:
     pool = nodes.prefect("/work_pools/gpu")
     assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
-    deployed = {one["name"]: one for one in nodes.prefect("/deployments/filter", {})}
+    deployed = {flow["name"]: flow for flow in nodes.prefect("/deployments/filter", {})}
     assert set(deployed) == {"campaign", "iteration", "online", "ablation", "evaluation", "report"}
-    for one in deployed.values():
-        assert one["work_pool_name"] == "gpu" and one["description"] and one["tags"][0] == "erpd"
+    for flow in deployed.values():
+        assert flow["work_pool_name"] == "gpu" and flow["description"] and flow["tags"][0] == "erpd"
         assert (
-            one["global_concurrency_limit"]["limit"] == 1
-            and one["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+            flow["global_concurrency_limit"]["limit"] == 1
+            and flow["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         )
-        assert one["pull_steps"] == [
+        assert flow["pull_steps"] == [
             {"prefect.deployments.steps.set_working_directory": {"directory": str(nodes.code)}}
         ]
     (nightly,) = deployed["iteration"]["schedules"]
@@ -316,7 +317,7 @@ def test_flows_are_deployed_once_for_a_version_of_the_code(nodes: Cluster) -> No
     )
     (again,) = nodes.prefect(f"/deployments/{deployed['iteration']['id']}")["schedules"]
     nodes.prefect(path, {"active": False}, "PATCH")
-    assert again["active"] is True, "what was switched on in the UI was switched off by a restart"
+    assert again["active"] is True, "a restart switched off what was switched on in the UI"
 
 
 def test_a_campaign_asked_of_prefect_runs_on_two_nodes_and_is_seen_everywhere(
@@ -351,27 +352,27 @@ def test_a_campaign_asked_of_prefect_runs_on_two_nodes_and_is_seen_everywhere(
     print(seen)
     assert state() == "COMPLETED", nodes.log("prefect-worker")[-4000:]
     completed = "SELECT id FROM campaigns WHERE status = 'completed'"
-    ((known,),) = nodes.sql("erpd", nodes.given["ERPD_DB_PASSWORD"], "erpd", completed)
-    assert (nodes.folder / "erpd" / "reports" / known / "report.html").is_file()
+    ((campaign,),) = nodes.sql("erpd", nodes.given["ERPD_DB_PASSWORD"], "erpd", completed)
+    assert (nodes.folder / "erpd" / "reports" / campaign / "report.html").is_file()
     tracked = (
         f"SELECT count(DISTINCT run_uuid) FROM tags WHERE key = 'erpd.campaign' AND value = "
-        f"'{known}'"
+        f"'{campaign}'"
     )
     ((runs,),) = nodes.sql("mlflow", nodes.given["MLFLOW_DB_PASSWORD"], "mlflow", tracked)
     assert runs > 1
     assert "Worker.train" in seen["ray-worker"] & seen["ray-worker-2"], (
-        "two trainers of one gang, each on a node of its own"
+        "two trainers of one gang, on different nodes"
     )
     stages = {"rollouts", "score", "evaluate"}
     assert seen["ray-worker"] & stages and seen["ray-worker-2"] & stages
     assert seen["prefect-worker"] == {"train", "distill"} and not seen["ray-head"], (
-        "what waits for trainers is beside the flow"
+        "stages that wait for trainers run on the flow's node"
     )
 
 
 def test_every_service_ends_when_it_is_told_to(nodes: Cluster) -> None:
-    """The last test: it stops them all. As an engine would, by SIGTERM to the first process of
-    each.
+    """Stops all services as an engine does, by SIGTERM to their first processes; so it must be the
+    last test.
     """
     print("memory, MB:", {name: nodes.megabytes(name) for name in nodes.started})
     assert {name: nodes.stop(name) for name in reversed(list(nodes.started))} == {

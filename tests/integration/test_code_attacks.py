@@ -1,8 +1,8 @@
-"""Programs that attack: none is judged correct, none does harm, nothing of them is left, at every
-isolation level this machine has.
+"""Malicious programs: none is judged correct, does harm or leaves anything behind.
 
-The expected output of every case is 42 (a function's: 42); what a program can find or forge without
-computing it must not be enough.
+Runs at every isolation level that this machine supports. The expected output of every case, or
+result of a function, is 42. Whatever a program can find or forge without computing it must not be
+enough.
 """
 
 from __future__ import annotations
@@ -46,18 +46,16 @@ def grader(level: Level) -> Iterator[CodeGrader]:
 
 
 def left_over(before: set[int]) -> set[int]:
-    """Processes in sandboxes that were not there before, given a moment to be reaped."""
+    """New sandboxed processes that are still there after up to 5 seconds."""
     until = time.monotonic() + 5
-    while (found := sandboxed() - before) and time.monotonic() < until:
+    while (left := sandboxed() - before) and time.monotonic() < until:
         time.sleep(0.05)
-    return found
+    return left
 
 
 def sandboxed() -> set[int]:
-    """Everything that was started as a runner and lives: all that a program forks has the
-    runner's command line.
-    """
-    found = set()
+    """Ids of all live runners and of their forks, which have the same command line."""
+    pids = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes()
@@ -65,8 +63,8 @@ def sandboxed() -> set[int]:
         except OSError:
             continue
         if b"ModuleType('tasks.grading.code')" in words and b"pytest" not in words and state != "Z":
-            found.add(int(folder.name))
-    return found
+            pids.add(int(folder.name))
+    return pids
 
 
 def verdict(grader: CodeGrader, code: str, fn_name: str | None = None) -> str:
@@ -170,8 +168,8 @@ def test_signals_reach_nobody(grader: CodeGrader) -> None:
 
 
 def test_nothing_outside_can_be_written_or_read(grader: CodeGrader, tmp_path: Path) -> None:
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o777)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o777)
     secret = tmp_path / "answers.jsonl"
     secret.write_text("42")
     secret.chmod(0o666)
@@ -213,8 +211,8 @@ def level_of(grader: CodeGrader) -> Level:
 
 
 def test_the_expected_output_is_nowhere_to_be_found(grader: CodeGrader) -> None:
-    """It looks at all memory, files, environments and descriptors it can reach, and prints what
-    looks like an answer.
+    """The attack searches all memory, files, environments and descriptors that it can reach, and
+    prints what looks like an answer.
     """
     attack = r"""
 import gc, os, re, sys
@@ -248,7 +246,7 @@ for pid in {1, os.getppid(), os.getpid()}:
 print("\n".join(x.decode() for x in found) or "nothing")
 """  # noqa: E501
     expected = f"expected-{int.from_bytes(os.urandom(6), 'big') + 1000}"
-    # it has much to read, and must be let read all of it
+    # It has much to read and must have time to read everything.
     patient = LIMITS.model_copy(update={"deadline": 60.0, "after_failure": 60.0})
     with CodeGrader(workers=1, limits=patient, level=level_of(grader)) as searched:
         (outcome,) = searched.run(
@@ -384,7 +382,7 @@ def test_a_sandbox_ends_with_a_parent_that_was_killed(level: Level, busy: bool) 
 
 
 def test_the_number_of_processes_is_the_sandbox_s_own(level: Level) -> None:
-    """Others of the same user count neither for nor against it."""
+    """Other processes of the same user do not count."""
     code = (
         "import os, time\nn = 0\ntry:\n    while True:\n        if os.fork() == 0: "
         "time.sleep(99)\n        n += 1\nexcept OSError: print(n)"

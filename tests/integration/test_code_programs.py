@@ -1,6 +1,4 @@
-"""Programs as people and models write them, run in real sandboxes at every isolation level that
-this machine has.
-"""
+"""Typical programs of people and models in real sandboxes, at every supported isolation level."""
 
 from __future__ import annotations
 
@@ -130,8 +128,8 @@ def test_functions_that_fail(grader: CodeGrader) -> None:
 def test_numpy_is_there_where_the_sandbox_runs_our_python_and_only_there(
     grader: CodeGrader,
 ) -> None:
-    """At the level "limits" a Python in a folder that only root can read gives way to the
-    system's, without our packages.
+    """At the level "limits", the system's Python without our packages replaces a Python in a folder
+    that only root can read.
     """
     from tasks.grading.code import levels
 
@@ -233,7 +231,7 @@ def test_rollouts_get_the_reward_that_others_gave_them() -> None:
         len(row["unit_tests"]["inputs"]) for row in rows
     ]
     for outcome, row in zip(outcomes, rows, strict=True):
-        # they stopped at the first failure
+        # the recorded results stop at the first failure
         assert outcome.passed >= sum(result is True for result in row["result"])
 
 

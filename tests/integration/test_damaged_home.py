@@ -1,6 +1,4 @@
-"""A finished home whose every part is damaged: each is named, and the same command ends in the
-same numbers.
-"""
+"""A finished home with damage to every part: each is reported, and the numbers stay the same."""
 
 from __future__ import annotations
 
@@ -24,22 +22,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KINDS = ("policy", "problems", "rollouts", "column", "training", "evaluation")
 
 
-def told(home: Path) -> list[dict[str, Any]]:
-    """Every whole event: a full disk cuts the last one short."""
+def complete_events(home: Path) -> list[dict[str, Any]]:
+    """Every complete event: a full disk cuts the last one short."""
     return [
         event for path in (home / "logs").glob("*.events.jsonl") for event in follow(path, 0)[0]
     ]
 
 
 def harm_every_part(home: Path) -> dict[str, str]:
-    """Damage one artifact of each kind, and both databases that are views; what names each of
-    them -> the part.
+    """Damage one artifact of each kind, a manifest, and the databases of Prefect and MLflow.
+
+    **Returns:** Expected message -> the damaged part.
     """
     store, harmed = Store(home / "store"), {}
     with closing(Registry(f"sqlite:///{home / 'registry.db'}")) as registry:
         (campaign,) = registry.campaigns()
-        attached = [one.artifact.id for one in registry.artifacts(campaign.id)]
-    of_kind = {kind: [one for one in attached if one.startswith(f"{kind}-")] for kind in KINDS}
+        attached = [entry.artifact.id for entry in registry.artifacts(campaign.id)]
+    of_kind = {kind: [id for id in attached if id.startswith(f"{kind}-")] for kind in KINDS}
     for number, kind in enumerate(KINDS):
         artifact = of_kind[kind][0]
         folder = store.path(artifact)
@@ -49,14 +48,11 @@ def harm_every_part(home: Path) -> dict[str, str]:
         )
         if number % 2:
             data = largest.read_bytes()
-            largest.unlink()  # others may be linked to it
+            largest.unlink()  # other files may be hard links to it
             largest.write_bytes(data[: len(data) // 2])
         else:
             flip_a_bit(largest)
-        harmed[
-            f"{artifact}: {largest.relative_to(folder)} does not have the bytes its manifest "
-            f"promises"
-        ] = kind
+        harmed[f"{artifact}: {largest.relative_to(folder)} does not match its manifest"] = kind
     manifest = store.path(of_kind["training"][-1]) / MANIFEST
     manifest.write_text(manifest.read_text().replace('"seconds": ', '"seconds": 1', 1))
     harmed[f"{manifest.parent.name}: {MANIFEST} is not readable"] = "manifest"
@@ -70,7 +66,7 @@ def harm_every_part(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(undisturbed: Campaign) -> Iterator[Path]:
-    """A copy of the finished campaign's, to damage."""
+    """A folder with a copy of the finished campaign's home, to be damaged."""
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as name:
         shutil.copytree(undisturbed.home, Path(name) / "home")
         yield Path(name)
@@ -80,8 +76,9 @@ def test_every_damaged_part_is_named_and_made_again(folder: Path, undisturbed: C
     harmed = harm_every_part(folder / "home")
     again = run_campaign(folder, arguments=undisturbed.arguments)
     assert numbers(again.result) == numbers(undisturbed.result)
-    said = "".join(again.done.stderr.split())  # a terminal's width breaks lines
-    assert [part for words, part in harmed.items() if "".join(words.split()) not in said] == []
+    printed = "".join(again.done.stderr.split())  # long lines are wrapped
+    missing = [part for words, part in harmed.items() if "".join(words.split()) not in printed]
+    assert missing == []
     ours, theirs = Store(folder / "home" / "store"), Store(undisturbed.home / "store")
     for kind in KINDS:
         assert ours.artifacts(kind) == theirs.artifacts(kind)

@@ -1,6 +1,4 @@
-"""The deployed flows on the real platform: started as by their forms, queued, shown while they
-run, asked, cancelled, scheduled.
-"""
+"""Deployed flows on the real platform: forms, queue, display, decisions, cancelling, schedules."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ PATIENCE = 400.0
 
 @dataclass(frozen=True)
 class Platform:
-    """`erpd up` in a home of its own, spoken to as Prefect's UI does."""
+    """`erpd up` with a separate home; requests go to the API that Prefect's UI uses."""
 
     home: Path
     links: dict[str, str]
@@ -44,7 +42,7 @@ class Platform:
                     text = response.read()
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:
-                if error.code != 503:  # its SQLite is busy: come again, as Prefect's own clients do
+                if error.code != 503:  # SQLite is busy: retry, as Prefect's own clients do
                     raise
             time.sleep(1)
         raise AssertionError(f"{path}: the server was busy five times")
@@ -53,14 +51,14 @@ class Platform:
         return self.api(f"/deployments/name/{name}")
 
     def start(self, name: str, /, **parameters: Any) -> str:
-        """The id of the flow run that a form with these parameters makes."""
+        """Create a flow run as a form with these parameters does; returns its id."""
         return self.api(
             f"/deployments/{self.deployment(name)['id']}/create_flow_run",
             {"parameters": parameters},
         )["id"]
 
     def refusal(self, name: str, /, **parameters: Any) -> str:
-        """What the server says of parameters it does not take."""
+        """The server's response to invalid parameters."""
         with pytest.raises(urllib.error.HTTPError) as caught:
             self.start(name, **parameters)
         assert 400 <= caught.value.code < 500
@@ -70,23 +68,24 @@ class Platform:
         return self.api(f"/flow_runs/{id}")
 
     def until(self, id: str, *states: str, patience: float = PATIENCE) -> dict[str, Any]:
-        """The run, once it is in one of these states (names) or has ended."""
+        """Wait until the run is in one of these states (names); returns the run.
+
+        Fails if it ends in another state.
+        """
         ends = ("Completed", "Failed", "Crashed", "Cancelled")
         wait_until(lambda: self.run(id)["state"]["name"] in (*states, *ends), patience)
-        found = self.run(id)
-        assert found["state"]["name"] in states, (
-            found["name"],
-            found["state"]["name"],
-            found["state"]["message"],
+        run = self.run(id)
+        assert run["state"]["name"] in states, (
+            run["name"],
+            run["state"]["name"],
+            run["state"]["message"],
             self.log(id),
         )
-        return found
+        return run
 
     @contextmanager
     def cancelling(self, id: str) -> Iterator[str]:
-        """However the block ends, the run is cancelled: the next one asked for would wait behind
-        it.
-        """
+        """Cancel the run at the end of the block, because later runs would queue behind it."""
         try:
             yield id
         finally:
@@ -96,7 +95,7 @@ class Platform:
             )
 
     def until_at(self, id: str, label: str) -> None:
-        """Until the run's log tells of this stage."""
+        """Wait until the run's log contains this stage's label."""
         wait_until(
             lambda: (
                 label in self.log(id)
@@ -107,13 +106,13 @@ class Platform:
         assert label in self.log(id), (self.run(id)["state"]["message"], self.log(id))
 
     def artifacts(self, id: str) -> dict[str, dict[str, Any]]:
-        """Key -> the artifact of a flow run; each is there once, changed in place."""
-        found = self.api(
+        """Key -> artifact of a flow run. Each key occurs once, because updates are in place."""
+        listed = self.api(
             "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [id]}}, "limit": 200}
         )
-        keys = [one["key"] for one in found]
+        keys = [artifact["key"] for artifact in listed]
         assert len(keys) == len(set(keys)), keys
-        return {one["key"]: one for one in found}
+        return {artifact["key"]: artifact for artifact in listed}
 
     def children(self, id: str) -> list[dict[str, Any]]:
         return self.api(
@@ -129,9 +128,9 @@ class Platform:
         return "\n".join(line["message"] for line in lines)
 
     def status_of(self, seed: int) -> str:
-        """What the registry says of the campaign with this seed."""
+        """The registry's status of the campaign with this seed."""
         with self.registry() as registry:
-            (campaign,) = [one for one in registry.campaigns() if one.config["seed"] == seed]
+            (campaign,) = [row for row in registry.campaigns() if row.config["seed"] == seed]
         return campaign.status
 
     def registry(self) -> AbstractContextManager[Registry]:
@@ -140,10 +139,9 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def platform(undisturbed: Campaign) -> Iterator[Platform]:
-    """Its home has the undisturbed campaign's artifacts: what is asked here in the same words is
-    there already.
+    """A platform whose home has the undisturbed campaign's artifacts, so equal stages are cached.
 
-    It lies where its path is short enough for Ray's sockets.
+    The home's path is short enough for Ray's sockets.
     """
     folder = tempfile.TemporaryDirectory(prefix="erpd-")
     home = migrated(Path(folder.name) / "h")
@@ -159,7 +157,7 @@ def platform(undisturbed: Campaign) -> Iterator[Platform]:
 
 
 def shrunk(*changes: str, **more: Any) -> dict[str, Any]:
-    """The form's `what` of the shrunk campaign."""
+    """Parameter `what` of the form, for the shrunk campaign."""
     return {
         "kind": "recipe",
         "recipe": "tiny",
@@ -180,10 +178,12 @@ NAMES = {
 
 def test_six_deployments_are_served_and_their_forms_say_what_they_ask(platform: Platform):
     for name in NAMES.values():
-        found = platform.deployment(name)
-        schema = found["parameter_openapi_schema"]
+        deployment = platform.deployment(name)
+        schema = deployment["parameter_openapi_schema"]
         assert (
-            found["description"] and "erpd" in found["tags"] and found["enforce_parameter_schema"]
+            deployment["description"]
+            and "erpd" in deployment["tags"]
+            and deployment["enforce_parameter_schema"]
         ), name
         assert all(field.get("title") for field in schema["properties"].values()), (
             name,
@@ -238,9 +238,9 @@ def test_a_campaign_shows_its_iterations_stages_and_pictures(platform: Platform)
         id := platform.start("campaign/campaign", what=shrunk(iterations=2)), "Completed"
     )
     with platform.registry() as registry:
-        (campaign,) = [one for one in registry.campaigns() if one.id == ended["name"]]
+        (campaign,) = [row for row in registry.campaigns() if row.id == ended["name"]]
         assert campaign.status == "completed" and len(registry.iterations(campaign.id)) == 2
-    assert [one["name"] for one in platform.children(id)] == ["iteration-1", "iteration-2"]
+    assert [run["name"] for run in platform.children(id)] == ["iteration-1", "iteration-2"]
     shown = platform.artifacts(id)
     assert (
         shown["campaign-progress"]["data"] == 100.0
@@ -256,7 +256,9 @@ def test_a_campaign_shows_its_iterations_stages_and_pictures(platform: Platform)
         and "compareRunsMode=CHART" in shown["mlflow"]["data"]
     )
     pictures = [
-        one for one in shown.values() if one["type"] == "image" or "data:image" in str(one["data"])
+        artifact
+        for artifact in shown.values()
+        if artifact["type"] == "image" or "data:image" in str(artifact["data"])
     ]
     assert pictures, sorted(shown)
     assert "2: chose the student of step" in platform.log(id)
@@ -264,48 +266,56 @@ def test_a_campaign_shows_its_iterations_stages_and_pictures(platform: Platform)
 
 @pytest.mark.long
 def test_iterations_are_added_one_by_one_and_meet_in_one_campaign(platform: Platform):
-    """Twice the same words: the second run finds the first one's iteration and adds another;
-    asked at once, it waits its turn.
+    """Two runs with the same parameters, started together: the second waits, finds the first one's
+    iteration, and adds another.
     """
     first, second = (
         platform.start("next-iteration/iteration", what=shrunk("seed=5")) for _ in range(2)
     )
-    ran = [platform.until(one, "Completed") for one in (first, second)]
+    ran = [platform.until(id, "Completed") for id in (first, second)]
     assert ran[0]["name"] == ran[1]["name"]
-    earlier, later = sorted(ran, key=lambda one: one["start_time"])
-    assert later["start_time"] >= earlier["end_time"], "one at a time, the other queues"
+    earlier, later = sorted(ran, key=lambda run: run["start_time"])
+    assert later["start_time"] >= earlier["end_time"], "one runs at a time, the other queues"
     with platform.registry() as registry:
-        assert [one.index for one in registry.iterations(ran[0]["name"])] == [1, 2]
+        assert [iteration.index for iteration in registry.iterations(ran[0]["name"])] == [1, 2]
 
 
 def test_a_long_wait_gives_its_place_back_and_goes_on_where_it_was(platform: Platform):
-    """A deployed campaign that asks is suspended: its process ends, another run passes, and the
-    answer starts it anew.
+    """A deployed campaign that waits for a decision is suspended: its process ends and another run
+    proceeds. The decision resumes it.
     """
     asking = shrunk("seed=6", "runtime.pause_seconds=0", decision="ask", iterations=1)
     id = platform.start("campaign/campaign", what=asking)
     platform.until(id, "Suspended")
-    waits = next((platform.home / "waiting").glob("*.json")).name.removesuffix("-1.json")
+    campaign = next((platform.home / "waiting").glob("*.json")).name.removesuffix("-1.json")
     other = platform.start(
         "evaluation/evaluation", what={"model": "tiny", "benchmarks": ["tiny"], "k": 1, "count": 8}
     )
     platform.until(other, "Completed")
     assert "AVG@K" in platform.artifacts(other)["evaluation"]["data"]
     done = erpd(
-        "decide", waits, "--strategy", "stop", "--by", "Ada", "--why", "enough", home=platform.home
+        "decide",
+        campaign,
+        "--strategy",
+        "stop",
+        "--by",
+        "Ada",
+        "--why",
+        "enough",
+        home=platform.home,
     )
     assert done.returncode == 0, done.stderr
     platform.until(id, "Completed")
     with platform.registry() as registry:
-        (iteration,) = registry.iterations(waits)
+        (iteration,) = registry.iterations(campaign)
         asked = iteration.decision.evidence["asked"]
         assert (iteration.decision.strategy, asked["by"], asked["why"]) == ("stop", "Ada", "enough")
-        assert registry.campaign(waits).status == "completed"
+        assert registry.campaign(campaign).status == "completed"
     assert not list((platform.home / "waiting").glob("*.json"))
 
 
 def test_cancelling_stops_the_workers_and_leaves_nothing_behind(platform: Platform):
-    # an earlier run's may still be ending
+    # processes of an earlier run may still be ending
     before = {process.pid for process in processes_of(platform.home)}
     started = platform.start(
         "campaign/campaign",
@@ -365,7 +375,7 @@ def test_a_schedule_is_kept_shown_run_and_removed(platform: Platform):
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
     assert wait_until(lambda: platform.api("/flow_runs/filter", wanted), 90), (
-        "the server plans its runs"
+        "the server schedules its runs"
     )
     planned = platform.api("/flow_runs/filter", wanted)[0]
     assert "seed=9" in planned["parameters"]["what"]["changes"] and planned["auto_scheduled"]
@@ -378,7 +388,7 @@ def test_a_schedule_is_kept_shown_run_and_removed(platform: Platform):
     ("arguments", "said"),
     [
         (("tiny",), "say when"),
-        (("tiny", "--cron", "every night"), "is not five fields of cron"),
+        (("tiny", "--cron", "every night"), "must have cron's five fields"),
         (("tiny", "--cron", "0 2 * * *", "--timezone", "Mars"), "--timezone Mars"),
         (("no-such", "--every", "1"), "no-such"),
         (("tiny", "--every", "1", "--deployment", "report"), "--deployment report"),
@@ -409,8 +419,8 @@ def test_a_report_is_written_while_a_campaign_runs(platform: Platform):
 
 @pytest.mark.long
 def test_no_run_stays_running_for_ever(platform: Platform):
-    """Of the run that was killed nobody said the end of its iteration: the automation does, for
-    its heartbeat has stopped.
+    """A killed run cannot end its iteration's flow run. Prefect's automation does, because the
+    heartbeat has stopped.
     """
     running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     assert wait_until(lambda: not platform.api("/flow_runs/filter", running), PATIENCE), (
@@ -419,10 +429,10 @@ def test_no_run_stays_running_for_ever(platform: Platform):
     crashed = platform.api(
         "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}}}
     )
-    assert {one["state"]["message"] for one in crashed if one["parent_task_run_id"]} == {
+    assert {run["state"]["message"] for run in crashed if run["parent_task_run_id"]} == {
         "its process is gone"
     }
     open_tasks = {"task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
     assert wait_until(lambda: not platform.api("/task_runs/filter", open_tasks), PATIENCE), (
-        "no task of theirs either"
+        "their tasks have ended too"
     )

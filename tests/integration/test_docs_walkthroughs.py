@@ -1,5 +1,6 @@
-"""The documentation, run: every walk-through as the one script it is, every other command by
-itself; all in one home, campaigns small.
+"""Runs the documentation with shrunk campaigns in one home.
+
+Every walk-through is one script; every other command runs separately.
 """
 
 from __future__ import annotations
@@ -32,20 +33,22 @@ UP, CAMPAIGNS, DOWN = (
     ("erpd run tiny", "erpd run tiny --set teacher.loss.kind=sapo --set name=sapo"),
     "erpd down",
 )
-"""What the fixture runs, around all others; they find these two campaigns."""
-_FOUND = [
-    one
+"""Commands that the fixture runs before and after all others, which use these two campaigns."""
+_RUN = [
+    command
     for page in PAGES
     if page.stem not in WALKTHROUGHS
-    for one in commands(page)
-    if one.not_run is None
+    for command in commands(page)
+    if command.not_run is None
 ]
-ALONE = {one.line: Path(one.page).name for one in _FOUND if one.line not in (UP, *CAMPAIGNS, DOWN)}
+ALONE = {
+    command.line: Path(command.page).name
+    for command in _RUN
+    if command.line not in (UP, *CAMPAIGNS, DOWN)
+}
 """Commands outside of walk-throughs -> a page that has them."""
 SAME_ANYWHERE = re.compile(r"erpd (recipes|benchmarks|doctor|status|show [\w-]+)$")
-"""Commands that read and write no files of a page: where they are in several, one of them is
-run.
-"""
+"""Commands that use no files of a page. If several pages have one, it runs only once."""
 
 FILES = {
     "answers.jsonl": [
@@ -58,11 +61,11 @@ FILES = {
     ],
     "problems.jsonl": [{"problem": f"{a}+11+12=", "answer": str(a + 23)} for a in (10, 20, 30)],
 }
-"""What commands of several pages read."""
+"""Input files of commands of several pages."""
 
 SAYS = {
     r"erpd run (?!.*--json)|erpd report tiny$": "student 1",
-    r"erpd doctor": "Everything that is needed is there",
+    r"erpd doctor": "Everything required is installed",
     r"erpd campaigns": r"(?s)(?=.* sapo-\w+ +tiny +completed )(?=.* tiny-\w+ +tiny )",
     r"erpd lineage tiny:1\.student": r"(?s)^policy-\w+  student, .*numerator-1: "
     r"column.*policy-\w+  "
@@ -78,19 +81,19 @@ SAYS = {
     r"erpd gc --dry-run": "Nothing was changed",
     r"erpd gc --forget": r"(?s)sapo-\w+: would be forgotten.*Nothing was changed",
 }
-"""Commands outside of walk-throughs -> what they print."""
+"""Commands outside of walk-throughs -> their expected output."""
 
 
 @dataclass(frozen=True)
 class Shell:
-    """Where commands run: a home whose servers are up, and an `erpd` that makes campaigns small."""
+    """Runs commands with a home whose servers are up and an `erpd` that shrinks campaigns."""
 
     home: Path
     bin: Path
     judge: str
 
     def run(self, script: str, cwd: Path, root: Path = ROOT) -> str:
-        """What the script prints; it has to succeed. `root` is the checkout whose code runs."""
+        """Run a script, which must succeed; returns its output. `root` is the checkout to run."""
         path = os.pathsep.join(
             [str(self.bin), str(Path(sys.executable).parent), os.environ["PATH"]]
         )
@@ -110,10 +113,10 @@ class Shell:
         return done.stdout
 
     def run_page(self, page: str, cwd: Path) -> str:
-        """A walk-through, in a folder of its own; that of a new loss in a copy of the code."""
+        """Run a walk-through in a separate folder; the one of a new loss in a copy of the code."""
         if page != "own_loss":
             return self.run(script(page), cwd)
-        left = (
+        ignored = (
             ".git",
             ".venv",
             ".erpd",
@@ -124,14 +127,12 @@ class Shell:
             "*.egg-info",
         )
         copy = shutil.copytree(
-            ROOT, cwd / "copy", ignore=shutil.ignore_patterns(*left), symlinks=True
+            ROOT, cwd / "copy", ignore=shutil.ignore_patterns(*ignored), symlinks=True
         )
         return self.run(script(page), copy, root=copy)
 
     def run_line(self, line: str, cwd: Path) -> str:
-        """A command, beside the files it may read, with something in the place of its
-        placeholders.
-        """
+        """Run a command in a folder with its input files, its placeholders replaced."""
         for name, rows in FILES.items():
             (cwd / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
         for pattern, value in {
@@ -145,9 +146,7 @@ class Shell:
 
 
 def script(page: str) -> str:
-    """The shell blocks of a page, without what is not run, or is run alone; nor is a newer
-    version fetched.
-    """
+    """The shell blocks of a page, without `git pull` and commands that are not run or run alone."""
     text = "\n".join(BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
     return "\n".join(
         line
@@ -163,28 +162,28 @@ def again(line: str) -> bool:
 
 @pytest.fixture(scope="module")
 def shell() -> Iterator[Shell]:
-    """With the platform up and two finished campaigns, `tiny` and `sapo`."""
+    """A shell with the platform up and two finished campaigns, `tiny` and `sapo`."""
     with (
         tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         serving("letters") as judge,
     ):
-        found = Shell(Path(folder, "home"), Path(folder, "bin"), judge.endpoint)
-        found.home.mkdir()
-        found.bin.mkdir()
-        program = found.bin / "erpd"
+        shell = Shell(Path(folder, "home"), Path(folder, "bin"), judge.endpoint)
+        shell.home.mkdir()
+        shell.bin.mkdir()
+        program = shell.bin / "erpd"
         program.write_text(
             f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "tests" / "doc_commands.py"}" "$@"\n'
         )
         program.chmod(0o755)
         try:
-            assert "ready" in found.run(UP, found.home)
+            assert "ready" in shell.run(UP, shell.home)
             with ThreadPoolExecutor(2) as pool:
-                for said in pool.map(lambda line: found.run(line, found.home), CAMPAIGNS):
-                    assert "student 1" in said
-            yield found
-            assert "stopped 3 processes" in found.run(DOWN, found.home)
+                for output in pool.map(lambda line: shell.run(line, shell.home), CAMPAIGNS):
+                    assert "student 1" in output
+            yield shell
+            assert "stopped 3 processes" in shell.run(DOWN, shell.home)
         finally:
-            erpd("down", home=found.home)
+            erpd("down", home=shell.home)
 
 
 Begun = Mapping[str, tuple[Path, "Future[str]"]]
@@ -194,28 +193,33 @@ Begun = Mapping[str, tuple[Path, "Future[str]"]]
 def begun(
     shell: Shell, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Begun]:
-    """Every page and command that is tested now -> its folder and what it prints. Two at a time:
-    most of each is Python starting.
+    """Every selected page and command -> its folder and future output.
+
+    They run two at a time, because most of their time is Python's start.
     """
     here = [item for item in request.session.items if item.path == request.path]
     work = [item.callspec.params["work"] for item in here]  # type: ignore[attr-defined]
     with ThreadPoolExecutor(2) as pool:
-        folders = {one: tmp_path_factory.mktemp("docs") for one in work}
-        run = {one: shell.run_page if one in WALKTHROUGHS else shell.run_line for one in work}
-        yield {one: (folder, pool.submit(run[one], one, folder)) for one, folder in folders.items()}
+        folders = {item: tmp_path_factory.mktemp("docs") for item in work}
+        run = {item: shell.run_page if item in WALKTHROUGHS else shell.run_line for item in work}
+        yield {
+            item: (folder, pool.submit(run[item], item, folder)) for item, folder in folders.items()
+        }
 
 
 @pytest.mark.parametrize("work", ["own_loss"])
 def test_own_loss(begun: Begun, work: str):
-    """The tests of a copy of the code pass with the loss in it, and a teacher is trained by it."""
-    said = begun[work][1].result()
-    assert re.search(r"^\d\d+ passed", said, re.MULTILINE)
-    assert "unlikelihood" in said and "student 1" in said
+    """With the new loss in a copy of the code, its tests pass and a teacher trains with the
+    loss.
+    """
+    output = begun[work][1].result()
+    assert re.search(r"^\d\d+ passed", output, re.MULTILINE)
+    assert "unlikelihood" in output and "student 1" in output
 
 
 @pytest.mark.parametrize("work", ["recipes"])
 def test_recipes(begun: Begun, shell: Shell, work: str):
-    """The arms of the page's own study share what it says they do."""
+    """The arms of the page's study share the artifacts that the page names."""
     begun[work][1].result()
     (study,) = (shell.home / "reports").glob("clips-tiny-*")
     assert [arm["name"] for arm in json.loads((study / "study.json").read_text())["arms"]] == [
@@ -225,7 +229,7 @@ def test_recipes(begun: Begun, shell: Shell, work: str):
     registry = Registry(f"sqlite:///{shell.home / 'registry.db'}")
     arms = [registry.artifacts(registry.campaign(f"clips-{arm}").id) for arm in ("narrow", "wide")]
     registry.close()
-    narrow, wide = ({one.role: one.artifact.id for one in arm} for arm in arms)
+    narrow, wide = ({entry.role: entry.artifact.id for entry in arm} for arm in arms)
     same = {role for role in narrow if narrow[role] == wide[role]}
     assert {
         "rollouts",
@@ -236,14 +240,14 @@ def test_recipes(begun: Begun, shell: Shell, work: str):
 
 @pytest.mark.parametrize("work", ["own_data"])
 def test_own_data(begun: Begun, shell: Shell, work: str):
-    said = begun[work][1].result()
-    assert "student 1" in said
+    output = begun[work][1].result()
+    assert "student 1" in output
     assert len(list((shell.home / "reports").glob("sums-*/report.html"))) == 1
 
 
 @pytest.mark.parametrize("work", ["own_benchmark"])
 def test_own_benchmark(begun: Begun, work: str):
-    folder, said = begun[work][0], begun[work][1].result()
+    folder, output = begun[work][0], begun[work][1].result()
     verdicts = [
         json.loads(line)["verdict"] for line in (folder / "graded.jsonl").read_text().splitlines()
     ]
@@ -251,31 +255,32 @@ def test_own_benchmark(begun: Begun, work: str):
     assert json.loads((folder / "base.json").read_text())["scores"]["mine"]["problems"] == 6
     assert len((folder / "problems.jsonl").read_text().splitlines()) == 6
     assert re.search(
-        r"mine: \S+ minus tiny is [^p]* points .*paired over 6 problems", " ".join(said.split())
+        r"mine: \S+ minus tiny is [^p]* points .*paired over 6 problems", " ".join(output.split())
     )
-    assert re.search(r"signal +test +mine", said), "a column of the campaign's table"
+    assert re.search(r"signal +test +mine", output), "a column of the campaign's table"
 
 
 @pytest.mark.parametrize("work", ["operations"])
 def test_operations(begun: Begun, work: str):
-    """A restored copy knows the campaign, and what is in it is whole."""
-    folder, said = begun[work][0], begun[work][1].result()
-    assert "student 1" in said and "store/policy" in said
+    """A restored backup contains the campaign, and its artifacts are intact."""
+    folder, output = begun[work][0], begun[work][1].result()
+    assert "student 1" in output and "store/policy" in output
     assert re.search(
-        r"(?s)scheduled iteration-tiny.*iteration-tiny .*0 2 \* \* \*.*removed iteration-tiny", said
+        r"(?s)scheduled iteration-tiny.*iteration-tiny .*0 2 \* \* \*.*removed iteration-tiny",
+        output,
     )
     store = Store(folder / "restored" / "store")
-    found = [
-        one
+    artifacts = [
+        artifact
         for kind in ("policy", "rollouts", "column", "evaluation")
-        for one in store.artifacts(kind)
+        for artifact in store.artifacts(kind)
     ]
-    assert len(found) > 8 and all(store.has(one) for one in found)
+    assert len(artifacts) > 8 and all(store.has(artifact) for artifact in artifacts)
 
 
 @pytest.mark.parametrize("work", ALONE, ids=lambda line: f"{ALONE[line]}: {line[:70]}")
 def test_a_command_does_what_the_page_says_it_does(begun: Begun, work: str):
-    folder, said = begun[work][0], begun[work][1].result()
+    folder, output = begun[work][0], begun[work][1].result()
     if ".jsonl graded.jsonl" in work:
         verdicts = [
             json.loads(line)["verdict"]
@@ -284,4 +289,4 @@ def test_a_command_does_what_the_page_says_it_does(begun: Begun, work: str):
         assert verdicts == (["correct"] if "grade-code" in work else ["correct", "wrong"])
     for command, answer in SAYS.items():
         if re.match(command, work):
-            assert re.search(answer, said), said
+            assert re.search(answer, output), output

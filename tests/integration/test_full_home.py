@@ -1,6 +1,4 @@
-"""The disk under ERPD_HOME fills while a campaign runs: it ends in one line, and goes on once
-there is room.
-"""
+"""A full disk under ERPD_HOME ends a campaign with one line; with space again, it resumes."""
 
 from __future__ import annotations
 
@@ -48,25 +46,22 @@ def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_i
         try:
             assert wait_until(
                 lambda: any(
-                    one.get("label", "").startswith("1: train teacher") for one in events(home)
+                    event.get("label", "").startswith("1: train teacher") for event in events(home)
                 ),
                 400,
             ), running.poll()
             disk.fill()
             assert wait_until(lambda: disk.fill() or running.poll() is not None, 200), (
-                "it waits for what will not come"
+                "the campaign hangs on a full disk"
             )
         finally:
             running.kill()
             running.wait()
         log.seek(0)
-        said = log.read()
-    assert running.returncode == 1, said
-    (line,) = [line for line in said.splitlines() if line.startswith("erpd: ")]
-    assert (
-        line
-        == f"erpd: {home} is full; make room there, and the same command goes on from what is done"
-    )
+        printed = log.read()
+    assert running.returncode == 1, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("erpd: ")]
+    assert line == f"erpd: {home} is full; make room there, then rerun the same command to resume"
     assert wait_until(lambda: not processes_of(home), 20)
 
     disk.make_room()
@@ -80,4 +75,4 @@ def test_a_campaign_whose_disk_fills_ends_with_one_line_and_goes_on_when_there_i
     assert full.returncode == 1 and full.stderr.splitlines()[-1].startswith(
         f"erpd: {home} is full; make room there"
     ), full.stderr
-    assert report.read_bytes() == before, "the one that was there stays"
+    assert report.read_bytes() == before, "the earlier report is kept"

@@ -1,4 +1,4 @@
-"""`erpd grade-code` as a user calls it, and code problems in rollouts."""
+"""`erpd grade-code` as users call it, and code problems in rollouts."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_bad_rows_are_refused_in_one_line_before_anything_runs(
     done = erpd("grade-code", source, tmp_path / "out.jsonl", home=tmp_path)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
     assert word in done.stderr and "line 2" in done.stderr
-    assert not (tmp_path / "out.jsonl").exists(), "half a result is none"
+    assert not (tmp_path / "out.jsonl").exists(), "no partial result"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_rollouts_on_code_problems_are_graded_as_code(world: World, tmp_path: Path) -> None:
-    """The embedded model writes sums, not programs: a response without a program is unparsable,
-    and no error.
+    """The embedded model writes sums, not programs. A response without a program is unparsable, not
+    an error.
     """
     rows = [{"problem": f"1{n}+2=", "answer": json.dumps(TESTS)} for n in range(2)]
     source = FileProblems(path=str(lines(tmp_path / "problems.jsonl", rows)), extractor="code")

@@ -1,4 +1,4 @@
-"""Grading in real worker processes: deadlines, deaths, order, orphans, files."""
+"""Grading in real worker processes: deadlines, killed workers, order, orphans, files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_hanging_item_times_out_and_the_others_are_graded_in_order(grader: Gra
         (r"\sqrt{8}", r"\boxed{2\sqrt{2}}"),
     ]
     expected = ["correct", "timeout", "correct", "wrong", "timeout", "unparsable", "correct"]
-    grader.grade_many([SLOW_PATH])  # workers are up, so what follows is deadlines only
+    grader.grade_many([SLOW_PATH])  # starts the workers, so that only deadlines take time below
     began = time.monotonic()
     assert grader.grade_many(pairs) == expected
     assert 3.0 <= time.monotonic() - began < 20
@@ -68,7 +68,7 @@ def test_a_worker_killed_from_outside_costs_its_item_only(grader: Grader) -> Non
     assert grader.grade_many([TOWER, SLOW_PATH]) == ["timeout", "correct"]
     timer.join()
     victim = grader.pids[0]
-    os.kill(victim, signal.SIGKILL)  # while idle: nothing is lost
+    os.kill(victim, signal.SIGKILL)  # an idle worker: no item is lost
     assert gone(victim, 5.0)
     assert grader.grade_many([SLOW_PATH, SLOW_PATH]) == ["correct", "correct"]
 

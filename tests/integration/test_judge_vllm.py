@@ -1,5 +1,6 @@
-"""The judge against a real LLM server: vLLM's own, its CPU build, with SmolLM2-135M, which
-judges badly and answers well-formed.
+"""The judge with a real LLM server: vLLM's CPU build with SmolLM2-135M.
+
+That model judges badly but gives well-formed replies.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def test_a_real_server_is_asked_and_its_replies_are_kept(
     assert 2 <= report.calls <= 4 and report.tokens > 200 and report.spent is None
     again = judge_answers(ITEMS, config)
     assert again.outcomes == report.outcomes and again.calls == 0, (
-        "a second asking is answered from the cache"
+        "the second time, all outcomes are from the cache"
     )
 
 

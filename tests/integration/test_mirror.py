@@ -1,5 +1,6 @@
-"""Two homes that share nothing but a mirror, on a disk and on an S3 server: what one made the
-other finds, whole and with its own bytes.
+"""Two homes that share only a mirror, on a disk or an S3 server.
+
+Each finds the other's artifacts, complete and with the same bytes.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ FILES = {"weights.bin": b"\0\1\2" * 50_000, "folder/config.json": b'{"a": 1}', "
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of an S3 server on loopback with a bucket `bucket`; its credentials are in the
-    environment.
+    """Address of an S3 server on loopback with a bucket `bucket`.
+
+    The credentials are in the environment.
     """
-    # A process of its own: moto loads Flask, whose proxies vLLM trips over when it looks through
-    # every module of a process.
+    # In a separate process: moto loads Flask, whose proxies break vLLM's scan of all modules of a
+    # process.
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -73,7 +75,7 @@ def answers(address: str) -> bool:
 
 @pytest.fixture(params=["file", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place for a mirror."""
+    """URL of an empty mirror."""
     if request.param == "file":
         return f"file://{tmp_path}/shared disk/erpd"
     request.getfixturevalue("s3")
@@ -103,14 +105,15 @@ def contents(store: Store, artifact: str) -> dict[str, bytes]:
 
 
 def places(url: str, artifact: str, name: str = "") -> tuple[Any, list[str]]:
-    """The mirror's file system, and where it has what of an artifact."""
+    """The mirror's file system, and the paths of an artifact's files that end with `name`."""
     fs, root = fsspec.url_to_fs(url)
     fs.invalidate_cache()
-    found = fs.find(f"{root}/thing/{artifact}") if fs.exists(f"{root}/thing/{artifact}") else []
-    return fs, [place for place in found if place.endswith(name)]
+    folder = f"{root}/thing/{artifact}"
+    paths = fs.find(folder) if fs.exists(folder) else []
+    return fs, [path for path in paths if path.endswith(name)]
 
 
-# ----------------------------------------------------------------------------------- there and back
+# -------------------------------------------------------------------------------- upload and fetch
 
 
 def test_what_one_home_made_another_with_an_empty_store_finds(tmp_path: Path, url: str) -> None:
@@ -120,10 +123,8 @@ def test_what_one_home_made_another_with_an_empty_store_finds(tmp_path: Path, ur
     assert second.has(artifact) and contents(second, artifact) == FILES
     assert second.manifest(artifact) == first.manifest(artifact)
     with second.build("thing", {"a": 1}, {}, 1) as build:
-        assert build is None, "it is not made again"
-    assert Store(second.root).has(artifact), (
-        "it is in the second's own store, which needs no mirror now"
-    )
+        assert build is None, "the artifact is not made again"
+    assert Store(second.root).has(artifact), "the second home's store has it now without the mirror"
     assert list((second.root / "fetched").iterdir()) == []
 
 
@@ -142,8 +143,8 @@ def test_a_damaged_artifact_of_a_home_is_replaced_by_the_mirrors(tmp_path: Path,
     flip_a_bit(first.path(artifact) / "weights.bin")
     again = home(tmp_path, "first", url)
     assert again.has(artifact) and contents(again, artifact) == FILES
-    (aside,) = (again.root / "damaged").iterdir()
-    assert "weights.bin does not have the bytes" in (aside / "damage.txt").read_text()
+    (damaged,) = (again.root / "damaged").iterdir()
+    assert "weights.bin does not match its manifest" in (damaged / "damage.txt").read_text()
 
 
 def test_what_is_discarded_is_gone_from_the_mirror_too_and_is_made_and_copied_again(
@@ -156,15 +157,15 @@ def test_what_is_discarded_is_gone_from_the_mirror_too_and_is_made_and_copied_ag
     assert make(first) == artifact
     assert second.has(artifact) and contents(second, artifact) == FILES
     first.discard(artifact)
-    first.discard(artifact)  # what is gone already is no error
+    first.discard(artifact)  # discarding it again is no error
 
 
 def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(
     tmp_path: Path, url: str, world: World
 ) -> None:
-    lab = home(tmp_path, "first", url)
+    store = home(tmp_path, "first", url)
     for artifact in (world.base.id, world.rollouts.id, world.old.id):
-        shutil.copytree(world.store.path(artifact), lab.path(artifact))
+        shutil.copytree(world.store.path(artifact), store.path(artifact))
     config = TrainConfig(loss=CE(), steps=2, minibatch=16, keep=(1,))
     stage = TrainTeacher(
         config=config,
@@ -174,11 +175,11 @@ def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(
         role="teacher",
         seed=0,
     )
-    first = get_or_compute(stage, context(lab))
+    first = get_or_compute(stage, context(store))
     lost = first.trail[0].id
-    before = lab.manifest(lost).files
-    shutil.rmtree(lab.path(lost))
-    lab.mirror.remove(lost)
+    before = store.manifest(lost).files
+    shutil.rmtree(store.path(lost))
+    store.mirror.remove(lost)
     again = home(tmp_path, "first", url)
     assert stage.stored(again) is None
     assert get_or_compute(stage, context(again)) == first
@@ -189,8 +190,8 @@ def test_a_training_whose_kept_policy_is_lost_everywhere_is_taken_again(
 def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the variable that says where the mirror is. The second home samples nothing: it scores
-    what the first sampled.
+    """The mirror is set by its environment variable. The second home scores the first one's
+    samples instead of sampling.
     """
     monkeypatch.setenv("ERPD_STORE_URL", url)
 
@@ -209,39 +210,39 @@ def test_a_campaigns_stages_go_on_in_another_home_from_what_the_first_made(
         )
 
     base, rollouts = sample(at("first"))
-    monkeypatch.setattr(SampleRollouts, "run", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr(SampleRollouts, "compute", lambda *_: pytest.fail("sampled again"))
     second = at("second")
     assert sample(second) == (base, rollouts)
     column = get_or_compute(ScoreRollouts(policy=base, rollouts=rollouts), second)
     assert at("first").store.has(column.id)
 
 
-# ------------------------------------------------------------------------------------- whole or not
+# ----------------------------------------------------------------------- damaged and partial copies
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "folder/config.json"])
 def test_a_damaged_copy_is_refused_by_its_checksum(tmp_path: Path, url: str, name: str) -> None:
     first, second = home(tmp_path, "first", url), home(tmp_path, "second", url)
     artifact = make(first)
-    fs, (place,) = places(url, artifact, name)
-    data = bytearray(fs.cat_file(place))
+    fs, (path,) = places(url, artifact, name)
+    data = bytearray(fs.cat_file(path))
     data[len(data) // 2] ^= 1
-    fs.pipe_file(place, bytes(data))
-    said = f"{url}: {artifact}/{name} is damaged there; remove "
-    with pytest.raises(RuntimeError, match=re.escape(said)) as refused:
+    fs.pipe_file(path, bytes(data))
+    message = f"{url}: {artifact}/{name} is damaged there; remove "
+    with pytest.raises(RuntimeError, match=re.escape(message)) as refused:
         second.has(artifact)
     assert not second.path(artifact).exists() and list((second.root / "fetched").iterdir()) == []
-    # as it says
+    # do what the message says
     fs.rm(str(refused.value).partition("; remove ")[2].partition(",")[0], recursive=True)
     assert not second.has(artifact)
-    assert home(tmp_path, "first", url).has(artifact), "whoever has it copies it there again"
+    assert home(tmp_path, "first", url).has(artifact), "a home that has it uploads it again"
     assert second.has(artifact) and contents(second, artifact) == FILES
 
 
 def test_a_copy_with_a_file_missing_is_refused(tmp_path: Path, url: str) -> None:
     artifact = make(home(tmp_path, "first", url))
-    fs, (place,) = places(url, artifact, "weights.bin")
-    fs.rm_file(place)
+    fs, (path,) = places(url, artifact, "weights.bin")
+    fs.rm_file(path)
     with pytest.raises(RuntimeError, match=r"weights\.bin is damaged there"):
         home(tmp_path, "second", url).has(artifact)
 
@@ -271,7 +272,7 @@ with Store(Path(sys.argv[1]), mirror).build("thing", {"a": 1}, {}, 1) as build:
 def test_half_an_upload_is_not_taken_for_whole_and_is_finished_by_the_next_use(
     tmp_path: Path, url: str, at: int
 ) -> None:
-    """Killed before each of its three files, of which the manifest is the last."""
+    """The upload is killed before one of its three files; the manifest is the last one."""
     first, second = home(tmp_path, "first", url), home(tmp_path, "second", url)
     assert python(KILLED, first.root, url, at, home=tmp_path / "first").returncode == 9
     (artifact,) = first.artifacts("thing")
@@ -287,8 +288,8 @@ def test_half_an_upload_is_not_taken_for_whole_and_is_finished_by_the_next_use(
 def test_half_a_manifest_is_none(tmp_path: Path, url: str) -> None:
     first, second = home(tmp_path, "first", url), home(tmp_path, "second", url)
     artifact = make(first)
-    fs, (place,) = places(url, artifact, MANIFEST)
-    fs.pipe_file(place, fs.cat_file(place)[:100])
+    fs, (path,) = places(url, artifact, MANIFEST)
+    fs.pipe_file(path, fs.cat_file(path)[:100])
     assert not second.has(artifact)
     assert home(tmp_path, "first", url).has(artifact)
     assert second.has(artifact)
@@ -297,14 +298,14 @@ def test_half_a_manifest_is_none(tmp_path: Path, url: str) -> None:
 def test_two_machines_that_make_one_artifact_at_a_time_do_not_mix_their_bytes(
     tmp_path: Path, url: str
 ) -> None:
-    """One kind of hardware does not give another's bytes: the manifest that came last is that of
-    files that came with it.
+    """Different hardware gives different bytes. The last manifest belongs to the files uploaded
+    with it.
     """
     first, second, third = (home(tmp_path, name, url) for name in ("first", "second", "third"))
     other = {**FILES, "weights.bin": b"other bytes"}
     artifact = make(first)
-    fs, (place,) = places(url, artifact, MANIFEST)
-    fs.rm_file(place)  # the first has not come to its manifest when the second begins
+    fs, (path,) = places(url, artifact, MANIFEST)
+    fs.rm_file(path)  # as if the second began before the first uploaded its manifest
     assert make(second, other) == artifact
     assert third.has(artifact) and contents(third, artifact) == other
     assert contents(first, artifact) == FILES and home(tmp_path, "first", url).has(artifact)
@@ -317,14 +318,16 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_starts(
     tmp_path: Path, s3: str
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for url, why in {
+    for url, reason in {
         "s3://no-such-bucket/erpd": "cannot be written",
         f"file://{tmp_path}/file/erpd": "cannot be written",
         "s4://bucket/erpd": "cannot be used",
     }.items():
-        with pytest.raises(ValueError, match=f"ERPD_STORE_URL: {re.escape(url)} {why}"):
+        with pytest.raises(ValueError, match=f"ERPD_STORE_URL: {re.escape(url)} {reason}"):
             Mirror(url).check()
-    assert not fsspec.filesystem("s3").exists("no-such-bucket"), "a bucket of a wrong name was made"
+    assert not fsspec.filesystem("s3").exists("no-such-bucket"), (
+        "a bucket with a wrong name was created"
+    )
     Mirror("s3://bucket/erpd").check()
     assert fsspec.filesystem("s3").find("bucket/erpd") == []
     done = erpd(

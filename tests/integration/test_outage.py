@@ -1,6 +1,4 @@
-"""MLflow goes away in the middle: the work goes on, what was to be said waits, and afterwards
-every point is there once.
-"""
+"""MLflow goes down during a run: the work continues, and later every point is there once."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Mlflow:
-    """An MLflow server that can be killed and started again, on one port with one database."""
+    """An MLflow server that can be killed and restarted on the same port and database."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -97,32 +95,32 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mlflow]:
     server.kill()
 
 
-def say(aside: TrackingQueue, steps: range) -> None:
+def log_steps(queue: TrackingQueue, steps: range) -> None:
     for step in steps:
         record = {"step": step, "loss": 1.0 / (1 + step)}
-        aside.submit(lambda tracker, run, record=record: tracker.log_records(run, [record]))
+        queue.submit(lambda tracker, run, record=record: tracker.log_records(run, [record]))
 
 
 def test_what_is_said_during_an_outage_is_there_afterwards_and_nothing_twice(mlflow: Mlflow):
-    aside = TrackingQueue("tiny-outage")
-    say(aside, range(3))
-    aside.flush()
+    queue = TrackingQueue("tiny-outage")
+    log_steps(queue, range(3))
+    queue.flush()
     mlflow.kill()
     began = time.monotonic()
-    say(aside, range(2, 6))
-    assert time.monotonic() - began < 1, "nobody waits for it"
+    log_steps(queue, range(2, 6))
+    assert time.monotonic() - began < 1, "logging does not wait for the server"
     time.sleep(2)
     mlflow.start()
-    aside.flush()
+    queue.flush()
     assert mlflow.points() == [("train/loss", step) for step in range(6)]
 
 
 @pytest.mark.long
 def test_an_outage_without_an_end_is_an_error_that_says_so(mlflow: Mlflow):
-    aside = TrackingQueue("tiny-outage")
-    aside.flush()
+    queue = TrackingQueue("tiny-outage")
+    queue.flush()
     mlflow.kill()
-    say(aside, range(1))
+    log_steps(queue, range(1))
     with pytest.raises(RuntimeError, match="MLflow was away for 3 s"):
-        aside.flush(3)
+        queue.flush(3)
     mlflow.start()

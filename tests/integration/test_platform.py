@@ -1,5 +1,6 @@
-"""`erpd up`, `status`, `down`: servers on loopback that answer, are found again, show what runs,
-and go without a trace.
+"""`erpd up`, `status`, `down`: servers on loopback.
+
+They respond, are found again, show runs, and end without leaving anything.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ def fetch(url: str, body: dict[str, Any] | None = None) -> Any:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, undisturbed: Campaign) -> Path:
-    """A home that has the undisturbed campaign's artifacts: what runs here finds them, and is
-    quick.
-    """
+    """A home with the undisturbed campaign's artifacts, so that campaigns in it are quick."""
     folder = tmp_path_factory.mktemp("platform")
     home = migrated(folder / "home")
     shutil.copytree(undisturbed.home / "store", home / "store")
@@ -104,12 +103,12 @@ def test_a_run_uses_the_platform_and_its_stages_show_as_cached(
     result = campaign.result
     assert numbers(result) == numbers(undisturbed.result)
     flows = fetch(links["prefect_api"] + "/flow_runs/filter", {})
-    assert {(one["name"], one["state"]["type"]) for one in flows} >= {
+    assert {(run["name"], run["state"]["type"]) for run in flows} >= {
         (result["campaign"], "COMPLETED"),
         ("iteration-1", "COMPLETED"),
     }
     tasks = fetch(links["prefect_api"] + "/task_runs/filter", {"limit": 200})
-    shown = {one["name"]: (one["state"]["name"], one["state"]["type"]) for one in tasks}
+    shown = {task["name"]: (task["state"]["name"], task["state"]["type"]) for task in tasks}
     cached = {event["label"] for event in events(home) if event.get("status") == "cached"}
     assert cached and {shown[label] for label in cached} == {("Cached", "COMPLETED")}
     assert not [event for event in events(home) if event.get("status") == "started"]
@@ -119,12 +118,12 @@ def test_the_link_in_the_json_opens_the_campaigns_page(links: dict[str, str], ca
     url = campaign.result["mlflow_url"]
     assert url.startswith(links["mlflow_url"])
     run = url.rpartition("/runs/")[2]
-    found = fetch(links["mlflow_url"] + f"/api/2.0/mlflow/runs/get?run_id={run}")["run"]
-    assert found["info"]["status"] == "FINISHED"
-    assert {tag["key"]: tag["value"] for tag in found["data"]["tags"]}[
+    shown = fetch(links["mlflow_url"] + f"/api/2.0/mlflow/runs/get?run_id={run}")["run"]
+    assert shown["info"]["status"] == "FINISHED"
+    assert {tag["key"]: tag["value"] for tag in shown["data"]["tags"]}[
         "erpd.campaign"
     ] == campaign.result["campaign"]
-    assert {metric["key"] for metric in found["data"]["metrics"]} >= {"score/test", "kl/base"}
+    assert {metric["key"] for metric in shown["data"]["metrics"]} >= {"score/test", "kl/base"}
 
 
 def test_a_server_that_died_is_noticed_and_replaced(
@@ -141,13 +140,14 @@ def test_a_server_that_died_is_noticed_and_replaced(
     assert again["prefect_ui"] != links["prefect_ui"]
     assert fetch(again["prefect_api"] + "/health") in (True, b"true")
     flows = fetch(again["prefect_api"] + "/flow_runs/filter", {})
-    assert campaign.result["campaign"] in {one["name"] for one in flows}, "what the one before knew"
+    names = {run["name"] for run in flows}
+    assert campaign.result["campaign"] in names, "the old server's runs"
 
 
 def test_down_leaves_no_process_and_can_be_said_again(
     home: Path, links: dict[str, str], campaign: Campaign
 ):
-    """After the tests that use the platform: this one ends it."""
+    """Stops the platform, so it must come after the tests that use it."""
     server = json.loads((home / "platform.json").read_text())["prefect"]["url"]
     done = erpd("down", home=home)
     assert done.returncode == 0 and "3" in done.stdout

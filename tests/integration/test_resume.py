@@ -1,6 +1,4 @@
-"""A campaign killed again and again, and started again with the same command, ends in the
-numbers of an undisturbed one.
-"""
+"""A campaign that is killed several times and resumed gives the numbers of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -32,23 +30,24 @@ from tasks.store import Store
 pytestmark = pytest.mark.slow
 
 RESUMABLE = "runtime.checkpoint_every=3"
-"""Checkpoints closer than the undisturbed campaign's: resources are not part of what was asked,
-so it is the same campaign.
+"""More frequent checkpoints than the undisturbed campaign's.
+
+Runtime settings are not part of the spec, so it is the same campaign.
 """
 
 
 def working_on(label: str, done: int = 0) -> Callable[[list[dict[str, Any]]], bool]:
-    """A moment: this stage is under way, with at least so many units done."""
+    """A condition on the events: this stage is running, with at least `done` units done."""
 
-    def come(told: list[dict[str, Any]]) -> bool:
-        ours = [event for event in told if event["label"].startswith(label)]
+    def reached(logged: list[dict[str, Any]]) -> bool:
+        ours = [event for event in logged if event["label"].startswith(label)]
         return (
             any(event.get("done", 0) >= done for event in ours)
             if done
             else any(event.get("status") == "started" for event in ours)
         )
 
-    return come
+    return reached
 
 
 MOMENTS = {
@@ -59,11 +58,9 @@ MOMENTS = {
 
 
 def kill_when(
-    folder: Path, arguments: list[str], come: Callable[[list[dict[str, Any]]], bool]
+    folder: Path, arguments: list[str], reached: Callable[[list[dict[str, Any]]], bool]
 ) -> None:
-    """Start the campaign and kill its whole process group, without a word, at a moment of its
-    run.
-    """
+    """Start the campaign; kill its process group with SIGKILL when its events match `reached`."""
     home = folder / "home"
     before = len(events(home))
     command = [sys.executable, "-m", "deployments.cli", *arguments]
@@ -78,10 +75,10 @@ def kill_when(
     )
     try:
         assert wait_until(
-            lambda: process.poll() is not None or come(events(home)[before:]), 200, 0.05
+            lambda: process.poll() is not None or reached(events(home)[before:]), 200, 0.05
         ), (folder / "log.txt").read_text()
         assert process.poll() is None, (
-            f"it ended before the moment came: {(folder / 'log.txt').read_text()}"
+            f"the campaign ended before the kill: {(folder / 'log.txt').read_text()}"
         )
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -90,14 +87,14 @@ def kill_when(
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """The campaign, killed at each of the moments and then let run to its end."""
+    """The campaign, killed at each of the moments and then run to its end."""
     folder = tmp_path_factory.mktemp("killed")
     for name in ("home", "cwd", "user"):
         (folder / name).mkdir()
     (folder / "home" / "logs").mkdir()
     arguments = campaign_arguments("iterations=2", RESUMABLE)
-    for moment, come in MOMENTS.items():
-        kill_when(folder, arguments, come)
+    for moment, reached in MOMENTS.items():
+        kill_when(folder, arguments, reached)
         assert no_process_left(folder / "home") == [], f"killed while {moment}"
     return run_campaign(folder, arguments=arguments)
 
@@ -107,15 +104,15 @@ def test_it_ends_in_the_same_numbers(disturbed: Campaign, undisturbed: Campaign)
 
 
 def test_it_went_on_from_a_checkpoint(disturbed: Campaign):
-    """After the kill at step 4 or later, the first thing the teacher's training tells is a step
-    beyond the checkpoint at 3.
+    """After the kill at step 4 or later, the first step that the teacher's training reports is
+    beyond the checkpoint at step 3.
     """
-    told = [
+    logged = [
         event for event in events(disturbed.home) if event["label"].startswith("1: train teacher")
     ]
-    starts = [index for index, event in enumerate(told) if event.get("status") == "started"]
+    starts = [index for index, event in enumerate(logged) if event.get("status") == "started"]
     assert len(starts) == 2
-    assert next(event["done"] for event in told[starts[1] :] if "done" in event) > 3
+    assert next(event["done"] for event in logged[starts[1] :] if "done" in event) > 3
 
 
 def test_what_was_durable_was_not_made_again(disturbed: Campaign):
@@ -153,16 +150,17 @@ def test_the_stores_hold_the_same_artifacts_with_the_same_bytes(
         if path.name.endswith((".tmp", ".sum")) or path.name == ".scratch"
     ]
     assert [path for path in left if path.parent.name != "locks"] == [], (
-        "a kill may cut off a note of who holds a lock, which is no artifact"
+        "a kill may truncate a note of a lock's holder, which is no artifact"
     )
 
 
 def test_the_registry_says_it_is_completed(disturbed: Campaign):
-    book = Registry(f"sqlite:///{disturbed.home / 'registry.db'}")
-    (campaign,) = book.campaigns()
+    registry = Registry(f"sqlite:///{disturbed.home / 'registry.db'}")
+    (campaign,) = registry.campaigns()
     assert campaign.status == "completed" and campaign.finished_at is not None
-    assert [one.status for one in book.iterations(campaign.id)] == ["completed", "completed"]
-    book.close()
+    statuses = [iteration.status for iteration in registry.iterations(campaign.id)]
+    assert statuses == ["completed", "completed"]
+    registry.close()
 
 
 def test_nothing_is_left_running_or_written_elsewhere(disturbed: Campaign):

@@ -1,4 +1,4 @@
-"""Sampling by actors: the same samples however many there are, and whatever becomes of them."""
+"""Sampling by actors gives the same samples for any number of actors, even if actors fail."""
 
 from __future__ import annotations
 
@@ -31,34 +31,35 @@ from tasks.store.manifest import Manifest
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 SAMPLES = 160
-"""Of each of 16 problems in a shard: some seconds of work, so that there is a middle to strike
-in.
+"""Samples per problem.
+
+A shard has 16 problems and takes some seconds, long enough to interrupt it.
 """
 
 
 class NotedSampler(Sampler):
-    """A sampler that notes who is given which shard."""
+    """A sampler that records its process id and each shard it receives."""
 
-    def sample(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
+    def run(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
         with (shard.path.parents[2] / "handed").open("a") as file:
             file.write(f"{os.getpid()} {shard}\n")
-        return super().sample(shard, tick)
+        return super().run(shard, tick)
 
 
 class DoomedSampler(NotedSampler):
-    """A sampler that its second shard kills, whoever has it in hand."""
+    """A sampler whose process dies whenever it runs the second shard."""
 
-    def sample(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
-        rows = super().sample(shard, tick)
+    def run(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
+        rows = super().run(shard, tick)
         if str(shard) == "shard-00001":
             os.kill(os.getpid(), signal.SIGKILL)
         return rows
 
 
 class BrokenSampler(Sampler):
-    """A sampler that cannot."""
+    """A sampler that always raises."""
 
-    def sample(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
+    def run(self, shard: Shard, tick: Callable[[], object] = lambda: None) -> pa.Table:
         raise ValueError(f"{shard}: no tokenizer")
 
 
@@ -84,7 +85,7 @@ def stage(world: World) -> SampleRollouts:
 def undisturbed_rollouts(
     world: World, stage: SampleRollouts, tmp_path_factory: pytest.TempPathFactory
 ) -> Manifest:
-    """What sampling in one process, without Ray, comes to."""
+    """The result of sampling in one process, without Ray."""
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(world.store.root, root)
     return Store(root).manifest(get_or_compute(stage, context(Store(root), cpus=1)).id)
@@ -105,7 +106,7 @@ def handed(store: Store) -> Counter[str]:
     return Counter(line.split()[1] for line in (store.root / "handed").read_text().splitlines())
 
 
-def said(store: Store) -> list[str]:
+def notices(store: Store) -> list[str]:
     return [event["label"] for event in events(store.root.parent) if event.get("status") == "said"]
 
 
@@ -113,8 +114,8 @@ def actors() -> list[psutil.Process]:
     return ray_workers("Sampler", "NotedSampler", "DoomedSampler", "BrokenSampler")
 
 
-def strike(store: Store, stage: SampleRollouts) -> tuple[int, Path]:
-    """Stop an actor in the middle of a shard; its pid, and the shard's journal."""
+def suspend_actor(store: Store, stage: SampleRollouts) -> tuple[int, Path]:
+    """Suspend an actor in the middle of a shard; returns its pid and the shard's journal."""
     folder = store.root / "partial" / stage.identity()
     caught: list[tuple[int, Path]] = []
 
@@ -124,8 +125,8 @@ def strike(store: Store, stage: SampleRollouts) -> tuple[int, Path]:
                 for process in actors():
                     try:
                         process.suspend()
-                        held = any(Path(file.path) == journal for file in process.open_files())
-                        if held and 0 < count_lines(journal) < 16 * SAMPLES:
+                        writing = any(Path(file.path) == journal for file in process.open_files())
+                        if writing and 0 < count_lines(journal) < 16 * SAMPLES:
                             caught.append((process.pid, journal))
                             return True
                         process.resume()
@@ -133,7 +134,7 @@ def strike(store: Store, stage: SampleRollouts) -> tuple[int, Path]:
                         continue
         return False
 
-    assert wait_until(catch, 120), "no shard was ever in the middle"
+    assert wait_until(catch, 120), "no actor was caught in the middle of a shard"
     return caught[0]
 
 
@@ -145,7 +146,7 @@ def count_lines(path: Path) -> int:
 
 
 class Working(threading.Thread):
-    """The stage at work in a thread, so that the test can do harm meanwhile."""
+    """A thread that runs the stage, so that the test can interfere meanwhile."""
 
     def __init__(self, stage: SampleRollouts, here: Context) -> None:
         super().__init__(daemon=True)
@@ -180,30 +181,28 @@ def test_two_actors_sample_what_one_process_does(
     assert store.manifest(ref.id).files == undisturbed_rollouts.files, "the same bytes"
     assert handed(store) == {f"shard-0000{number}": 1 for number in range(4)}
     pids = {line.split()[0] for line in (store.root / "handed").read_text().splitlines()}
-    assert len(pids) == 2 and str(os.getpid()) not in pids, (
-        "by two actors, each warm for its shards"
-    )
-    told = [event for event in events(store.root.parent) if "done" in event]
-    assert (told[-1]["done"], told[-1]["total"]) == (64 * SAMPLES, 64 * SAMPLES)
-    assert any(event["info"].get("tokens/s", 0) > 0 for event in told)
+    assert len(pids) == 2 and str(os.getpid()) not in pids, "two actors, each with several shards"
+    progress = [event for event in events(store.root.parent) if "done" in event]
+    assert (progress[-1]["done"], progress[-1]["total"]) == (64 * SAMPLES, 64 * SAMPLES)
+    assert any(event["info"].get("tokens/s", 0) > 0 for event in progress)
     assert wait_until(lambda: not actors(), 20), "no actor stays"
 
 
-# ---------------------------------------------------------------------------------------- harm done
+# ----------------------------------------------------------------------------------------- failures
 
 
 def test_a_killed_actor_loses_its_shard_in_hand_and_nothing_else(
     ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
 ):
     work = Working(stage, with_samplers(store, 2))
-    pid, journal = strike(store, stage)
+    pid, journal = suspend_actor(store, stage)
     os.kill(pid, signal.SIGKILL)
     ref = work.ref()
     assert store.manifest(ref.id).files == undisturbed_rollouts.files
     assert handed(store) == {
         f"shard-0000{number}": 1 + (journal.stem == f"shard-0000{number}") for number in range(4)
     }
-    assert [journal.stem in text and "begun again" in text for text in said(store)] == [True]
+    assert [journal.stem in text and "started again" in text for text in notices(store)] == [True]
     assert wait_until(lambda: not actors(), 20)
 
 
@@ -212,22 +211,20 @@ def test_a_wedged_actor_is_found_by_the_deadline(
     ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
 ):
     work = Working(stage, with_samplers(store, 2, sampler_deadline=20))
-    pid, journal = strike(store, stage)
+    pid, journal = suspend_actor(store, stage)
     ref = work.ref()
     assert store.manifest(ref.id).files == undisturbed_rollouts.files
     assert handed(store)[journal.stem] == 2 and handed(store).total() == 5
-    assert ["no sign of life for 20 s" in text for text in said(store)] == [True]
+    assert ["no sign of life for 20 s" in text for text in notices(store)] == [True]
     assert wait_until(lambda: not psutil.pid_exists(pid), 20), "the stopped process is gone"
 
 
 def test_a_killed_actors_shard_goes_on_at_the_sample(
     ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
 ):
-    """`redo_seconds=0`: what is in the journal is taken over, and the new actor writes only the
-    rest behind it.
-    """
+    """With `redo_seconds=0`, the new actor keeps the journal's responses and appends the rest."""
     work = Working(stage, with_samplers(store, 2, redo_seconds=0))
-    pid, journal = strike(store, stage)
+    pid, journal = suspend_actor(store, stage)
     before = journal.read_bytes()
     before = before[: before.rfind(b"\n") + 1]
     kept = store.root / "kept.journal"
@@ -236,7 +233,7 @@ def test_a_killed_actors_shard_goes_on_at_the_sample(
     ref = work.ref()
     after = kept.read_bytes()
     assert after.startswith(before) and after.count(b"\n") == 16 * SAMPLES, (
-        "every response once, the first ones by the dead actor"
+        "every response once, the first ones from the killed actor"
     )
     assert ref.sequences == 64 * SAMPLES and handed(store).total() == 5
 
@@ -268,7 +265,9 @@ def test_what_a_sampler_raises_is_raised(
 
 
 def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: SampleRollouts):
-    """The stage as a Ray task that asks for nothing, its worker killed while its actors sample."""
+    """The stage is a Ray task that requests no CPUs; its worker is killed while its actors
+    sample.
+    """
     import ray
 
     task = (
@@ -283,18 +282,18 @@ def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: Sample
     worker.kill()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(task)
-    assert wait_until(lambda: not actors(), 30), [one.cmdline() for one in actors()]
+    assert wait_until(lambda: not actors(), 30), [actor.cmdline() for actor in actors()]
 
 
-# ----------------------------------------------------------------------- room for what works inside
+# ------------------------------------------------------------------------ capacity of nested stages
 
 
 @pytest.mark.long
 def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(
     ray_home: Path, world: World, store: Store
 ):
-    """As a campaign submits it. Each sampler asks for all the CPUs, and so does scoring: nobody
-    may hold what another waits for.
+    """The stage is submitted as a campaign does. Each sampler requests all CPUs and so does
+    scoring, so none may hold CPUs that another one waits for.
     """
     import ray
 
@@ -311,11 +310,11 @@ def test_an_evaluation_finds_room_for_its_samplers_and_for_its_scoring(
         for expected_id in store.artifacts(kind)
     ):
         store.discard(artifact)
-    apart = with_samplers(store, 2, sampler_cpus=2)
+    with_actors = with_samplers(store, 2, sampler_cpus=2)
     task = (
         ray.remote(get_or_compute)
-        .options(**request_for(stage, apart.runtime).options, max_retries=0)
-        .remote(stage, apart)
+        .options(**request_for(stage, with_actors.runtime).options, max_retries=0)
+        .remote(stage, with_actors)
     )
     assert ray.get(task, timeout=200) == expected
     assert wait_until(lambda: not actors(), 20)

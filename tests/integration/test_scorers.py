@@ -1,11 +1,11 @@
-"""Scoring by actors: the same columns however many there are, and whatever becomes of them."""
+"""Scoring by actors gives the same columns for any number of actors, even if actors fail."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,7 @@ from tasks.execution.stage import Context, get_or_compute
 from tasks.rollouts import SampleRollouts, scorers
 from tasks.rollouts.score import ScoreRollouts
 from tasks.rollouts.scorers import Scorer
+from tasks.rollouts.shard_workers import no_tick
 from tasks.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -30,19 +31,19 @@ SAMPLING = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=1
 
 
 class NotedScorer(Scorer):
-    """A scorer that notes who is given which shard."""
+    """A scorer that records its process id and each shard it receives."""
 
-    def score(self, shard: Path) -> dict[str, Tensor]:
+    def run(self, shard: Path, tick: Callable[[], object] = no_tick) -> dict[str, Tensor]:
         with (shard.parents[2] / "handed").open("a") as file:
             file.write(f"{os.getpid()} {shard.stem}\n")
-        return super().score(shard)
+        return super().run(shard)
 
 
 class FrailScorer(NotedScorer):
-    """A scorer that dies of one shard, once."""
+    """A scorer whose process dies once, on one shard."""
 
-    def score(self, shard: Path) -> dict[str, Tensor]:
-        columns = super().score(shard)
+    def run(self, shard: Path, tick: Callable[[], object] = no_tick) -> dict[str, Tensor]:
+        columns = super().run(shard)
         if shard.stem == "shard-00001" and handed(shard.parents[2]).count("shard-00001") == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return columns
@@ -56,7 +57,7 @@ def ray_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def sampled(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, RolloutRef]:
-    """A rollout of four shards."""
+    """A rollout with four shards."""
     root = tmp_path_factory.mktemp("sampled") / "store"
     shutil.copytree(world.store.root, root)
     stage = SampleRollouts(policy=world.base, problems=world.problems, sampling=SAMPLING, seed=3)
@@ -80,7 +81,7 @@ def alone(
     stage: ScoreRollouts,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, str]:
-    """Files and their digests as one process with one thread writes them."""
+    """Files and digests as written by one process with one thread."""
     root = tmp_path_factory.mktemp("alone") / "store"
     shutil.copytree(sampled[0].root, root)
     return Store(root).manifest(get_or_compute(stage, context(Store(root), cpus=1)).id).files
@@ -115,8 +116,8 @@ def test_two_actors_write_the_columns_of_one_process(
     assert sorted(handed(store.root)) == [f"shard-0000{number}" for number in range(4)]
     pids = {line.split()[0] for line in (store.root / "handed").read_text().splitlines()}
     assert len(pids) == 2 and str(os.getpid()) not in pids
-    told = [event for event in events(store.root.parent) if "done" in event]
-    assert (told[-1]["done"], told[-1]["total"]) == (4, 4)
+    progress = [event for event in events(store.root.parent) if "done" in event]
+    assert (progress[-1]["done"], progress[-1]["total"]) == (4, 4)
     assert wait_until(lambda: not actors(), 20), "no actor stays"
 
 
@@ -137,8 +138,10 @@ def test_a_scorer_that_dies_loses_its_shard_in_hand_and_nothing_else(
         "shard-00002",
         "shard-00003",
     ]
-    said = [event["label"] for event in events(store.root.parent) if event.get("status") == "said"]
-    assert ["shard-00001" in text and "begun again" in text for text in said] == [True]
+    notices = [
+        event["label"] for event in events(store.root.parent) if event.get("status") == "said"
+    ]
+    assert ["shard-00001" in text and "started again" in text for text in notices] == [True]
 
 
 @pytest.mark.long
@@ -146,8 +149,8 @@ def test_a_scorer_that_dies_loses_its_shard_in_hand_and_nothing_else(
 def test_an_evaluation_finds_room_for_its_scorers(
     ray_home: Path, world: World, store: Store, samplers: int
 ):
-    """As a campaign submits it: with room of its own it scores itself, without any its scorers
-    do.
+    """The stage is submitted as a campaign does. If it has its own CPUs it scores itself, otherwise
+    its scorers do.
     """
     import ray
 

@@ -1,5 +1,6 @@
-"""The platform at an address that others reach, with a login; a campaign on it; and no secret of
-the environment in anything they wrote.
+"""No secret of the environment is in anything that the platform or a campaign writes or prints.
+
+The platform has a login and an address that other machines reach.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SECRETS = {
 
 @dataclass(frozen=True)
 class Ran:
-    """A home in which a platform was started with secrets, and a campaign run on it."""
+    """A home with a platform that was started with secrets, and a campaign that ran on it."""
 
     home: Path
     links: dict[str, str]
@@ -45,23 +46,21 @@ class Ran:
     answers: dict[str, list[int]]
     without_login: CompletedProcess[str]
     campaign: CompletedProcess[str]
-    said: str
-    """What all commands printed."""
+    output: str
+    """Output of all commands."""
     arguments: list[str]
-    """The command lines of all processes of the platform."""
+    """Command lines of all processes of the platform."""
 
 
 def elsewhere() -> str:
-    """An address of this machine that is not loopback; every address of it where there is no
-    other.
-    """
-    found = [
-        one.address
-        for all_of in psutil.net_if_addrs().values()
-        for one in all_of
-        if one.family.name == "AF_INET"
+    """A non-loopback address of this machine, or 0.0.0.0 (all addresses) if it has none."""
+    addresses = [
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family.name == "AF_INET"
     ]
-    return next((one for one in found if not one.startswith("127.")), "0.0.0.0")
+    return next((address for address in addresses if not address.startswith("127.")), "0.0.0.0")
 
 
 def status(url: str, login: str = "", body: Any = None) -> int:
@@ -80,7 +79,7 @@ def status(url: str, login: str = "", body: Any = None) -> int:
 
 @pytest.fixture(scope="module")
 def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    # not imported: vLLM, later in this process, stumbles over Flask's proxies
+    # Only looked up: an imported Flask breaks vLLM later in this process.
     if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("MLflow's login needs Flask-WTF: pip install -e '.[cluster]'")
     home = migrated(tmp_path_factory.mktemp("secrets") / "home")
@@ -93,11 +92,11 @@ def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iter
         processes = processes_of(home)
         listening = {
             c.laddr.ip
-            for one in processes
-            for c in one.net_connections("inet")
+            for process in processes
+            for c in process.net_connections("inet")
             if c.status == psutil.CONN_LISTEN
         }
-        asked = {
+        requests = {
             "prefect": (f"{links['prefect_api']}/flows/filter", {}),
             "mlflow": (
                 f"{links['mlflow_url']}/api/2.0/mlflow/experiments/search?max_results=5",
@@ -110,7 +109,7 @@ def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iter
         }
         answers = {
             name: [status(url, login, body) for login in ("", "admin:guess", logins[name])]
-            for name, (url, body) in asked.items()
+            for name, (url, body) in requests.items()
         }
         small = campaign_arguments(
             "iterations=1", "teacher.steps=4", "teacher.keep=[2]", "distill.steps=2"
@@ -121,9 +120,10 @@ def ran(undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )
         report = erpd("report", "tiny", home=home, **SECRETS)
         show = erpd("show", "tiny", home=home, **SECRETS)
-        said = "".join(done.stdout + done.stderr for done in (up, refused, campaign, report, show))
-        arguments = [" ".join(one.cmdline()) for one in processes]
-        yield Ran(home, links, listening, answers, refused, campaign, said, arguments)
+        ended = (up, refused, campaign, report, show)
+        output = "".join(done.stdout + done.stderr for done in ended)
+        arguments = [" ".join(process.cmdline()) for process in processes]
+        yield Ran(home, links, listening, answers, refused, campaign, output, arguments)
     finally:
         erpd("down", home=home)
         assert no_process_left(home) == []
@@ -151,8 +151,8 @@ def test_a_run_without_the_login_is_told_so_and_one_with_it_goes_through(ran: Ra
 
 
 def test_no_secret_is_in_what_was_written_or_printed(ran: Ran):
-    """Prefect's and MLflow's databases, logs, reports, artifacts, the registry: every byte under
-    the home.
+    """Every byte in the home is checked: Prefect's and MLflow's databases, logs, reports,
+    artifacts, the registry.
     """
     assert (ran.home / "prefect" / "prefect.db").exists() and (
         ran.home / "mlflow" / "mlflow.db"
@@ -160,7 +160,7 @@ def test_no_secret_is_in_what_was_written_or_printed(ran: Ran):
     read = [path for path in ran.home.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(read) > 150 and any(path.name == "report.html" for path in read)
     assert [str(path) for path in read if MARK.encode() in path.read_bytes()] == []
-    assert MARK not in ran.said
+    assert MARK not in ran.output
     encoded = base64.b64encode(SECRETS["PREFECT_SERVER_API_AUTH_STRING"].encode())
     assert [str(path) for path in read if encoded in path.read_bytes()] == []
 

@@ -1,5 +1,6 @@
-"""What does not wait for the other is at work at the same time where Ray has room, comes to the
-same, and is done once.
+"""Independent stages run at the same time if Ray has capacity.
+
+The results stay the same, and shared stages run once.
 """
 
 from __future__ import annotations
@@ -56,32 +57,32 @@ def on_ray() -> Iterator[Campaign]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """The same study, one stage after another in its own process."""
+    """The same study without Ray, one stage after the other in the command's process."""
     return run(tmp_path_factory.mktemp("alone"), "off")
 
 
 def at_work(study: Campaign) -> list[tuple[str, str, float, float]]:
-    """(campaign, label, began, ended) of every stage that was worked out."""
-    found = []
+    """(campaign, label, began, ended) of every stage that was computed."""
+    stages = []
     for path in sorted((study.home / "logs").glob("*.events.jsonl")):
         campaign, began = path.name.removesuffix(".events.jsonl"), {}
         for event in events(study.home, campaign):
             if event.get("status") == "started":
                 began[event["label"]] = event["time"]
             elif event.get("status") == "finished":
-                found.append((campaign, event["label"], began[event["label"]], event["time"]))
-    return found
+                stages.append((campaign, event["label"], began[event["label"]], event["time"]))
+    return stages
 
 
 def pairs_at_once(
     stages: list[tuple[str, str, float, float]],
 ) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Of each two stages that were at work at the same moment, who they were."""
+    """(campaign, label) of each two stages that ran at the same time."""
     return [
-        (one[:2], other[:2])
-        for place, one in enumerate(stages)
-        for other in stages[place + 1 :]
-        if max(one[2], other[2]) < min(one[3], other[3])
+        (stage[:2], other[:2])
+        for index, stage in enumerate(stages)
+        for other in stages[index + 1 :]
+        if max(stage[2], other[2]) < min(stage[3], other[3])
     ]
 
 
@@ -111,7 +112,7 @@ def test_never_more_at_once_than_there_is_room(on_ray: Campaign):
     for _, change in moments:
         running += change
         most = max(most, running)
-    assert 2 <= most <= (os.cpu_count() or 1), "a stage for each processor"
+    assert 2 <= most <= (os.cpu_count() or 1), "at most one stage per processor"
 
 
 def test_what_arms_share_is_worked_out_once(on_ray: Campaign):

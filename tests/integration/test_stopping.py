@@ -1,6 +1,4 @@
-"""SIGTERM to `erpd run` while Ray works, or the end of Ray's node: it ends soon, in one line,
-and nothing of it is left.
-"""
+"""After SIGTERM or the death of Ray's node, `erpd run` ends soon with one line and no process."""
 
 from __future__ import annotations
 
@@ -56,12 +54,12 @@ arms:
 """  # noqa: E501
 
 
-def told(name: str) -> Callable[[subprocess.Popen[str], Path], None]:
+def send(name: str) -> Callable[[subprocess.Popen[str], Path], None]:
     return lambda process, home: process.send_signal(getattr(signal, name))
 
 
 def node_killed(process: subprocess.Popen[str], home: Path) -> None:
-    (raylet,) = [one for one in processes_of(home) if one.name() == "raylet"]
+    (raylet,) = [process for process in processes_of(home) if process.name() == "raylet"]
     raylet.kill()
 
 
@@ -69,16 +67,15 @@ def stopped(
     command: list[str],
     home: Path,
     training: int,
-    strike: Callable[[subprocess.Popen[str], Path], None],
+    interrupt: Callable[[subprocess.Popen[str], Path], None],
 ) -> str:
-    """Run a command until so many teachers train, strike, and let it end: with exit code 1, nothing
-    on stdout, and no process left.
+    """Run a command, call `interrupt` once `training` teachers train, and wait for the end. It must
+    exit with code 1, an empty stdout and no process left.
 
-    Returns the last line it said.
+    **Returns:** The last line of stderr.
     """
-    whole = [sys.executable, "-m", "deployments.cli", *command]
     process = subprocess.Popen(
-        whole,
+        [sys.executable, "-m", "deployments.cli", *command],
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -88,14 +85,14 @@ def stopped(
 
     def trained() -> int:
         return sum(
-            "train teacher" in one.get("label", "") and one.get("status") == "started"
-            for one in events(home)
+            "train teacher" in event.get("label", "") and event.get("status") == "started"
+            for event in events(home)
         )
 
     try:
         assert wait_until(lambda: trained() >= training or process.poll() is not None, 240)
-        time.sleep(1)  # it waits for Ray by now
-        strike(process, home)
+        time.sleep(1)  # until it waits for Ray
+        interrupt(process, home)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -105,28 +102,28 @@ def stopped(
 
 
 @pytest.mark.parametrize(
-    ("strike", "says"),
+    ("interrupt", "says"),
     [
-        (told("SIGTERM"), "interrupted"),
+        (send("SIGTERM"), "interrupted"),
         (node_killed, r"Ray's node of this process \(\S+\) is gone, killed or out of memory; .*"),
     ],
     ids=["told", "node"],
 )
 def test_a_stopped_campaign_says_so_and_leaves_no_process(
-    short_home: Path, strike: Callable[..., None], says: str
+    short_home: Path, interrupt: Callable[..., None], says: str
 ):
     home = migrated(short_home / "h")
-    said = stopped(campaign_arguments(*LONG), home, 1, strike)
-    assert re.fullmatch(f"erpd: {says}; the same command goes on from here", said), said
+    line = stopped(campaign_arguments(*LONG), home, 1, interrupt)
+    assert re.fullmatch(f"erpd: {says}; rerun the same command to resume", line), line
     registry = Registry(f"sqlite:///{home / 'registry.db'}")
-    assert [one.status for one in registry.campaigns()] == ["killed"]
+    assert [campaign.status for campaign in registry.campaigns()] == ["killed"]
     registry.close()
 
 
 @pytest.mark.long
 def test_a_stopped_study_wakes_the_arms_that_wait(short_home: Path):
-    """Two arms train, the third waits for room: each has a thread that waits for Ray."""
+    """Two arms train and the third waits for capacity; each has a thread that waits for Ray."""
     home, study = migrated(short_home / "h"), short_home / "arms.yaml"
     study.write_text(ARMS)
-    said = stopped(["run", str(study), "--json"], home, 2, told("SIGTERM"))
-    assert said == "erpd: interrupted; the same command goes on from here"
+    line = stopped(["run", str(study), "--json"], home, 2, send("SIGTERM"))
+    assert line == "erpd: interrupted; rerun the same command to resume"

@@ -1,5 +1,6 @@
-"""A study by the real command: arms share what is the same, every kind of arm runs, and one page
-sets it beside the paper.
+"""A study with every kind of arm by the real command.
+
+Arms share equal stages, and one page compares the study with the paper.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 
 
 def finished(home: Path) -> Counter[str]:
-    """How often each kind of work was done over all arms: its label without the iteration."""
+    """Label of a stage without its iteration -> how often it was computed over all arms."""
     return Counter(
         event["label"].partition(": ")[2]
         for event in events(home)
@@ -77,7 +78,7 @@ def test_the_object_has_every_arm(study: Campaign):
     result = study.result
     assert result["status"] == "completed" and result["campaign"].startswith("cells-tiny-")
     assert list(result["arms"]) == ["e8-un3", "e8-curr", "ensemble", "ppo", "switching"]
-    assert [(one["arm"], one["strategy"]) for one in result["iterations"]] == [
+    assert [(row["arm"], row["strategy"]) for row in result["iterations"]] == [
         ("e8-un3", "S2"),
         ("e8-curr", "S2"),
         ("ensemble", "S2"),
@@ -88,8 +89,8 @@ def test_the_object_has_every_arm(study: Campaign):
 
 
 def test_cells_of_a_grid_share_the_batch_the_teacher_and_its_columns(study: Campaign):
-    """Four arms start from the base on one batch: one unlearned run, one pass of each of its
-    policies over the batch.
+    """Four arms start from the base on one batch: one unlearned run, and one scoring pass of each
+    of its policies.
     """
     done = finished(study.home)
     assert done["train unlearned (mse, 8 steps)"] == 2, (
@@ -109,7 +110,7 @@ def test_cells_of_a_grid_share_the_batch_the_teacher_and_its_columns(study: Camp
 
 
 def test_an_arm_without_distillation_makes_the_teacher_its_student(study: Campaign):
-    ppo = next(one for one in study.result["iterations"] if one["arm"] == "ppo")
+    ppo = next(row for row in study.result["iterations"] if row["arm"] == "ppo")
     assert ppo["teacher"] == ppo["student"]
 
 
@@ -120,18 +121,18 @@ def test_the_offline_iteration_starts_from_the_online_policy(study: Campaign):
 
 
 def test_of_alternatives_validation_chose_one_and_said_why(study: Campaign):
-    said = [event["label"] for event in events(study.home) if event.get("status") == "said"]
-    assert any("chose the student of step" in line for line in said)
+    notices = [event["label"] for event in events(study.home) if event.get("status") == "said"]
+    assert any("chose the student of step" in line for line in notices)
 
 
 def test_no_step_within_the_kl_budget_leaves_the_first(study: Campaign):
-    curr = next(one for one in study.result["iterations"] if one["arm"] == "e8-curr")
-    said = [
+    curr = next(row for row in study.result["iterations"] if row["arm"] == "e8-curr")
+    notices = [
         event["label"]
         for event in events(study.home, study.result["arms"]["e8-curr"])
         if event.get("status") == "said"
     ]
-    assert "1: chose the student of step 1" in said
+    assert "1: chose the student of step 1" in notices
     assert curr["student"]["kl_old"] > 1e-9
 
 
@@ -139,7 +140,7 @@ def test_the_page_sets_ours_beside_the_papers(study: Campaign):
     path = Path(study.result["report"])
     page = Page(path)
     assert "e8-un3" in page.text and "70 / 10" in page.text and "60.1" in page.text
-    assert {one.name for one in path.parent.glob("*.png")} >= {
+    assert {picture.name for picture in path.parent.glob("*.png")} >= {
         "gains.png",
         "score_vs_kl.png",
         "deviation.png",

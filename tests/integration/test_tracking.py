@@ -1,6 +1,4 @@
-"""Tracking on a real MLflow with a SQLite store: what is said twice is there once, also when the
-first sayer was killed.
-"""
+"""Tracking with a real MLflow on SQLite: points logged twice are there once, even after a kill."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    """One store for the module: MLflow takes seconds to make one. Each test has a campaign of
-    its own.
+    """A tracker shared by the module, because MLflow takes seconds to create a store.
+
+    Each test has its own campaign.
     """
     home = tmp_path_factory.mktemp("mlflow")
     return Tracker(f"sqlite:///{home}/mlflow.db", home / "artifacts")
@@ -39,17 +38,17 @@ def run(tracker: Tracker, request: pytest.FixtureRequest) -> TrackedRun:
 
 
 def again(tracker: Tracker) -> Tracker:
-    """What a resumed process has: the same store, nothing remembered."""
+    """The tracker of a resumed process: the same store, an empty memory."""
     return Tracker(tracker.tracking_uri)
 
 
 def client(tracker: Tracker):
-    """MLflow's own view of the store."""
+    """The tracker's MLflow client."""
     return tracker._client
 
 
 def points(tracker: Tracker, run: TrackedRun) -> list[tuple[str, int, float]]:
-    """Every point of a run as the database has it, past MLflow's own reading; NaN as None."""
+    """Every point of a run, read directly from the database; NaN as None."""
     engine = sa.create_engine(tracker.tracking_uri)
     with engine.connect() as connection:
         query = sa.text(
@@ -202,7 +201,7 @@ def test_a_call_to_mlflow_holds_whole_steps_and_never_more_than_it_takes(
 def test_after_an_outage_the_same_records_complete_the_curve(
     tracker: Tracker, run: TrackedRun, monkeypatch: pytest.MonkeyPatch
 ):
-    """The worst outage: the second call is carried out, and its answer is lost."""
+    """The worst case: the second call is executed, but its response is lost."""
     records = [{"step": step, **{f"m{index}": 1.0 for index in range(600)}} for step in range(4)]
     log_batch, calls = client(tracker).log_batch, 0
 
@@ -211,14 +210,14 @@ def test_after_an_outage_the_same_records_complete_the_curve(
         calls += 1
         log_batch(run_id, metrics=metrics)
         if calls == 2:
-            raise ConnectionError("the answer was lost")
+            raise ConnectionError("the response was lost")
 
     monkeypatch.setattr(client(tracker), "log_batch", flaky)
     with pytest.raises(ConnectionError):
         tracker.log_records(run, records)
     tracker.log_records(run, records)
-    found = [(key, step) for key, step, _ in points(tracker, run)]
-    assert len(found) == len(set(found)) == 2400 and calls == 4
+    logged = [(key, step) for key, step, _ in points(tracker, run)]
+    assert len(logged) == len(set(logged)) == 2400 and calls == 4
 
 
 def test_student_scores_are_a_curve_over_iterations(tracker: Tracker, run: TrackedRun):
@@ -226,17 +225,17 @@ def test_student_scores_are_a_curve_over_iterations(tracker: Tracker, run: Track
         logger.log_report(run, report("base", 0.25), step=0, role="base")
         logger.log_report(run, report("teacher", 0.875), step=1, role="teacher")
         logger.log_report(run, report("student", 0.5), step=1, role="student")
-    found = points(tracker, run)
-    assert [point for point in found if point[0] == "score/tiny-test"] == [
+    logged = points(tracker, run)
+    assert [point for point in logged if point[0] == "score/tiny-test"] == [
         ("score/tiny-test", 0, 0.25),
         ("score/tiny-test", 1, 0.5),
     ]
-    assert ("teacher/score/tiny-test", 1, 0.875) in found and (
+    assert ("teacher/score/tiny-test", 1, 0.875) in logged and (
         "score_high/tiny-test",
         1,
         0.625,
-    ) in found
-    assert len(found) == 3 * 7
+    ) in logged
+    assert len(logged) == 3 * 7
 
 
 def test_names_are_the_ones_of_the_table_and_ones_mlflow_takes():
@@ -342,15 +341,15 @@ def test_a_logger_killed_in_the_middle_leaves_whole_steps_and_is_resumed_without
         assert killed.stdout is not None
         while (line := killed.stdout.readline()) and int(line) < wanted:
             pass
-        time.sleep(0.013 * wanted)  # now somewhere inside a call
+        time.sleep(0.013 * wanted)  # until somewhere inside a call
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
 
     run = tracker.campaign_run("killed", "demo")
-    found = [(key, step) for key, step, _ in points(tracker, run)]
-    reached = max(step for _, step in found) + 1
+    logged = [(key, step) for key, step, _ in points(tracker, run)]
+    reached = max(step for _, step in logged) + 1
     names = [f"train/m{index}" for index in range(40)]
-    assert reached >= 2 * 9 and sorted(found) == sorted(
+    assert reached >= 2 * 9 and sorted(logged) == sorted(
         (name, step) for name in names for step in range(reached)
     )
 
@@ -358,31 +357,31 @@ def test_a_logger_killed_in_the_middle_leaves_whole_steps_and_is_resumed_without
     subprocess.run(
         [*command, str(total)], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL
     )
-    found = [(key, step) for key, step, _ in points(tracker, run)]
-    assert sorted(found) == sorted((name, step) for name in names for step in range(2 * total))
+    logged = [(key, step) for key, step, _ in points(tracker, run)]
+    assert sorted(logged) == sorted((name, step) for name in names for step in range(2 * total))
     assert client(tracker).get_run(run.id).info.status == "FINISHED"
     assert (
         len(client(tracker).search_runs([tracker.experiment_id], "tags.`erpd.campaign` = 'killed'"))
         == 1
     )
-    # neither the working directory nor the user's home was written to
+    # nothing was written to the working directory or the user's home
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_kill_while_the_store_is_made_leaves_nothing_in_the_way(tmp_path: Path):
-    """MLflow's SQLite migrations are no transaction: half of them done, no later start could go
-    on from there.
+    """MLflow's SQLite migrations are not one transaction: after an interrupted migration, no later
+    start could continue.
     """
     opening = f"from tasks.tracking import Tracker; Tracker('sqlite:///{tmp_path}/mlflow.db')"
     for tables in (1, 20, 40):
         process = subprocess.Popen([sys.executable, "-c", opening], cwd=ROOT)
 
-        def come(process: subprocess.Popen[bytes] = process, tables: int = tables) -> bool:
+        def reached(process: subprocess.Popen[bytes] = process, tables: int = tables) -> bool:
             return tables_of(tmp_path / "mlflow.db.new") >= tables or process.poll() is not None
 
         try:
-            assert wait_until(come, 60)
-            assert process.poll() is None, "it was whole before the moment came"
+            assert wait_until(reached, 60)
+            assert process.poll() is None, "the store was complete before the kill"
         finally:
             process.kill()
             process.wait()
@@ -393,7 +392,7 @@ def test_a_kill_while_the_store_is_made_leaves_nothing_in_the_way(tmp_path: Path
 
 
 def tables_of(database: Path) -> int:
-    """How many tables a SQLite file has by now; 0 where there is none."""
+    """Number of tables in a SQLite file; 0 if there is no file."""
     if not database.exists():
         return 0
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0)) as connection:

@@ -1,6 +1,4 @@
-"""Training by actors on Ray: the trajectory of one process, whatever becomes of the workers or
-of the stage that waits for them.
-"""
+"""Training by actors on Ray follows the trajectory of one process, even if processes are killed."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ STEPS, LR = 24, 1e-4
 
 @pytest.fixture(scope="module")
 def ray_home() -> Iterator[Path]:
-    # at Ray's own 15, workers that wait for each other crawl on a busy machine
+    # At Ray's default of 15, workers that wait for each other are very slow on a busy machine.
     with own_ray(RAY_worker_niceness="0") as home:
         yield home
 
@@ -88,22 +86,22 @@ def trainers() -> list[psutil.Process]:
 
 
 def under_way(store: Store, stage: TrainTeacher) -> bool:
-    """Has it a checkpoint, and is it not at its end?"""
+    """Whether the training has a checkpoint and both its workers still run."""
     folder = store.root / "partial" / stage.identity()
     return any(folder.glob("resume-*-00001-of-00002.safetensors.sum")) and len(trainers()) == 2
 
 
-def assert_same_trajectory(one: Store, several: Store, ref: TrainingRef) -> None:
-    """To 1e-3 of a record; weights to a tenth of what Adam could have moved them."""
-    for expected, found in zip(load_records(one, ref), load_records(several, ref), strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+def assert_same_trajectory(single: Store, several: Store, ref: TrainingRef) -> None:
+    """Records agree to 1e-3; weights to a tenth of the largest change that Adam can make."""
+    for expected, actual in zip(load_records(single, ref), load_records(several, ref), strict=True):
+        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4)
     for policy in ref.trail:
-        expected, found = (
-            load_file(store.path(policy.id) / "model.safetensors") for store in (one, several)
+        expected, actual = (
+            load_file(store.path(policy.id) / "model.safetensors") for store in (single, several)
         )
         for name in expected:
             torch.testing.assert_close(
-                found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step
+                actual[name], expected[name], rtol=0, atol=0.1 * LR * policy.step
             )
 
 
@@ -127,10 +125,10 @@ def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(
     (ref,) = outcome
     assert isinstance(ref, TrainingRef), ref
     assert_same_trajectory(one_process, store, ref)
-    told = events(store.root.parent)
+    logged = events(store.root.parent)
     assert [
-        "all go on from the last checkpoint" in event["label"]
-        for event in told
+        "all resume from the last checkpoint" in event["label"]
+        for event in logged
         if event.get("status") == "said"
     ] == [True]
     assert wait_until(lambda: not trainers(), 20), "no actor stays"
@@ -143,8 +141,8 @@ def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(
 def test_a_killed_stage_goes_on_and_nobody_holds_its_room(
     ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store
 ):
-    """The stage as a Ray task that asks for nothing, its worker killed while its trainers, who
-    have all the CPUs, train.
+    """The stage is a Ray task that requests no CPUs. Its worker is killed while its trainers, which
+    hold all CPUs, train.
     """
     import ray
 
@@ -158,7 +156,7 @@ def test_a_killed_stage_goes_on_and_nobody_holds_its_room(
     worker.kill()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(task)
-    assert wait_until(lambda: not trainers(), 30), "they die with their stage"
+    assert wait_until(lambda: not trainers(), 30), "the trainers die with their stage"
     again = (
         ray.remote(get_or_compute)
         .options(num_cpus=0, max_retries=0)
@@ -171,7 +169,7 @@ def test_a_killed_stage_goes_on_and_nobody_holds_its_room(
 # ----------------------------------------------------------------------------------------- the gang
 
 
-def run(folder: Path, does: str, said: list[str]) -> list[int]:
+def run(folder: Path, does: str, notices: list[str]) -> list[int]:
     return run_gang(
         "test",
         lambda start, address: [start(Member, number, does, folder) for number in range(2)],
@@ -179,7 +177,7 @@ def run(folder: Path, does: str, said: list[str]) -> list[int]:
         ResourceRequest(1, 0.0),
         2,
         lambda: "no progress",
-        said.append,
+        notices.append,
     )
 
 
@@ -188,9 +186,9 @@ def test_a_gang_answers_in_the_order_of_its_members(ray_home: Path, tmp_path: Pa
 
 
 def test_after_a_death_all_begin_again(ray_home: Path, tmp_path: Path):
-    said: list[str] = []
-    assert run(tmp_path, "die once", said) == [0, 1]
-    assert len(said) == 1 and sorted((tmp_path / "calls").read_text().split()) == [
+    notices: list[str] = []
+    assert run(tmp_path, "die once", notices) == [0, 1]
+    assert len(notices) == 1 and sorted((tmp_path / "calls").read_text().split()) == [
         "0",
         "0",
         "1",
@@ -218,8 +216,8 @@ def test_what_a_member_raises_is_raised_though_others_wait(
 
 @pytest.mark.long
 def test_a_campaign_trains_with_two_workers(undisturbed: Campaign):
-    """By the real command on Ray: stages 1 and 2 by two workers each. Its first teacher's
-    records are one process's.
+    """The real command on Ray, with two workers each for stages 1 and 2. The records of its first
+    teacher equal those of one process.
     """
     with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         overrides = (
@@ -233,23 +231,23 @@ def test_a_campaign_trains_with_two_workers(undisturbed: Campaign):
         result = campaign.result
         assert result["status"] == "completed"
         ours, theirs = (
-            one["iterations"][0]["student"]["scores"]["test"]["avg"]
-            for one in (result, undisturbed.result)
+            outcome["iterations"][0]["student"]["scores"]["test"]["avg"]
+            for outcome in (result, undisturbed.result)
         )
         assert ours == pytest.approx(theirs, abs=0.1), (
-            "weights apart by rounding sample a few other tokens"
+            "rounding differences of the weights change a few sampled tokens"
         )
         stores = Store(undisturbed.home / "store"), Store(campaign.home / "store")
         shared = sorted(set(stores[0].artifacts("training")) & set(stores[1].artifacts("training")))
-        assert shared, "the first teacher is the same question in both"
+        assert shared, "the first teacher has the same identity in both"
         for training in shared:
             refs = [
                 TrainingRef.model_validate(store.manifest(training).meta["ref"]) for store in stores
             ]
             assert refs[0] == refs[1]
-            for expected, found in zip(
+            for expected, actual in zip(
                 *(load_records(store, refs[0]) for store in stores), strict=True
             ):
-                assert found["loss"] == pytest.approx(expected["loss"], rel=1e-2, abs=1e-3)
-                assert found["entropy"] == pytest.approx(expected["entropy"], rel=1e-2)
+                assert actual["loss"] == pytest.approx(expected["loss"], rel=1e-2, abs=1e-3)
+                assert actual["entropy"] == pytest.approx(expected["entropy"], rel=1e-2)
         assert no_process_left(campaign.home) == []

@@ -1,7 +1,6 @@
-"""vLLM for real, its CPU build on the embedded tiny model: the asked distribution, the same ends,
-the trainer's log-probs, live weights.
+"""vLLM's CPU build on the embedded tiny model: samples, seeds, ends, log-probs, weight updates.
 
-One engine serves this file; `test_vllm_flows.py` has what needs processes of its own.
+The tests share one engine; `test_vllm_flows.py` has those that need separate processes.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """The model is too small for more, and other work on the machine then slows it the least."""
+    """Uses one thread: the model is too small for more, and other work then slows it least."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -77,9 +76,9 @@ def transformers(folder: Path) -> TransformersEngine:
 def test_both_engines_sample_the_same_distribution(
     vllm: Any, transformers: TransformersEngine, sampling: SamplingConfig
 ):
-    """Frequencies of whole responses and of their first tokens, of 8 x 1,000 samples each, other
-    seeds for each engine. 4 standard deviations of chi-square: by chance in one of 30,000 runs,
-    were the seeds not fixed.
+    """Compares frequencies of whole responses and of first tokens, for 8 x 1,000 samples with other
+    seeds per engine. With random seeds, 4 standard deviations of chi-square would occur by chance
+    in one of 30,000 runs.
     """
     ours, theirs = sample(vllm, 1000, sampling), sample(transformers, 1000, sampling, seed=1)
     assert abs(distance(ours, theirs, whole)) < 4
@@ -87,7 +86,7 @@ def test_both_engines_sample_the_same_distribution(
 
 
 def test_the_comparison_sees_a_small_difference(vllm: Any, transformers: TransformersEngine):
-    """A temperature of 1.3 instead of 1 is some 11 standard deviations away, one of 1.2 some 5."""
+    """A temperature of 1.3 instead of 1 gives about 11 standard deviations, one of 1.2 about 5."""
     ours, theirs = (
         sample(vllm, 1000),
         sample(transformers, 1000, PLAIN.model_copy(update={"temperature": 1.3}), seed=1),
@@ -98,8 +97,8 @@ def test_the_comparison_sees_a_small_difference(vllm: Any, transformers: Transfo
 def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(
     world: World, vllm: Any, folder: Path
 ):
-    """To 1e-4 nats a token in float32 (3e-5 is the largest seen), prompts shared through the
-    prefix cache or not.
+    """They agree to 1e-4 nats per token in float32 (largest seen: 3e-5), with and without prompts
+    shared through the prefix cache.
     """
     from vllm import SamplingParams
 
@@ -112,7 +111,7 @@ def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(
     outputs = []
     for row, prompt in enumerate(prompts):
         for number in range(8):
-            asked = SamplingParams(
+            params = SamplingParams(
                 seed=number,
                 temperature=1.0,
                 max_tokens=24,
@@ -121,39 +120,39 @@ def test_the_trainer_agrees_with_vllm_on_the_log_probs_of_its_samples(
                 logprobs=0,
                 detokenize=False,
             )
-            vllm._engine.add_request(f"{row}/{number}", vllm._render(prompt), asked)
+            vllm._engine.add_request(f"{row}/{number}", vllm._render(prompt), params)
     while vllm._engine.has_unfinished_requests():
         outputs += [output for output in vllm._engine.step() if output.finished]
     outputs.sort(key=lambda output: [int(part) for part in output.request_id.split("/")])
-    answers = [output.outputs[0] for output in outputs]
+    responses = [output.outputs[0] for output in outputs]
     theirs_N = torch.tensor(
         [
             row[token].logprob
-            for one in answers
-            for token, row in zip(one.token_ids, one.logprobs, strict=True)
+            for response in responses
+            for token, row in zip(response.token_ids, response.logprobs, strict=True)
         ]
     )
     batch = TokenBatch.build(
         prompts=prompts,
-        responses=[list(one.token_ids) for one in answers],
+        responses=[list(response.token_ids) for response in responses],
         groups=[int(output.request_id.split("/")[0]) for output in outputs],
-        rewards=[0] * len(answers),
+        rewards=[0] * len(responses),
     )
     ours_N = score(load_policy(folder, RUNTIME), batch, 4096)[0]
     assert float((ours_N - theirs_N).abs().max()) < 1e-4
-    assert float(theirs_N.std()) > 0.1, "there was something to agree on"
+    assert float(theirs_N.std()) > 0.1, "the log-probs are not all alike"
 
 
 # ----------------------------------------------------------------------------------- seeds and ends
 
 
 def test_a_response_belongs_to_its_seed(vllm: Any):
-    """Not to the batch: alone, in other company and in another order. Logits move by 1e-6 with
-    the batch, so one in some may differ.
+    """A response depends on its seed, not on the batch or its order. Logits change by 1e-6 with the
+    batch, so one prompt's samples may differ.
     """
     together = sample(vllm, 8)
     assert sample(vllm, 8) == together
-    assert len({tuple(one.tokens) for one in together[0]}) >= 3
+    assert len({tuple(response.tokens) for response in together[0]}) >= 3
     assert sample(vllm, 8, seed=1) != together
     few = sample(vllm, 3, prompts=PROMPTS[::-1])[::-1]
     assert sum(a != b[:3] for a, b in zip(few, together, strict=True)) <= 1
@@ -162,59 +161,63 @@ def test_a_response_belongs_to_its_seed(vllm: Any):
 def test_seeds_of_64_bits_are_taken(vllm: Any):
     prompt = vllm.encode(PROMPTS[0])
     seeds = [2**64 - 1, 2**63 + 12345, 2**63 - 1, 0]
-    found = vllm.sample([prompt], [seeds * 8], PLAIN, lambda index, sample: None)
-    assert all(found[row : row + 4] == found[:4] for row in range(0, 32, 4))
+    responses = vllm.sample([prompt], [seeds * 8], PLAIN, lambda index, sample: None)
+    assert all(responses[row : row + 4] == responses[:4] for row in range(0, 32, 4))
 
 
 def test_ends_are_those_of_the_transformers_engine(vllm: Any, transformers: TransformersEngine):
-    """A response ends with the stop token or is truncated at the limit; nothing is there twice,
-    and each was told as it was whole.
+    """A response ends with the stop token or is truncated at the limit. Each is reported once, as
+    soon as it is complete.
     """
     short = PLAIN.model_copy(update={"max_new_tokens": 6, "temperature": 2.0})
     shares = []
     for engine in (vllm, transformers):
-        told: dict[int, Sample] = {}
+        reported: dict[int, Sample] = {}
         seeds = [[seed_of(3, prompt, number) for number in range(250)] for prompt in PROMPTS]
-        found = engine.sample(
-            [engine.encode(prompt) for prompt in PROMPTS], seeds, short, told.__setitem__
+        responses = engine.sample(
+            [engine.encode(prompt) for prompt in PROMPTS], seeds, short, reported.__setitem__
         )
-        assert [told[index] for index in range(len(found))] == found and list(told) != sorted(told)
-        for one in found:
+        assert [reported[index] for index in range(len(responses))] == responses and list(
+            reported
+        ) != sorted(reported)
+        for response in responses:
             stops = [
-                position for position, token in enumerate(one.tokens) if token in engine.stop_ids
+                position
+                for position, token in enumerate(response.tokens)
+                if token in engine.stop_ids
             ]
-            assert stops == ([] if one.truncated else [len(one.tokens) - 1])
-            assert len(one.tokens) == 6 or not one.truncated
-        assert any(len(one.tokens) == 6 and not one.truncated for one in found), (
-            "a stop token in the last place is no truncation"
-        )
-        shares.append(sum(one.truncated for one in found) / len(found))
+            assert stops == ([] if response.truncated else [len(response.tokens) - 1])
+            assert len(response.tokens) == 6 or not response.truncated
+        assert any(
+            len(response.tokens) == 6 and not response.truncated for response in responses
+        ), "a stop token in the last position is not a truncation"
+        shares.append(sum(response.truncated for response in responses) / len(responses))
     assert 0.05 < shares[0] < 0.95 and abs(shares[0] - shares[1]) < 4 * math.sqrt(0.5 / 2000)
 
 
 def test_every_stop_token_of_the_generation_config_ends_a_response(
     vllm: Any, transformers: TransformersEngine
 ):
-    """The stop tokens go to vLLM with each request: two more, as a generation config may list
-    them.
+    """vLLM receives the stop tokens with each request. Here are two more, as a generation config
+    may list them.
     """
     more = sorted({*vllm.stop_ids, *vllm.encode("7"), *vllm.encode("3")})
     kept = vllm.stop_ids
     vllm.stop_ids = more
     try:
-        found = [one for row in sample(vllm, 64) for one in row]
+        responses = [response for row in sample(vllm, 64) for response in row]
     finally:
         vllm.stop_ids = kept
-    assert {one.tokens[-1] for one in found if not one.truncated} == set(more)
-    assert all(set(one.tokens[:-1]).isdisjoint(more) for one in found)
+    assert {response.tokens[-1] for response in responses if not response.truncated} == set(more)
+    assert all(set(response.tokens[:-1]).isdisjoint(more) for response in responses)
 
 
 def test_a_response_ends_where_the_context_does(vllm: Any):
     prompt = (vllm.encode(PROMPTS[0]) * 99)[:250]
     hot = PLAIN.model_copy(update={"temperature": 2.0})
-    found = vllm.sample([prompt], [list(range(64))], hot, lambda index, sample: None)
-    assert {len(one.tokens) for one in found if one.truncated} == {6}, (
-        "250 and 6 are the 256 of the model"
+    responses = vllm.sample([prompt], [list(range(64))], hot, lambda index, sample: None)
+    assert {len(response.tokens) for response in responses if response.truncated} == {6}, (
+        "250 and 6 are the model's 256"
     )
     with pytest.raises(ValueError, match="256 tokens leaves no room in the model's context of 256"):
         vllm.sample([prompt + prompt[:6]], [[1]], PLAIN, lambda index, sample: None)
@@ -255,12 +258,12 @@ def test_a_second_engine_in_the_process_is_refused(vllm: Any, folder: Path):
 
     with pytest.raises(RuntimeError, match="open in this process already"):
         VLLMEngine(folder, RUNTIME)
-    assert sample(vllm, 1), "and the first goes on"
+    assert sample(vllm, 1), "the first engine still works"
 
 
 def test_the_process_is_left_as_it_was(vllm: Any):
-    """vLLM's CPU build sets LD_PRELOAD for children, seeds the process and takes
-    `torch.set_num_threads` away.
+    """vLLM's CPU build would set LD_PRELOAD for children, seed the process and disable
+    `torch.set_num_threads`.
     """
     import os
 

@@ -1,6 +1,4 @@
-"""vLLM in processes of its own: beside everything else, memory after close, tied heads, an
-online stage, a campaign on Ray.
-"""
+"""vLLM in separate processes: imports, memory, tied heads, an online stage, a campaign on Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ def folder(world: World) -> Path:
 
 
 def here(script: str, *arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script that may import what tests share, in a process of its own."""
+    """Run a script in a separate process; it may import the tests' helpers."""
     done = python(script, *arguments, home=home, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
     assert done.returncode == 0, done.stderr
     return done
@@ -35,8 +33,8 @@ def here(script: str, *arguments: object, home: Path) -> subprocess.CompletedPro
 
 @pytest.mark.long
 def test_it_lives_beside_everything_else(tmp_path: Path):
-    """One process imports vLLM with Prefect, MLflow and Ray; nothing but what is left out on
-    purpose is missing from the environment.
+    """One process imports vLLM with Prefect, MLflow and Ray. Only packages that are left out on
+    purpose are missing from the environment.
     """
     assert (
         here(
@@ -86,7 +84,7 @@ print(taken_over == fresh, sum(a == b for x, y in zip(fresh, before) for a, b in
 
 @pytest.mark.long
 def test_a_head_tied_to_the_embedding_follows_it(folder: Path, tmp_path: Path):
-    """vLLM's CPU build keeps a packed copy of the head that its own reload leaves behind
+    """vLLM's CPU build keeps a packed copy of the head, which its own reload does not update
     (SmolLM2 and small Qwen3 have tied heads).
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -96,7 +94,7 @@ def test_a_head_tied_to_the_embedding_follows_it(folder: Path, tmp_path: Path):
     changed = saved(disturbed(base), base, tmp_path / "changed")
     done = here(TIED, base, changed, home=tmp_path)
     same, unmoved = done.stdout.split()
-    assert same == "True", "weights taken over answer as the same weights loaded from their folder"
+    assert same == "True", "updated weights sample like the same weights loaded from a folder"
     assert int(unmoved) < 8 * 32 / 2
 
 
@@ -126,7 +124,7 @@ def test_close_frees_the_memory_and_another_engine_may_follow(folder: Path, tmp_
     freed, again, listening = here(MEMORY, folder, home=tmp_path).stdout.splitlines()
     assert float(freed) > 900, "of the 1,024 MiB of its KV cache"
     same, more = again.split()
-    assert same == "True" and float(more) < 200, "a second engine takes what the first gave back"
+    assert same == "True" and float(more) < 200, "a second engine reuses the freed memory"
     assert listening in ("", "127.0.0.1")
     assert not (Path.home() / ".config" / "vllm" / "usage_stats.json").exists()
 
@@ -156,8 +154,8 @@ for record in load_records(store, ref):
 
 
 def test_online_training_learns_from_what_vllm_samples(world: World, tmp_path: Path):
-    """Trainer and engine in one process, weights swapped at each step: the policy learns, and
-    its first step has the base's accuracy.
+    """Trainer and engine share a process and the weights are updated at each step. The policy
+    learns, and its first step has the base's accuracy.
     """
     shutil.copytree(world.store.root, tmp_path / "store")
     done = here(
@@ -174,15 +172,15 @@ def test_online_training_learns_from_what_vllm_samples(world: World, tmp_path: P
     assert abs(reward[0] - world.rollouts.accuracy) < 0.15
     assert reward[-3:].mean() - reward[:3].mean() > 0.15
     assert ratio == pytest.approx(np.ones(12), abs=1e-3), (
-        "one update on each batch: the samples are the policy's own"
+        "with one update per batch, the samples are on-policy"
     )
 
 
 @pytest.mark.long
 @pytest.mark.ray
 def test_a_campaign_on_ray_samples_with_vllm(undisturbed: Any, short_home: Path):
-    """The shrunk campaign, its engine swapped: other random numbers, and scores that agree
-    within their noise.
+    """The shrunk campaign with another engine: other random numbers, but scores that agree within
+    their noise.
     """
     engine = (
         "runtime.engine=vllm",
@@ -191,14 +189,14 @@ def test_a_campaign_on_ray_samples_with_vllm(undisturbed: Any, short_home: Path)
         "runtime.cpus=1",
     )
     campaign = run_campaign(short_home, "iterations=1", "runtime.ray=on", *engine, timeout=500)
-    found, other = campaign.result, undisturbed.result
-    assert found["status"] == "completed" and campaign.done.stdout.count("\n") == 1
-    assert found["base"]["policy"] == other["base"]["policy"]
-    ours, theirs = found["base"]["scores"]["test"], other["base"]["scores"]["test"]
-    assert ours != theirs, "vLLM really sampled"
+    result, other = campaign.result, undisturbed.result
+    assert result["status"] == "completed" and campaign.done.stdout.count("\n") == 1
+    assert result["base"]["policy"] == other["base"]["policy"]
+    ours, theirs = result["base"]["scores"]["test"], other["base"]["scores"]["test"]
+    assert ours != theirs, "vLLM sampled"
     assert abs(ours["avg"] - theirs["avg"]) < 4 * math.sqrt(
         2 * 0.25 / (ours["k"] * ours["problems"])
     )
-    assert found["iterations"][0]["teacher"]["scores"]["test"]["avg"] > ours["avg"]
-    assert found["iterations"][0]["student"]["kl_old"] > 0
+    assert result["iterations"][0]["teacher"]["scores"]["test"]["avg"] > ours["avg"]
+    assert result["iterations"][0]["student"]["kl_old"] > 0
     assert list((short_home / "cwd").iterdir()) == list((short_home / "user").iterdir()) == []

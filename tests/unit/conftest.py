@@ -1,4 +1,4 @@
-"""What several files of unit tests share."""
+"""Fixtures shared by several unit test files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from written_campaigns import Written
 
 @pytest.fixture
 def written(tmp_path: Path, registry_url: str) -> Iterator[Written]:
-    """Once on SQLite, and once on PostgreSQL."""
-    one = Written(tmp_path, registry_url)
-    yield one
-    one.registry.close()
+    """Written campaigns, once on SQLite and once on PostgreSQL."""
+    campaigns = Written(tmp_path, registry_url)
+    yield campaigns
+    campaigns.registry.close()

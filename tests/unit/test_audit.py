@@ -1,6 +1,4 @@
-"""The report on known vulnerabilities: a table of what the advisory service says, and one line
-where it says nothing.
-"""
+"""The report on known vulnerabilities: a table of advisories, or one line without the service."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ def package(name: str, *advisories: object) -> dict[str, object]:
 
 def test_an_advisory_is_a_row_with_its_package_and_where_it_is_fixed():
     open_one = {"id": "GHSA-a|b\n<i>", "fix_versions": []}
-    said = report(
+    text = report(
         {
             "dependencies": [
                 package("good"),
@@ -39,7 +37,7 @@ def test_an_advisory_is_a_row_with_its_package_and_where_it_is_fixed():
             ]
         }
     )
-    assert said.splitlines() == [
+    assert text.splitlines() == [
         "advisories: 2; packages audited: 2, unknown to the service: 1",
         "",
         "| package | version | advisory | fixed in |",
@@ -79,7 +77,7 @@ def test_where_no_service_answers_it_says_so_in_one_line_and_is_no_failure(tmp_p
         for name, value in os.environ.items()
         if name.lower() not in ("no_proxy", "https_proxy", "all_proxy")
     }
-    # nothing is answered from pip's own cache either
+    # pip's own cache must not answer either
     environment |= {"HTTPS_PROXY": closed, "PIP_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "scripts.audit"],

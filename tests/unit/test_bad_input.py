@@ -1,5 +1,6 @@
-"""Malformed input of every kind: exit code 2, one line with place and mend, nothing on stdout,
-nothing written.
+"""Malformed input of every kind: exit code 2 and one line with place and remedy.
+
+Nothing is printed to stdout and nothing is written.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from deployments.cli import main
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Short enough for Ray's sockets below it."""
+    """A folder whose path is short enough for Ray's sockets."""
     path = Path(tempfile.mkdtemp(prefix="e-", dir="/tmp"))
     yield path
     shutil.rmtree(path)
@@ -29,9 +30,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def own_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A home that is not there, an empty working directory, and the environment as it was once
-    the case is over.
-    """
+    """A home that does not exist and an empty working directory; restores the environment."""
     before = dict(os.environ)
     monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
     (folder / "cwd").mkdir()
@@ -44,12 +43,12 @@ def own_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 def listing(folder: Path) -> dict[str, object]:
-    """What is there, with the bytes of its files."""
-    found: dict[str, object] = {}
+    """All paths below the folder: the bytes of files, the mode of anything else."""
+    content: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
-        found[str(path)] = path.read_bytes() if stat.S_ISREG(mode) else mode
-    return found
+        content[str(path)] = path.read_bytes() if stat.S_ISREG(mode) else mode
+    return content
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -61,15 +60,15 @@ def test_one_line_says_where_and_how_to_mend(
     monkeypatch.setattr(sys, "argv", ["erpd", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
-    told = capfd.readouterr()
-    assert (ended.value.code, told.out) == (2, ""), told
-    lines = told.err.splitlines()
+    output = capfd.readouterr()
+    assert (ended.value.code, output.out) == (2, ""), output
+    lines = output.err.splitlines()
     assert (
         len(lines) == 1
         and lines[0].startswith("erpd: ")
         and lines[0].isprintable()
         and len(lines[0]) < 2100
-    ), told.err[:3000]
+    ), output.err[:3000]
     for words in case.says:
         assert words.replace("{d}", str(folder / "d")) in lines[0]
     assert listing(folder) == before

@@ -1,6 +1,4 @@
-"""How prompts are put to a model: its template with system message and options, kept with the
-policy and with what is trained from it.
-"""
+"""Chat templates with system message and options, kept with a policy and those trained from it."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ CHAT = ChatConfig(system="7", options={"thinking": True})
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The embedded base with a chat template of its own."""
+    """A copy of the embedded base with a chat template."""
     copy = Path(shutil.copytree(ASSETS / "tiny-base", tmp_path / "model"))
     (copy / "chat_template.jinja").write_text(TEMPLATE)
     return copy
@@ -74,10 +72,10 @@ def test_chat_is_part_of_what_a_policy_is_and_only_where_it_is_given(folder: Pat
         ChatConfig(system="8"),
         ChatConfig(options={"thinking": True}),
     ]
-    found = {
+    identities = {
         import_policy(DirectoryModel(path=str(folder), chat=chat)).identity() for chat in others
     }
-    assert len({plain.identity(), *found}) == 4
+    assert len({plain.identity(), *identities}) == 4
 
 
 def test_a_chat_that_says_nothing_is_refused():

@@ -1,6 +1,4 @@
-"""Code grading without running anything: finding programs, reading and unpacking test cases,
-comparing outputs.
-"""
+"""Code grading without running a program: find programs, read test cases, compare outputs."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ def test_finding_a_program_never_raises(response: str) -> None:
         ("  1 2 \n 3  \n\n", "1 2\n3", True),
         ("1\n\n2", "1\n2", False),
         ("1 2", "1\n2", False),
-        ("1  2", "1 2", True),  # as decimals, word by word
+        ("1  2", "1 2", True),  # compared as decimals, word by word
         ("a  b", "a b", False),
         ("0.50", ".5", True),
         ("1e2", "100.0", True),
@@ -115,7 +113,7 @@ def test_functional_cases_are_one_json_argument_per_line() -> None:
         ([], "list"),
         ({"inputs": []}, "outputs"),
         ({"inputs": [], "outputs": []}, "empty"),
-        ({"inputs": ["1"], "outputs": []}, "one length"),
+        ({"inputs": ["1"], "outputs": []}, "same length"),
         ({"inputs": ["x"], "outputs": ["1"], "fn_name": "f"}, "input 0"),
         ({"inputs": ["1"], "outputs": ["x"], "fn_name": "f"}, "output 0"),
         ({"inputs": ["1"], "outputs": ["1"], "fn_name": "os.system"}, "fn_name"),
@@ -159,7 +157,7 @@ def test_a_function_name_makes_cases_functional() -> None:
 
 
 class Hostile:
-    """Unpickling it would run a command."""
+    """Would run code if it was unpickled."""
 
     def __reduce__(self) -> Any:
         return (print, ("it ran",))
@@ -179,7 +177,7 @@ def test_pickles_that_could_do_anything_are_refused(capsys: pytest.CaptureFixtur
         + b"\xff\xff\xff\x7f"
         + pickle.STOP
     )
-    assert unpickle_text(huge_memo) == "x"  # an Unpickler would ask for 16 GiB
+    assert unpickle_text(huge_memo) == "x"  # an Unpickler would allocate 16 GiB
     for data in (pickle.dumps(["a"]), pickle.dumps(1), b"", b"junk", pickle.dumps("a")[:-1]):
         with pytest.raises(ValueError, match="one string"):
             unpickle_text(data)
@@ -200,7 +198,7 @@ def test_cases_in_no_known_form_are_refused(damage: str) -> None:
         livecodebench_tests({"public_test_cases": "[]", "private_test_cases": damage})
 
 
-# -------------------------------------------------------------------------------- what an end means
+# ------------------------------------------------------------------ verdicts by how a program ended
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""Columns on disk: what is read is what is there, wherever shards end, and a batch too large for
-memory is the same batch.
-"""
+"""Columns and batches on disk read the same as in memory, wherever shards end."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ from tasks.rollouts.score import load_column, open_column
 
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is small enough for memory, and a stretch is 7 tokens: the shards of these tests
-    end inside stretches.
-    """
+    """Every column is on disk, and a stretch is 7 tokens, so that shards end inside stretches."""
     monkeypatch.setattr(columns, "IN_MEMORY", 0)
     monkeypatch.setattr(core, "STRETCH", 7)
 
@@ -53,24 +49,24 @@ def test_a_stored_column_reads_as_the_tensor_it_is(
     tmp_path: Path, on_disk: None, data: st.DataObject
 ):
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
-    whole = torch.randn(sum(lengths))
-    column = stored_column(write(tmp_path, *whole.split(lengths)), "lp")
-    assert isinstance(column, FileColumn) and len(column) == len(whole)
+    tensor = torch.randn(sum(lengths))
+    column = stored_column(write(tmp_path, *tensor.split(lengths)), "lp")
+    assert isinstance(column, FileColumn) and len(column) == len(tensor)
     index = torch.tensor(
-        data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=12)), dtype=torch.int64
+        data.draw(st.lists(st.integers(0, len(tensor) - 1), max_size=12)), dtype=torch.int64
     )
-    assert column[index].equal(whole[index])
+    assert column[index].equal(tensor[index])
     start, stop = sorted(
-        (data.draw(st.integers(0, len(whole))), data.draw(st.integers(0, len(whole))))
+        (data.draw(st.integers(0, len(tensor))), data.draw(st.integers(0, len(tensor))))
     )
-    assert column[start:stop].equal(whole[start:stop])
-    assert column[::2].equal(whole[::2]) and column[:].equal(whole)
+    assert column[start:stop].equal(tensor[start:stop])
+    assert column[::2].equal(tensor[::2]) and column[:].equal(tensor)
 
 
 def test_a_small_column_is_a_tensor(tmp_path: Path):
-    whole = torch.randn(9)
-    column = stored_column(write(tmp_path, whole[:4], whole[4:]), "lp")
-    assert isinstance(column, torch.Tensor) and column.equal(whole)
+    tensor = torch.randn(9)
+    column = stored_column(write(tmp_path, tensor[:4], tensor[4:]), "lp")
+    assert isinstance(column, torch.Tensor) and column.equal(tensor)
 
 
 def test_a_place_beyond_the_end_is_refused(tmp_path: Path, on_disk: None):
@@ -120,15 +116,18 @@ def test_a_scratch_file_leaves_no_name_behind(
 def test_per_sequence_reads_as_the_values_repeated(lengths: list[int], data: st.DataObject):
     offset_S = torch.tensor([0, *lengths]).cumsum(0)
     value_S = torch.randn(len(lengths))
-    whole, column = value_S.repeat_interleave(torch.tensor(lengths)), PerSequence(value_S, offset_S)
+    expected, column = (
+        value_S.repeat_interleave(torch.tensor(lengths)),
+        PerSequence(value_S, offset_S),
+    )
     start, stop = sorted(
-        (data.draw(st.integers(0, len(whole))), data.draw(st.integers(0, len(whole))))
+        (data.draw(st.integers(0, len(expected))), data.draw(st.integers(0, len(expected))))
     )
     index = torch.tensor(
-        data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=9)), dtype=torch.int64
+        data.draw(st.lists(st.integers(0, len(expected) - 1), max_size=9)), dtype=torch.int64
     )
-    assert len(column) == len(whole) and column[:].equal(whole)
-    assert column[start:stop].equal(whole[start:stop]) and column[index].equal(whole[index])
+    assert len(column) == len(expected) and column[:].equal(expected)
+    assert column[start:stop].equal(expected[start:stop]) and column[index].equal(expected[index])
 
 
 # ------------------------------------------------------------------------------ batches and signals
@@ -149,18 +148,16 @@ def test_a_batch_on_disk_is_the_batch_in_memory(
         )
     assert all(a.equal(b) for a, b in zip(large.prompts, small.prompts, strict=True))
     some = torch.arange(0, small.sequences, 5)
-    for one, other in zip(plan(large, some, 64), plan(small, some, 64), strict=True):
+    for from_disk, from_memory in zip(plan(large, some, 64), plan(small, some, 64), strict=True):
         assert (
-            one.input_T.equal(other.input_T)
-            and one.token_N.equal(other.token_N)
-            and one.token_N.dtype == torch.int64
+            from_disk.input_T.equal(from_memory.input_T)
+            and from_disk.token_N.equal(from_memory.token_N)
+            and from_disk.token_N.dtype == torch.int64
         )
 
 
 def test_groups_go_on_over_shards_and_count_as_the_rows_say(world: World):
-    """A problem's rows stand together; which group a row is of must not depend on where files
-    end.
-    """
+    """A problem's rows are adjacent; their group must not depend on where a file ends."""
     paths = list(shards(world.store, world.rollouts))
     names = [
         name
@@ -174,7 +171,7 @@ def test_groups_go_on_over_shards_and_count_as_the_rows_say(world: World):
 
 
 def both(world: World) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A column, another, and which tokens are of right responses."""
+    """Two columns of log-probs, and the mask of tokens in right responses."""
     old_N = load_column(world.store, world.old)
     other_N = old_N + 0.3 * torch.randn(len(old_N), generator=torch.Generator().manual_seed(1))
     batch = load_batch(shards(world.store, world.rollouts))
@@ -184,9 +181,7 @@ def both(world: World) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def direct(
     spec: SignalSpec, a: torch.Tensor, b: torch.Tensor, positive: torch.Tensor
 ) -> torch.Tensor:
-    """The formula on whole tensors: what is worked out in stretches must equal it, here to the
-    last bit.
-    """
+    """The signal's formula on whole tensors, for comparison with one computed in stretches."""
     ratio = a - b
     if spec.positives != "all":
         ratio = torch.where(
@@ -239,10 +234,10 @@ def test_a_signal_in_stretches_is_the_signal(
 
 def test_a_weighted_sum_in_stretches_is_the_sum(world: World, monkeypatch: pytest.MonkeyPatch):
     a, b = (build_signal(spec, *both(world)) for spec in SPECS[:2])
-    whole = weighted_sum([(0.5, a), (2.0, b)], "shift")[:]
+    expected = weighted_sum([(0.5, a), (2.0, b)], "shift")[:]
     monkeypatch.setattr(core, "STRETCH", 7)
     torch.testing.assert_close(
-        weighted_sum([(0.5, a), (2.0, b)], "shift")[:], whole, rtol=1e-6, atol=1e-7
+        weighted_sum([(0.5, a), (2.0, b)], "shift")[:], expected, rtol=1e-6, atol=1e-7
     )
 
 

@@ -1,6 +1,4 @@
-"""The policies of a study in one list: each once, beside its row of the paper, with gains that
-can be checked by hand.
-"""
+"""A study's policies in one list: each once, next to its row of the paper, with its gains."""
 
 from __future__ import annotations
 
@@ -48,16 +46,16 @@ def test_a_shared_policy_stands_again_beside_another_row_of_the_paper_and_takes_
     }
     for arm, places in rows.items():
         monkeypatch.setitem(ROWS, arm, places)
-    found = [
+    labels = [
         (entry.name, entry.paper and entry.paper.label)
         for entry in study_rows(finished_study.registry, finished_study.campaigns, study_of())
     ]
-    assert found[0] == ("base", "Base")  # of `ce`, which maps no base; `ce.kl` does
-    assert [pair for pair in found if pair[0].endswith("teacher 1")] == [
+    assert labels[0] == ("base", "Base")  # `ce` maps no base row, `ce.kl` does
+    assert [pair for pair in labels if pair[0].endswith("teacher 1")] == [
         ("ce, teacher 1", "CE"),
         ("ce.kl, teacher 1", "SAPO"),
     ]
-    assert [name for name, _ in found].count("base") == 2  # Qwen's, Nanbeige's; Qwen's not twice
+    assert [name for name, _ in labels].count("base") == 2  # once for each of two rows
 
 
 def test_gains_and_their_intervals_can_be_checked_by_hand(listed: list[StudyRow]):
@@ -161,7 +159,7 @@ def test_bases_of_their_own_are_told_apart(study_lab: Lab):
         study_lab.registry.campaign_started(f"c-{arm}", arm, "tiny", {})
         study_lab.measure(arm, 0, "base", f"base-{arm}", 0.0, 0.0, test=base)
         study_lab.measure(arm, 1, "student", f"student-{arm}", 0.1, 0.1, test=0.6)
-    found = study_rows(study_lab.registry, study_lab.campaigns)
-    assert [entry.name for entry in found] == ["a, base", "a, student 1", "b, base", "b, student 1"]
-    # each over its own
-    assert [entry.gain.points for entry in found if entry.gain] == pytest.approx([10, 30])
+    rows = study_rows(study_lab.registry, study_lab.campaigns)
+    assert [entry.name for entry in rows] == ["a, base", "a, student 1", "b, base", "b, student 1"]
+    # each over its own base
+    assert [entry.gain.points for entry in rows if entry.gain] == pytest.approx([10, 30])

@@ -1,6 +1,4 @@
-"""The critic of PPO on real samples: it learns to tell outcomes, leaves a column, and a killed
-one ends in the same bits; PPO uses it.
-"""
+"""PPO's critic on real samples: it learns, stores a column, and resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import World, context, dying, python
+from safetensors.torch import load_file
 
 from erpd_core.advantages import gae, length_adaptive_lambda
 from erpd_core.config import PPO, CriticConfig, OptimizerConfig, RuntimeConfig, TrainConfig
@@ -22,7 +21,7 @@ from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
 from tasks.store import Store
 from tasks.training.checkpoint import RESUME
-from tasks.training.critic import HFCritic, TrainCritic, load_critic
+from tasks.training.critic import HFCritic, TrainCritic
 from tasks.training.stage import load_records
 from tasks.training.teacher import TrainTeacher
 
@@ -30,9 +29,7 @@ FAST = OptimizerConfig(lr=1e-3)
 
 
 def one_thread(world: World) -> Context:
-    """So small a model is slower on several threads, and much slower where others want the
-    cores.
-    """
+    """A context with one thread; more would slow so small a model down, above all on busy cores."""
     return context(world.store, cpus=1)
 
 
@@ -88,16 +85,20 @@ def test_the_values_are_a_column_of_the_batch_in_shards(world: World, values: Va
     }
 
 
+def kept_critic(world: World, values: ValuesRef, step: int) -> HFCritic:
+    critic = HFCritic(load_policy(world.store.path(values.init.id), RuntimeConfig()), 0.0)
+    critic.copy_from(load_file(world.store.path(values.id) / f"critic-{step:06d}.safetensors"))
+    return critic
+
+
 def test_the_kept_critic_gives_the_column_again(world: World, values: ValuesRef):
     batch = load_batch(shards(world.store, world.rollouts))
-    last = predict_values(load_critic(world.store, values, 24, RuntimeConfig()), batch, 4096)
+    last = predict_values(kept_critic(world, values, 24), batch, 4096)
     torch.testing.assert_close(
         last, load_column(world.store, values, "value"), rtol=1e-4, atol=1e-5
     )
-    early = predict_values(load_critic(world.store, values, 10, RuntimeConfig()), batch, 4096)
+    early = predict_values(kept_critic(world, values, 10), batch, 4096)
     assert not torch.allclose(early, last, atol=1e-3)
-    with pytest.raises(LookupError, match="step 7"):
-        load_critic(world.store, values, 7, RuntimeConfig())
 
 
 # ------------------------------------------------------------------------------------------- resume
@@ -165,7 +166,7 @@ def test_a_critic_killed_in_training_and_again_in_scoring_ends_in_the_same_bits(
     again = run(store, stage, tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.split() == ["shard"] * (count - 2), (
-        "a fitted critic is read, whole shards are kept"
+        "a fitted critic and finished shards are reused"
     )
 
     store = Store(store.root)
@@ -212,7 +213,7 @@ def test_ppo_trains_on_the_critics_advantages(world: World, values: ValuesRef):
 
 
 def test_ppos_signal_is_the_whitened_gae_of_the_column(world: World, values: ValuesRef):
-    """Recomputed from the column: with alpha so large that lambda is 1, it is R - V, whitened."""
+    """Recomputed from the column; with alpha so large that lambda is 1, it is R - V, whitened."""
     batch = load_batch(shards(world.store, world.rollouts))
     value_N = load_column(world.store, values, "value")
     ours = ppo_stage(world, values, alpha=1e9)._advantages(world.store, batch)

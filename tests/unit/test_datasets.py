@@ -1,6 +1,4 @@
-"""Problems: the same draw for the same seed, every format read, every fault placed by file and
-row, splits that share nothing.
-"""
+"""Problems: seeded draws, every file format, faults placed by file and row, disjoint splits."""
 
 from __future__ import annotations
 
@@ -60,19 +58,19 @@ def complaint(path: Path, **more: Any) -> str:
     ("name", "write"), [("p.jsonl", jsonl), ("p.csv", comma), ("p.parquet", table)]
 )
 def test_every_format_gives_the_same_problems(tmp_path: Path, name: str, write):
-    found = read(write(tmp_path / name, ROWS))
-    assert [(one.prompt, one.answer) for one in found] == [
+    problems = read(write(tmp_path / name, ROWS))
+    assert [(problem.prompt, problem.answer) for problem in problems] == [
         (row["problem"], row["answer"]) for row in ROWS
     ]
-    assert len({one.id for one in found}) == len(ROWS)
+    assert len({problem.id for problem in problems}) == len(ROWS)
 
 
 def test_columns_template_and_ids_are_taken_as_asked(tmp_path: Path):
     path = jsonl(
         tmp_path / "p.jsonl", [{"q": "1+1", "a": 2, "id": "x"}, {"q": "2+2", "a": 4, "id": "y"}]
     )
-    found = read(path, problem_column="q", answer_column="a", template="Q: {problem}\nA:")
-    assert [(one.id, one.prompt, one.answer) for one in found] == [
+    problems = read(path, problem_column="q", answer_column="a", template="Q: {problem}\nA:")
+    assert [(problem.id, problem.prompt, problem.answer) for problem in problems] == [
         ("x", "Q: 1+1\nA:", "2"),
         ("y", "Q: 2+2\nA:", "4"),
     ]
@@ -94,12 +92,12 @@ def test_the_reasoning_of_a_gsm8k_answer_is_left_out(tmp_path: Path):
             {"problem": "b", "answer": " 5 "},
         ],
     )
-    assert [one.answer for one in read(path)] == ["1,234", "5"]
+    assert [problem.answer for problem in read(path)] == ["1,234", "5"]
 
 
 def test_ids_that_repeat_are_replaced_so_that_problems_stay_apart(tmp_path: Path):
     path = jsonl(tmp_path / "p.jsonl", [{**row, "id": "same"} for row in ROWS])
-    assert len({one.id for one in read(path)}) == len(ROWS)
+    assert len({problem.id for problem in read(path)}) == len(ROWS)
 
 
 def test_blank_lines_are_no_problems(tmp_path: Path):
@@ -112,8 +110,8 @@ def test_a_draw_belongs_to_its_seed(tmp_path: Path):
     path = jsonl(tmp_path / "p.jsonl", ROWS)
     first, again, other = read(path, 1, count=8), read(path, 1, count=8), read(path, 2, count=8)
     assert first == again and len(first) == 8
-    assert {one.prompt for one in first} != {one.prompt for one in other}
-    assert len({one.prompt for one in first}) == 8
+    assert {problem.prompt for problem in first} != {problem.prompt for problem in other}
+    assert len({problem.prompt for problem in first}) == 8
 
 
 def test_the_source_seed_wins_over_the_campaigns(tmp_path: Path):
@@ -182,7 +180,7 @@ def test_a_file_that_is_no_parquet(tmp_path: Path):
 
 
 def test_a_parquet_file_that_unpacks_to_far_more_than_it_is(tmp_path: Path):
-    """A dictionary of one long text, named by every row: under a kilobyte."""
+    """Every row refers to one long text of a dictionary: the file is under a kilobyte."""
     path, text = tmp_path / "p.parquet", "x" * (1 << 20)
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array([text]))
     pq.write_table(pa.table({"problem": column, "answer": column}), path, compression="zstd")
@@ -221,9 +219,9 @@ def test_the_splits_of_the_tiny_world_share_no_problem_through_the_stage(tmp_pat
                 draw_problems(split, TinyProblems(split=split, count=400), seed), here
             )
             problems = load_problems(here.store, ref)
-            assert ref.count == len(problems) == 400 == len({one.id for one in problems})
+            assert ref.count == len(problems) == 400 == len({problem.id for problem in problems})
             assert ref.extractor == "hash"
-            drawn.setdefault(split, set()).update(numbers_of(one) for one in problems)
+            drawn.setdefault(split, set()).update(numbers_of(problem) for problem in problems)
     assert not drawn["train"] & drawn["validation"]
     assert not drawn["train"] & drawn["test"]
     assert not drawn["validation"] & drawn["test"]
@@ -254,10 +252,10 @@ class TestGym:
 
     def test_splits_share_no_question(self):
         prompts = {
-            split: {one.prompt for one in read_problems(self.source(split), 3)}
+            split: {problem.prompt for problem in read_problems(self.source(split), 3)}
             for split in ("train", "validation", "test")
         }
-        assert all(len(found) == 40 for found in prompts.values())
+        assert all(len(questions) == 40 for questions in prompts.values())
         assert (
             not prompts["train"] & prompts["test"]
             and not prompts["train"] & prompts["validation"]

@@ -1,6 +1,4 @@
-"""Draws: disjoint across iterations while the pool allows, by difficulty, and without what is
-measured on.
-"""
+"""Draws: disjoint over iterations while the pool lasts, by difficulty, without overlap."""
 
 from __future__ import annotations
 
@@ -33,11 +31,11 @@ from tasks.store import Store
 def test_draws_of_one_campaign_share_nothing_until_the_pool_is_used_up():
     seeds = [11, 12, 13, 14]
     drawn = [draw(100, 30, seed, seeds[:index]) for index, seed in enumerate(seeds)]
-    assert all(len(set(one)) == 30 for one in drawn)
-    first_three = [place for one in drawn[:3] for place in one]
+    assert all(len(set(draws)) == 30 for draws in drawn)
+    first_three = [place for draws in drawn[:3] for place in draws]
     assert len(set(first_three)) == 90
     left = set(range(100)) - set(first_three)
-    assert left < set(drawn[3]), "the last ten are drawn before any comes again"
+    assert left < set(drawn[3]), "the last ten are drawn before any is repeated"
 
 
 def test_a_new_round_begins_where_the_last_one_ended():
@@ -45,7 +43,7 @@ def test_a_new_round_begins_where_the_last_one_ended():
     drawn = [set(draw(10, 4, seed, seeds[:index])) for index, seed in enumerate(seeds)]
     assert not drawn[0] & drawn[1]
     assert set(range(10)) - drawn[0] - drawn[1] < drawn[2]
-    assert not drawn[3] & drawn[2], "what the third draw had is not drawn again at once"
+    assert not drawn[3] & drawn[2], "the third draw is not repeated at once"
 
 
 def test_the_first_draw_is_what_it_was_before_there_were_others():
@@ -67,7 +65,7 @@ def test_earlier_draws_are_part_of_the_question_and_of_nothing_they_do_not_chang
     assert plain.identity() != later.identity() and "earlier" not in plain.spec()
     here = context(Store(tmp_path / "store"))
     drawn = [
-        {one.id for one in load_problems(here.store, get_or_compute(stage, here))}
+        {problem.id for problem in load_problems(here.store, get_or_compute(stage, here))}
         for stage in (draw_problems("a", source, 1), later)
     ]
     assert not drawn[0] & drawn[1]
@@ -85,7 +83,7 @@ def test_gym_iterations_share_no_question():
     )
     source = GymProblems(family="gcd", count=20)
     first, second = read_problems(source, 1), read_problems(source, 2, earlier=[1])
-    assert not {one.prompt for one in first} & {one.prompt for one in second}
+    assert not {problem.prompt for problem in first} & {problem.prompt for problem in second}
 
 
 # --------------------------------------------------------------------------------------- difficulty
@@ -165,10 +163,10 @@ OTHER = (
 def test_equal_texts_are_found_whatever_their_spacing_and_dollars():
     assert normalised(r"Find  $\left( x \right)$.") == normalised("find (x).")
     assert normalised("1 + 2") != normalised("1 - 2")
-    found = find_shared(
+    matches = find_shared(
         ["What is 2 + 2?", "What is 2 + 3?"], {"test": {"t1": "what is $2+2$?"}}, OverlapConfig()
     )
-    assert [(one.place, one.problem, one.kind) for one in found] == [(0, "t1", "exact")]
+    assert [(match.place, match.problem, match.kind) for match in matches] == [(0, "t1", "exact")]
 
 
 def test_shared_runs_of_words_are_found_and_few_are_not():
@@ -178,21 +176,23 @@ def test_shared_runs_of_words_are_found_and_few_are_not():
         f"Something else that is much longer than it need be goes first here, and then: "
         f"{' '.join(LONG.split()[-14:])}"
     )
-    found = find_shared([longer, tail, "unrelated words only"], against, OverlapConfig())
-    assert [(one.place, one.problem, one.kind, one.share) for one in found] == [
+    matches = find_shared([longer, tail, "unrelated words only"], against, OverlapConfig())
+    assert [(match.place, match.problem, match.kind, match.share) for match in matches] == [
         (0, "t1", "ngram", 1.0)
     ]
-    found = find_shared([longer, tail], against, OverlapConfig(share=0.1))
-    assert [one.place for one in found] == [0, 1]
+    matches = find_shared([longer, tail], against, OverlapConfig(share=0.1))
+    assert [match.place for match in matches] == [0, 1]
 
 
 def test_an_instruction_that_every_problem_carries_is_no_overlap():
-    said = (
+    instruction = (
         "Please reason step by step and write the final answer of this problem as one integer "
         "in a box at the end. "
     )
-    against = {"test": {f"t{n}": f"{said} What is {n} plus {n + 1}?" for n in range(20)}}
-    assert find_shared([f"{said} What is 70 times 3?"], against, OverlapConfig(share=0.2)) == []
+    against = {"test": {f"t{n}": f"{instruction} What is {n} plus {n + 1}?" for n in range(20)}}
+    assert (
+        find_shared([f"{instruction} What is 70 times 3?"], against, OverlapConfig(share=0.2)) == []
+    )
 
 
 def test_the_wording_is_taken_off_before_texts_are_compared():
@@ -234,7 +234,7 @@ def test_overlapping_prompts_are_dropped_from_the_pool_and_said(
     tmp_path: Path, measured: tuple[Context, ProblemsRef]
 ):
     here, ref = checked(tmp_path, measured, action="drop")
-    assert {one.id for one in load_problems(here.store, ref)} == {
+    assert {problem.id for problem in load_problems(here.store, ref)} == {
         f"row-{n}" for n in (1, 2, 3, 5, 6, 7, 9, 10)
     }
     assert ref.overlap and (
@@ -251,7 +251,7 @@ def test_overlapping_prompts_are_dropped_from_the_pool_and_said(
         json.loads(line)
         for line in (here.store.path(ref.id) / "overlap.jsonl").read_text().splitlines()
     ]
-    assert [(one["prompt"], one["benchmark"], one["problem"], one["kind"]) for one in listed] == [
+    assert [(row["prompt"], row["benchmark"], row["problem"], row["kind"]) for row in listed] == [
         ("row-4", "bench", "row-1", "exact"),
         ("row-8", "bench", "row-2", "ngram"),
     ]
@@ -262,7 +262,7 @@ def test_overlapping_prompts_are_only_reported_by_default(
 ):
     here, ref = checked(tmp_path, measured)
     assert ref.count == 8 and ref.overlap and ref.overlap.checked == 8
-    drawn = {one.id for one in load_problems(here.store, ref)}
+    drawn = {problem.id for problem in load_problems(here.store, ref)}
     listed = [
         json.loads(line)["prompt"]
         for line in (here.store.path(ref.id) / "overlap.jsonl").read_text().splitlines()
@@ -290,7 +290,7 @@ def test_the_check_is_part_of_the_question_only_where_it_is_asked_for(
         and "overlap" not in plain.spec()["source"]
     )
     asked = source.model_copy(update={"overlap": OverlapConfig()})
-    found = {
+    identities = {
         draw_problems("a", asked, 0).identity(),
         draw_problems("a", asked, 0, against={"bench": measured[1]}).identity(),
         draw_problems(
@@ -298,4 +298,4 @@ def test_the_check_is_part_of_the_question_only_where_it_is_asked_for(
         ).identity(),
         plain.identity(),
     }
-    assert len(found) == 4
+    assert len(identities) == 4

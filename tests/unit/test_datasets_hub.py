@@ -1,5 +1,6 @@
-"""Hub data through the real huggingface_hub against a server on loopback: one commit for ever,
-offline from the cache, plain refusals.
+"""Hub data through the real huggingface_hub, against a server on loopback.
+
+The first commit stays in use, the cache works offline, and refusals are plain.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def rows(first: int, count: int = 4) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one data set, a home of its own, and no environment of whoever runs the tests."""
+    """A hub with one data set; the test has its own home and ignores the caller's environment."""
     with serving(Hub()) as hub:
         monkeypatch.setenv("ERPD_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -58,7 +59,7 @@ def prompts(**more: Any) -> list[str]:
 
 
 def unplug(monkeypatch: pytest.MonkeyPatch, url: str = "http://127.0.0.1:9") -> None:
-    """From now on nothing answers."""
+    """Make the hub unreachable from now on."""
     monkeypatch.setenv("HF_ENDPOINT", url)
 
 
@@ -92,7 +93,7 @@ def test_the_commit_of_the_first_load_is_asked_for_ever_after(hub: Hub):
         "a file that was never fetched comes from the same commit"
     )
     lock_path().unlink()
-    assert prompts()[0] == "50 + 50?", "without the lock the newest is taken"
+    assert prompts()[0] == "50 + 50?", "without the lock the newest commit is used"
 
 
 def test_a_revision_of_the_recipe_wins(hub: Hub):
@@ -131,7 +132,7 @@ def test_identity_is_the_bytes_and_the_artifact_says_the_commit(hub: Hub, tmp_pa
 def test_without_the_hub_the_cache_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     before = prompts()
     hub.asked.clear()
-    assert prompts() == before and hub.asked == [], "what is there is not even asked for"
+    assert prompts() == before and hub.asked == [], "cached files need no request"
     unplug(monkeypatch)
     assert prompts() == before
     message = complaint(HubProblems(id=ID, split="test"))
@@ -231,7 +232,9 @@ def test_several_files_are_one_set_in_order(hub: Hub):
     asked = HubProblems(
         id="someone/parts", split="test", files=("test.jsonl", "test1.jsonl", "test2.jsonl")
     )
-    assert [one.prompt for one in read_problems(asked, 0)] == [row["problem"] for row in rows(1, 6)]
+    assert [problem.prompt for problem in read_problems(asked, 0)] == [
+        row["problem"] for row in rows(1, 6)
+    ]
     assert len(read_problems(asked.model_copy(update={"files": ("test2.jsonl",)}), 0)) == 2
 
 
@@ -268,10 +271,10 @@ def test_a_file_that_carries_another_split_is_not_taken_for_train():
 
 def test_a_named_set_comes_from_the_hub_as_the_catalogue_says(hub: Hub):
     hub.push("MathArena/aime_2025", {FILE: parquet(rows(1, 30))})
-    found = read_problems(NamedProblems(name="aime 25"), 0)
+    problems = read_problems(NamedProblems(name="aime 25"), 0)
     assert (
-        len(found) == 30
-        and found[0].prompt
+        len(problems) == 30
+        and problems[0].prompt
         == "1 + 1? Let's think step by step and output the final answer within \\boxed{}."
     )
     other = read_problems(NamedProblems(name="AIME25", template="matharena_aime", count=5), 0)

@@ -1,6 +1,4 @@
-"""The catalogue, what names stand for, and rows of code problems in the shapes they are
-published in.
-"""
+"""The catalogue, the sources that names resolve to, and code problems in their published forms."""
 
 from __future__ import annotations
 
@@ -38,11 +36,11 @@ def complaint(name: str, **more: Any) -> str:
 
 
 def test_every_entry_is_a_source_that_says_what_it_is():
-    for name, one in catalogue().items():
-        assert one.about and "{problem}" in one.source.template, name
-        code = getattr(one.source, "reader", "plain") != "plain"
-        assert (one.source.extractor == "code") == code, name
-        assert one.use == "training" or one.source.split in ("test", "train"), name
+    for name, listed in catalogue().items():
+        assert listed.about and "{problem}" in listed.source.template, name
+        code = getattr(listed.source, "reader", "plain") != "plain"
+        assert (listed.source.extractor == "code") == code, name
+        assert listed.use == "training" or listed.source.split in ("test", "train"), name
 
 
 def test_names_are_found_however_they_are_written():
@@ -112,8 +110,8 @@ def test_the_original_of_imo_answerbench_is_read_as_it_is_published(tmp_path: Pa
         '\ufeffProblem ID,Problem,Short Answer,Category\nimo-1,"Find $x$,\n$x=2$.",$2$,Algebra\n',
         encoding="utf-8",
     )
-    (found,) = read_problems(NamedProblems(name="IMO-AnswerBench", path=str(path)), 0)
-    assert (found.prompt, found.answer) == (
+    (problem,) = read_problems(NamedProblems(name="IMO-AnswerBench", path=str(path)), 0)
+    assert (problem.prompt, problem.answer) == (
         "Put your final answer within \\boxed{}.\n\nFind $x$,\n$x=2$.",
         "$2$",
     )
@@ -123,8 +121,8 @@ def test_gym_families_of_the_catalogue_can_be_graded():
     pytest.importorskip(
         "reasoning_gym", reason="reasoning-gym is not installed (pip install -e '.[problems]')"
     )
-    for name, one in catalogue().items():
-        if isinstance(one.source, GymProblems):
+    for name, listed in catalogue().items():
+        if isinstance(listed.source, GymProblems):
             for problem in read_problems(NamedProblems(name=name, count=20), 0):
                 assert (
                     grade_one(problem.answer, f"It is \\boxed{{{problem.answer}}}.") == "correct"
@@ -132,7 +130,7 @@ def test_gym_families_of_the_catalogue_can_be_graded():
 
 
 @pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the shared data (../shared/data) are not beside this checkout"
+    not SHARED.is_dir(), reason="the shared data (../shared/data) is not next to this checkout"
 )
 def test_real_sets_are_read_whole():
     for name, file, more in (
@@ -153,8 +151,8 @@ def test_real_sets_are_read_whole():
             for line in (SHARED / file).read_text(encoding="utf-8").split("\n")
             if line
         ]
-        found = read_problems(NamedProblems(name=name, path=str(SHARED / file), **more), 0)
-        assert [one.answer.replace(",", "") for one in found] == [
+        problems = read_problems(NamedProblems(name=name, path=str(SHARED / file), **more), 0)
+        assert [problem.answer.replace(",", "") for problem in problems] == [
             str(row["answer"]).strip().replace(",", "") for row in rows
         ], name
 
@@ -194,14 +192,17 @@ def lcb(path: Path, *rows: dict[str, Any]) -> list[Any]:
 def test_a_row_of_livecodebench_is_its_wording_and_all_its_tests(tmp_path: Path):
     plain = [{"input": "2 2\n", "output": "4\n", "testtype": "stdin"}]
     for private in (packed(plain), json.dumps(plain)):
-        (found,) = lcb(tmp_path / "test6.jsonl", lcb_row(private_test_cases=private))
-        assert found.id == "abc300_a"
-        assert json.loads(found.answer) == {"inputs": ["1 2\n", "2 2\n"], "outputs": ["3\n", "4\n"]}
+        (problem,) = lcb(tmp_path / "test6.jsonl", lcb_row(private_test_cases=private))
+        assert problem.id == "abc300_a"
+        assert json.loads(problem.answer) == {
+            "inputs": ["1 2\n", "2 2\n"],
+            "outputs": ["3\n", "4\n"],
+        }
         assert (
             "### Question:\nAdd two numbers.\n\n### Format: Read the inputs from stdin"
-            in found.prompt
+            in problem.prompt
         )
-        assert found.prompt.endswith(
+        assert problem.prompt.endswith(
             "```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with "
             "backticks)\n\n"
         )
@@ -215,18 +216,18 @@ def test_a_function_of_livecodebench_has_its_name_and_starter(tmp_path: Path):
         starter_code="class Solution:\n    def add(self, a):\n        ",
         metadata='{"func_name": "add"}',
     )
-    (found,) = lcb(tmp_path / "test6.jsonl", row)
-    assert json.loads(found.answer) == {"inputs": ["[1, 2]"], "outputs": ["3"], "fn_name": "add"}
-    assert "starter code" in found.prompt and "def add(self, a):\n        \n```" in found.prompt
+    (problem,) = lcb(tmp_path / "test6.jsonl", row)
+    assert json.loads(problem.answer) == {"inputs": ["[1, 2]"], "outputs": ["3"], "fn_name": "add"}
+    assert "starter code" in problem.prompt and "def add(self, a):\n        \n```" in problem.prompt
 
 
 def test_programs_are_graded_by_the_tests_that_were_drawn(tmp_path: Path):
-    (found,) = lcb(tmp_path / "test6.jsonl", lcb_row())
+    (problem,) = lcb(tmp_path / "test6.jsonl", lcb_row())
     right, wrong = (
         f"```python\na, b = map(int, input().split())\nprint(a {sign} b)\n```" for sign in "+-"
     )
     with open_grader("code") as grader:
-        assert grader.grade_many([(found.answer, right), (found.answer, wrong)], "code") == [
+        assert grader.grade_many([(problem.answer, right), (problem.answer, wrong)], "code") == [
             "correct",
             "wrong",
         ]
@@ -281,9 +282,9 @@ def test_code_prompts_with_unit_tests_as_json(tmp_path: Path):
         },
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_problems(NamedProblems(name="AReaL-boba-2-RL-Code", path=str(path)), 0)
-    assert [one.id for one in found] == ["q1", "q2"]
-    assert [json.loads(one.answer).get("fn_name") for one in found] == [None, "add"]
+    problems = read_problems(NamedProblems(name="AReaL-boba-2-RL-Code", path=str(path)), 0)
+    assert [problem.id for problem in problems] == ["q1", "q2"]
+    assert [json.loads(problem.answer).get("fn_name") for problem in problems] == [None, "add"]
     path.write_text(
         json.dumps(rows[0])
         + "\n"
@@ -295,13 +296,18 @@ def test_code_prompts_with_unit_tests_as_json(tmp_path: Path):
 
 
 def test_only_the_tests_of_drawn_problems_are_unpacked(tmp_path: Path):
-    """A set of code problems is gigabytes of tests: a draw must not need those it leaves out."""
+    """A draw does not need the tests of problems it leaves out: a set's tests are gigabytes."""
     path = tmp_path / "test6.jsonl"
     rows = [
         lcb_row(question_id=f"q{n}", private_test_cases="[]" if n else "broken") for n in range(6)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    drawn = {one.id for seed in range(30) if (some := _draw_one(path, seed)) for one in some}
+    drawn = {
+        problem.id
+        for seed in range(30)
+        if (problems := _draw_one(path, seed))
+        for problem in problems
+    }
     assert drawn == {f"q{n}" for n in range(1, 6)}
 
 
@@ -318,5 +324,5 @@ def _draw_one(path: Path, seed: int) -> list[Any] | None:
 def test_a_directory_of_files_is_one_set_in_order_of_names(tmp_path: Path):
     for name, id in (("test.jsonl", "a"), ("test2.jsonl", "b"), ("readme.txt", "c")):
         (tmp_path / name).write_text(json.dumps(lcb_row(question_id=id)) + "\n")
-    found = read_problems(NamedProblems(name="LiveCodeBench-v6", path=str(tmp_path)), 0)
-    assert [one.id for one in found] == ["a", "b"]
+    problems = read_problems(NamedProblems(name="LiveCodeBench-v6", path=str(tmp_path)), 0)
+    assert [problem.id for problem in problems] == ["a", "b"]

@@ -1,6 +1,4 @@
-"""docker/ and deployments/prefect.yaml: what people rely on before they have started anything.
-No container engine is needed.
-"""
+"""docker/ and deployments/prefect.yaml: what users rely on, checked without a container engine."""
 
 from __future__ import annotations
 
@@ -22,21 +20,21 @@ from helpers import ROOT
 WRITTEN = compose.written()
 SERVICES: dict[str, dict[str, Any]] = WRITTEN["services"]
 ENDS = {"databases"}
-"""Services that do their work and end; all others stay."""
+"""Services that exit when their work is done; all others keep running."""
 STAY = sorted(set(SERVICES) - ENDS)
 SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|AUTH_STRING|API_KEY")
 EXAMPLE = (FOLDER / ".env.example").read_text(encoding="utf-8")
 DEPLOYMENTS = {
-    one["name"]: one
-    for one in yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))[
-        "deployments"
-    ]
+    deployment["name"]: deployment
+    for deployment in yaml.safe_load(
+        (ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8")
+    )["deployments"]
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A linter of the `dev` extra, run beside this Python."""
+    """Run a linter of the `dev` extra, installed next to this Python."""
     return subprocess.run(
         [str(Path(sys.executable).parent / name), *map(str, arguments)],
         capture_output=True,
@@ -46,14 +44,12 @@ def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def example_names(prefix: str) -> set[str]:
-    """Names in .env.example whose line begins with `prefix`: nothing for what must be given, `#
-    ` for what may be.
-    """
+    """Names in .env.example whose line begins with `prefix`: "" if required, "# " if optional."""
     return set(re.findall(rf"^{prefix}([A-Z_]+)=", EXAMPLE, re.MULTILINE))
 
 
 def instructions(*names: str) -> list[tuple[str, str]]:
-    """The Dockerfile's instructions of these names, with what follows on continued lines."""
+    """The Dockerfile's instructions of these names, with continued lines joined."""
     lines = re.sub(r"\\\n", " ", (FOLDER / "Dockerfile").read_text(encoding="utf-8")).splitlines()
     words = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
     return [(name, rest) for name, rest in words if name in names]
@@ -63,8 +59,8 @@ def instructions(*names: str) -> list[tuple[str, str]]:
 
 
 def test_the_compose_file_is_one_by_the_compose_specification(tmp_path: Path) -> None:
-    whole = compose.interpolated(WRITTEN, dict.fromkeys(example_names(""), "given"))
-    (tmp_path / "compose.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+    interpolated = compose.interpolated(WRITTEN, dict.fromkeys(example_names(""), "given"))
+    (tmp_path / "compose.yaml").write_text(yaml.safe_dump(interpolated), encoding="utf-8")
     for path in (FOLDER / "compose.yaml", tmp_path / "compose.yaml"):
         done = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", path)
         assert done.returncode == 0, done.stdout
@@ -120,7 +116,7 @@ def test_a_service_waits_until_what_it_needs_is_ready(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_an_image_is_pinned(name: str) -> None:
-    """Ours to the project's version, others' to one release."""
+    """Our images to the project's version, other images to one release."""
     image = SERVICES[name]["image"]
     if "build" in SERVICES[name]:
         target = SERVICES[name]["build"]["target"]
@@ -158,9 +154,9 @@ def test_files_a_service_is_given_are_there(name: str) -> None:
         if volume.startswith(".")
     ]
     assert [
-        one for one in command if one.startswith("docker/") and not (ROOT / one).is_file()
+        word for word in command if word.startswith("docker/") and not (ROOT / word).is_file()
     ] == []
-    assert [one for one in mounted if not (FOLDER / one).is_file()] == []
+    assert [path for path in mounted if not (FOLDER / path).is_file()] == []
 
 
 # ------------------------------------------------------------------------------------------ secrets
@@ -178,10 +174,10 @@ def test_a_secret_comes_from_the_environment_and_stops_everything_when_it_is_mis
             )
     given = compose.variables(environment, "?")
     assert given == compose.variables(SERVICES[name], "?"), (
-        f"a secret of {name} is somewhere else than in its environment"
+        f"a secret of {name} is outside its environment"
     )
     assert compose.variables(SERVICES[name], None) == set(), (
-        f"{name} has a variable that may be absent without a word"
+        f"{name} has a variable that may be absent without an error"
     )
 
 
@@ -196,13 +192,13 @@ def test_the_example_names_what_compose_asks_for_and_gives_no_value_that_works()
 
 
 def test_defaults_in_the_example_are_those_of_compose() -> None:
-    said = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    examples = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
     used = {
-        found["name"]: found["text"]
+        match["name"]: match["text"]
         for text in compose.texts(WRITTEN)
-        for found in compose.VARIABLE.finditer(text)
+        for match in compose.VARIABLE.finditer(text)
     }
-    assert said == {name: used[name] for name in said}
+    assert examples == {name: used[name] for name in examples}
 
 
 def test_no_file_has_a_secret_in_it() -> None:
@@ -215,7 +211,7 @@ def test_no_file_has_a_secret_in_it() -> None:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"://[^/\s:@]+:[^/\s@]+@", text), f"{path.name}: a URL with a password"
         assert not re.search(r"(?=[A-Za-z]*\d)[A-Za-z0-9]{24,}", text), (
-            f"{path.name}: something long and random"
+            f"{path.name}: a long random text"
         )
         assigned = re.findall(
             r"^\s*(?:export |ENV |ARG )?(\w*(?:PASSWORD|TOKEN|SECRET)\w*)\s*[=:][ \t]*([^\s*]\S*)",
@@ -326,7 +322,7 @@ def test_deployments_are_the_deployed_flows() -> None:
         "report",
     ]
     assert set(DEPLOYMENTS) <= names
-    assert [one["entrypoint"] for one in DEPLOYMENTS.values()] == [
+    assert [deployment["entrypoint"] for deployment in DEPLOYMENTS.values()] == [
         f"deployments/deployed_flows.py:{name}" for name in DEPLOYMENTS
     ]
 
@@ -335,21 +331,24 @@ def test_deployments_are_those_that_up_serves_and_their_parameters_are_valid() -
     from deployments.deployed_flows import DEPLOYED
 
     assert list(DEPLOYED) == list(DEPLOYMENTS)
-    for name, one in DEPLOYMENTS.items():
+    for name, deployment in DEPLOYMENTS.items():
         served = DEPLOYED[name]
-        assert (tuple(one["tags"]), one.get("parameters", {})) == (served.tags, served.parameters)
+        assert (tuple(deployment["tags"]), deployment.get("parameters", {})) == (
+            served.tags,
+            served.parameters,
+        )
         assert served.flow.description
         for parameters in [
-            one.get("parameters"),
-            *(schedule["parameters"] for schedule in one.get("schedules", ())),
+            deployment.get("parameters"),
+            *(schedule["parameters"] for schedule in deployment.get("schedules", ())),
         ]:
             if parameters is not None:
                 served.flow.validate_parameters(parameters)
 
 
 def test_deployments_run_one_at_a_time_in_the_pool_that_the_worker_takes_from() -> None:
-    for one in DEPLOYMENTS.values():
-        assert one["work_pool"] == {"name": "gpu"} and one["concurrency_limit"] == {
+    for deployment in DEPLOYMENTS.values():
+        assert deployment["work_pool"] == {"name": "gpu"} and deployment["concurrency_limit"] == {
             "limit": 1,
             "collision_strategy": "ENQUEUE",
         }
@@ -360,8 +359,8 @@ def test_deployments_run_one_at_a_time_in_the_pool_that_the_worker_takes_from() 
 def test_the_only_schedule_is_a_nightly_iteration_that_is_off() -> None:
     ((name, schedule),) = [
         (name, schedule)
-        for name, one in DEPLOYMENTS.items()
-        for schedule in one.get("schedules", ())
+        for name, deployment in DEPLOYMENTS.items()
+        for schedule in deployment.get("schedules", ())
     ]
     assert (
         name == "iteration"

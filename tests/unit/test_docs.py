@@ -1,4 +1,4 @@
-"""What the documents say exists does: links, paths, commands."""
+"""Links, paths and commands that the documents name exist."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_relative_links_resolve(document: Path) -> None:
         path = (document.parent / file).resolve() if file else document
         if not path.exists() or (anchor and anchor not in anchors(path)):
             broken.append(target)
-    assert not broken, f"{document.name} links to what is not there: {broken}"
+    assert not broken, f"{document.name} has broken links: {broken}"
 
 
 def anchors(path: Path) -> set[str]:
-    """Those that GitHub gives to a document's headings, and those that it has itself."""
+    """A document's anchors: those that GitHub derives from headings, and its explicit ones."""
     headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
     named = set(re.findall(r'<a id="([^"]+)"></a>', path.read_text()))
     return named | {
@@ -42,7 +42,7 @@ def anchors(path: Path) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_paths_of_the_repository_in_code_spans_exist(document: Path) -> None:
     missing = [span for span in spans(document) if PATH.fullmatch(span) and not path_exists(span)]
-    assert not missing, f"{document.name} names paths that are not there: {missing}"
+    assert not missing, f"{document.name} names paths that do not exist: {missing}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

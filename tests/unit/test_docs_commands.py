@@ -1,6 +1,4 @@
-"""Every command in the documentation is accounted for: it parses, and what no test runs says
-why.
-"""
+"""Every command in the documentation parses, and one that no test runs has a stated reason."""
 
 from __future__ import annotations
 
@@ -31,23 +29,23 @@ from flows.recipes.studies import is_study, load_study
 
 COMMANDS = [command for page in PAGES for command in commands(page)]
 OF = {
-    program: [one for one in COMMANDS if f"{' '.join(one.words)} ".startswith(program)]
+    program: [command for command in COMMANDS if f"{' '.join(command.words)} ".startswith(program)]
     for program in PROGRAMS
 }
 
 
-def called(command: Command) -> str:
+def case_name(command: Command) -> str:
     return f"{Path(command.page).name}: {command.line[:70]}"
 
 
 def test_commands_are_found():
-    assert min(len(found) for found in OF.values()) > 0 and len(COMMANDS) > 60
-    assert {f"docs/{name}.md" for name in WALKTHROUGHS} <= {one.page for one in COMMANDS}
+    assert min(len(listed) for listed in OF.values()) > 0 and len(COMMANDS) > 60
+    assert {f"docs/{name}.md" for name in WALKTHROUGHS} <= {command.page for command in COMMANDS}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_stands_at_the_beginning_of_its_line(page: Path):
-    """Or it would be overlooked."""
+    """A command elsewhere in a line would be overlooked."""
     others = [
         line for line in shell_lines(page) if not is_command(line) and not line.startswith("#")
     ]
@@ -57,15 +55,16 @@ def test_a_command_stands_at_the_beginning_of_its_line(page: Path):
 
 @pytest.mark.parametrize("pattern", PARSED_ONLY)
 def test_what_is_not_run_is_there(pattern: str):
-    assert any(re.match(pattern, one.line) for one in COMMANDS), (
-        "no command is like this any more; remove the line from PARSED_ONLY"
+    assert any(re.match(pattern, command.line) for command in COMMANDS), (
+        "no command matches this any more; remove the line from PARSED_ONLY"
     )
 
 
-@pytest.mark.parametrize("command", OF["erpd "], ids=called)
+@pytest.mark.parametrize("command", OF["erpd "], ids=case_name)
 def test_erpd_understands_it(command: Command):
-    """The command, its arguments and its options, and for a recipe by name every key that is set,
-    unless the page is run anyway: it may add such keys itself.
+    """The command, its arguments and its options parse, and a recipe by name has the keys it sets.
+
+    Keys are not checked if a test runs the page, which may add such keys itself.
     """
     name, *arguments = command.words[1:]
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -93,13 +92,13 @@ def test_what_erpd_does_not_understand_is_noticed(line: str):
         test_erpd_understands_it(Command("here", line))
 
 
-@pytest.mark.parametrize("command", OF["make "], ids=called)
+@pytest.mark.parametrize("command", OF["make "], ids=case_name)
 def test_the_makefile_has_it(command: Command):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {word for word in command.words[1:] if "=" not in word} <= targets
 
 
-@pytest.mark.parametrize("command", OF["python -m "], ids=called)
+@pytest.mark.parametrize("command", OF["python -m "], ids=case_name)
 def test_the_module_is_there_and_knows_its_options(command: Command):
     module, *arguments = command.words[2:]
     assert importlib.util.find_spec(module), f"{command.page}: there is no module {module}"

@@ -1,4 +1,4 @@
-"""docs/grading.md: its examples get the verdict it says, and its programs import what exists."""
+"""docs/grading.md: examples get the stated verdict, and programs import names that exist."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""docs/paper_index.md: what it names exists, its defaults are the code's, and nothing of the
-paper is left out.
-"""
+"""docs/paper_index.md: its names exist, its defaults are the code's, and the paper is covered."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ SIDES = r"(teacher|weak)(@\d+)?|unlearned|student:\d+|old|base|none|live"
 
 
 def models(annotation: Any) -> list[type[BaseModel]]:
-    """The config classes an annotation may hold: through Optional, unions, tuples and Annotated."""
+    """The config classes in an annotation, also inside Optional, unions, tuples and Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [
@@ -44,19 +42,17 @@ def models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def config_fields(key: str) -> list[Any]:
-    """The pydantic fields a key such as `teacher.loss.beta` may mean; none when there is no such
-    key.
-    """
+    """The pydantic fields that a key such as `teacher.loss.beta` may name; none if unknown."""
     here: list[type[BaseModel]] = [CampaignConfig]
-    found: list[Any] = []
+    fields: list[Any] = []
     for part in key.split("."):
-        found = [model.model_fields[part] for model in here if part in model.model_fields]
-        here = [model for field in found for model in models(field.annotation)]
-    return found
+        fields = [model.model_fields[part] for model in here if part in model.model_fields]
+        here = [model for field in fields for model in models(field.annotation)]
+    return fields
 
 
 def value_at(config: BaseModel, key: str) -> Any:
-    """The value of a key, or None where this config has none (a key of another loss, say)."""
+    """The value of a key; None if this config lacks it (for example, a key of another loss)."""
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part, None)
@@ -65,7 +61,7 @@ def value_at(config: BaseModel, key: str) -> Any:
 
 @cache
 def plain() -> CampaignConfig:
-    """A config that says nothing it need not say: its values are the defaults."""
+    """A config with required keys only: all other values are the defaults."""
     problems = {"kind": "file", "path": "problems.jsonl"}
     return CampaignConfig.model_validate(
         {
@@ -89,7 +85,7 @@ def default_of(key: str) -> Any:
 
 @cache
 def config_words() -> frozenset[str]:
-    """Top-level keys and every word that is a value somewhere in a recipe."""
+    """Top-level keys, and every word that may be a value in a recipe."""
 
     def words(schema: Any) -> Iterator[str]:
         if isinstance(schema, dict):
@@ -109,7 +105,7 @@ def config_words() -> frozenset[str]:
 
 @cache
 def record_keys() -> frozenset[str]:
-    """Every key that a step's record can have, from real losses on two tokens."""
+    """Every key that a step's record can have, collected from real losses on two tokens."""
     config: dict[str, Any] = {
         field.default: model for model in _loss_models() for field in [model.model_fields["kind"]]
     }
@@ -132,9 +128,7 @@ def record_keys() -> frozenset[str]:
 
 
 def online_record_keys() -> set[str]:
-    """Keys that only a step of on-policy training has: those of its fresh batch, and those that
-    `OnlineLoop` writes out.
-    """
+    """Keys of on-policy steps only: those of the fresh batch, and those that `OnlineLoop` adds."""
     batch = TokenBatch.build(prompts=[[1]], responses=[[1]], groups=[0], rewards=[1])
     written = re.findall(r'^ +"(\w+)": ', inspect.getsource(OnlineLoop), re.MULTILINE)
     return {*fresh_record(batch, torch.zeros(1), torch.zeros(1), torch.zeros(1)), *written}
@@ -150,7 +144,7 @@ def _loss_models() -> list[type[BaseModel]]:
 
 
 def what_is_wrong(span: str) -> str | None:
-    """Why a code span of the paper index does not name something that exists; None when it does."""
+    """Why a code span of the paper index names nothing that exists; None if it does."""
     if span.startswith(("erpd ", "make ")):
         return None  # checked as commands
     if "/" in span:
@@ -204,12 +198,12 @@ def test_every_equation_table_figure_and_loss_is_in_the_paper_index() -> None:
     assert equations == [str(number) for number in range(1, 11)]
     listed = ", ".join(row[0] for row in rows(INDEX, "id", "recipe", "what of it is not here"))
     for kind, last in (("Table", 12), (r"Fig\.", 10)):
-        found = [
+        listed_numbers = [
             number
             for several in re.findall(rf"{kind} ([\d, ]+)", listed)
             for number in re.findall(r"\d+", several)
         ]
-        assert sorted(map(int, found)) == list(range(1, last + 1)), kind
+        assert sorted(map(int, listed_numbers)) == list(range(1, last + 1)), kind
     assert [name for name in LOSSES if f"erpd_core.losses.{name}.{name}" not in spans(INDEX)] == []
 
 
@@ -256,7 +250,7 @@ def test_defaults_in_the_paper_index_are_the_code_s_and_the_recipe_s() -> None:
                     wrong.append(
                         f"{what} (`{key}`), column {column}: the page says {cell}, it is {value}"
                     )
-    assert not wrong, "mend the cells of docs/paper_index.md: " + "; ".join(wrong)
+    assert not wrong, "fix the cells of docs/paper_index.md: " + "; ".join(wrong)
     assert checked > 50
 
 

@@ -1,6 +1,4 @@
-"""`erpd doctor`, on machines that lack things: a PATH that has nothing on it, and a folder of
-packages without some.
-"""
+"""`erpd doctor` on machines that lack programs (an empty PATH) or packages."""
 
 from __future__ import annotations
 
@@ -22,16 +20,17 @@ pytestmark = pytest.mark.slow
 def doctor(
     tmp_path: Path, without: tuple[str, ...] = (), **more: str
 ) -> tuple[int, dict[str, str], str]:
-    """In a Python whose packages are those of here, but for some: exit code, check -> `ok`,
-    `MISSING` or `–`, and all that was printed.
+    """Run `erpd doctor` in a Python with this one's packages, `without` some.
+
+    **Returns:** Exit code; state of each check (`ok`, `MISSING` or `–`); the whole output.
     """
     packages = Path(tempfile.mkdtemp(dir=tmp_path))
-    for one in Path(pytest.__file__).parents[1].iterdir():
-        if not re.match("|".join(without) or r"(?!)", one.name):
-            (packages / one.name).symlink_to(one)
+    for path in Path(pytest.__file__).parents[1].iterdir():
+        if not re.match("|".join(without) or r"(?!)", path.name):
+            (packages / path.name).symlink_to(path)
     env = environment(tmp_path / "home", COLUMNS="200", **more)
     env["PYTHONPATH"] += f":{packages}"
-    # -S: no site-packages but ours
+    # -S: only the packages linked above
     command = [sys.executable, "-S", "-m", "deployments.cli", "doctor"]
     done = subprocess.run(
         command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
@@ -42,11 +41,13 @@ def doctor(
 
 
 def test_what_is_optional_may_be_missing(tmp_path: Path):
-    """No programs, no vLLM, no PostgreSQL driver, a home too deep for Ray's sockets: all named,
-    each with its remedy, and exit code 0.
+    """Missing optional parts are named with their remedies, and the exit code is 0.
+
+    There are no programs, no vLLM and no PostgreSQL driver, and the home is too deep for Ray's
+    sockets.
     """
     (tmp_path / "empty").mkdir()
-    code, states, said = doctor(
+    code, states, output = doctor(
         tmp_path,
         ("vllm", "psycopg"),
         PATH=str(tmp_path / "empty"),
@@ -54,7 +55,7 @@ def test_what_is_optional_may_be_missing(tmp_path: Path):
     )
     absent = ("NVIDIA driver", "vLLM", "Chromium", "bubblewrap", "psycopg", "Ray's folder")
     assert code == 0 and [states[name] for name in absent] == ["–"] * len(absent)
-    remedies = said.partition("Optional, and not there:")[2]
+    remedies = output.partition("Missing, but optional:")[2]
     for name, how in {
         "NVIDIA driver": "apt-get install nvidia-driver",
         "vLLM": "make vllm-cpu",
@@ -64,7 +65,7 @@ def test_what_is_optional_may_be_missing(tmp_path: Path):
         "Ray's folder": "--set runtime.ray=off",
     }.items():
         assert re.search(rf"^  {name}: .*{re.escape(how)}", remedies, re.MULTILINE), name
-    assert "MISSING" not in said
+    assert "MISSING" not in output
 
 
 def test_what_is_there_is_found(tmp_path: Path):
@@ -78,31 +79,33 @@ def test_what_is_there_is_found(tmp_path: Path):
     }.items():
         (programs / name).write_text(f"#!/bin/sh\necho {says}\n")
         (programs / name).chmod(0o755)
-    code, states, said = doctor(tmp_path, PATH=f"{programs}:/bin")
+    code, states, output = doctor(tmp_path, PATH=f"{programs}:/bin")
     assert code == 0 and {
         states[name] for name in ("NVIDIA driver", "Chromium", "PostgreSQL", "bubblewrap")
     } == {"ok"}
-    assert "580.65.06" in said and str(programs / "chromium") in said
+    assert "580.65.06" in output and str(programs / "chromium") in output
 
 
 def test_what_is_needed_may_not_be_missing(tmp_path: Path):
-    """Not even torch, which other checks would load."""
-    code, states, said = doctor(tmp_path, ("mlflow-", "torch(-|$)"))
+    """This includes torch, which other checks would load."""
+    code, states, output = doctor(tmp_path, ("mlflow-", "torch(-|$)"))
     assert code == 1 and states["mlflow"] == states["torch"] == "MISSING"
-    assert re.search(r"Missing, and needed:\n  mlflow: make install\n  torch: make install\n", said)
-    assert "Everything that is needed is there" not in said
+    assert re.search(
+        r"Missing, and required:\n  mlflow: make install\n  torch: make install\n", output
+    )
+    assert "Everything required is installed" not in output
 
 
 def test_a_registry_that_is_named_has_to_answer(tmp_path: Path):
     url = "postgresql+psycopg://erpd@127.0.0.1:1/erpd"
-    code, states, said = doctor(tmp_path, ERPD_REGISTRY_URL=url)
-    assert code == 1 and states["registry"] == "MISSING" and "has to answer" in said
-    code, _, said = doctor(tmp_path, ("psycopg",), ERPD_REGISTRY_URL=url)
-    assert code == 1 and "registry: PostgreSQL's driver: pip install" in said
+    code, states, output = doctor(tmp_path, ERPD_REGISTRY_URL=url)
+    assert code == 1 and states["registry"] == "MISSING" and "has to answer" in output
+    code, _, output = doctor(tmp_path, ("psycopg",), ERPD_REGISTRY_URL=url)
+    assert code == 1 and "registry: PostgreSQL's driver: pip install" in output
 
 
 @pytest.mark.parametrize("asked", ["rich>=999", "rich<2"])
 def test_a_package_of_another_version_is_not_what_is_asked(asked: str):
-    found = check_package(Requirement(asked))
-    assert found and not found.good and asked.removeprefix("rich") in found.found
+    check = check_package(Requirement(asked))
+    assert check and not check.good and asked.removeprefix("rich") in check.found
     assert check_package(Requirement("rich>=1")) is None

@@ -1,6 +1,4 @@
-"""The transformers engine: samples belong to prompts and seeds, and follow the distribution they
-should.
-"""
+"""The transformers engine: samples depend on prompt and seed only, and are drawn correctly."""
 
 from __future__ import annotations
 
@@ -43,10 +41,10 @@ def sample(
     seeds = [
         [seed_of(seed, prompt, number) for number in range(config.samples)] for prompt in prompts
     ]
-    found = engine.sample(encoded, seeds, config, lambda index, sample: None)
-    assert len(found) == len(prompts) * config.samples
+    samples = engine.sample(encoded, seeds, config, lambda index, sample: None)
+    assert len(samples) == len(prompts) * config.samples
     return {
-        prompt: found[row * config.samples : (row + 1) * config.samples]
+        prompt: samples[row * config.samples : (row + 1) * config.samples]
         for row, prompt in enumerate(prompts)
     }
 
@@ -64,16 +62,17 @@ def test_samples_of_one_prompt_differ(engine: TransformersEngine):
     (row,) = sample(
         engine, PROMPTS[:1], SamplingConfig(samples=16, temperature=1.0, max_new_tokens=24)
     ).values()
-    assert len({tuple(one.tokens) for one in row}) >= 3
+    assert len({tuple(response.tokens) for response in row}) >= 3
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_samples_belong_to_prompts_not_to_the_batch_they_are_sampled_in(
     engine: TransformersEngine, top_p: float
 ):
-    """Alone, in other company, in another order and beside longer prompts. Batch shapes move logits
-    by about 1e-6, so that one in some thousand draws may fall on the other side of a boundary; a
-    stream that belonged to the batch would change nearly all of them.
+    """Prompts are sampled alone, in halves, in another order, and with a longer prompt.
+
+    Batch shapes move logits by about 1e-6, so one in some thousand draws may cross a boundary. A
+    random stream that belonged to the batch would change nearly all draws.
     """
     config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24, top_p=top_p)
     together = sample(engine, PROMPTS, config)
@@ -83,14 +82,14 @@ def test_samples_belong_to_prompts_not_to_the_batch_they_are_sampled_in(
             **sample(engine, PROMPTS[:12], config),
             **sample(engine, PROMPTS[12:], config),
         },
-        "beside a longer prompt": sample(
+        "with a longer prompt": sample(
             engine, [*PROMPTS, PROMPTS[0] + PROMPTS[1] + PROMPTS[2]], config
         ),
         "alone": {prompt: sample(engine, [prompt], config)[prompt] for prompt in PROMPTS[:4]},
     }
-    for how, found in others.items():
-        shared = [prompt for prompt in PROMPTS if prompt in found]
-        differing = [prompt for prompt in shared if found[prompt] != together[prompt]]
+    for how, samples in others.items():
+        shared = [prompt for prompt in PROMPTS if prompt in samples]
+        differing = [prompt for prompt in shared if samples[prompt] != together[prompt]]
         assert len(differing) <= len(shared) // 12, f"{how}: {differing}"
 
 
@@ -120,60 +119,61 @@ def test_a_longer_limit_only_adds_tokens(engine: TransformersEngine):
 def test_streams_go_on_beyond_one_block_of_random_numbers(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ):
-    """Blocks are drawn for those still alive only; which block a number comes from must not
-    matter.
-    """
+    """Blocks are drawn for unfinished responses only; their size must not change a sample."""
     config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
-    whole = sample(engine, PROMPTS[:8], config)
+    expected = sample(engine, PROMPTS[:8], config)
     monkeypatch.setattr("tasks.engines.hf.BLOCK", 3)
-    assert sample(engine, PROMPTS[:8], config) == whole
+    assert sample(engine, PROMPTS[:8], config) == expected
 
 
-# --------------------------------------------------------------------------------- what a sample is
+# ----------------------------------------------------------------------------- the form of a sample
 
 
 def test_a_response_ends_with_its_stop_token_or_is_truncated(engine: TransformersEngine):
     stops = set(engine.stops.tolist())
     for limit in (4, 24):
         config = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=limit)
-        rows = [one for row in sample(engine, PROMPTS, config).values() for one in row]
-        for one in rows:
-            assert 1 <= len(one.tokens) <= limit
-            assert one.truncated == (one.tokens[-1] not in stops)
-            assert len(one.tokens) == limit or not one.truncated
-            assert not stops & set(one.tokens[:-1])
+        rows = [response for row in sample(engine, PROMPTS, config).values() for response in row]
+        for response in rows:
+            assert 1 <= len(response.tokens) <= limit
+            assert response.truncated == (response.tokens[-1] not in stops)
+            assert len(response.tokens) == limit or not response.truncated
+            assert not stops & set(response.tokens[:-1])
         if limit == 4:
-            assert any(one.truncated for one in rows)
-    assert not any(one.truncated for one in rows), "the base ends its responses within 24 tokens"
+            assert any(response.truncated for response in rows)
+    assert not any(response.truncated for response in rows), (
+        "the base ends its responses within 24 tokens"
+    )
 
 
 def test_text_holds_no_special_tokens(engine: TransformersEngine):
     (row,) = sample(
         engine, PROMPTS[:1], SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
     ).values()
-    assert all("<" not in engine.decode(one.tokens) and engine.decode(one.tokens) for one in row)
+    assert all(
+        "<" not in engine.decode(response.tokens) and engine.decode(response.tokens)
+        for response in row
+    )
 
 
 def test_each_response_is_told_once_when_it_is_whole(engine: TransformersEngine):
-    told: dict[int, Sample] = {}
+    reported: dict[int, Sample] = {}
 
     def finished(index: int, sample: Sample) -> None:
-        assert index not in told
-        told[index] = sample
+        assert index not in reported
+        reported[index] = sample
 
     config = SamplingConfig(samples=2, temperature=1.0, max_new_tokens=12)
     seeds = [[2 * row, 2 * row + 1] for row in range(len(PROMPTS))]
-    found = engine.sample([engine.encode(prompt) for prompt in PROMPTS], seeds, config, finished)
-    assert [told[index] for index in range(len(found))] == found
-    assert list(told) != sorted(told), "short ones are told first"
+    samples = engine.sample([engine.encode(prompt) for prompt in PROMPTS], seeds, config, finished)
+    assert [reported[index] for index in range(len(samples))] == samples
+    assert list(reported) != sorted(reported), "short ones are reported first"
 
 
 def test_a_prompt_is_answered_once_for_each_of_its_seeds(engine: TransformersEngine):
-    """What a batch that was cut off asks for: the rest, which is what the whole would have
-    given.
-    """
+    """A resumed batch asks for the missing seeds only, and gets the samples of the full batch."""
     config = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=24)
-    whole = sample(engine, PROMPTS[:3], config)
+    full = sample(engine, PROMPTS[:3], config)
     seeds = [
         [seed_of(0, prompt, number) for number in numbers]
         for prompt, numbers in zip(PROMPTS[:3], ([1], [0, 3], [2]), strict=True)
@@ -181,12 +181,12 @@ def test_a_prompt_is_answered_once_for_each_of_its_seeds(engine: TransformersEng
     rest = engine.sample(
         [engine.encode(prompt) for prompt in PROMPTS[:3]], seeds, config, lambda index, sample: None
     )
-    first, second, third = (whole[prompt] for prompt in PROMPTS[:3])
+    first, second, third = (full[prompt] for prompt in PROMPTS[:3])
     assert rest == [first[1], second[0], second[3], third[2]]
 
 
 def test_vllm_is_refused_where_it_is_not_there_with_what_to_do(tmp_path: Path):
-    """In a Python that has every package of this one but vLLM."""
+    """Runs in a Python with every package of this one except vLLM."""
     packages = tmp_path / "packages"
     packages.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
@@ -223,22 +223,24 @@ def test_a_prompt_that_fills_the_context_is_refused(engine: TransformersEngine):
 
 def test_a_response_ends_where_the_context_does(engine: TransformersEngine):
     prompt = (engine.encode(PROMPTS[0]) * 99)[:250]
-    told: dict[int, Sample] = {}
-    found = engine.sample(
+    reported: dict[int, Sample] = {}
+    samples = engine.sample(
         [prompt],
         [list(range(16))],
         SamplingConfig(samples=16, temperature=1e6, max_new_tokens=24),
-        told.__setitem__,
+        reported.__setitem__,
     )
-    assert [told[index] for index in range(16)] == found
-    assert {len(one.tokens) for one in found if one.truncated} == {6}, (
-        "250 and 6 are the 256 of the model"
+    assert [reported[index] for index in range(16)] == samples
+    assert {len(response.tokens) for response in samples if response.truncated} == {6}, (
+        "250 + 6 tokens fill the model's context of 256"
     )
-    assert all((one.tokens[-1] in engine.stop_ids) != one.truncated for one in found)
+    assert all(
+        (response.tokens[-1] in engine.stop_ids) != response.truncated for response in samples
+    )
 
 
 def test_a_cache_that_has_grown_and_lost_rows_holds_what_transformers_own_does():
-    """Tokens beyond its first room, rows that left between them."""
+    """With more tokens than its initial capacity, and rows removed in between."""
     generator = torch.Generator().manual_seed(0)
     ours, theirs = DynamicCache(), DynamicCache()
     rows = torch.tensor([0, 0, 1, 1, 1])
@@ -264,7 +266,7 @@ def test_a_cache_that_has_grown_and_lost_rows_holds_what_transformers_own_does()
 
 @pytest.fixture(scope="module")
 def plain(world: World):
-    """The model as transformers loads it, with none of our code."""
+    """The model as transformers loads it, without our code."""
     return AutoModelForCausalLM.from_pretrained(
         world.store.path(world.base.id), dtype=torch.float32
     ).eval()
@@ -291,15 +293,15 @@ def test_a_low_temperature_is_greedy_decoding(engine: TransformersEngine, plain)
     )
     cold = sample(engine, PROMPTS, SamplingConfig(samples=1, temperature=1e-4, max_new_tokens=24))
     for row, prompt in zip(greedy[:, ids.shape[1] :].tolist(), PROMPTS, strict=True):
-        (one,) = cold[prompt]
-        assert one.tokens == row[: row.index(stop) + 1]
+        (response,) = cold[prompt]
+        assert response.tokens == row[: row.index(stop) + 1]
 
 
 @pytest.mark.slow
 def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prompt(
     engine: TransformersEngine, plain
 ):
-    """Greedy decoding by hand, a whole forward for every token."""
+    """Compared with greedy decoding by hand, one full forward per token."""
     settings = SamplingConfig(samples=1, temperature=1e-4, presence_penalty=1.5, max_new_tokens=12)
     cold, stop, moved = sample(engine, PROMPTS, settings), set(engine.stops.tolist()), 0
     for prompt in PROMPTS:
@@ -314,12 +316,13 @@ def test_a_presence_penalty_counts_what_the_response_holds_once_and_not_its_prom
             prompt
         ]
         moved += free.tokens != wanted
-    assert moved > 0, "a penalty that changes something"
+    assert moved > 0, "the penalty must change a response"
 
 
 def test_token_frequencies_are_those_of_generate(engine: TransformersEngine, plain):
-    """Second tokens of 1,500 samples each at temperature 0.8 and top-p 0.95, by two samplers of
-    one model; bound: 5 standard errors.
+    """First two tokens of 1,500 samples by each sampler, at temperature 0.8 and top-p 0.95.
+
+    Bound: 5 standard errors.
     """
     count, prompt = 1500, PROMPTS[0]
     torch.manual_seed(0)
@@ -340,7 +343,7 @@ def test_token_frequencies_are_those_of_generate(engine: TransformersEngine, pla
     )[prompt]
     a, b = (
         Counter(tuple(row) for row in theirs.tolist()),
-        Counter(tuple(one.tokens) for one in ours),
+        Counter(tuple(response.tokens) for response in ours),
     )
     for pair in a.keys() | b.keys():
         share = (a[pair] + b[pair]) / (2 * count)
@@ -360,8 +363,9 @@ def test_draw_inverts_the_distribution_function():
 
 
 def test_top_p_keeps_the_smallest_nucleus():
-    """Probabilities .5 .3 .15 .05. p = .5 keeps one token, p = .51 two, p = .8 two, p = .9
-    three; within it the shares are renormalised.
+    """With probabilities .5 .3 .15 .05, p = .5 keeps one token, .51 and .8 two, and .9 three.
+
+    Within the nucleus the shares are renormalized.
     """
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
@@ -378,9 +382,7 @@ def test_top_p_keeps_the_smallest_nucleus():
 
 @pytest.mark.parametrize("top_p", [0.3, 0.95, 0.9999])
 def test_a_nucleus_of_a_large_vocabulary_is_that_of_sorting_all_of_it(top_p: float):
-    """Rows whose nucleus is a few tokens, a few hundred and thousands; and rows of a few values
-    only, where equals lie at every border.
-    """
+    """Nuclei of a few, some hundred and thousands of tokens, and rows with ties at every border."""
     generator = torch.Generator().manual_seed(0)
     logits = (
         torch.randn(48, 20_000, generator=generator)
@@ -407,8 +409,9 @@ def test_temperature_is_applied_before_the_nucleus():
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.9)])
 def test_draws_follow_the_distribution(temperature: float, top_p: float):
-    """Chi-square over 20,000 seeded draws of 30 tokens stays under its 99.99 % quantile (29
-    degrees of freedom: 70).
+    """Chi-square of 20,000 seeded draws of 30 tokens is under its 99.99 % quantile, 70.
+
+    There are 29 degrees of freedom.
     """
     count, size = 20_000, 30
     generator = torch.Generator().manual_seed(1)

@@ -1,6 +1,4 @@
-"""What `erpd show` says a recipe will cost: shapes and machines it knows, what it prints, and
-that it is a comment.
-"""
+"""The cost estimate of `erpd show`: known model shapes and machines, and its printed comment."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ from tasks.execution.machines import machine, machine_names
 from tasks.models.import_policy import ASSETS
 
 
-def said(text: str, word: str) -> str:
-    """The first line of an estimate that begins with a word."""
+def line_of(text: str, word: str) -> str:
+    """The first line of an estimate that begins with `word`."""
     return next(line for line in text.splitlines() if line.startswith(f"# {word}"))
 
 
@@ -76,21 +74,21 @@ def test_an_unknown_shape_is_said_and_not_guessed(tmp_path: Path):
 
 
 def test_every_model_of_the_paper_and_of_the_recipes_has_a_shape():
-    ids = {one.id for one in load_paper_settings().models.values()}
+    ids = {model.id for model in load_paper_settings().models.values()}
     ids |= {config.model.id for config in every_config() if isinstance(config.model, HubModel)}
-    assert ids and all(known_model(HubModel(id=one), 9).shape is not None for one in ids)
+    assert ids and all(known_model(HubModel(id=name), 9).shape is not None for name in ids)
     assert known_model(PackagedModel(), 9).shape is not None
 
 
 def every_config() -> list[CampaignConfig]:
-    found = []
+    configs = []
     for name in recipe_names():
-        found += (
+        configs += (
             [arm.config for arm in load_study(name, ["scale=paper"]).arms]
             if is_study(name)
             else [load_recipe(name)]
         )
-    return found
+    return configs
 
 
 # ----------------------------------------------------------------------------------------- machines
@@ -107,7 +105,9 @@ def test_machines_are_data(tmp_path: Path):
     config = load_recipe("paper")
     own, usual = estimate(config, str(path)), estimate(config, "H100")
     assert "training reaches 20%" in own and "training reaches 40%" in usual
-    assert hours(said(own, "teacher")) == pytest.approx(2 * hours(said(usual, "teacher")), rel=0.1)
+    assert hours(line_of(own, "teacher")) == pytest.approx(
+        2 * hours(line_of(usual, "teacher")), rel=0.1
+    )
 
 
 def hours(line: str) -> float:
@@ -127,8 +127,12 @@ def test_a_machine_that_is_not_there_and_a_file_that_says_too_little_are_refused
 
 @pytest.mark.slow
 def test_this_machine_is_measured():
-    found = machine("this", known_model(PackagedModel(), 40).shape)
-    assert 1e8 < found.flops("float32") < 1e15 and 1e7 < found.bandwidth < 1e13 and not found.is_gpu
+    measured = machine("this", known_model(PackagedModel(), 40).shape)
+    assert (
+        1e8 < measured.flops("float32") < 1e15
+        and 1e7 < measured.bandwidth < 1e13
+        and not measured.is_gpu
+    )
 
 
 # ----------------------------------------------------------------------------------------- printing
@@ -147,7 +151,7 @@ def test_an_estimate_is_a_comment_with_every_phase_and_every_assumption():
         "evaluate",
         "total",
     ):
-        assert said(text, phase)
+        assert line_of(text, phase)
     for assumption in ("tokens a prompt", "GB/s each", "config.json of Qwen", "data sheet"):
         assert assumption in text
     assert "TOO MUCH" not in text, "the recipe must fit the machine it is written for"
@@ -175,8 +179,8 @@ def test_a_study_has_a_line_for_each_arm():
     study = load_study("table1", ["scale=paper"])
     text = study_estimate([(arm.name, arm.config) for arm in study.arms], "H100")
     for arm in study.arms:
-        assert said(text, f"{arm.name} ")
-    assert "worked out once" in text
+        assert line_of(text, f"{arm.name} ")
+    assert "computed once" in text
 
 
 def test_counts_come_from_the_recipe_the_catalogue_or_are_said_to_be_assumed():

@@ -1,6 +1,4 @@
-"""An evaluation's details and problems are those of its samples; defaults of sampling; the
-per-problem table; the runtime's overrides.
-"""
+"""Evaluations: details and problem rows match the samples; sampling defaults, table, overrides."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ from tasks.tracking import details_metrics
 
 @pytest.fixture(scope="module")
 def stage(world: World) -> EvaluatePolicy:
-    """An evaluation on the world's own samples: same problems, sampling and seed, so that
-    nothing is sampled for it.
-    """
+    """An evaluation with the world's problems, sampling and seed, which reuses its samples."""
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=24)
     return EvaluatePolicy(
         policy=world.base,
@@ -59,11 +55,9 @@ def stage(world: World) -> EvaluatePolicy:
 @pytest.fixture(scope="module")
 def report(world: World, stage: EvaluatePolicy) -> EvalReport:
     rollouts = len(world.store.artifacts("rollouts"))
-    found = get_or_compute(stage, world.context)
-    assert len(world.store.artifacts("rollouts")) == rollouts, (
-        "its samples are those that were there"
-    )
-    return found
+    measured = get_or_compute(stage, world.context)
+    assert len(world.store.artifacts("rollouts")) == rollouts, "it reuses the stored samples"
+    return measured
 
 
 @pytest.fixture(scope="module")
@@ -78,49 +72,50 @@ def rows(world: World) -> list[dict]:
 def test_details_are_those_of_the_samples(
     world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]
 ):
-    one = load_details(world.store, stage.identity())["sums"]
+    details = load_details(world.store, stage.identity())["sums"]
     right = {
         problem: sum(row["reward"] for row in rows if row["problem"] == problem)
         for problem in {row["problem"] for row in rows}
     }
-    assert one.pass_at_k[1] == pytest.approx(report.scores["sums"].avg)
-    assert one.pass_at_k[8] == pytest.approx(sum(count > 0 for count in right.values()) / 64)
-    assert list(one.pass_at_k) == [1, 2, 4, 8]
-    assert one.truncated == sum(row["truncated"] for row in rows) / len(rows)
-    assert one.unanswered == sum(row["verdict"] == "unparsable" for row in rows) / len(rows)
+    assert details.pass_at_k[1] == pytest.approx(report.scores["sums"].avg)
+    assert details.pass_at_k[8] == pytest.approx(sum(count > 0 for count in right.values()) / 64)
+    assert list(details.pass_at_k) == [1, 2, 4, 8]
+    assert details.truncated == sum(row["truncated"] for row in rows) / len(rows)
+    assert details.unanswered == sum(row["verdict"] == "unparsable" for row in rows) / len(rows)
     assert (
-        one.length
+        details.length
         == report.length
         == pytest.approx(sum(len(row["response_tokens"]) for row in rows) / len(rows))
     )
     assert (
-        one.entropy
+        details.entropy
         == report.entropy
         == pytest.approx(float(load_column(world.store, world.old, "entropy").double().mean()))
     )
-    assert (one.kl_old, one.kl_base) == (0, 0)
-    assert one.majority is not None and one.majority > report.scores["sums"].avg, (
-        "the base is right more often than it errs one way"
+    assert (details.kl_old, details.kl_base) == (0, 0)
+    assert details.majority is not None and details.majority > report.scores["sums"].avg, (
+        "the right answer is more frequent than any wrong one"
     )
     assert (
-        one.majority_ci95 is not None and one.majority_ci95[0] < one.majority < one.majority_ci95[1]
+        details.majority_ci95 is not None
+        and details.majority_ci95[0] < details.majority < details.majority_ci95[1]
     )
 
 
 def test_majority_by_the_worlds_own_rule(
     world: World, stage: EvaluatePolicy, report: EvalReport, rows: list[dict]
 ):
-    """What follows the last # is the answer; counted here without extractor, grader or groups."""
+    """Counted without extractor, grader or groups: the answer is the text after the last #."""
     total = 0.0
     golds = {problem.id: problem.answer for problem in load_problems(world.store, world.problems)}
     for problem, gold in golds.items():
-        said = [
+        answers = [
             row["text"].rpartition("#")[2]
             for row in rows
             if row["problem"] == problem and row["verdict"] != "unparsable"
         ]
-        most = max((said.count(answer) for answer in said), default=0)
-        winners = {answer for answer in said if said.count(answer) == most}
+        most = max((answers.count(answer) for answer in answers), default=0)
+        winners = {answer for answer in answers if answers.count(answer) == most}
         total += (gold in winners) / len(winners) if winners else 0.0
     details = load_details(world.store, stage.identity())["sums"]
     assert details.majority == pytest.approx(total / 64)
@@ -133,18 +128,18 @@ def test_every_problem_has_a_row(
         load_results(world.store, stage.identity()),
         load_problems(world.store, world.problems),
     )
-    assert [one.problem for one in results] == [problem.id for problem in problems]
-    for one, problem in zip(results, problems, strict=True):
-        own = [row for row in rows if row["problem"] == one.problem]
-        assert (one.benchmark, one.samples, one.gold) == ("sums", 8, problem.answer)
-        assert one.solved == sum(row["reward"] for row in own)
-        assert one.length == sum(len(row["response_tokens"]) for row in own) / 8
-        assert 1 <= one.votes <= 8 and one.answer is not None
-    assert sum(one.solved for one in results) / 512 == pytest.approx(report.scores["sums"].avg)
+    assert [entry.problem for entry in results] == [problem.id for problem in problems]
+    for entry, problem in zip(results, problems, strict=True):
+        own = [row for row in rows if row["problem"] == entry.problem]
+        assert (entry.benchmark, entry.samples, entry.gold) == ("sums", 8, problem.answer)
+        assert entry.solved == sum(row["reward"] for row in own)
+        assert entry.length == sum(len(row["response_tokens"]) for row in own) / 8
+        assert 1 <= entry.votes <= 8 and entry.answer is not None
+    assert sum(entry.solved for entry in results) / 512 == pytest.approx(report.scores["sums"].avg)
 
 
 def test_metrics_of_details_have_names_of_their_own():
-    one = BenchmarkDetails(
+    details = BenchmarkDetails(
         pass_at_k={1: 0.5, 4: 0.75},
         majority=0.625,
         majority_ci95=(0.5, 0.75),
@@ -155,7 +150,7 @@ def test_metrics_of_details_have_names_of_their_own():
         kl_old=0,
         kl_base=0,
     )
-    assert details_metrics({"AIME25": one}, "student") == {
+    assert details_metrics({"AIME25": details}, "student") == {
         "eval/AIME25/pass_at_k": 0.75,
         "eval/AIME25/majority": 0.625,
         "eval/AIME25/truncated": 0.25,
@@ -163,7 +158,7 @@ def test_metrics_of_details_have_names_of_their_own():
         "eval/AIME25/length": 9.0,
         "eval/AIME25/entropy": 0.5,
     }
-    code = one.model_copy(update={"majority": None, "majority_ci95": None})
+    code = details.model_copy(update={"majority": None, "majority_ci95": None})
     assert "teacher/eval/LCB/pass_at_k" in details_metrics({"LCB": code}, "teacher")
     assert not any("majority" in name for name in details_metrics({"LCB": code}))
 
@@ -178,15 +173,20 @@ def model(folder: Path, kind: str, **generation: object) -> Path:
 
 
 def test_sampling_is_the_papers_with_the_models_own_top_k(tmp_path: Path):
-    found = evaluation_sampling(
+    sampling = evaluation_sampling(
         model(tmp_path, "qwen3", top_k=20, temperature=0.7, top_p=0.8), {"samples": 4}
     )
-    assert (found.temperature, found.top_p, found.top_k, found.samples) == (0.6, 0.95, 20, 4)
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.samples) == (
+        0.6,
+        0.95,
+        20,
+        4,
+    )
 
 
 def test_qwen35_is_sampled_at_temperature_1(tmp_path: Path):
-    found = evaluation_sampling(model(tmp_path, "qwen3_5_text"), {})
-    assert (found.temperature, found.presence_penalty) == (1.0, 1.5)
+    sampling = evaluation_sampling(model(tmp_path, "qwen3_5_text"), {})
+    assert (sampling.temperature, sampling.presence_penalty) == (1.0, 1.5)
     assert (
         evaluation_sampling(model(tmp_path, "qwen3_5_text"), {"temperature": 0.3}).temperature
         == 0.3
@@ -200,7 +200,7 @@ def test_a_model_that_says_nothing_has_no_top_k_and_0_turns_it_off(tmp_path: Pat
 
 
 def test_sampling_without_top_k_is_written_as_before_there_was_one():
-    """What was sampled then is found by the same identity now."""
+    """Rollouts from before `top_k` existed keep their identity."""
     assert (
         "top_k" not in SamplingConfig().model_dump(mode="json")
         and '"top_k"' not in SamplingConfig().model_dump_json()
@@ -221,7 +221,7 @@ def test_another_top_k_is_another_rollout(world: World):
 
 
 def test_only_the_k_most_likely_tokens_are_drawn():
-    """Their chances keep their ratios: softmax of logs 4, 3, 2, 1 cut at 2 is 4/7 and 3/7."""
+    """Probabilities keep their ratios: the softmax of logs 4, 3, 2, 1 cut at 2 is 4/7 and 3/7."""
     logits = torch.tensor([4.0, 1.0, 3.0, 2.0]).log().expand(7000, 4)
     uniform = (torch.arange(7000) + 0.5) / 7000
     drawn = draw(logits, uniform, SamplingConfig(temperature=1.0, top_k=2))
@@ -234,7 +234,7 @@ def test_only_the_k_most_likely_tokens_are_drawn():
     ]
     nucleus = draw(logits, uniform, SamplingConfig(temperature=1.0, top_k=2, top_p=0.5))
     assert nucleus.bincount(minlength=4).tolist() == [7000, 0, 0, 0], (
-        "top-p is taken of what top-k left"
+        "top-p applies to the tokens that top-k kept"
     )
 
 
@@ -262,7 +262,9 @@ def test_two_models_stand_side_by_side_in_the_table(tmp_path: Path):
         (4, 1, 0.75),
         (1, 2, 0.0),
     ]
-    assert [row["problem"] for row in worth_showing(table)] == ["x"], "the other does not differ"
+    assert [row["problem"] for row in worth_showing(table)] == ["x"], (
+        "the other problem does not differ"
+    )
     for name in ("t.jsonl", "t.parquet"):
         write_table(table, tmp_path / name)
     assert [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()] == table
@@ -284,15 +286,19 @@ def test_a_table_has_a_known_form(name: str, tmp_path: Path):
 def test_the_comparison_is_paired_within_each_benchmark():
     model = [result(str(i), 4) for i in range(6)] + [result("0", 2, benchmark="c")]
     against = [result(str(i), 2) for i in range(6)] + [result("0", 2, benchmark="c")]
-    found = compare_results(model, against)
-    assert found["b"] | {"ci95": None} == {
+    comparison = compare_results(model, against)
+    assert comparison["b"] | {"ci95": None} == {
         "difference": 0.5,
         "ci95": None,
         "p_value": pytest.approx(2 / 64),
         "beyond_noise": True,
         "problems": 6,
     }
-    assert (found["c"]["difference"], found["c"]["p_value"], found["c"]["beyond_noise"]) == (
+    assert (
+        comparison["c"]["difference"],
+        comparison["c"]["p_value"],
+        comparison["c"]["beyond_noise"],
+    ) == (
         0,
         1,
         False,
@@ -306,7 +312,7 @@ def test_the_runtime_and_a_judge_may_be_set_and_nothing_else():
         ["judge.endpoint=http://127.0.0.1:1/v1", "judge.model=some", "judge.max_calls=3"]
     )[1]
     assert judge is not None and (judge.model, judge.max_calls) == ("some", 3)
-    for wrong, said in (
+    for wrong, expected in (
         ("seed=3", "seed"),
         ("runtime.devise=cpu", "devise"),
         ("runtime.device=tpu", "device"),
@@ -314,7 +320,7 @@ def test_the_runtime_and_a_judge_may_be_set_and_nothing_else():
         ("judge.model=some", "judge: endpoint"),
         ("judge.endpoint=ftp://x", "judge: .*URL"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=expected):
             read_settings([wrong])
 
 

@@ -1,5 +1,6 @@
-"""Stages on batches that have nothing to teach and trainings whose numbers go astray: each ends
-with one line and leaves nothing behind.
+"""Batches without a learning signal, and trainings that diverge.
+
+Each stage ends with one error line and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ numbers = count()
 
 @pytest.fixture(scope="module")
 def world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A copy of the world of all tests: what breaks off here leaves its beginnings behind."""
+    """A copy of the shared world, because stages that fail here leave partial builds behind."""
     root = tmp_path_factory.mktemp("faults") / "store"
     shutil.copytree(world.store.root, root)
     return replace(world, store=Store(root))
@@ -62,7 +63,7 @@ def alone(world: World) -> Context:
 
 
 def doctored(world: World, change: Callable[[Rows], object]) -> RolloutRef:
-    """The first shard of the world's batch, its rows changed."""
+    """Store a rollout of the first shard of the world's batch, with its rows changed."""
     path = next(shards(world.store, world.rollouts))
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -85,7 +86,7 @@ def setting(**values: object) -> Callable[[Rows], object]:
 
 
 def equal_groups(rows: Rows) -> None:
-    """Every other problem solved by all its samples, the rest by none."""
+    """Every other problem is solved by all its samples, the rest by none."""
     places = {
         problem: place
         for place, problem in enumerate(dict.fromkeys(row["problem"] for row in rows))
@@ -97,8 +98,8 @@ def equal_groups(rows: Rows) -> None:
 def emptied(rows: Rows) -> None:
     """A wrong response of each of two problems loses its tokens."""
     for problem in list(dict.fromkeys(row["problem"] for row in rows))[2:4]:
-        one = next(row for row in rows if row["problem"] == problem and not row["reward"])
-        one |= {"response_tokens": [], "text": ""}
+        response = next(row for row in rows if row["problem"] == problem and not row["reward"])
+        response |= {"response_tokens": [], "text": ""}
 
 
 def teacher(
@@ -184,33 +185,33 @@ def test_the_outcomes_of_a_batch_are_counted(world: World):
         world,
         lambda rows: [row.update(reward=0.0, verdict="wrong", truncated=True) for row in rows[:24]],
     )
-    found = batch_outcomes(world.store, ref)
+    counted = batch_outcomes(world.store, ref)
     rows = [row for path in shards(world.store, ref) for row in pq.read_table(path).to_pylist()]
     rewards: dict[str, list[float]] = {}
     for row in rows:
         rewards.setdefault(row["problem"], []).append(row["reward"])
-    assert found == BatchOutcomes(
+    assert counted == BatchOutcomes(
         responses=192,
         right=sum(row["verdict"] == "correct" for row in rows),
         empty=0,
         truncated=24,
         groups=24,
-        mixed_groups=sum(0 < sum(one) < 8 for one in rewards.values()),
+        mixed_groups=sum(0 < sum(group) < 8 for group in rewards.values()),
     )
-    assert 0 < found.mixed_groups < 24
+    assert 0 < counted.mixed_groups < 24
 
 
 def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world: World):
-    """Their group goes on without them; axis N is that of the others, and so are all columns."""
-    whole, some = doctored(world, lambda rows: None), doctored(world, emptied)
-    assert (batch_outcomes(world.store, whole).empty, batch_outcomes(world.store, some).empty) == (
+    """Their groups keep the other responses; axis N and all columns hold the others only."""
+    full, some = doctored(world, lambda rows: None), doctored(world, emptied)
+    assert (batch_outcomes(world.store, full).empty, batch_outcomes(world.store, some).empty) == (
         0,
         2,
     )
     old = get_or_compute(ScoreRollouts(policy=world.base, rollouts=some), alone(world))
-    batch, all_of_them = (load_batch(shards(world.store, one)) for one in (some, whole))
+    batch, all_of_them = (load_batch(shards(world.store, ref)) for ref in (some, full))
     assert batch.sequences == all_of_them.sequences - 2 == 190
-    assert batch.tokens == some.tokens == len(load_column(world.store, old)) < whole.tokens
+    assert batch.tokens == some.tokens == len(load_column(world.store, old)) < full.tokens
     training = get_or_compute(teacher(world, some, old, loss=GRPO(), steps=3), alone(world))
     values = [value for record in load_records(world.store, training) for value in record.values()]
     assert torch.isfinite(torch.tensor(values, dtype=torch.float64)).all()
@@ -220,7 +221,7 @@ def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world
 
 
 def test_weights_that_are_not_finite_are_not_kept(world: World):
-    """The step's own numbers are finite; its update overflows, and no step after it would tell."""
+    """The step's record is finite, but its update overflows and no later step would reveal it."""
     before = left(world)
     with pytest.raises(
         Fault,
@@ -244,9 +245,7 @@ def test_a_training_that_overflows_names_its_step_and_keeps_nothing_of_it(world:
 def student(
     world: World, lr: float, steps: int, kl_stop: float | None = None, phases: int = 1
 ) -> DistillStudent:
-    """A distillation of old's own log-probs: likely tokens are made likelier, unlikely ones
-    rarer.
-    """
+    """A distillation of old's own log-probs: likely tokens get likelier, unlikely ones rarer."""
     phase = SignalPhase(
         signals=(SidedSignal(spec=SignalSpec(), numerator=world.old, denominator=None),),
         steps=steps,
@@ -276,10 +275,10 @@ def test_a_student_whose_kl_explodes_ends_the_run(world: World):
 
 
 def test_with_kl_stop_it_ends_there_and_goes_on_with_what_it_has(world: World):
-    found = get_or_compute(student(world, lr=0.3, steps=6, kl_stop=0.5), alone(world))
-    records = load_records(world.store, found)
+    training = get_or_compute(student(world, lr=0.3, steps=6, kl_stop=0.5), alone(world))
+    records = load_records(world.store, training)
     assert len(records) < 6 and records[-1]["kl_old_theta_on_old_batch"] >= 0.5
-    assert [policy.step for policy in found.trail] == [len(records)]
+    assert [policy.step for policy in training.trail] == [len(records)]
 
 
 def test_a_fault_in_a_later_phase_says_which(world: World):
@@ -358,7 +357,7 @@ def test_a_study_whose_arms_end_by_faults_tells_the_first_in_its_own_words():
     assert str(failure_of({"ce": nan})) == "arm ce, step 3: loss is nan; lower the learning rate"
     two = failure_of({"ce": nan, "grpo": nan})
     assert isinstance(two, Fault) and str(two).startswith(
-        "arm ce, the first of 2 that end so, step 3: loss is nan"
+        "arm ce, the first of 2 that end like this, step 3: loss is nan"
     )
     mixed = failure_of({"ce": nan, "grpo": OSError("no room")})
     assert (

@@ -1,5 +1,6 @@
-"""A disk that is full, read-only or forbidden: one line says which folder and how to mend it;
-after that the same question ends equal.
+"""A disk that is full, read-only or forbidden: one line names the folder and the remedy.
+
+Once there is room, the same spec ends in the same result.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from tasks.training.teacher import TrainTeacher
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """The home, on a disk of its own."""
+    """The home, on its own small disk."""
     with small_disk(tmp_path / "home", "48m") as disk:
         monkeypatch.setenv("ERPD_HOME", str(disk.path))
         yield disk
 
 
 def full_at(monkeypatch: pytest.MonkeyPatch, disk: Disk, name: str, number: int = 1) -> None:
-    """The disk is filled when the file of this name is to be put for the n-th time."""
+    """Fill the disk when the file `name` is about to be put for the `number`-th time."""
     put, count = Build.put, 0
 
     def filling(self: Build, what: str, write: Callable[[Path], object]) -> None:
@@ -117,7 +118,7 @@ def test_a_stage_that_found_no_room_ends_equal_when_there_is(
     for artifact in (undisturbed.id, *(policy.id for policy in getattr(undisturbed, "trail", ()))):
         ours, theirs = again.manifest(artifact).files, world.store.manifest(artifact).files
         assert {name: file for name, file in ours.items() if name != "records.jsonl"} == {
-            # they tell the time
+            # records hold times
             name: file
             for name, file in theirs.items()
             if name != "records.jsonl"
@@ -137,7 +138,7 @@ def test_a_registry_that_found_no_room_has_all_it_was_told_before(disk: Disk):
     registry.check()
     assert registry.campaign("c-1").status == "running"
     assert all(registry.artifact(f"policy-{before}") for before in range(number)), (
-        "what it said yes to is there"
+        "every accepted write is there"
     )
     registry.close()
 
@@ -156,12 +157,12 @@ def test_a_disk_that_may_only_be_read(disk: Disk):
     disk.remount("ro")
     try:
         with pytest.raises(OSError) as refused, store.build("thing", {"a": 1}, {}, 1):
-            raise AssertionError("it began")
+            raise AssertionError("the build began")
     finally:
         disk.remount("rw")
     assert (
         describe_disk_fault(refused.value)
-        == f"{disk.path}/store may only be read; make it writable, or name another ERPD_HOME"
+        == f"{disk.path}/store is read-only; make it writable, or set ERPD_HOME to another folder"
     )
 
 
@@ -189,11 +190,11 @@ def test_a_folder_that_another_user_owns(tmp_path: Path):
             folder.chmod(folder.stat().st_mode | 0o555)
     home.chmod(0o555)
     done = python(FORBIDDEN, home / "store", home=home)
-    said = (
-        f"{home}/store may not be read or written by this user; give the user the right to, "
-        f"or name another ERPD_HOME"
+    expected = (
+        f"{home}/store cannot be read or written by this user; change its permissions, "
+        f"or set ERPD_HOME to another folder"
     )
-    assert done.stdout == said + "\n", done.stderr
+    assert done.stdout == expected + "\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_a_folder_that_another_user_owns(tmp_path: Path):
             "is full",
         ),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "is full"),
-        (OSError(errno.EIO, "Input/output error"), "is on a disk that fails"),
+        (OSError(errno.EIO, "Input/output error"), "is on a failing disk"),
         (OSError(errno.EMFILE, "Too many open files"), "too many files open"),
         (ValueError("something else"), None),
         (RuntimeError("API request to http://host/api failed: database or disk is full"), None),
@@ -216,5 +217,9 @@ def test_what_libraries_say_of_faults(error: Exception, words: str | None):
     try:
         raise RuntimeError("a flow failed") from error
     except RuntimeError as outer:
-        said = describe_disk_fault(outer)
-    assert (said is None) if words is None else (said is not None and words in said)
+        description = describe_disk_fault(outer)
+    assert (
+        (description is None)
+        if words is None
+        else (description is not None and words in description)
+    )

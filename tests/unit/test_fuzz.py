@@ -1,7 +1,7 @@
-"""Readers given anything: they answer, or raise the program's own input error in one line. Never
-another exception, never a hang.
+"""Readers on random input: they return, or raise the program's input error in one line.
 
-`HYPOTHESIS_PROFILE=long` tries a hundred times as much.
+They never raise another exception and never hang. `HYPOTHESIS_PROFILE=long` tries a hundred times
+as many examples.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ LINES = st.binary(max_size=60) | st.lists(VALUES, max_size=4).map(
 
 
 def answers(read: Callable[[], Any]) -> Any:
-    """What it answers; None where it refuses with the program's input error, which is one line
-    when it is shown.
-    """
+    """A reader's result; None if it raises the program's input error, shown as one line."""
     try:
         return read()
     except ValueError as error:
@@ -205,7 +203,7 @@ def test_packed_tests(public: str, private: str):
 
 @PROFILE
 @given(LATEX, LATEX, st.sampled_from(["auto", "boxed", "hash"]))
-def test_answers(gold: str, prediction: str, extractor: Any):
+def test_votes(gold: str, prediction: str, extractor: Any):
     for change in (unify, balance_braces, drop_approximation, strip_delimiters):
         assert isinstance(change(prediction), str)
     extract(prediction, extractor)

@@ -1,4 +1,4 @@
-"""`erpd gc`: what it says of campaigns written the way flows write them, and of a real one."""
+"""`erpd gc` on campaigns recorded as flows record them, and on a real one."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_the_command_says_what_would_go_and_why_the_rest_stays_and_then_does_it(
         len(data) for path, data in before.items() if not path.exists() and path.suffix != ".lock"
     )
     needed = {
-        one.line.artifact.id
+        entry.line.artifact.id
         for iteration in (1, 2)
-        for one in lineage_lines(written.registry, written.policy(night, iteration, "student"))
+        for entry in lineage_lines(written.registry, written.policy(night, iteration, "student"))
     }
-    assert all(written.store.damage(one) is None for one in needed)
+    assert all(written.store.damage(artifact) is None for artifact in needed)
     gone = lineage_lines(written.registry, written.policy(noon, 1, "student"))
     assert gone[
         0
@@ -79,13 +79,13 @@ def test_the_command_says_what_would_go_and_why_the_rest_stays_and_then_does_it(
     listed = json.loads(
         erpd("campaigns", "--json", home=written.home, ERPD_REGISTRY_URL=written.url).stdout
     )["campaigns"]
-    assert [one["id"] for one in listed] == [night]
+    assert [campaign["id"] for campaign in listed] == [night]
     every = json.loads(
         erpd(
             "campaigns", "--all", "--json", home=written.home, ERPD_REGISTRY_URL=written.url
         ).stdout
     )["campaigns"]
-    assert [one["id"] for one in every if one["forgotten_at"]] == [noon]
+    assert [campaign["id"] for campaign in every if campaign["forgotten_at"]] == [noon]
 
 
 def test_gc_refuses_what_cannot_be(tmp_path: Path):
@@ -99,17 +99,18 @@ def test_gc_refuses_what_cannot_be(tmp_path: Path):
 def test_a_collected_campaign_has_all_it_needs_to_be_run_again(
     undisturbed: Campaign, tmp_path_factory: pytest.TempPathFactory
 ):
-    """After a collection that spares nothing for its age, the same command finds every answer,
-    and the student's lineage is whole.
+    """After a collection without an age limit, the same command finds every result stored.
+
+    The student's lineage is whole.
     """
     folder = tmp_path_factory.mktemp("collected")
     (folder / "home").mkdir()
     shutil.copytree(undisturbed.home / "store", folder / "home" / "store")
-    for path in undisturbed.home.glob("registry.db*"):  # with what its write-ahead log holds
+    for path in undisturbed.home.glob("registry.db*"):  # with its write-ahead log
         shutil.copy(path, folder / "home" / path.name)
     done = json.loads(erpd("gc", "--older-than", "0", "--json", home=folder / "home").stdout)
     gone = {item["id"].partition("-")[0] for item in done["removed"]["items"]}
-    assert gone == {"rollouts", "column"}, "the samples of evaluations, whose results are kept"
+    assert gone == {"rollouts", "column"}, "samples of evaluations, whose results are kept"
 
     again = run_campaign(folder, arguments=undisturbed.arguments)
     assert numbers(again.result) == numbers(undisturbed.result)

@@ -1,5 +1,6 @@
-"""Extraction, normalisation, exact comparison and Math-Verify, in this process. Data of others:
-../shared/data (skipped where absent).
+"""Extraction, normalization, exact comparison and Math-Verify, in this process.
+
+Cases from other projects are in ../shared/data; their tests are skipped if it is absent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def shared(name: str) -> list[dict[str, Any]]:
-    """Rows of a shared data file, or a skip that says what is missing."""
+    """Rows of a shared data file; skips the test if the file is missing."""
     path = DATA / name
     if not path.exists():
         pytest.skip(f"{path} is not on this machine (development data, never part of the project)")

@@ -1,5 +1,6 @@
-"""Answers as models write them, each with the verdict a careful human gives, and hostile ones
-that must only get a verdict in time.
+"""Answers as models write them, each with a careful human's verdict, and hostile answers.
+
+Hostile answers only need a verdict in time.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ MARKS = {" === ": True, " =/= ": False}
 
 
 def cases() -> list[tuple[str, str, bool]]:
-    r"""(gold, prediction, whether it is right) of every line; a literal `\n` before a `#`, `*`,
-    `$`, digit or `\n` is a line break.
+    r"""(gold, prediction, whether it is right) of every line.
+
+    A literal `\n` before `\n`, `5`, `$` or `\boxed` is a line break.
     """
-    found = []
+    parsed = []
     for line in CASES.read_text(encoding="utf-8").splitlines():
         for mark, right in MARKS.items():
             if mark in line and not line.startswith("#"):
                 gold, prediction = line.split(mark)
                 for start in ("\\n", "5", "$", "\\boxed"):
                     prediction = prediction.replace("\\n" + start, "\n" + start)
-                found.append((gold, prediction.replace("\\n\n", "\n\n"), right))
-    return found
+                parsed.append((gold, prediction.replace("\\n\n", "\n\n"), right))
+    return parsed
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,9 @@ def test_a_thinking_part_and_words_around_change_no_verdict(grader: Grader) -> N
     wrapped = [
         (
             gold,
-            f"<think>maybe \\boxed{{17171}}</think>\nWe add. So the result is\n\\[\n{said}.\n\\]",
+            f"<think>maybe \\boxed{{17171}}</think>\nWe add. So the result is\n\\[\n{text}.\n\\]",
         )
-        for gold, said, _ in boxed
+        for gold, text, _ in boxed
     ]
     verdicts = grader.grade_many(wrapped)
     missed = [
@@ -116,6 +118,6 @@ def test_hostile_answers_get_a_verdict_in_time_and_never_run(tmp_path: Path) -> 
             began = time.monotonic()
             verdicts = grader.grade_many([(gold, attack) for attack in attacks])
             assert set(verdicts) <= {"wrong", "unparsable", "timeout"}
-            # a deadline and a worker's start for each, at worst, on two workers
+            # at worst each attack costs a deadline and a worker's start, on two workers
             assert time.monotonic() - began < 40 + 3 * len(attacks)
     assert not canary.exists()

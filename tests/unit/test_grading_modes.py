@@ -1,4 +1,4 @@
-"""Others' grading rules: what each is known for, and that none of them runs what it reads."""
+"""Grading rules of other projects: each gives its known verdicts, and none runs what it reads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SPECIFIC = {
         (r"\frac{3}{4}", r"\boxed{3/4}", "correct"),
         ("5 cm", r"\boxed{5}", "correct"),
         ("0.5", r"\boxed{\frac12}", "correct"),
-        # an unreduced fraction is not the answer
+        # an unreduced fraction is wrong
         (r"\frac{1}{2}", r"\boxed{\frac{2}{4}}", "wrong"),
-        ("4", r"\boxed{\frac{8}{2}}", "wrong"),  # an integer is wanted as an integer
+        ("4", r"\boxed{\frac{8}{2}}", "wrong"),  # an integer must be written as one
         ("(1,2)", r"\boxed{(2,1)}", "wrong"),
         ("(1,2)", r"\boxed{[1,2]}", "wrong"),
         ("x+1", r"\boxed{1+x}", "correct"),

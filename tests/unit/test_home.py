@@ -1,4 +1,4 @@
-"""The home: what it is made of, and Ray's token in it."""
+"""Ray's token in the home folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tasks.host.home import _make_token
 def test_the_token_is_for_this_user_alone_and_stays(tmp_path: Path) -> None:
     token = tmp_path / "token"
     _make_token(token)
-    said = token.read_text()
-    assert len(said) == 64 and int(said, 16) and token.stat().st_mode & 0o777 == 0o600
+    content = token.read_text()
+    assert len(content) == 64 and int(content, 16) and token.stat().st_mode & 0o777 == 0o600
     _make_token(token)
-    assert token.read_text() == said and [path.name for path in tmp_path.iterdir()] == ["token"]
+    assert token.read_text() == content and [path.name for path in tmp_path.iterdir()] == ["token"]
 
 
 def test_an_empty_token_is_made_anew(tmp_path: Path) -> None:
-    """What a full disk leaves; Ray would refuse it for ever."""
+    """A full disk may leave an empty token, which Ray would refuse indefinitely."""
     token = tmp_path / "token"
     token.touch()
     _make_token(token)

@@ -1,7 +1,7 @@
-"""Other people's checkpoints: what would run code, leave its folder or never end is refused in one
-line, and no code of it runs.
+"""Hostile checkpoints: one that would run code, leave its folder or never end is refused.
 
-Every trap, when it is sprung, writes the file `canary`.
+The refusal is one line, and no code of the checkpoint runs. A trap that is sprung writes the file
+`canary`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def change(path: Path, **values: Any) -> None:
 
 
 def code(canary: Path) -> str:
-    """A module of a model: an ordinary one, once it has written the canary."""
+    """Source of a model's module that writes the canary and is ordinary otherwise."""
     return f"""
 from transformers import Qwen3Config, Qwen3ForCausalLM
 open({str(canary)!r}, "w").close()
@@ -152,16 +152,16 @@ def absurd(**sizes: Any) -> Callable[[Path, Path], None]:
 
 REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "pickled weights": (pickled, "pickled weights are never loaded"),
-    "a pickle called safetensors": (pickle_in_disguise, "no whole safetensors file"),
-    "a header of exabytes": (endless_header, "no whole safetensors file"),
-    "truncated weights": (truncated, "no whole safetensors file"),
+    "a pickle called safetensors": (pickle_in_disguise, "not a complete safetensors file"),
+    "a header of exabytes": (endless_header, "not a complete safetensors file"),
+    "truncated weights": (truncated, "not a complete safetensors file"),
     "gguf alone": (gguf_alone, "no .safetensors weights"),
     "code for the model": (own_code, "model.trust_code"),
     "code for the tokenizer": (tokenizer_code, "model.trust_code"),
     "weights linked from elsewhere": (linked_out("model.safetensors"), "link out of"),
     "a tokenizer linked from elsewhere": (linked_out("tokenizer.json"), "link out of"),
     "an index that leads out": (index_out, "which is not in"),
-    "an index that is a list": (index_of_a_list, "no mapping of tensors"),
+    "an index that is a list": (index_of_a_list, "not a mapping of tensors"),
     "a vocabulary of a billion": (absurd(vocab_size=10**9), "vocab_size 1e+09"),
     "a hidden size of a billion": (absurd(hidden_size=10**9), "hidden_size"),
     "a billion layers": (absurd(num_hidden_layers=10**9), "num_hidden_layers"),
@@ -177,9 +177,11 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_in_one_line_and_nothing_of_it_runs(name: str, folder: Path, canary: Path):
-    trap, said = REFUSED[name]
+    trap, expected = REFUSED[name]
     trap(folder, canary)
-    with pytest.raises(ValueError, match=said.replace(".", r"\.").replace("+", r"\+")) as caught:
+    with pytest.raises(
+        ValueError, match=expected.replace(".", r"\.").replace("+", r"\+")
+    ) as caught:
         import_policy(DirectoryModel(path=str(folder)))
     assert (
         str(caught.value).startswith("model: ")
@@ -189,7 +191,7 @@ def test_it_is_refused_in_one_line_and_nothing_of_it_runs(name: str, folder: Pat
     assert not canary.exists()
 
 
-# -------------------------------------------------------------------------- bottomless, though tiny
+# ---------------------------------------------------------------------- tiny configs of huge models
 
 NEO = {"model_type": "gpt_neo", "num_layers": 1, "hidden_size": 16}
 GPTJ = {
@@ -230,7 +232,7 @@ BOTTOMLESS: dict[str, tuple[dict[str, Any], str]] = {
         BART | {"audio_config": {"encoder_layers": 10**7}},
         "encoder_layers 1e+07",
     ),
-    "a table of positions": (GPTJ | {"n_positions": 8_000_000}, "488 MiB beside the weights"),
+    "a table of positions": (GPTJ | {"n_positions": 8_000_000}, "488 MiB besides the weights"),
     "a number of 400 digits": (BART | {"num_beam_groups": 10**400}, "num_beam_groups 1e+99"),
     "layers by a pattern": (
         {"model_type": "nemotron_h", "hybrid_override_pattern": "M*" * 2000},
@@ -241,12 +243,12 @@ BOTTOMLESS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", BOTTOMLESS)
 def test_a_tiny_config_takes_neither_time_nor_memory(name: str, folder: Path):
-    config, said = BOTTOMLESS[name]
-    # so that what is measured is not the import of transformers
+    config, expected = BOTTOMLESS[name]
+    # imports transformers, which must not count in the measurement below
     import_policy(DirectoryModel(path=str(folder)))
     (folder / "config.json").write_text(json.dumps(config))
     began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ValueError, match=said.replace("+", r"\+")) as caught:
+    with pytest.raises(ValueError, match=expected.replace("+", r"\+")) as caught:
         import_policy(DirectoryModel(path=str(folder)))
     assert (
         str(caught.value).startswith("model: ")
@@ -258,9 +260,9 @@ def test_a_tiny_config_takes_neither_time_nor_memory(name: str, folder: Path):
 
 
 def test_an_axis_of_a_tensor_without_numbers_makes_no_width_right(folder: Path):
-    held = load_file(folder / "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
     save_file(
-        held | {"wide": torch.zeros(10**9, 0)}, folder / "model.safetensors", {"format": "pt"}
+        weights | {"wide": torch.zeros(10**9, 0)}, folder / "model.safetensors", {"format": "pt"}
     )
     change(folder / "config.json", hidden_size=10**9)
     with pytest.raises(ValueError, match="hidden_size 1e"):
@@ -327,11 +329,11 @@ def test_numbers_of_models_in_use_are_not_too_large(name: str, folder: Path):
     model_files._check_sizes(folder, REAL[name], [(300_000, 18432)] * 800)
 
 
-# ------------------------------------------------------------------------------- taken, but not run
+# ---------------------------------------------------------------------------- imported, but not run
 
 
 def taken(folder: Path, tmp_path: Path, **more: Any) -> Path:
-    """The folder of the store that the model becomes."""
+    """Import the model; returns its folder in the store."""
     here = context(Store(tmp_path / "store"))
     return here.store.path(
         get_or_compute(import_policy(DirectoryModel(path=str(folder), **more)), here).id
@@ -368,7 +370,7 @@ def test_code_runs_where_the_recipe_names_it_and_goes_on_with_what_is_trained(
     own_code(folder, canary)
     policy = taken(folder, tmp_path, trust_code=str(folder))
     assert json.loads((policy / TRUST).read_text()) == {"code": str(folder)}
-    assert not canary.exists(), "taking it is not running it"
+    assert not canary.exists(), "importing does not run it"
     model = load_policy(policy, CPU)
     assert canary.exists() and type(model.model).__name__ == "OwnModel"
     child = tmp_path / "child"
@@ -386,7 +388,7 @@ def test_trust_is_part_of_what_a_policy_is_and_is_printed_where_it_is_given(fold
     assert import_policy(plain).identity() != import_policy(trusting).identity()
     assert trusting.model_dump(mode="json")["trust_code"] == str(folder)
     assert "trust_code" not in plain.model_dump(mode="json"), (
-        "identities of campaigns without it stay what they were"
+        "campaigns without it keep their identities"
     )
 
 
@@ -400,11 +402,11 @@ def test_code_of_another_repository_is_not_covered(folder: Path, canary: Path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"path": "/models/a", "trust_code": "/models/b"}, "name the very one"),
-        ({"path": "/models/a", "trust_code": "yes"}, "name the very one"),
+        ({"path": "/models/a", "trust_code": "/models/b"}, "name exactly the model"),
+        ({"path": "/models/a", "trust_code": "yes"}, "name exactly the model"),
         ({"id": "a/b", "trust_code": "a/b"}, "needs revision, a commit"),
         ({"id": "a/b", "trust_code": "a/b", "revision": "main"}, "needs revision, a commit"),
-        ({"id": "a/b", "trust_code": "a/c", "revision": "0" * 40}, "name the very one"),
+        ({"id": "a/b", "trust_code": "a/c", "revision": "0" * 40}, "name exactly the model"),
     ],
 )
 def test_trust_names_the_model_itself_and_of_the_hub_one_commit(given: dict[str, str], said: str):

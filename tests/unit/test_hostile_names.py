@@ -1,6 +1,4 @@
-"""Names that would lead out of a folder, hide, or ask a database for more: every door that takes
-one refuses it, and nothing changes.
-"""
+"""Names that would lead out of a folder, hide, or inject SQL are refused, and nothing changes."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ ASKED = NAMES | {
     "trailing dot": "night.",
     "terminal": "\x1b[2Jnight",
 }
-"""What may stand on a command line as well: what names no file, and no campaign either."""
+"""Names for the command line: `NAMES`, and others that name no campaign."""
 DATA = b"what the file holds"
 ID = "policy-" + "0" * 20
 
@@ -68,7 +66,7 @@ names = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of the test alone, with nothing that answers on the network."""
+    """The test's own home; nothing answers on the network."""
     monkeypatch.setenv("ERPD_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HOME", raising=False)
@@ -77,13 +75,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def outside(folder: Path, root: Path) -> dict[str, bytes | None]:
-    """Everything below `folder` but what is below `root`."""
+    """Content of everything below `folder`, except what is below `root`."""
     paths = (path for path in folder.rglob("*") if not path.is_relative_to(root))
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def refused(error: BaseException) -> str:
-    """Its one line."""
+    """The error's message, which must be one printable line."""
     line = str(error)
     assert len(line.splitlines()) == 1 and line.isprintable(), line
     return line
@@ -119,7 +117,7 @@ def test_an_ordinary_name_is_taken_as_it_is(name: str, tmp_path: Path):
 
 
 def hostile_manifest(name: str) -> str:
-    """A manifest as somebody would forge it: its checksum is right."""
+    """A forged manifest with a correct checksum."""
     file = StoredFile(sha256=hashlib.sha256(DATA).hexdigest(), size=len(DATA))
     fields: dict[str, Any] = {
         "id": ID,
@@ -177,7 +175,7 @@ def test_an_identity_is_a_folder_of_the_store_or_refused(name: str, tmp_path: Pa
     try:
         path = Store(tmp_path).path(name)
     except ValueError as error:
-        assert "is no identity of an artifact; `erpd lineage CAMPAIGN:ROLE` prints some" in refused(
+        assert "is not the identity of an artifact; `erpd lineage CAMPAIGN:ROLE` prints" in refused(
             error
         )
     else:
@@ -202,7 +200,7 @@ def test_a_hub_lock_names_only_files_of_the_cache(name: str, home: Path):
     before = outside(home.parent, lock_path().parent)
     with pytest.raises(ValueError) as caught:
         draw_problems("prompts", HubProblems(id="some/one", files=("*",)), 0)
-    assert f"{lock_path()} is not readable; mend or remove it" in refused(caught.value)
+    assert f"{lock_path()} is not readable; fix or remove it" in refused(caught.value)
     assert outside(home.parent, lock_path().parent) == before
 
 
@@ -210,7 +208,7 @@ def test_a_hub_lock_names_only_files_of_the_cache(name: str, home: Path):
 def test_a_hub_commit_or_revision_is_a_plain_name(name: str, home: Path):
     lock_path().parent.mkdir(parents=True)
     lock_path().write_text(json.dumps({"some/one@main": {"commit": name, "listing": ["a.jsonl"]}}))
-    with pytest.raises(ValueError, match="is not readable; mend or remove it"):
+    with pytest.raises(ValueError, match="is not readable; fix or remove it"):
         draw_problems("prompts", HubProblems(id="some/one"), 0)
     lock_path().unlink()
     before = outside(home.parent, lock_path().parent)
@@ -240,8 +238,8 @@ def study(path: Path, arm: str) -> str:
 
 
 def test_a_study_with_plain_names_is_read(tmp_path: Path):
-    found = load_study(study(tmp_path / "mine.yaml", "two"))
-    assert (found.name, [arm.name for arm in found.arms]) == ("mine", ["one", "two"])
+    loaded = load_study(study(tmp_path / "mine.yaml", "two"))
+    assert (loaded.name, [arm.name for arm in loaded.arms]) == ("mine", ["one", "two"])
 
 
 @names
@@ -300,9 +298,7 @@ COMMANDS = {
 
 @pytest.fixture
 def written(home: Path) -> Path:
-    """A home with a campaign in its registry, and an artifact in its store that no campaign
-    holds on to.
-    """
+    """A home with a campaign in its registry, and an artifact that no campaign holds."""
     registry = Registry(f"sqlite:///{home}/registry.db")
     registry.campaign_started(
         "night-0123456789", "night", "tiny", load_recipe("tiny").model_dump(mode="json")
@@ -319,7 +315,7 @@ def written(home: Path) -> Path:
 
 
 def rows(home: Path) -> list[str]:
-    """Everything the registry holds."""
+    """Everything in the registry, as SQL statements."""
     with sqlite3.connect(home / "registry.db") as database:
         return list(database.iterdump())
 
@@ -338,17 +334,19 @@ def test_a_command_finds_nothing_by_such_a_name_and_changes_nothing(
     before, there = rows(written), outside(written.parent, written)
     wrong: dict[str, object] = {}
     for what, name in ASKED.items():
-        monkeypatch.setattr(sys, "argv", ["erpd", *(one.replace("NAME", name) for one in command)])
+        monkeypatch.setattr(
+            sys, "argv", ["erpd", *(word.replace("NAME", name) for word in command)]
+        )
         with pytest.raises(SystemExit) as ended:
             main()
-        told = capfd.readouterr()
-        line = told.err.removesuffix("\n")
+        output = capfd.readouterr()
+        line = output.err.removesuffix("\n")
         if (
-            (ended.value.code, told.out) != (2, "")
+            (ended.value.code, output.out) != (2, "")
             or not line.isprintable()
             or not 20 < len(line) < 2100
         ):
-            wrong[what] = (ended.value.code, told)
+            wrong[what] = (ended.value.code, output)
     for key in os.environ.keys() - environment.keys():
         monkeypatch.delenv(key)
     assert not wrong

@@ -1,6 +1,4 @@
-"""Text of models, data and other people, where it is shown: it stays text, in one line and
-bounded, and nothing obeys it.
-"""
+"""Hostile text from models, data and users is shown as bounded text in one line, never obeyed."""
 
 from __future__ import annotations
 
@@ -56,16 +54,14 @@ TEXTS = {
 }
 UNSEEN = ("\x1b", "\x07", "\x9b", "\r", "\u202e", "\u2066", "\u200f", "\u2028", "\x0b")
 NAME = 200
-"""Characters of a benchmark's name: pictures carry it."""
+"""Characters of the text that are used as a benchmark's name, which pictures show."""
 MARKED = {"script", "img", "a", "h1", "ul", "li", "pre", "code", "hr", "strong", "em", "s"}
 
 texts = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
 
 class Written:
-    """A campaign all of whose free texts, and the names that data give, are the same hostile
-    one.
-    """
+    """A campaign whose free texts and names from data are all the same hostile text."""
 
     def __init__(self, folder: Path, text: str) -> None:
         self.registry, self.store = (
@@ -105,10 +101,10 @@ def harmless(page: Page, text: str) -> None:
     assert not page.names & {"script", "object", "iframe", "textarea"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert not [
-        one
+        value
         for _, attributes in page.tags
-        for one in attributes.values()
-        if one and one.startswith(("javascript", "http"))
+        for value in attributes.values()
+        if value and value.startswith(("javascript", "http"))
     ]
     assert not [letter for letter in UNSEEN if letter in page.source], ascii(text[:80])
     assert all(
@@ -122,7 +118,7 @@ def test_the_report_of_a_campaign_shows_it(text: str, tmp_path: Path):
     page = Written(tmp_path, text).page(tmp_path / "out")
     harmless(page, text)
     if text.isprintable():
-        assert page.text.count(text) >= 3  # description, reason, why of the other
+        assert page.text.count(text) >= 3  # description, reason, alternative
 
 
 @pytest.mark.slow
@@ -146,7 +142,7 @@ def test_the_report_of_a_study_shows_it(text: str, study_lab: Lab):
 
 
 def rendered(source: str, folder: Path) -> Page:
-    """As a viewer that lets HTML through would show it: the worst there is."""
+    """Markdown rendered as by the worst viewer, which passes HTML through."""
     path = folder / "rendered.html"
     path.write_text(
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source),
@@ -164,7 +160,7 @@ def test_it_is_one_cell_of_a_table(text: str, tmp_path: Path):
 
 
 def test_addresses_are_no_links_where_they_stand_bare():
-    """As GitHub's kind of Markdown, which Prefect shows, makes them."""
+    """GitHub's Markdown, which Prefect shows, would turn bare addresses into links."""
     assert (
         markdown("see https://a.bc, www.a.bc, me@a.bc") == r"see https\://a.bc, www\.a.bc, me\@a.bc"
     )
@@ -182,13 +178,13 @@ def test_a_line_begins_no_block(text: str, tmp_path: Path):
 
 @texts
 def test_artifacts_of_a_run_hold_no_markup_of_it(text: str, tmp_path: Path):
-    one = Written(tmp_path, text)
-    rows = table_rows(one.registry, "tiny-1")
+    campaign = Written(tmp_path, text)
+    rows = table_rows(campaign.registry, "tiny-1")
     sides = {**rows[0].report.model_dump(mode="json"), "comparison": {}}
     sources = {
         "campaign": campaign_markdown(rows),
-        "study": study_markdown(study_rows(one.registry, {"ce": "tiny-1"})),
-        "evidence": evidence_text(one.decision.evidence, one.decision),
+        "study": study_markdown(study_rows(campaign.registry, {"ce": "tiny-1"})),
+        "evidence": evidence_text(campaign.decision.evidence, campaign.decision),
         "evaluation": evaluation_markdown(sides, EvaluationForm(model=text)),
     }
     for name, source in sources.items():
@@ -206,7 +202,7 @@ def test_artifacts_of_a_run_hold_no_markup_of_it(text: str, tmp_path: Path):
 
 
 def printed(what: Any) -> str:
-    """On a terminal with colours; its own orders are not looked at."""
+    """Output on a terminal, without the console's own colour codes."""
     file = io.StringIO()
     console = Console(
         file=file, width=10_000, force_terminal=True, color_system=None, legacy_windows=False
@@ -226,14 +222,16 @@ def calm(shown: str, text: str) -> None:
 
 @texts
 def test_the_tree_and_tables_show_it_on_a_terminal(text: str, tmp_path: Path):
-    one = Written(tmp_path, text)
+    campaign = Written(tmp_path, text)
     tree = printed(
-        lineage_tree(lineage_lines(one.registry, resolve_artifact(one.registry, "policy-student")))
+        lineage_tree(
+            lineage_lines(campaign.registry, resolve_artifact(campaign.registry, "policy-student"))
+        )
     )
     assert "policy-student" in tree and len(tree.splitlines()) == 1 and len(tree) < 4 * SHOWN
     calm(tree, text)
-    calm(printed(rich_table(table_rows(one.registry, "tiny-1"))), text)
-    calm(printed(campaign_table(campaign_summaries(one.registry))), "")
+    calm(printed(rich_table(table_rows(campaign.registry, "tiny-1"))), text)
+    calm(printed(campaign_table(campaign_summaries(campaign.registry))), "")
 
 
 @texts

@@ -1,5 +1,6 @@
-"""Identity is what was asked, of what, by which version. Hardware, paths, homes, labels and
-worker counts never enter it.
+"""An identity is the spec, the inputs and the version.
+
+Hardware, paths, homes, labels and worker counts never enter it.
 """
 
 # ruff: noqa: E501 (the table of changes has a row for each stage)
@@ -197,7 +198,7 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-"""Changes of a stage that change how it is done or called, not what is asked."""
+"""Changes of how a stage is computed or labeled, which do not change its spec."""
 
 ASKED: dict[str, list[dict[str, Any]]] = {
     "ImportPolicy": [
@@ -431,9 +432,7 @@ def test_every_stage_of_the_project_is_in_these_tests():
 
 
 def test_resources_do_not_affect_identity():
-    """The same campaign on any machine, with any engine, device, budget or number of workers, is
-    the same campaign.
-    """
+    """A campaign is the same on any machine, with any engine, device, budget or workers."""
     assert set(OTHER_RUNTIME) == set(RuntimeConfig.model_fields), (
         "a new field of the runtime belongs in this test"
     )
@@ -470,14 +469,14 @@ def test_how_and_where_a_stage_is_done_does_not_affect_its_identity(name: str):
 @pytest.mark.parametrize("name", sorted(ASKED))
 def test_whatever_is_asked_of_a_stage_affects_its_identity(name: str):
     stage = STAGES[name]
-    found = [stage.model_copy(update=change).identity() for change in ASKED[name]]
-    assert len({stage.identity(), *found}) == 1 + len(found), [
-        c for c, one in zip(ASKED[name], found, strict=True) if one == stage.identity()
+    others = [stage.model_copy(update=change).identity() for change in ASKED[name]]
+    assert len({stage.identity(), *others}) == 1 + len(others), [
+        c for c, identity in zip(ASKED[name], others, strict=True) if identity == stage.identity()
     ]
 
 
 def test_a_teacher_without_a_critic_is_asked_as_before_there_were_critics():
-    """Its inputs name no values, so what was computed before stays found."""
+    """Its inputs name no values, so results from before keep their identity."""
     assert STAGES["TrainTeacher"].inputs() == {
         "init": "policy-a",
         "rollouts": "rollouts-a",
@@ -572,12 +571,12 @@ def test_whatever_is_asked_of_a_campaign_affects_its_identity():
         "distill.kl_budget_of_teacher=null",
     ]
     base = campaign_id(load_recipe("tiny", common))
-    found = {
+    identities = {
         override: campaign_id(load_recipe("tiny", [*common, override]))
         for override in ASKED_OF_A_CAMPAIGN
     }
-    assert [override for override, one in found.items() if one == base] == []
-    assert len(set(found.values())) == len(found)
+    assert [override for override, identity in identities.items() if identity == base] == []
+    assert len(set(identities.values())) == len(identities)
 
 
 # -------------------------------------------------------------------------------------------- paths
@@ -587,8 +586,8 @@ def test_where_a_model_lies_does_not_affect_what_is_imported(tmp_path: Path):
     places = [
         Path(shutil.copytree(ASSETS / "tiny-base", tmp_path / name)) for name in ("one", "two")
     ]
-    found = {import_policy(DirectoryModel(path=str(place))).identity() for place in places}
-    assert found == {import_policy(EmbeddedModel()).identity()}
+    identities = {import_policy(DirectoryModel(path=str(place))).identity() for place in places}
+    assert identities == {import_policy(EmbeddedModel()).identity()}
 
 
 def test_where_a_file_lies_does_not_affect_what_is_drawn(tmp_path: Path):
@@ -612,9 +611,7 @@ def campaign_from(model: Path, data: Path) -> CampaignConfig:
 
 
 def test_where_model_and_data_lie_does_not_affect_the_campaign(tmp_path: Path):
-    """Moved or mounted elsewhere they are the same bytes: the killed campaign must be found
-    again.
-    """
+    """Moved or mounted elsewhere, the bytes are the same: a killed campaign must be found again."""
     for name in ("one", "two"):
         shutil.copytree(ASSETS / "tiny-base", tmp_path / name)
         (tmp_path / name / "p.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
@@ -625,9 +622,7 @@ def test_where_model_and_data_lie_does_not_affect_the_campaign(tmp_path: Path):
 
 
 def test_other_bytes_in_the_same_place_are_another_campaign(tmp_path: Path):
-    """The campaign's page, its MLflow run and its report must not mix two models that lay in one
-    directory one after the other.
-    """
+    """Page, MLflow run and report must not mix two models that used one directory in turn."""
     shutil.copytree(ASSETS / "tiny-base", tmp_path / "one")
     data = tmp_path / "p.jsonl"
     data.write_text('{"problem": "1+1", "answer": "2"}\n')

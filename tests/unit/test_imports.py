@@ -1,6 +1,4 @@
-"""The rule of direction, held by a machine: `deployments -> flows -> tasks -> erpd_core`, and
-who may import what.
-"""
+"""The import contracts hold: `deployments -> flows -> tasks -> erpd_core`, and heavy packages."""
 
 import json
 import shutil
@@ -25,7 +23,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def layer_packages() -> list[str]:
-    """Folder of every package or module that a layers contract names."""
+    """The folder of every package or module that a layers contract names."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     return [
         f"{container}/{name.strip()}"
@@ -37,7 +35,7 @@ def layer_packages() -> list[str]:
 
 
 def modules_after(statement: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds once `statement` has run."""
+    """Top-level modules that a fresh interpreter has loaded after `statement`."""
     code = (
         f"{statement}\nimport json, sys; print(json.dumps(sorted({{name.partition('.')[0] for "
         f"name in sys.modules}})))"
@@ -67,14 +65,14 @@ def test_the_import_rules_hold():
         ("tasks/host/verb.py", "import mlflow", "mlflow only in tasks.tracking"),
         ("flows/steps/composition.py", "import ray", "Ray only in tasks.execution"),
         ("tasks/host/verb.py", "import vllm", "vLLM only in tasks.engines"),
-        ("tasks/store/store.py", "import tasks.engines", "the floors of tasks"),
+        ("tasks/store/store.py", "import tasks.engines", "layers of tasks"),
         (
             "tasks/training/late.py",
             "def late():\n    import tasks.evaluation",
-            "the floors of tasks",
+            "layers of tasks",
         ),
-        ("flows/steps/early.py", "import flows.campaign", "the floors of flows"),
-        ("tasks/store/one.py", "import tasks.store.other", "no circle, at any depth"),
+        ("flows/steps/early.py", "import flows.campaign", "layers of flows"),
+        ("tasks/store/one.py", "import tasks.store.other", "no import cycles, at any depth"),
     ],
 )
 def test_a_broken_rule_is_noticed(tmp_path: Path, module: str, statement: str, broken: str):
@@ -110,8 +108,9 @@ def test_no_module_of_the_method_loads_anything_heavy():
 
 
 def test_every_test_file_has_its_own_name():
-    """Two of one name in folders that are no packages cannot be collected in one run; the quick
-    run collects one of the folders only.
+    """pytest cannot collect two files of one name from folders that are not packages in one run.
+
+    The quick run would miss this, because it collects only one of the folders.
     """
     loose = [
         path

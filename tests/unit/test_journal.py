@@ -1,6 +1,4 @@
-"""Sampling that was cut off goes on at the sample, and more samples of a question rest on the
-fewer that are stored.
-"""
+"""Interrupted sampling resumes at the next sample, and more samples reuse the stored fewer."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "a.journal"
 
 
-def found(path: Path, redo: float = 0) -> dict[SampleIndex, Sample]:
+def read_journal(path: Path, redo: float = 0) -> dict[SampleIndex, Sample]:
     with Journal(path, redo) as journal:
         return journal.found
 
@@ -52,8 +50,8 @@ def first(count: int) -> dict[SampleIndex, Sample]:
 
 
 def test_what_was_written_is_found(path: Path):
-    assert found(path) == SAMPLES
-    assert found(path.with_name("none.journal")) == {}
+    assert read_journal(path) == SAMPLES
+    assert read_journal(path.with_name("none.journal")) == {}
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
@@ -62,29 +60,29 @@ def test_a_torn_last_line_is_not_believed_and_what_is_written_next_is(path: Path
     with Journal(path, redo=0) as journal:
         assert journal.found == first(5)
         journal.write((2, 1), SAMPLES[2, 1])
-    assert found(path) == SAMPLES
+    assert read_journal(path) == SAMPLES
 
 
 def test_a_damaged_line_ends_what_is_believed(path: Path):
     lines = path.read_bytes().splitlines(keepends=True)
     flip_a_bit(path, (len(b"".join(lines[:3])) + 12) / path.stat().st_size)
-    assert found(path) == first(3)
+    assert read_journal(path) == first(3)
 
 
 def test_a_cheap_attempt_is_forgotten(path: Path):
-    assert found(path, redo=60) == {}
+    assert read_journal(path, redo=60) == {}
     assert path.stat().st_size == 0
 
 
 def test_time_adds_up_over_attempts(tmp_path: Path):
-    """Three attempts of 0.05 s: each alone would be cheap."""
+    """Three attempts of 0.05 s; each alone would count as cheap."""
     import time
 
     for place, sample in list(SAMPLES.items())[:3]:
         with Journal(tmp_path / "a", redo=0) as journal:
             time.sleep(0.05)
             journal.write(place, sample)
-    assert found(tmp_path / "a", redo=0.15) == first(3)
+    assert read_journal(tmp_path / "a", redo=0.15) == first(3)
 
 
 def test_a_tail_counts_what_another_writes(tmp_path: Path):
@@ -96,10 +94,10 @@ def test_a_tail_counts_what_another_writes(tmp_path: Path):
         journal.write((0, 0), SAMPLES[0, 0])
         assert (tail.read().responses, tail.tokens) == (2, 12)
     with Journal(tmp_path / "a", redo=60) as journal:
-        assert (tail.read().responses, tail.tokens) == (0, 0), "begun anew"
+        assert (tail.read().responses, tail.tokens) == (0, 0), "the journal was restarted"
 
 
-# ----------------------------------------------------------------------------------------- going on
+# ----------------------------------------------------------------------------------------- resuming
 
 
 def stage(world: World, samples: int = 8) -> SampleRollouts:
@@ -115,8 +113,9 @@ def store(world: World, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[SampleIndex]:
-    """Every response that is sampled, in order; the place `(-1, n)` put there first stops the
-    work after the n-th, as Ctrl-C would.
+    """The places of all sampled responses, in order.
+
+    A first entry `(-1, n)` interrupts the work after the n-th response, as Ctrl-C would.
     """
     places: list[SampleIndex] = []
     write = Journal.write
@@ -151,12 +150,13 @@ def cut_off(store: Store, stage: SampleRollouts, written: list[SampleIndex], aft
 def test_a_shard_that_was_cut_off_goes_on_with_its_unfinished_samples(
     world: World, store: Store, written: list[SampleIndex]
 ):
-    """Cut off in its second shard of three. The rest has another batch shape, so some draw in a
-    hundred may fall differently.
+    """Interrupted in the second shard of three.
+
+    The rest has another batch shape, so up to one draw in a hundred may differ.
     """
     cut_off(store, stage(world), written, after=24 * 8 + 100)
     ref = get_or_compute(stage(world), context(store, redo_seconds=0))
-    assert len(written) == 64 * 8 - 24 * 8 - 100, "none twice"
+    assert len(written) == 64 * 8 - 24 * 8 - 100, "no response is sampled twice"
     ours, theirs = rows(store, ref), rows(world.store, world.rollouts)
     differing = [a["problem"] for a, b in zip(ours, theirs, strict=True) if a != b]
     assert len(differing) <= len(theirs) // 100
@@ -168,7 +168,7 @@ def test_a_shard_that_was_cheap_is_sampled_again_to_the_same_bytes(
 ):
     cut_off(store, stage(world), written, after=24 * 8 + 100)
     ref = get_or_compute(stage(world), context(store))
-    assert len(written) == 40 * 8, "the shard in hand and the one after it"
+    assert len(written) == 40 * 8, "the interrupted shard and the next one"
     assert store.manifest(ref.id).files == world.store.manifest(world.rollouts.id).files
 
 
@@ -179,11 +179,11 @@ def test_progress_goes_on_from_where_it_was(
 
     cut_off(store, stage(world), written, after=24 * 8 + 100)
     get_or_compute(stage(world), context(store, tmp_path / "events.jsonl", redo_seconds=0))
-    told = [event for event in follow(tmp_path / "events.jsonl", 0)[0] if "done" in event]
-    assert told[0]["done"] == 24 * 8 + 100
-    assert [event["done"] for event in told] == sorted(event["done"] for event in told)
-    assert (told[-1]["done"], told[-1]["total"]) == (512, 512)
-    assert any(event["info"].get("tokens/s", 0) > 0 for event in told)
+    updates = [event for event in follow(tmp_path / "events.jsonl", 0)[0] if "done" in event]
+    assert updates[0]["done"] == 24 * 8 + 100
+    assert [event["done"] for event in updates] == sorted(event["done"] for event in updates)
+    assert (updates[-1]["done"], updates[-1]["total"]) == (512, 512)
+    assert any(event["info"].get("tokens/s", 0) > 0 for event in updates)
 
 
 # ------------------------------------------------------------------------- fewer samples, then more
@@ -211,27 +211,27 @@ def test_what_was_cheap_is_not_rested_on(world: World, store: Store, written: li
     assert len(written) == 64 * 12
 
 
-# ----------------------------------------------------------------------------- what is asked of Ray
+# ---------------------------------------------------------------------------------- requests to Ray
 
 
 def test_a_stage_that_waits_for_samplers_asks_nothing_they_need(world: World):
     score = ScoreRollouts(policy=world.base, rollouts=world.rollouts)
-    alone, apart = RuntimeConfig(cpus=8, gpus=2), RuntimeConfig(cpus=8, gpus=2, samplers=4)
+    alone, with_samplers = RuntimeConfig(cpus=8, gpus=2), RuntimeConfig(cpus=8, gpus=2, samplers=4)
     assert (
         request_for(stage(world), alone)
         == request_for(score, alone)
-        == request_for(score, apart)
+        == request_for(score, with_samplers)
         == ResourceRequest(8, 2)
     )
-    assert request_for(stage(world), apart) == ResourceRequest(0, 0)
+    assert request_for(stage(world), with_samplers) == ResourceRequest(0, 0)
     assert request_for(
         stage(world), RuntimeConfig(cpus=8, ray="off", samplers=4)
     ) == ResourceRequest(8, 0)
-    scored = RuntimeConfig(cpus=8, gpus=2, scorers=4)
+    with_scorers = RuntimeConfig(cpus=8, gpus=2, scorers=4)
     assert (
-        request_for(score, scored),
-        scorer_request(scored),
-        request_for(stage(world), scored),
+        request_for(score, with_scorers),
+        scorer_request(with_scorers),
+        request_for(stage(world), with_scorers),
     ) == (
         ResourceRequest(0, 0),
         ResourceRequest(2, 1),

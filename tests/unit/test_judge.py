@@ -1,6 +1,4 @@
-"""The judge against a real local server of the chat-completions format, whose judges are
-scripted (tests/chat_server.py).
-"""
+"""The judge against a local chat-completions server with scripted judges (tests/chat_server.py)."""
 
 from __future__ import annotations
 
@@ -152,10 +150,8 @@ def test_a_spent_budget_leaves_the_rest_unjudged_and_says_so(
         assert report.calls == len(server.prompts) == (0 if limit == "max_seconds" else 5)
         judged = 0 if limit == "max_seconds" else 2
         assert report.outcomes == ["same"] * judged + ["unjudged"] * (6 - judged)
-        whole = judge_answers(many(6), config(server.endpoint, concurrency=1), tmp_path)
-    assert (
-        whole.outcomes == ["same"] * 6 and whole.calls == 12 - report.calls and whole.spent is None
-    )
+        full = judge_answers(many(6), config(server.endpoint, concurrency=1), tmp_path)
+    assert full.outcomes == ["same"] * 6 and full.calls == 12 - report.calls and full.spent is None
 
 
 INJECTIONS = [
@@ -259,12 +255,12 @@ def test_a_config_takes_a_plain_url_and_its_question_says_nothing_of_where() -> 
     ):
         with pytest.raises(ValueError, match="endpoint"):
             config(bad)
-    one, other = (
+    here, there = (
         config("http://a/v1/chat/completions"),
         config("http://b:1/v1/", key_env="K", concurrency=1, timeout=1, retries=0),
     )
-    assert one.endpoint == "http://a/v1" and one.spec() == other.spec()
-    assert one.spec() != config("http://a/v1", max_calls=1).spec()
+    assert here.endpoint == "http://a/v1" and here.spec() == there.spec()
+    assert here.spec() != config("http://a/v1", max_calls=1).spec()
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -340,6 +336,6 @@ def test_shared_judge_cases_go_through(tmp_path: Path) -> None:
         rules_only = counts["correct"]
         assert counts["rows"] == 18 and counts["different"] + counts["unsent"] == 18 - rules_only
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    # rules alone call nothing wrong correct
+    # this judge accepts nothing: the rules alone call no wrong answer correct
     assert all(row["expected"] for row in rows if row["verdict"] == "correct")
     assert time.monotonic() - began < 120

@@ -1,6 +1,4 @@
-"""The judge inside an evaluation: real rollouts of the embedded world, a scripted judge behind a
-real local server.
-"""
+"""The judge in an evaluation: real rollouts of the tiny world, and a scripted judge on a server."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home, and so a cache of replies, of the test's own."""
+    """The test's own home, and so its own cache of replies."""
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     return tmp_path
 
@@ -56,7 +54,7 @@ def test_what_the_judge_turns_counts_and_the_rollout_stays_as_it_was(world: Worl
     wrong = [row for row in rows if row["verdict"] != "correct"]
     before = outcomes(world.store, world.rollouts)
     with serving("yes") as server:
-        found = get_or_compute(
+        judged = get_or_compute(
             JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "always-yes")),
             world.context,
         )
@@ -67,10 +65,10 @@ def test_what_the_judge_turns_counts_and_the_rollout_stays_as_it_was(world: Worl
         if row["text"].rpartition("#")[2].strip()
     }
     sent = sum(bool("#" in row["text"] and row["text"].rpartition("#")[2].strip()) for row in wrong)
-    assert sent > 20, "the base errs often enough to say something"
-    assert found.outcomes["same"] == sent and found.outcomes["unsent"] == len(wrong) - sent
-    assert asked == found.calls == 2 * len({pair for pair in answers if pair[1]})
-    after = judged_outcomes(world.store, world.rollouts, found)
+    assert sent > 20, "the base must err often enough for this test"
+    assert judged.outcomes["same"] == sent and judged.outcomes["unsent"] == len(wrong) - sent
+    assert asked == judged.calls == 2 * len({pair for pair in answers if pair[1]})
+    after = judged_outcomes(world.store, world.rollouts, judged)
     assert sum(map(sum, after.values())) == sum(map(sum, before.values())) + sent
     assert outcomes(world.store, world.rollouts) == before and list(after) == list(before)
 
@@ -100,13 +98,13 @@ def test_a_spent_budget_is_recorded_and_a_larger_one_asks_only_the_rest(world: W
             ),
             world.context,
         )
-        whole = get_or_compute(
+        full = get_or_compute(
             JudgeRollouts(rollouts=world.rollouts, judge=judge(server.endpoint, "costly")),
             world.context,
         )
-        assert len(server.prompts) == short.calls + whole.calls
+        assert len(server.prompts) == short.calls + full.calls
     assert short.spent == "max_calls" and short.calls == 6 and short.outcomes["unjudged"] > 0
-    assert whole.spent is None and whole.outcomes["unjudged"] == 0
+    assert full.spent is None and full.outcomes["unjudged"] == 0
 
 
 def test_where_a_judge_is_enters_no_identity_and_who_it_is_does(world: World) -> None:

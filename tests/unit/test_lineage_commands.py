@@ -1,6 +1,4 @@
-"""`erpd lineage`, `campaigns` and `compare`: what they say of campaigns written the way flows
-write them, and of a real one.
-"""
+"""`erpd lineage`, `campaigns` and `compare` on campaigns recorded as flows record them."""
 
 from __future__ import annotations
 
@@ -23,14 +21,12 @@ from flows.recipes.load import load_recipe
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two campaigns, whose base and problems are the same; tests of commands that only read
-    share it.
-    """
-    one = Written(tmp_path_factory.mktemp("home"))
-    one.campaign("night", NIGHT, ["teacher.steps=40"])
-    one.campaign("noon", NOON, ["teacher.steps=20", "teacher.loss={kind: sapo}"])
-    one.registry.close()
-    return one.home
+    """A home with two campaigns of one base and the same problems, for commands that only read."""
+    campaigns = Written(tmp_path_factory.mktemp("home"))
+    campaigns.campaign("night", NIGHT, ["teacher.steps=40"])
+    campaigns.campaign("noon", NOON, ["teacher.steps=20", "teacher.loss={kind: sapo}"])
+    campaigns.registry.close()
+    return campaigns.home
 
 
 # ------------------------------------------------------------------------------------------ lineage
@@ -39,8 +35,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_tree_says_what_made_a_student(written: Written):
     night = written.campaign("night", NIGHT)
     student = written.policy(night, 2, "student")
-    found = lineage_lines(written.registry, resolve_artifact(written.registry, "night:2.student"))
-    text = shown(lineage_tree(found)).splitlines()
+    entries = lineage_lines(written.registry, resolve_artifact(written.registry, "night:2.student"))
+    text = shown(lineage_tree(entries)).splitlines()
     assert text[0].startswith(
         f"{student}  student, step 16, test 95.8 %, 12.5 s  S1: the teacher is better"
     )
@@ -49,7 +45,7 @@ def test_the_tree_says_what_made_a_student(written: Written):
     )
     first = written.policy(night, 1, "student")
     assert sum(first in line for line in text) > 2, (
-        "the start of the batch, of the teacher, of the student, and of a column"
+        "the batch, the teacher, the student and a column start from it"
     )
     opened = [line for line in text if first in line and "(above)" not in line]
     assert len(opened) == 1 and "test 83.3 %" in opened[0]
@@ -58,11 +54,11 @@ def test_the_tree_says_what_made_a_student(written: Written):
         for line in text
     )
     assert any("6 problems" in line for line in text)
-    assert len(text) == len(found)
+    assert len(text) == len(entries)
 
-    indents = [one.line.depth for one in found]
+    indents = [entry.line.depth for entry in entries]
     assert [line.index(line.lstrip("│├└─ \xa0")) // 4 for line in text] == indents, (
-        "what stands below is what it was made from"
+        "the lines below an artifact are its inputs"
     )
 
 
@@ -189,7 +185,10 @@ def test_campaigns_are_listed_with_how_far_they_came(written: Written):
     assert 0 < first.seconds < 60
 
     written.registry.forget(noon)
-    assert [one.campaign.id for one in campaign_summaries(written.registry)] == ["c-1", night]
+    assert [summary.campaign.id for summary in campaign_summaries(written.registry)] == [
+        "c-1",
+        night,
+    ]
     text = shown(campaign_table(campaign_summaries(written.registry, forgotten=True)))
     (row,) = [line for line in text.splitlines() if line.strip().startswith(noon)]
     assert "completed (forgotten)" in row and "75.0 [" in row and " 0.125 " in row
@@ -197,7 +196,9 @@ def test_campaigns_are_listed_with_how_far_they_came(written: Written):
 
 def test_the_interval_of_a_mean_over_benchmarks_adds_their_sides_in_squares(written: Written):
     written.campaign("night", NIGHT[:2])
-    (row,) = [one.student for one in campaign_summaries(written.registry) if one.student]
+    (row,) = [
+        summary.student for summary in campaign_summaries(written.registry) if summary.student
+    ]
     score = row.report.scores["test"].model_copy(update={"avg": 0.5, "ci95": (0.2, 0.9)})
     other = score.model_copy(update={"avg": 0.9, "ci95": (0.5, 1.0)})
     both = row.report.model_copy(update={"scores": {"a": score, "b": other}})
@@ -214,7 +215,9 @@ def test_the_command_lists_campaigns(home: Path, tmp_path: Path):
         name for name in ("noon-0123456789", "night-0123456789") if name in text
     ] and text.index("noon-") < text.index("night-")
     listed = json.loads(erpd("campaigns", "--json", home=home).stdout)["campaigns"]
-    assert [(one["id"], one["status"], one["iterations"]) for one in listed] == [
+    assert [
+        (campaign["id"], campaign["status"], campaign["iterations"]) for campaign in listed
+    ] == [
         ("noon-0123456789", "completed", 1),
         ("night-0123456789", "completed", 2),
     ]
@@ -256,59 +259,63 @@ def test_configs_differ_key_by_key():
 def test_last_students_on_the_same_problems_are_compared_problem_by_problem(written: Written):
     written.campaign("night", NIGHT, ["teacher.steps=40"])
     written.campaign("noon", NOON, ["teacher.steps=20"])
-    found = compare_campaigns(written.registry, written.store, "night", "noon")
-    assert found.config == {"teacher.steps": (40, 20)}
-    assert [(pair.name, pair.a is not None, pair.b is not None) for pair in found.pairs] == [
+    comparison = compare_campaigns(written.registry, written.store, "night", "noon")
+    assert comparison.config == {"teacher.steps": (40, 20)}
+    assert [(pair.name, pair.a is not None, pair.b is not None) for pair in comparison.pairs] == [
         *(("base", True, True), ("teacher 1", True, True), ("student 1", True, True)),
         *(("teacher 2", True, False), ("student 2", True, False)),
     ]
-    (one,) = found.differences
+    (change,) = comparison.differences
     gains = [1 / 4, 1 / 4, 1 / 4, 1 / 4, 1 / 4, 0]  # [4, 4, 4, 4, 4, 3] against [3, 3, 3, 3, 3, 3]
     mean = sum(gains) / 6
     error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / 5 / 6)
-    assert one.paired is not None and one.difference == pytest.approx(mean)
-    assert one.ci95 == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
-    assert one.paired["p_value"] == pytest.approx(2 / 2**5), "all five signs alike, either way"
-    assert found.tree()["last_students"]["a"] == "student 2"
+    assert change.paired is not None and change.difference == pytest.approx(mean)
+    assert change.ci95 == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
+    assert change.paired["p_value"] == pytest.approx(2 / 2**5), "all five signs agree, two-sided"
+    assert comparison.tree()["last_students"]["a"] == "student 2"
 
 
 def test_students_measured_on_other_problems_or_no_more_are_taken_as_independent(written: Written):
     written.campaign("night", NIGHT)
     noon = written.campaign("noon", NOON, seed=1)
-    (one,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
+    (change,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
     students = (
         written.policy("night-0123456789", 2, "student"),
         written.policy(noon, 1, "student"),
     )
     rows = [written.registry.scores(policy)["test"][0] for policy in students]
     halves = [max(row.ci95[1] - row.avg, row.avg - row.ci95[0]) for row in rows]
-    assert (one.paired, one.why_not) == (None, "they were measured on other problems")
-    assert one.difference == pytest.approx(rows[0].avg - rows[1].avg)
-    assert one.ci95 == pytest.approx(
-        (one.difference - math.hypot(*halves), one.difference + math.hypot(*halves))
+    assert (change.paired, change.why_not) == (None, "they were measured on different problems")
+    assert change.difference == pytest.approx(rows[0].avg - rows[1].avg)
+    assert change.ci95 == pytest.approx(
+        (change.difference - math.hypot(*halves), change.difference + math.hypot(*halves))
     )
 
     shutil.rmtree(written.store.root / "evaluation")
-    (one,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
-    assert "not in the store any more" in one.why_not
+    (change,) = compare_campaigns(written.registry, written.store, "night", "noon").differences
+    assert "no longer in the store" in change.why_not
 
 
 def test_campaigns_without_students_are_compared_as_far_as_they_came(written: Written):
     night = written.campaign("night", NIGHT)
     written.registry.campaign_started("c-1", "c", "tiny", {})
-    found = compare_campaigns(written.registry, written.store, night, "c-1")
-    assert found.differences == () and found.students[1] is None and len(found.pairs) == 5
-    json.dumps(found.tree())
+    comparison = compare_campaigns(written.registry, written.store, night, "c-1")
+    assert (
+        comparison.differences == ()
+        and comparison.students[1] is None
+        and len(comparison.pairs) == 5
+    )
+    json.dumps(comparison.tree())
 
 
 @pytest.mark.slow
 def test_the_command_compares(home: Path):
     text = erpd("compare", "night", "noon", home=home).stdout
-    said = json.loads(erpd("compare", "night", "noon", "--json", home=home).stdout)
-    assert said["config"]["teacher.steps"] == {"a": 40, "b": 20} and said["config"][
+    comparison = json.loads(erpd("compare", "night", "noon", "--json", home=home).stdout)
+    assert comparison["config"]["teacher.steps"] == {"a": 40, "b": 20} and comparison["config"][
         "teacher.loss.kind"
     ] == {"a": "ce", "b": "sapo"}
-    assert said["last_students"]["a_minus_b"]["test"]["paired"] is True
+    assert comparison["last_students"]["a_minus_b"]["test"]["paired"] is True
     assert "teacher.steps" in text and "A's student 2 minus B's student 1 is +20.8 points" in text
     assert "p = 0.0625: within noise, paired over 6 problems" in text
     assert "no campaign 'dawn'" in refused(erpd("compare", "night", "dawn", home=home))

@@ -1,5 +1,6 @@
-"""The loads of `scripts.load`, small: nothing is lost, and what is answered is right. How fast
-that is, is measured elsewhere.
+"""Small runs of the load tests in `scripts.load`: nothing is lost, and results are right.
+
+Speed is measured elsewhere.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ def test_a_registry_of_many_campaigns_answers_right(registry_url: str, tmp_path:
     store = Store(tmp_path / "store")
     with closing(Registry(registry_url)) as registry:
         assert len(registry.campaigns()) == COUNT and registry.unfinished() == []
-        assert [one.campaign.id for one in campaign_summaries(registry, last=3)] == [
+        assert [summary.campaign.id for summary in campaign_summaries(registry, last=3)] == [
             "load-000499",
             "load-000498",
             "load-000497",
         ]
         newest = resolve_artifact(registry, "load-000499:student")
         assert newest == "policy-000499student"
-        assert {one.line.artifact.id for one in lineage_lines(registry, newest)} >= {
+        assert {entry.line.artifact.id for entry in lineage_lines(registry, newest)} >= {
             "policy-base",
             "rollouts-000499",
             "column-000499teacher",
@@ -57,10 +58,10 @@ def test_a_registry_of_many_campaigns_answers_right(registry_url: str, tmp_path:
 
 
 def test_writers_at_once_lose_nothing_and_none_is_turned_away(tmp_path: Path):
-    found = writers.measure(tmp_path, 4, "sqlite", campaigns=3)
-    assert found["writes"] == 4 * 3 * 8
+    measured = writers.measure(tmp_path, 4, "sqlite", campaigns=3)
+    assert measured["writes"] == 4 * 3 * 8
 
 
 def test_many_trajectories_come_back_all(tmp_path: Path):
-    found = trajectories.measure(tmp_path, 1280, length=64)
-    assert found["trajectories"] == 1280 and found["tokens"] == 1280 * 64
+    measured = trajectories.measure(tmp_path, 1280, length=64)
+    assert measured["trajectories"] == 1280 and measured["tokens"] == 1280 * 64

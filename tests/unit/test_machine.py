@@ -1,6 +1,4 @@
-"""What is kept of memory and given back, in processes of their own: it is a setting of the whole
-process.
-"""
+"""Freed memory that is kept and given back: a setting of the process, so each test starts one."""
 
 from __future__ import annotations
 
@@ -48,15 +46,15 @@ def test_freed_memory_is_kept_for_the_next_tensor_until_it_is_given_back(keep: b
     )
     new, given = json.loads(done.stdout)
     if keep:
-        assert new < 0.1, "once it has what it needs, next to no pages are new"
+        assert new < 0.1, "after the first rounds almost no page is new"
         assert given > 50e6
     else:
-        assert new > 0.5, "as the C library comes, most are new"
+        assert new > 0.5, "by the C library's default most pages are new"
 
 
 @pytest.mark.parametrize("package", ["sklearn", "scipy"])
 def test_transformers_comes_without(package: str):
-    """And what it told others of the package before, it tells them after."""
+    """transformers still reports correctly whether the package is available."""
     code = (
         f"import sys, tasks.models.hf, transformers.utils as t; print({package!r} in "
         f"sys.modules, t.is_{package}_available())"

@@ -1,6 +1,4 @@
-"""On-policy training learns from what it samples, samples what it has learned, and a killed run
-ends in the same bits.
-"""
+"""On-policy training learns, samples its live weights, and resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -71,7 +69,7 @@ def online(world: World) -> TrainingRef:
 
 @pytest.fixture(scope="module")
 def unanswerable(world: World, tmp_path_factory: pytest.TempPathFactory) -> ProblemsRef:
-    """Problems whose gold is never what the base answers: every group fails as a whole."""
+    """Problems whose gold answer the base never gives: every response of a group is wrong."""
     path = tmp_path_factory.mktemp("problems") / "unanswerable.jsonl"
     rows = [
         {"problem": problem.prompt, "answer": "98765432"}
@@ -85,14 +83,12 @@ def unanswerable(world: World, tmp_path_factory: pytest.TempPathFactory) -> Prob
 
 
 def alone(world: World) -> Context:
-    """One thread: the model is too small for more, and other work on the machine then slows it
-    the least.
-    """
+    """A context with one thread; more would slow so small a model down, above all on busy cores."""
     return context(world.store, cpus=1)
 
 
 def numbers(records: list[Record]) -> list[Record]:
-    """Records without how long they took."""
+    """Records without their times."""
     return [
         {key: value for key, value in record.items() if not key.startswith("seconds_")}
         for record in records
@@ -113,10 +109,10 @@ def test_the_policy_is_better_on_problems_it_has_not_seen(world: World, online: 
         draw_problems("validation", TinyProblems(split="validation", count=64), 1), alone(world)
     )
     asked = [
-        SampleRollouts(policy=one, problems=problems, sampling=SAMPLING, seed=5)
-        for one in (world.base, online.last)
+        SampleRollouts(policy=policy, problems=problems, sampling=SAMPLING, seed=5)
+        for policy in (world.base, online.last)
     ]
-    before, after = (get_or_compute(one, alone(world)).accuracy for one in asked)
+    before, after = (get_or_compute(rollouts, alone(world)).accuracy for rollouts in asked)
     assert after > before + 0.10
 
 
@@ -146,7 +142,7 @@ def test_records_say_what_happened(world: World, online: TrainingRef):
         assert record["updates"] == 1 and 0 < record["groups_informative"] <= PROMPTS
         assert min(record["seconds_rollout"], record["seconds_update"], record["seconds_kl"]) > 0
         assert record["ratio_max"] == pytest.approx(1, abs=1e-3), (
-            "one update on each batch: the samples are the policy's own"
+            "with one update per batch the samples are the policy's own"
         )
         assert record["clip_fraction"] == 0
     assert records[0]["kl_theta_start"] == 0.0
@@ -172,7 +168,7 @@ def test_several_updates_on_each_batch_leave_its_policy_behind(world: World):
     first = load_records(world.store, ref)[0]
     assert first["updates"] == 4
     assert first["ratio_max"] > 1.01 > 0.99 > first["ratio_min"], (
-        "after the first of them, the samples are an older policy's"
+        "after the first update the samples are an older policy's"
     )
 
 
@@ -187,8 +183,9 @@ def drawn(world: World, step: int) -> list[Problem]:
 
 
 def test_a_step_samples_the_weights_of_the_step_before(world: World, online: TrainingRef):
-    """Step 5's numbers again from the policy saved at step 4: its samples by another engine, its
-    KL by transformers alone in float64.
+    """Step 5's numbers are recomputed from the policy saved at step 4.
+
+    The samples come from another engine, the KL from transformers alone in float64.
     """
     fifth = load_records(world.store, online)[4]
     engine = open_engine(world.store.path(online.at(4).id), alone(world).runtime)
@@ -207,8 +204,10 @@ def test_a_step_samples_the_weights_of_the_step_before(world: World, online: Tra
     assert sum(0 < right[problem.id] < 8 for problem in problems) == fifth["groups_informative"]
 
     models = [
-        AutoModelForCausalLM.from_pretrained(world.store.path(one.id), dtype=torch.float32).eval()
-        for one in (online.at(4), world.base)
+        AutoModelForCausalLM.from_pretrained(
+            world.store.path(policy.id), dtype=torch.float32
+        ).eval()
+        for policy in (online.at(4), world.base)
     ]
     kl, tokens = 0.0, 0
     with torch.no_grad():
@@ -229,7 +228,7 @@ def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_wors
 ):
     folder, runtime = world.store.path(world.base.id), alone(world).runtime
     policy = load_policy(folder, runtime)
-    apart, shared = open_engine(folder, runtime), open_engine(folder, runtime, policy)
+    separate, shared = open_engine(folder, runtime), open_engine(folder, runtime, policy)
     problems = drawn(world, 1)
     with Grader() as grader:
         table = sample_and_grade(
@@ -245,7 +244,7 @@ def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_wors
         ]
         return engine.sample(encoded, seeds, SAMPLING, lambda index, sample: None)
 
-    before = sampled(apart)
+    before = sampled(separate)
     assert sampled(shared) == before
     lp_N = score(policy, batch, 4096)[0]
     assert lp_N.equal(score(load_policy(folder, runtime), batch, 4096)[0]), (
@@ -268,14 +267,14 @@ def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_wors
     assert len(list(updates)) == 3
 
     after = sampled(shared)
-    assert after != before, "no word was said to the engine: the weights are the trainer's"
+    assert after != before, "the engine needs no notice: its weights are the trainer's"
     save_policy(policy, tmp_path / "saved", like=folder)
     assert after == sampled(open_engine(tmp_path / "saved", runtime))
-    assert sampled(apart) == before, (
-        "an engine of its own has weights of its own, until it is given others"
+    assert sampled(separate) == before, (
+        "a separate engine keeps its weights until it is given others"
     )
-    apart.load_weights(policy.model.named_parameters())
-    assert sampled(apart) == after
+    separate.load_weights(policy.model.named_parameters())
+    assert sampled(separate) == after
 
 
 def test_an_epoch_asks_every_prompt_once(world: World, monkeypatch: pytest.MonkeyPatch):
@@ -290,7 +289,7 @@ def test_an_epoch_asks_every_prompt_once(world: World, monkeypatch: pytest.Monke
     get_or_compute(stage(world, steps=4, sampling=short), alone(world))
     everything = sorted(problem.id for problem in load_problems(world.store, world.problems))
     assert sorted(asked[:64]) == sorted(asked[64:]) == everything
-    assert asked[:64] != asked[64:], "each epoch in an order of its own"
+    assert asked[:64] != asked[64:], "each epoch has its own order"
 
 
 def test_it_tells_how_far_it_is(world: World, tmp_path: Path):
@@ -301,7 +300,7 @@ def test_it_tells_how_far_it_is(world: World, tmp_path: Path):
     assert (last["done"], last["total"]) == (2, 2) and set(last["info"]) == {"accuracy", "kl"}
 
 
-# ---------------------------------------------------------------------------- nothing to learn from
+# ------------------------------------------------------------------------------- no learning signal
 
 
 @pytest.mark.parametrize("loss", [GRPO(), MSE()], ids=lambda loss: loss.kind)
@@ -321,7 +320,8 @@ def test_a_batch_without_an_informative_group_is_recorded_and_left_alone(
         assert record["length_mean"] > 1 and record["entropy"] > 0
         assert "loss" not in record and "grad_norm" not in record
     weights = [
-        load_file(world.store.path(one.id) / "model.safetensors") for one in (world.base, ref.last)
+        load_file(world.store.path(policy.id) / "model.safetensors")
+        for policy in (world.base, ref.last)
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -361,7 +361,7 @@ def run(store: Store, asked: TrainOnline, die_at: int, every: int, home: Path) -
 def test_a_killed_run_ends_in_the_same_bits(
     world: World, unanswerable: ProblemsRef, tmp_path: Path, kind: str
 ):
-    """The second has no optimizer state to go on from, and needs none."""
+    """The second case has no optimizer state to resume from, and needs none."""
     if kind == "learning":
         asked = stage(world, steps=6, keep=(3, 5), updates_per_batch=2)
     else:
@@ -406,7 +406,7 @@ def test_the_machine_changes_neither_identity_nor_what_is_sampled_first(
         store.discard(artifact)
     there = get_or_compute(asked, context(store, token_budget=300, cpus=1, checkpoint_every=1))
     assert there == here
-    ours, theirs = (load_records(one, here)[0] for one in (world.store, store))
+    ours, theirs = (load_records(side, here)[0] for side in (world.store, store))
     assert (ours["reward_mean"], ours["length_mean"]) == (
         theirs["reward_mean"],
         theirs["length_mean"],

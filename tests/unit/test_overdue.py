@@ -1,6 +1,4 @@
-"""Decisions that nobody took in time, as the process that stays answers them: what a busy server
-costs, and one that is gone.
-"""
+"""Overdue decisions, answered by the process that stays: a busy server, and one that is gone."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from flows.steps.human_decision import PendingDecision, answer_overdue, pending_
 
 
 def overdue(port: int) -> PendingDecision:
-    one = PendingDecision(
+    pending = PendingDecision(
         campaign="tiny-0123456789",
         iteration=1,
         flow_run=str(uuid4()),
@@ -32,24 +30,24 @@ def overdue(port: int) -> PendingDecision:
         automatic="S1",
         evidence="",
     )
-    one.path.parent.mkdir(exist_ok=True)
-    one.path.write_text(one.model_dump_json())
-    return one
+    pending.path.parent.mkdir(exist_ok=True)
+    pending.path.write_text(pending.model_dump_json())
+    return pending
 
 
 @pytest.fixture(autouse=True)
 def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A home of its own, and a client that waits for a second, once."""
+    """The test's own home, and a client that waits one second and does not retry."""
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: 1.0, PREFECT_CLIENT_MAX_RETRIES: 0}):
         yield
 
 
 def test_of_a_busy_server_it_is_asked_again_in_the_next_round():
-    with socket.create_server(("127.0.0.1", 0)) as busy:  # takes connections and never answers
-        one = overdue(busy.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as busy:  # accepts connections and never answers
+        pending = overdue(busy.getsockname()[1])
         assert answer_overdue() == 1
-        assert pending_decisions() == [one]
+        assert pending_decisions() == [pending]
 
 
 def test_of_a_server_that_is_gone_nothing_waits_any_more():

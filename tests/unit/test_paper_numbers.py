@@ -1,6 +1,4 @@
-"""The paper's numbers as data: every file loads, printed averages are those of their columns,
-and what two tables share they share.
-"""
+"""The paper's numbers as data: files load, averages match their columns, and tables agree."""
 
 from __future__ import annotations
 
@@ -26,8 +24,8 @@ TABLES = [f"table{number}" for number in range(1, 13)]
 FIGURES = [f"fig{number}" for number in range(4, 11)]
 
 PRINTED_OTHERWISE = {
-    # (table, group, key): what is printed, where the mean of the printed columns rounds to another
-    # last digit
+    # (table, group, key): the printed row, where the mean of its columns rounds to another last
+    # digit than the printed average
     ("table1", "Nanbeige4-3B-2511-Thinking", "grpo"): "GRPO 90.4 86.4 67.3 55.3 68.9 73.6",  # 73.66
     ("table2", "With distillation", "batch1.teacher"): "83.6 67.6 70.4 73.8",  # 73.87
     ("table2", "With distillation", "batch1.student"): "82.5 62.9 68.1 71.1",  # 71.17
@@ -50,11 +48,11 @@ def texts(value: Any) -> list[str]:
 
 
 class NoTwice(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence; here they are an error."""
+    """A loader that rejects equal keys, of which YAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is there twice: {keys}"
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is repeated: {keys}"
         return super().construct_mapping(node, deep)
 
 
@@ -123,8 +121,8 @@ def test_the_wheel_takes_every_file() -> None:
 
 
 def averaged(name: str) -> list[tuple[str, str, float, float]]:
-    """(group, key, printed average, mean of the columns it is over) of every row that has one."""
-    found = []
+    """(group, key, printed average, mean of its columns) of every row with an average."""
+    averages = []
     for row in load_paper(name).rows:
         columns = [
             row.values[column]
@@ -132,8 +130,8 @@ def averaged(name: str) -> list[tuple[str, str, float, float]]:
             if column in row.values and column not in ("Avg", "LiveCodeBench v6")
         ]
         if "Avg" in row.values:
-            found.append((row.group, row.key, row.values["Avg"], sum(columns) / len(columns)))
-    return found
+            averages.append((row.group, row.key, row.values["Avg"], sum(columns) / len(columns)))
+    return averages
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table11"])
@@ -243,26 +241,26 @@ def test_settings_cover_what_the_tables_name() -> None:
 def test_the_catalogue_has_every_set_of_the_paper_as_the_paper_uses_it() -> None:
     settings = load_paper_settings()
     for name, benchmark in settings.benchmarks.items():
-        one = entry(name)
-        assert (one.use, one.rows, one.samples) == (
+        listed = entry(name)
+        assert (listed.use, listed.rows, listed.samples) == (
             "benchmark",
             benchmark.count,
             benchmark.samples,
         ), name
-        assert (one.source.id, one.source.split) == (benchmark.id, benchmark.split), name  # type: ignore[union-attr]
+        assert (listed.source.id, listed.source.split) == (benchmark.id, benchmark.split), name  # type: ignore[union-attr]
         if benchmark.tools in ("polaris", "matharena"):
-            assert (one.source.problem_column, one.source.answer_column) == (
+            assert (listed.source.problem_column, listed.source.answer_column) == (
                 benchmark.problem_column,
                 benchmark.answer_column,
             ), name  # type: ignore[union-attr]
-            assert one.source.template == TEMPLATES[benchmark.tools], name
+            assert listed.source.template == TEMPLATES[benchmark.tools], name
     for name, use in (
         ("POLARIS-53K", settings.prompts["math"]),
         ("AReaL-boba-2-RL-Code", settings.prompts["code"]),
     ):
-        one = entry(name)
-        assert one.use == "training" and one.source.template == use.template, name
-        assert (one.source.id, one.source.problem_column, one.source.answer_column) == (
+        listed = entry(name)
+        assert listed.use == "training" and listed.source.template == use.template, name
+        assert (listed.source.id, listed.source.problem_column, listed.source.answer_column) == (
             use.id,
             use.problem_column,
             use.answer_column,
@@ -333,8 +331,8 @@ def complaint(folder: Path, **changes: Any) -> str:
 
 def test_what_is_wrong_with_a_file_is_said_with_its_place(folder: Path) -> None:
     row = {"key": "ce", "label": "CE", "values": {"AIME24": 1.0}}
-    assert "row /ce is there twice" in complaint(folder, rows=[row, row])
-    assert "row /ce: ['AIME25'] are no columns" in complaint(
+    assert "row /ce appears twice" in complaint(folder, rows=[row, row])
+    assert "row /ce: ['AIME25'] are not columns" in complaint(
         folder, rows=[row | {"values": {"AIME25": 1.0}}]
     )
     assert "rows.0.key" in complaint(folder, rows=[row | {"key": "CE + Distill"}])
@@ -371,7 +369,7 @@ def test_a_table_is_frozen() -> None:
 
 
 def at_scale() -> list[tuple[str, CampaignConfig]]:
-    """The recipe of the paper's scale, and every arm of every study at it."""
+    """The recipe `paper`, and every arm of every study at the paper's scale."""
     arms = [
         arm
         for name in recipe_names()
@@ -387,7 +385,9 @@ def test_recipes_at_the_papers_scale_say_what_the_paper_says(
 ) -> None:
     settings = load_paper_settings()
     model = next(
-        one for one in settings.models.values() if one.id == getattr(config.model, "id", None)
+        candidate
+        for candidate in settings.models.values()
+        if candidate.id == getattr(config.model, "id", None)
     )
     assert (config.sampling.samples, config.sampling.temperature) == (
         model.sampling.samples,
@@ -400,19 +400,23 @@ def test_recipes_at_the_papers_scale_say_what_the_paper_says(
             model.evaluation.top_p,
         )
         assert sampling.max_new_tokens == model.evaluation.max_new_tokens
-    known = {one.id: (one, key) for key, one in settings.benchmarks.items()}
+    known = {benchmark.id: (benchmark, key) for key, benchmark in settings.benchmarks.items()}
     benchmarks = {slug: concrete(source) for slug, source in config.evaluation.benchmarks.items()}
     prompts, validation = concrete(config.prompts), concrete(config.evaluation.validation)
-    said = settings.prompts["code" if prompts.extractor == "code" else "math"]
-    assert prompts.id == said.id and prompts.count == settings.prompts["math"].count  # type: ignore[union-attr]
+    paper_prompts = settings.prompts["code" if prompts.extractor == "code" else "math"]
+    assert prompts.id == paper_prompts.id and prompts.count == settings.prompts["math"].count  # type: ignore[union-attr]
     for slug, source in benchmarks.items():
         benchmark, key = known[source.id]  # type: ignore[union-attr]
         assert slug.replace("-", " ") == key and source.split == benchmark.split  # type: ignore[union-attr]
-        # of LiveCodeBench the paper gives none
-        said_k = benchmark.samples or config.evaluation.sampling.samples
-        assert config.evaluation.samples.get(slug, config.evaluation.sampling.samples) == said_k
-    assert validation.id == next(one.id for one in settings.benchmarks.values() if one.validation)  # type: ignore[union-attr]
+        # for LiveCodeBench the paper gives no number
+        paper_k = benchmark.samples or config.evaluation.sampling.samples
+        assert config.evaluation.samples.get(slug, config.evaluation.sampling.samples) == paper_k
+    assert validation.id == next(  # type: ignore[union-attr]
+        benchmark.id for benchmark in settings.benchmarks.values() if benchmark.validation
+    )
     for source in (
-        one for one in (prompts, validation, *benchmarks.values()) if one.extractor != "code"
+        source
+        for source in (prompts, validation, *benchmarks.values())
+        if source.extractor != "code"
     ):
         assert r"\boxed{}" in source.template and "{{" not in source.template

@@ -1,6 +1,4 @@
-"""Bases: identified by their bytes, taken as safetensors only, refused with one line otherwise;
-saved and loaded without loss.
-"""
+"""Base models: identified by bytes, safetensors only, refused in one line, saved without loss."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ def test_what_is_imported_does_not_change_when_the_source_does(folder: Path, tmp
     policy = get_or_compute(import_policy(DirectoryModel(path=str(folder))), here)
     with (folder / "config.json").open("r+") as file:  # in place, as an editor or `>` does
         file.write(" " * 5)
-    assert Store(here.store.root).has(policy.id), "the store's bytes are its own"
+    assert Store(here.store.root).has(policy.id), "the store has its own copy"
 
 
 @pytest.mark.parametrize("of_the_store", [False, True])
@@ -75,7 +73,7 @@ def test_bytes_that_change_before_they_are_copied_are_not_stored(
     asked = import_policy(DirectoryModel(path=str(folder)))
     if of_the_store:
         made = get_or_compute(asked, here)
-        assert here.store.has(made.id)  # which is looked at once per process
+        assert here.store.has(made.id)  # checked once per process
         folder = here.store.path(made.id)
         asked = asked.model_copy(
             update={"policy": made.id, "folder": str(folder), "trust": "another identity"}
@@ -84,7 +82,7 @@ def test_bytes_that_change_before_they_are_copied_are_not_stored(
     flip_a_bit(folder / "model.safetensors", at=0.9)
     with pytest.raises(
         ValueError,
-        match=r"model\.safetensors: its bytes changed since it was asked for; run the command "
+        match=r"model\.safetensors: its bytes changed since they were first read; run the command "
         r"again",
     ) as caught:
         get_or_compute(asked, here)
@@ -211,7 +209,7 @@ def test_a_saved_policy_loads_to_the_same_numbers(world: World, tmp_path: Path):
 
 
 def test_a_weight_of_another_name_is_not_drawn_at_random(folder: Path, world: World):
-    """Loading renames some weights, so that the check at the door leaves an unknown name to it."""
+    """Loading renames some weights, so the import check leaves unknown names to the loader."""
     held = load_file(folder / "model.safetensors")
     held["model.norm.wait"] = held.pop("model.norm.weight")
     save_file(held, folder / "model.safetensors", {"format": "pt"})

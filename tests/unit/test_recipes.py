@@ -1,6 +1,4 @@
-"""Recipes: every one that ships loads, `extends` and overrides merge as said, and what is wrong
-is said in one line.
-"""
+"""Recipes: shipped ones load, `extends` and overrides merge, and errors are one line."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
 
 
 def complaint(name: str, *overrides: str) -> str:
-    """The one line a user reads."""
+    """The one-line error that a user reads."""
     with pytest.raises(ValueError) as caught:
         load_recipe(name, overrides)
     message = str(caught.value)
@@ -91,8 +89,8 @@ def test_every_table_and_figure_of_the_paper_is_a_study():
 def test_a_study_names_rows_that_the_paper_has(name: str):
     table = load_paper(name)
     known = (
-        {one.key for one in table.rows}
-        | {f"{one.group}:{one.key}" for one in table.rows}
+        {row.key for row in table.rows}
+        | {f"{row.group}:{row.key}" for row in table.rows}
         | table.values.keys()
     )
     for scale in ("tiny", "smollm2", "paper"):
@@ -145,7 +143,7 @@ def test_extends_reaches_a_file_beside_and_through_several(tmp_path: Path):
 
 
 def test_another_kind_replaces_the_section_below(tmp_path: Path):
-    """`split` and `count` mean nothing to a file: they must not leak into it."""
+    """`split` and `count` have no meaning for a file and must not leak into it."""
     config = load_recipe(
         write(
             tmp_path,
@@ -204,7 +202,7 @@ def test_the_last_override_wins():
     assert load_recipe("tiny", ["seed=1", "seed=2"]).seed == 2
 
 
-# ------------------------------------------------------------------------------------ what is wrong
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_a_wrong_name_names_the_right_ones():
@@ -316,7 +314,7 @@ def test_yaml_nested_beyond_reading_is_placed(tmp_path: Path, text: str):
 
 @pytest.mark.parametrize("value", ["2020-13-45", "9" * 5000], ids=["no date", "no number"])
 def test_yaml_that_is_no_value_is_placed(tmp_path: Path, value: str):
-    """PyYAML raises a bare ValueError for these, which names no place."""
+    """For these PyYAML raises a bare ValueError that names no place."""
     assert "mine.yaml" in complaint(write(tmp_path, f"extends: tiny\nseed: {value}\n"))
     assert "--set" in complaint("tiny", f"seed={value}")
 
@@ -327,7 +325,7 @@ def test_yaml_that_is_no_value_is_placed(tmp_path: Path, value: str):
 )
 @pytest.mark.parametrize("value", [".inf", ".nan"])
 def test_a_number_that_is_not_finite_is_refused(place: str, value: str):
-    """It has no identity: the run would fail later, without a word about where it came from."""
+    """Such a number has no identity: the run would fail later, without naming its origin."""
     assert place.rpartition(".")[2] in complaint("tiny", f"{place}={value}")
 
 

@@ -1,5 +1,6 @@
-"""The registry on real databases: SQLite, and PostgreSQL where it is installed or
-ERPD_TEST_POSTGRES names a server.
+"""The registry on real databases: SQLite and PostgreSQL.
+
+PostgreSQL is tested if it is installed or ERPD_TEST_POSTGRES names a server.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def url(registry_url: str) -> str:
-    """An empty database, once of each kind."""
+    """The URL of an empty database, once of each kind."""
     return registry_url
 
 
@@ -38,7 +39,7 @@ def registry(url: str) -> Iterator[Registry]:
 
 
 def count(url: str) -> dict[str, int]:
-    """Rows of every table."""
+    """The number of rows in every table."""
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         rows = {
@@ -67,8 +68,9 @@ DECISION = Decision(
 
 
 def one_iteration(registry: Registry) -> None:
-    """base -> rollouts (with problems) -> column, teacher -> signal -> student, told to the
-    registry as a campaign does.
+    """Record an iteration as a campaign does.
+
+    base -> rollouts (with problems) -> column, teacher -> signal -> student.
     """
     registry.campaign_started(
         "c-1",
@@ -172,7 +174,7 @@ def test_a_resumed_iteration_keeps_the_seconds_of_phases_it_skipped(registry: Re
 
 def test_reports_come_back_as_they_were_and_the_last_one_counts(registry: Registry):
     one_iteration(registry)
-    assert [(one.iteration, one.role) for one in registry.reports("c-1")] == [
+    assert [(row.iteration, row.role) for row in registry.reports("c-1")] == [
         (0, "base"),
         (1, "student"),
         (1, "teacher"),
@@ -187,8 +189,9 @@ def test_reports_come_back_as_they_were_and_the_last_one_counts(registry: Regist
     )
     assert registry.scores("student") == {"tiny-test": [again.scores["tiny-test"]]}
 
-    registry.record_scores(
-        "student", {"tiny-test": Score(avg=0.5, k=1, problems=32, ci95=(0.4, 0.6))}
+    single = Score(avg=0.5, k=1, problems=32, ci95=(0.4, 0.6))
+    registry.record_report(
+        "c-1", 2, "student", again.model_copy(update={"scores": {"tiny-test": single}})
     )
     assert [score.k for score in registry.scores("student")["tiny-test"]] == [1, 4]
 
@@ -221,15 +224,18 @@ def test_the_registry_says_what_produced_a_student_and_what_came_of_it(registry:
         "rollouts",
     ]
 
-    came = registry.descendants("teacher")
-    assert [(line.depth, line.role, line.artifact.id) for line in came.lines] == [
+    derived = registry.descendants("teacher")
+    assert [(line.depth, line.role, line.artifact.id) for line in derived.lines] == [
         (0, None, "teacher"),
         (1, "policy", "lp-teacher"),
         (2, "numerator", "signal"),
         (3, "signal", "student"),
     ]
     assert registry.descendants("student").ids == {"student"}
-    assert [(one.iteration, one.role, one.artifact.id) for one in registry.artifacts("c-1")] == [
+    assert [
+        (attached.iteration, attached.role, attached.artifact.id)
+        for attached in registry.artifacts("c-1")
+    ] == [
         (0, "base", "base"),
         (1, "student", "student"),
         (1, "teacher", "teacher"),
@@ -240,7 +246,7 @@ def test_a_chain_deeper_than_python_recurses_is_walked(registry: Registry, url: 
     registry.record_artifact("p-0", "policy", {})
     blank = {"kind": "policy", "spec": {}, "meta": {}, "created_at": datetime.now(UTC)}
     engine = sa.create_engine(url)
-    with engine.begin() as connection:  # at once, since a commit for each would take seconds
+    with engine.begin() as connection:  # one transaction: a commit per row would take seconds
         connection.execute(
             sa.insert(ArtifactRow), [blank | {"id": f"p-{step}"} for step in range(1, 1201)]
         )
@@ -256,7 +262,7 @@ def test_a_chain_deeper_than_python_recurses_is_walked(registry: Registry, url: 
 def test_campaigns_are_found_by_id_name_or_beginning(registry: Registry):
     for id, name in (("c-1", "night"), ("c-2", "night"), ("d-3", "noon")):
         registry.campaign_started(id, name, "quickstart", {})
-    assert [one.id for one in registry.campaigns()] == ["d-3", "c-2", "c-1"]
+    assert [campaign.id for campaign in registry.campaigns()] == ["d-3", "c-2", "c-1"]
     assert registry.campaign("c-1").id == "c-1"
     assert registry.campaign("night").id == registry.campaign("nig").id == "c-2"
     assert registry.campaign("d-").id == "d-3"
@@ -318,15 +324,15 @@ def test_a_campaign_that_is_forgotten_holds_nothing_until_it_is_started_again(re
         name: registry.is_held(name)
         for name in ("student", "signal", "lp-teacher", "teacher", "rollouts", "base")
     } == {
-        **{"student": False, "signal": False, "lp-teacher": False},  # made after the teacher
-        **{"teacher": True, "rollouts": True, "base": True},  # it was made from these
+        **{"student": False, "signal": False, "lp-teacher": False},  # made from the teacher
+        **{"teacher": True, "rollouts": True, "base": True},  # the teacher and its inputs
     }
     assert [str(place) for place in registry.places(["student", "teacher"])] == [
         "c-2:1.teacher",
         "c-1:1.student",
         "c-1:1.teacher",
     ]
-    assert [one.id for one in registry.campaigns()] == ["c-2", "c-1"], "it is still known"
+    assert [campaign.id for campaign in registry.campaigns()] == ["c-2", "c-1"], "it is still known"
 
     registry.forget("c-1")
     assert registry.campaign("c-1").forgotten_at == forgotten
@@ -376,11 +382,11 @@ def test_edges_are_every_child_with_every_parent(registry: Registry):
 def test_an_artifact_is_found_by_a_beginning_that_only_it_has(registry: Registry):
     for name in ("policy-ab", "policy-abc", "policy-b%", "policy-B_"):
         registry.record_artifact(name, "policy", {})
-    found = {
+    ids = {
         text: registry.find_artifact(text).id
         for text in ("policy-ab", "policy-abc", "policy-b", "policy-B")
     }
-    assert found == {
+    assert ids == {
         "policy-ab": "policy-ab",
         "policy-abc": "policy-abc",
         "policy-b": "policy-b%",
@@ -442,7 +448,7 @@ def test_each_step_down_and_up_keeps_what_both_sides_have_a_place_for(registry: 
         )
     engine.dispose()
 
-    again = Registry(url)  # which brings the schema up to date
+    again = Registry(url)  # upgrades the schema
     assert count(url) == rows
     assert again.artifact("student") == before[0].model_copy(update={"removed_at": None})
     assert again.campaign("c-1") == before[1].model_copy(update={"forgotten_at": None})

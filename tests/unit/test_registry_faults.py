@@ -1,5 +1,6 @@
-"""A SQLite database that is damaged is found, named with what to do, and never hangs; the views
-are set aside and begun anew.
+"""Damaged SQLite databases are detected and named with a remedy, and never hang.
+
+Damaged views are set aside, and new ones are started.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def test_a_damaged_registry_is_named_and_left_where_it_is(
     with pytest.raises(
         ValueError,
         match=f"the registry {path} is damaged .*put a backup in its place, or move it away",
-    ) as told:
+    ) as caught:
         Registry(f"sqlite:///{path}").check()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
 
 
@@ -107,15 +108,15 @@ def test_a_damaged_view_makes_way_for_a_new_one(
     harmed = path.read_bytes()
     Path(f"{path}-wal").write_bytes(b"log")
     with caplog.at_level(logging.WARNING, "erpd"):
-        set_aside_if_damaged(path, "its history begins anew")
+        set_aside_if_damaged(path, "its history starts again")
     assert not path.exists() and not Path(f"{path}-wal").exists()
-    aside, *logs = sorted(tmp_path.glob("prefect.db.damaged-*"))
-    assert aside.read_bytes() == harmed and Path(f"{aside}-wal") in logs
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "erpd"]
-    assert said.startswith(f"{path} is damaged (") and said.endswith(
-        f"it is set aside as {aside.name}: its history begins anew"
+    copy, *logs = sorted(tmp_path.glob("prefect.db.damaged-*"))
+    assert copy.read_bytes() == harmed and Path(f"{copy}-wal") in logs
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "erpd"]
+    assert message.startswith(f"{path} is damaged (") and message.endswith(
+        f"it is set aside as {copy.name}: its history starts again"
     )
-    assert "\n" not in said
+    assert "\n" not in message
 
 
 def test_a_database_that_is_sound_in_use_or_not_there_stays(tmp_path: Path):
@@ -126,7 +127,7 @@ def test_a_database_that_is_sound_in_use_or_not_there_stays(tmp_path: Path):
         writer.rollback()
     writer.close()
     set_aside_if_damaged(tmp_path / "none.db", "")
-    assert damage(path) is None and sorted(one.name for one in tmp_path.glob("*.db")) == [
+    assert damage(path) is None and sorted(file.name for file in tmp_path.glob("*.db")) == [
         "mlflow.db"
     ]
     assert not list(tmp_path.glob("*.damaged-*"))

@@ -1,6 +1,4 @@
-"""`erpd report` on real registries and stores: what the page says, that it is safe and whole,
-and that part of a campaign is enough.
-"""
+"""`erpd report` on real registries and stores: content and safety of the page, and partial data."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Lab:
-    """A registry and a store with a campaign in them, written the way flows write it."""
+    """A registry and a store with a campaign, recorded as flows record it."""
 
     def __init__(self, folder: Path) -> None:
         self.registry = Registry(f"sqlite:///{folder}/registry.db")
@@ -55,14 +53,14 @@ class Lab:
     def measure(
         self, iteration: int, role: str, policy: str, kl_old: float, kl_base: float, **scores: float
     ) -> None:
-        """A report; every score has an interval of 3 points to each side."""
-        found = {
+        """Record a report; every score has an interval of 3 points to each side."""
+        measured = {
             name: Score(avg=avg, k=8, problems=200, ci95=(avg - 0.03, avg + 0.03))
             for name, avg in scores.items()
         }
         report = EvalReport(
             policy=f"policy-{policy}",
-            scores=found,
+            scores=measured,
             kl_old=kl_old,
             kl_base=kl_base,
             entropy=0.25,
@@ -73,7 +71,7 @@ class Lab:
     def evaluate(
         self, iteration: int, role: str, policy: str, turned: int | None, **pass_at_8: float
     ) -> None:
-        """What lies beside the report of an evaluation."""
+        """Store an evaluation's details and, with `turned`, its judge's outcomes."""
         ref = {"policy": f"policy-{policy}"}
         with self.store.build(
             "evaluation", {"policy": policy, "iteration": iteration, "role": role}, {}, 1
@@ -169,9 +167,7 @@ def record(step: int) -> dict[str, float]:
 
 
 def run_campaign(lab: Lab) -> None:
-    """Three iterations: a gain that the student keeps for the most part, one beyond its teacher,
-    and a stop.
-    """
+    """Record three iterations: a student keeps most of a gain, one exceeds its teacher, a stop."""
     lab.measure(0, "base", "base", 0.0, 0.0, test=0.500)
     lab.policy("teacher1", "teacher", 20, 1)
     lab.policy("student1", "student", 16, 1)
@@ -208,7 +204,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A campaign that ended, with its report; tests read it and change nothing."""
+    """A finished campaign with its report; tests only read it."""
     lab = Lab(tmp_path_factory.mktemp("finished")).start()
     run_campaign(lab)
     lab.write()
@@ -310,10 +306,10 @@ def test_the_summary_says_what_came_out_in_numbers_that_can_be_checked_by_hand(
     # the start of iteration 2 is the student of iteration 1: 30 - 77 points, 81.2 - 77 points, 0.04
     # of 1.6 nats
     assert (
-        "not clearly better than its start (−47.0 points); the student came to +4.2 points at 2 % "
-        "of its KL" in sentences[2]
+        "not clearly better than its start (−47.0 points); the student changed by +4.2 points at "
+        "2 % of its KL" in sentences[2]
     )
-    assert sentences[3] == "Iteration 3 stopped: its start was kept as it was."
+    assert sentences[3] == "Iteration 3 stopped: its start was kept unchanged."
     assert all(sentence in page.text for sentence in sentences)
 
 
@@ -400,9 +396,7 @@ def test_a_killed_campaign_shows_what_there_is(lab: Lab):
 
 
 def test_lost_files_and_impossible_numbers_do_not_stop_a_report(lab: Lab):
-    """The store was emptied and a KL is NaN: the page loses curves and figures, and pictures of
-    an earlier report go.
-    """
+    """With lost files and a NaN KL the page omits curves and figures, and old pictures go."""
     lab.start()
     lab.train(1, "student", 2)
     lab.measure(0, "base", "base", 0.0, 0.0, test=0.5)

@@ -1,6 +1,4 @@
-"""What a report says of the data: where it came from and what it shares with what is measured
-on.
-"""
+"""A report's lines on data: its origin and its overlap with the benchmarks."""
 
 from __future__ import annotations
 
@@ -55,7 +53,8 @@ def test_the_report_says_where_data_came_from_and_what_it_shares():
     )
     assert lines == [
         "test: 30 problems, from a/b@12",
-        "prompts of iteration 1: 48 problems, from c/d@34; 11 of 160 overlap with what is "
-        "measured on (test 11), left out",
-        "prompts of iteration 2: 48 problems, 11 of 160 overlap with what is measured on (test 11)",
+        "prompts of iteration 1: 48 problems, from c/d@34; 11 of 160 overlap with "
+        "validation or benchmarks (test 11), left out",
+        "prompts of iteration 2: 48 problems, 11 of 160 overlap with validation or benchmarks "
+        "(test 11)",
     ]

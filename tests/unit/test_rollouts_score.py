@@ -1,6 +1,4 @@
-"""Rollouts and columns: shards go round into a batch, rewards are verdicts, log-probs are a
-plain forward's, work goes on at a shard.
-"""
+"""Rollouts and columns: batches match shards, log-probs match a plain forward, stages resume."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def test_shards_hold_problem_after_problem_sample_after_sample(world: World, row
     ]
     problems = load_problems(world.store, world.problems)
     assert [(row["problem"], row["sample"]) for row in rows] == [
-        (one.id, n) for one in problems for n in range(8)
+        (problem.id, n) for problem in problems for n in range(8)
     ]
 
 
@@ -66,7 +64,7 @@ def test_the_ref_says_what_the_shards_hold(world: World, rows: list[dict]):
     assert ref.accuracy == pytest.approx(
         sum(row["verdict"] == "correct" for row in rows) / len(rows)
     )
-    assert 0.3 < ref.accuracy < 0.7, "the base has headroom, and something to learn from"
+    assert 0.3 < ref.accuracy < 0.7, "the base has headroom and a learning signal"
 
 
 def test_rewards_are_verdicts_and_verdicts_are_the_graders(world: World, rows: list[dict]):
@@ -77,7 +75,7 @@ def test_rewards_are_verdicts_and_verdicts_are_the_graders(world: World, rows: l
         )
     assert [row["verdict"] for row in rows] == list(verdicts)
     assert [row["reward"] for row in rows] == [float(verdict == "correct") for verdict in verdicts]
-    for row in rows:  # and by the world's own rule, which knows no grader
+    for row in rows:  # and by the world's own rule, without a grader
         assert row["reward"] == float(row["text"].rpartition("#")[2] == golds[row["problem"]])
 
 
@@ -100,16 +98,14 @@ def test_one_shard_is_a_batch_of_its_own(world: World, batch: TokenBatch):
 
 
 def test_outcomes_are_by_problem(world: World, rows: list[dict]):
-    found = outcomes(world.store, world.rollouts)
-    assert len(found) == 64 and all(len(row) == 8 for row in found.values())
+    by_problem = outcomes(world.store, world.rollouts)
+    assert len(by_problem) == 64 and all(len(row) == 8 for row in by_problem.values())
     right = Counter(row["problem"] for row in rows if row["verdict"] == "correct")
-    assert all(sum(row) == right[problem] for problem, row in found.items())
+    assert all(sum(row) == right[problem] for problem, row in by_problem.items())
 
 
 def test_shard_size_does_not_change_what_is_sampled(world: World, rows: list[dict]):
-    """Up to one draw in some hundred that falls on a boundary, where a batch's shape moves a
-    logit by 1e-6.
-    """
+    """A batch's shape moves logits by 1e-6, so up to one draw in a hundred may differ."""
     sampling = SamplingConfig(samples=8, temperature=1.0, max_new_tokens=24, shard=10)
     ref = get_or_compute(
         SampleRollouts(policy=world.base, problems=world.problems, sampling=sampling, seed=7),
@@ -171,8 +167,9 @@ def test_columns_are_those_of_a_plain_padded_forward(world: World, batch: TokenB
 
 
 def test_samples_are_as_likely_as_the_trainer_says(world: World, batch: TokenBatch):
-    """Sampled at temperature 1, mean(-lp) estimates the mean entropy: sampler and trainer are
-    the same policy. Bound: 5 standard errors.
+    """At temperature 1, mean(-lp) estimates the mean entropy: sampler and trainer agree.
+
+    Bound: 5 standard errors.
     """
     surprise = -load_column(world.store, world.old) - load_column(world.store, world.old, "entropy")
     assert abs(float(surprise.mean())) < 5 * float(surprise.std()) / len(surprise) ** 0.5
@@ -232,7 +229,7 @@ def test_log_probs_that_are_not_finite_stop_the_stage(world: World, tmp_path: Pa
     assert stage.stored(store) is None
 
 
-# ----------------------------------------------------------------------------------------- going on
+# ----------------------------------------------------------------------------------------- resuming
 
 KILLED = """
 import os, sys
@@ -295,9 +292,9 @@ def test_a_killed_stage_goes_on_at_the_next_shard_and_ends_in_the_same_bytes(
     assert stage.stored(Store(store.root)) == ref
     for file in world.store.path(ref.id).glob("shard-*"):
         ours = store.path(ref.id) / file.name
-        assert ours.read_bytes() == file.read_bytes(), "the same bytes as an undisturbed one"
+        assert ours.read_bytes() == file.read_bytes(), "the same bytes as undisturbed"
         assert file.name not in written or ours.stat().st_mtime_ns == written[file.name], (
-            "made once, before the kill"
+            "written once, before the kill"
         )
-    told = [event["done"] for event in events(tmp_path) if "done" in event]
-    assert told[-1] == [event["total"] for event in events(tmp_path)][-1]
+    counts = [event["done"] for event in events(tmp_path) if "done" in event]
+    assert counts[-1] == [event["total"] for event in events(tmp_path)][-1]

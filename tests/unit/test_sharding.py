@@ -1,9 +1,9 @@
-"""Several workers train as one process does, and go on after deaths, in whatever number. Real gloo
-workers on the CPU, a process each.
+"""Several workers train as one process does, and resume after deaths with any number of workers.
 
-What two sums in another order differ by is 1e-7 of a gradient; Adam divides by its size, so that
-where a gradient is as small as that its step may point anywhere, as long as lr. Over these few
-steps records agree to 1e-3 of themselves and 1e-5, weights to a tenth of lr x steps.
+The workers are real gloo processes on the CPU. Sums in another order differ by 1e-7 of a gradient.
+Adam divides by the gradient's size, so where a gradient is that small, its step may have any
+direction and be as long as lr. Over these few steps records agree to a relative 1e-3 and an
+absolute 1e-5, and weights to a tenth of lr x steps.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from tasks.training.teacher import TrainTeacher
 LR, STEPS = 2e-4, 6
 FAST = OptimizerConfig(lr=LR)
 BUDGET: dict[str, Any] = {"token_budget": 270}
-"""Several micro-batches for each worker, and not as many for both (a test counts them)."""
+"""Makes several micro-batches per worker, in different numbers (a test counts them)."""
 
 
 def teacher(
@@ -68,7 +68,7 @@ def teacher(
 
 
 def live_student(world: World, numerator: PolicyRef) -> DistillStudent:
-    """Fig. 7's variant, whose signal is made of the log-probs each worker has just worked out."""
+    """Fig. 7's variant: its signal uses the log-probs that each worker has just computed."""
     column = get_or_compute(ScoreRollouts(policy=numerator, rollouts=world.rollouts), world.context)
     signal = SidedSignal(spec=SignalSpec(denominator="live"), numerator=column, denominator=None)
     return DistillStudent(
@@ -86,9 +86,7 @@ def live_student(world: World, numerator: PolicyRef) -> DistillStudent:
 
 
 def qwen(world: World, folder: Path) -> PolicyRef:
-    """A Qwen3 of the world's vocabulary whose output head is a tensor of its own, and whose
-    layers are in several files.
-    """
+    """A Qwen3 with the world's vocabulary, an untied output head, and layers in several files."""
     source = world.store.path(world.base.id)
     config = Qwen3Config(
         vocab_size=vocabulary(source),
@@ -115,27 +113,25 @@ def weights(store: Store, policy: PolicyRef) -> dict[str, torch.Tensor]:
 
 
 def assert_same_trajectory(one: Store, several: Store, ref: TrainingRef) -> None:
-    """Two stores' answers to one training: records of every step, and weights of every kept
-    policy.
-    """
+    """Two stores hold the same training: records of every step, weights of every kept policy."""
     records = load_records(one, ref), load_records(several, ref)
     assert [record["step"] for record in records[1]] == [record["step"] for record in records[0]]
-    for expected, found in zip(*records, strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    for expected, actual in zip(*records, strict=True):
+        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-5)
     for policy in ref.trail:
-        expected, found = weights(one, policy), weights(several, policy)
-        assert found.keys() == expected.keys()
+        expected, actual = weights(one, policy), weights(several, policy)
+        assert actual.keys() == expected.keys()
         for name in expected:
             torch.testing.assert_close(
-                found[name], expected[name], rtol=0, atol=0.1 * LR * policy.step
+                actual[name], expected[name], rtol=0, atol=0.1 * LR * policy.step
             )
 
 
 def assert_same_bits(one: Store, other: Store, ref: TrainingRef) -> None:
     assert load_records(one, ref) == load_records(other, ref)
     for policy in ref.trail:
-        expected, found = weights(one, policy), weights(other, policy)
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        expected, actual = weights(one, policy), weights(other, policy)
+        assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 # ------------------------------------------------------------------------------ the same trajectory
@@ -143,8 +139,9 @@ def assert_same_bits(one: Store, other: Store, ref: TrainingRef) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one process made of some trainings, and what two workers did: of all of them, and of
-    "sapo" with arithmetic in bfloat16.
+    """Stores of one process and of two workers with the same trainings.
+
+    The bfloat16 stores hold only "sapo", trained by two workers with bfloat16 arithmetic.
     """
 
     one: Store
@@ -185,11 +182,10 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sapo", "ce", "live", "untied", "one sequence"])
 def test_two_workers_train_as_one_process_does(trained: Trained, name: str):
-    """Losses taken chunk by chunk and of whole responses, a signal that is live; a head that is
-    tied and one that is not.
+    """Losses by chunk and by whole response, a live signal, a tied and an untied head.
 
-    SAPO's budget makes the workers' numbers of micro-batches differ; of one sequence only one
-    worker has any. The untied model is trained with activation checkpointing besides.
+    SAPO's budget makes the workers' numbers of micro-batches differ. With one sequence, only one
+    worker has any. The untied model is also trained with activation checkpointing.
     """
     assert_same_trajectory(trained.one, trained.two, trained.refs[name])
 
@@ -212,9 +208,7 @@ def test_what_two_workers_leave_is_what_one_leaves(trained: Trained):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sapo", "untied"])
 def test_transformers_reads_what_workers_export(world: World, trained: Trained, name: str):
-    """By transformers alone, with no weight missing or made up, to the log-probs that our own
-    forward gives.
-    """
+    """Transformers alone finds every weight, and gives the log-probs of our own forward."""
     folder = trained.two.path(trained.refs[name].last.id)
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
@@ -234,13 +228,16 @@ def test_transformers_reads_what_workers_export(world: World, trained: Trained, 
 
 @pytest.mark.slow
 def test_bf16_arithmetic_keeps_float32_weights(trained: Trained):
-    """Steps that bfloat16 would round away are there; the trajectory is that of float32 within
-    bfloat16's rounding.
+    """Weights keep steps that bfloat16 would round away.
+
+    The trajectory is that of float32 within bfloat16's rounding.
     """
     ref = trained.refs["sapo"]
-    found = weights(trained.bf16, ref.last)
-    assert all(tensor.dtype == torch.float32 for tensor in found.values())
-    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in found.values())
+    trained_weights = weights(trained.bf16, ref.last)
+    assert all(tensor.dtype == torch.float32 for tensor in trained_weights.values())
+    assert any(
+        not torch.equal(tensor, tensor.bfloat16().float()) for tensor in trained_weights.values()
+    )
     records = load_records(trained.bf16, ref), load_records(trained.one, ref)
     for ours, exact in zip(*records, strict=True):
         assert ours["loss"] == pytest.approx(exact["loss"], abs=0.02)
@@ -270,7 +267,7 @@ def test_activation_checkpointing_changes_no_bit_of_one_process(
 
 @pytest.fixture(scope="module")
 def killed(world: World, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Two workers of which one died at step 5, with the checkpoint they wrote after step 4."""
+    """The store of two workers, one of which died at step 5, with their checkpoint of step 4."""
     folder = tmp_path_factory.mktemp("killed")
     store = without(world.store, folder / "store", trained.refs["sapo"])
     answers, ended = train(
@@ -278,7 +275,7 @@ def killed(world: World, trained: Trained, tmp_path_factory: pytest.TempPathFact
     )
     assert not answers
     assert ended[1].returncode == 9
-    assert ended[0].returncode not in (0, 9), "the other notices, and does not wait for ever"
+    assert ended[0].returncode not in (0, 9), "the other notices, and does not wait indefinitely"
     left = sorted(
         path.name
         for path in (store.root / "partial" / trained.refs["sapo"].id).glob("resume*.safetensors")
@@ -289,7 +286,7 @@ def killed(world: World, trained: Trained, tmp_path_factory: pytest.TempPathFact
 
 @dataclass(frozen=True)
 class Resumed:
-    """Trainings that two workers finished, and the steps they began from."""
+    """Stores of trainings that two workers finished, and the steps they resumed from."""
 
     stores: dict[str, Store]
     starts: dict[str, int]
@@ -330,7 +327,7 @@ def resumed(
 def test_after_a_workers_death_the_same_number_end_in_the_same_bits(
     trained: Trained, resumed: Resumed, name: str, start: int
 ):
-    """From the newest checkpoint whose every file is there, with the bytes that were put."""
+    """They resume from the newest checkpoint whose files are all there and undamaged."""
     ref, store = trained.refs["sapo"], resumed.stores[name]
     assert resumed.starts[name] == start
     assert_same_bits(trained.two, store, ref)
@@ -369,7 +366,7 @@ def test_a_checkpoint_of_two_workers_is_gone_on_from_by_one_process(
     assert get_or_compute(teacher(world, SAPO()), context(store)) == ref
     assert_same_trajectory(trained.one, store, ref)
     assert load_records(store, ref)[:4] == load_records(trained.two, ref)[:4], (
-        "what the two had done was not done again"
+        "the two workers' steps are not repeated"
     )
 
 
@@ -419,14 +416,14 @@ def test_rows_are_those_that_torch_chunks_into(length: int, size: int):
 
 
 def test_rows_that_lie_in_several_files_are_read_from_any_place(tmp_path: Path):
-    whole = torch.arange(21.0).reshape(7, 3)
+    tensor = torch.arange(21.0).reshape(7, 3)
     paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
-    for path, part in zip(paths, (whole[:3], whole[3:7], whole[7:]), strict=True):
+    for path, part in zip(paths, (tensor[:3], tensor[3:7], tensor[7:]), strict=True):
         save_file({"weight": part.contiguous(), "step": torch.tensor(4.0)}, path)
     rows = Rows(paths)
     for start in range(8):
         for stop in range(start, 8):
-            assert torch.equal(rows.read("weight", start, stop), whole[start:stop])
+            assert torch.equal(rows.read("weight", start, stop), tensor[start:stop])
     assert rows.read("step", 0, 0) == 4
     assert "weight" in rows and "bias" not in rows
     with pytest.raises(LookupError, match="bias"):
@@ -444,7 +441,7 @@ def test_what_trainers_ask_and_their_stage_does_not(world: World):
     ) == ResourceRequest(3, 0.0)
     stage = teacher(world, SAPO())
     assert request_for(stage, runtime) == ResourceRequest(0, 0.0), (
-        "it would hold what its trainers wait for"
+        "it would hold the resources its trainers wait for"
     )
     assert request_for(stage, runtime.model_copy(update={"trainers": 1})) == ResourceRequest(8, 4.0)
     assert request_for(

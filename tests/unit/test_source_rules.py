@@ -1,5 +1,6 @@
-"""What no file of the source may do, read off its syntax tree: unpickle, evaluate, ask a shell,
-trust code unasked, build SQL from text.
+"""Rules for the source, checked on its syntax tree.
+
+No file may unpickle, evaluate text, run a shell, trust code unasked, or build SQL from text.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from helpers import ROOT
 FOLDERS = ("erpd_core", "tasks", "flows", "deployments", "scripts", "docker", "benchmarks")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 RUNS_PROGRAMS = "tasks/grading/code/runner.py"
-"""Runs the graded programs, in a process of its own that is contained (docs/code_grading.md)."""
+"""Runs the graded programs, in its own contained process (docs/code_grading.md)."""
 UNPICKLERS = {
     "pickle",
     "cPickle",
@@ -30,14 +31,14 @@ SQL = {"text", "execute", "exec_driver_sql", "executemany", "executescript", "sc
 
 
 def dotted(node: ast.AST) -> str:
-    """`a.b.c` of a name or attribute; of anything else, its last part."""
+    """The dotted name `a.b.c` of a name or attribute; for anything else, its last part."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}".lstrip(".")
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def is_constant(node: ast.AST) -> bool:
-    """A literal, or a value that is spelled in capitals: fixed when the module was written."""
+    """Whether a text is fixed when the module is written: a literal, or a name in capitals."""
     if isinstance(node, ast.JoinedStr):
         return all(is_constant(part) for part in node.values)
     if isinstance(node, ast.FormattedValue):
@@ -48,7 +49,7 @@ def is_constant(node: ast.AST) -> bool:
 
 
 def is_built(node: ast.AST) -> bool:
-    """A text put together from something that is not constant."""
+    """Whether a text is built from parts that are not constant."""
     if isinstance(node, ast.JoinedStr | ast.BinOp):
         return not is_constant(node)
     return (
@@ -62,7 +63,7 @@ def objections(tree: ast.AST, file: str = "") -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = (
-                [one.name for one in node.names]
+                [alias.name for alias in node.names]
                 if isinstance(node, ast.Import)
                 else [node.module or ""]
             )
@@ -72,10 +73,11 @@ def objections(tree: ast.AST, file: str = "") -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         name, last = dotted(node.func), dotted(node.func).rpartition(".")[2]
-        given = {one.arg: one.value for one in node.keywords}
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
 
         def says(argument: str, value: object, given: dict[str | None, ast.expr] = given) -> bool:
-            return isinstance(found := given.get(argument), ast.Constant) and found.value is value
+            node = given.get(argument)
+            return isinstance(node, ast.Constant) and node.value is value
 
         if isinstance(node.func, ast.Name) and name in ("eval", "exec") and file != RUNS_PROGRAMS:
             yield f"calls {name}"
@@ -86,14 +88,14 @@ def objections(tree: ast.AST, file: str = "") -> Iterator[str]:
         ):
             yield "np.load with pickles"
         if name in ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"):
-            yield f"{name}: yaml.safe_load is the one"
+            yield f"{name}: use yaml.safe_load"
         if name in (
             "os.system",
             "os.popen",
             "subprocess.getoutput",
             "subprocess.getstatusoutput",
         ) or ("shell" in given and not says("shell", False)):
-            yield "asks a shell"
+            yield "runs a shell"
         if (
             says("trust_remote_code", True)
             or says("allow_pickle", True)
@@ -105,13 +107,13 @@ def objections(tree: ast.AST, file: str = "") -> Iterator[str]:
             and file.startswith("tasks/")
             and not {"trust_remote_code", "local_files_only"} <= given.keys()
         ):
-            yield "from_pretrained without a word on code and network"
+            yield "from_pretrained without trust_remote_code and local_files_only"
         if last in ("extractall", "unpack_archive"):
             yield f"{last}: members of an archive may lead out of the folder"
         if last == "Environment" and not says("autoescape", True):
-            yield "a Jinja environment that does not escape"
+            yield "a Jinja environment without autoescape"
         if last in SQL and node.args and is_built(node.args[0]):
-            yield f"{last} of a text that is put together: bind its parameters"
+            yield f"{last} of a built text: bind its parameters"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,6 +1,4 @@
-"""The store: whole or not there, found again by what was asked, never silently damaged, made
-once.
-"""
+"""The store: artifacts are whole or absent, found by spec, never silently damaged, made once."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ json_values = st.recursive(
     ),
     max_leaves=10,
 )
-questions = st.dictionaries(st.text(max_size=6), json_values, max_size=5)
+specs = st.dictionaries(st.text(max_size=6), json_values, max_size=5)
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def make(store: Store, files: dict[str, bytes], spec: dict[str, Any] | None = None) -> str:
-    """Build and commit an artifact; its identity."""
+    """Build and commit an artifact; returns its identity."""
     with store.build("thing", spec or {"a": 1}, {}, 1) as build:
         assert build is not None
         for name, data in files.items():
@@ -58,7 +56,7 @@ def everything(folder: Path) -> set[str]:
 
 
 @given(
-    spec=questions,
+    spec=specs,
     inputs=st.dictionaries(st.text(max_size=6), st.text(max_size=8), max_size=5),
     data=st.randoms(),
 )
@@ -88,10 +86,11 @@ def test_identity_changes_with_everything_it_is_made_of():
         ("thing", asked[1], {}, 1),
         (*asked[:3], 2),
     ]
-    found = {identity(*one) for one in [asked, *others]}
-    assert len(found) == 1 + len(others)
+    identities = {identity(*arguments) for arguments in [asked, *others]}
+    assert len(identities) == 1 + len(others)
     assert all(
-        name.partition("-")[2].isalnum() and len(name.partition("-")[2]) == 20 for name in found
+        name.partition("-")[2].isalnum() and len(name.partition("-")[2]) == 20
+        for name in identities
     )
 
 
@@ -100,7 +99,7 @@ def test_a_question_that_json_cannot_say_has_no_identity():
         identity("thing", {"a": float("nan")}, {}, 1)
 
 
-# ------------------------------------------------------------------------------------- whole or not
+# ---------------------------------------------------------------------------------- whole or absent
 
 
 def test_an_artifact_is_not_there_before_commit_and_whole_after(store: Store):
@@ -150,9 +149,7 @@ def test_a_put_that_fails_leaves_nothing(store: Store):
 
 
 def test_a_put_that_fails_over_an_older_file_does_not_leave_the_older_one_as_done(store: Store):
-    """The spec is the same, so the older bytes would be right too; but who puts again has a
-    reason, and half a reason is none.
-    """
+    """The older bytes fit the same spec, but a caller that puts a file again wants new ones."""
     with store.build("thing", {"a": 1}, {}, 1) as build:
         assert build is not None
         build.put("one.txt", lambda path: path.write_text("1"))
@@ -270,10 +267,10 @@ def test_a_damaged_file_is_found_and_the_artifact_set_aside(store: Store, harm: 
     assert "two.bin" in (fresh.damage(artifact) or "")
     assert not fresh.has(artifact)
     assert not fresh.path(artifact).exists()
-    (aside,) = (store.root / "damaged").iterdir()
-    assert "two.bin" in (aside / "damage.txt").read_text()
-    assert (aside / "one.bin").read_bytes() == bytes(1000), (
-        "what was there is kept for a person to look at"
+    (set_aside,) = (store.root / "damaged").iterdir()
+    assert "two.bin" in (set_aside / "damage.txt").read_text()
+    assert (set_aside / "one.bin").read_bytes() == bytes(1000), (
+        "what was there is kept for a user to inspect"
     )
 
 
@@ -299,7 +296,7 @@ class Answer(Frozen):
 
 
 class Squared(Stage[Answer]):
-    """A stage for these tests: writes one file, and a line into `log` each time it really works."""
+    """A stage that writes one file, and a line into `log` each time it really computes."""
 
     KIND: ClassVar[str] = "squared"
     VERSION: ClassVar[int] = 1

@@ -1,5 +1,6 @@
-"""Bytes that a disk lost or changed are found when they are read, named, and made again; a file
-is there whole or not at all.
+"""Bytes that a disk lost or changed are detected on reading, named, and remade.
+
+A file is whole or absent.
 """
 
 from __future__ import annotations
@@ -42,20 +43,20 @@ def make(store: Store) -> str:
 
 
 def test_no_flipped_bit_of_a_manifest_is_believed(store: Store):
-    """Figures in it are answers, so a digit that changed must not pass for one."""
+    """Figures in a manifest are results, so a changed digit must not pass for one."""
     artifact = make(store)
     path = store.path(artifact) / MANIFEST
     sound, content = path.read_bytes(), store.manifest(artifact).model_dump(exclude={"checksum"})
-    found = 0
+    detected = 0
     for at in range(len(sound)):
         harmed = bytearray(sound)
         harmed[at] ^= 1 << at % 7
         path.write_bytes(harmed)
         if store.damage(artifact):
-            found += 1
-        else:  # a letter of the word `checksum` itself, say: all that counts is as it was
+            detected += 1
+        else:  # for example, a letter of the key `checksum` itself: the content is unchanged
             assert store.manifest(artifact).model_dump(exclude={"checksum"}) == content, harmed
-    assert found > 0.95 * len(sound)
+    assert detected > 0.95 * len(sound)
 
 
 def test_a_manifest_from_before_checksums_is_read(store: Store):
@@ -72,11 +73,11 @@ def test_what_is_set_aside_is_said_in_one_line(store: Store, caplog: pytest.LogC
     flip_a_bit(store.path(artifact) / "one.bin")
     with caplog.at_level(logging.WARNING, "erpd"):
         assert not Store(store.root).has(artifact)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "erpd"]
-    assert said.startswith(
-        f"{artifact}: one.bin does not have the bytes its manifest promises; it is set aside as "
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "erpd"]
+    assert message.startswith(
+        f"{artifact}: one.bin does not match its manifest; it is set aside as "
     )
-    assert "\n" not in said
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("beside", ["one.bin" + SIDE, ".seconds"])
@@ -118,8 +119,8 @@ def test_a_damaged_batch_is_named_not_read_and_sampled_again_to_the_same_bytes(
         f"command again",
     ):
         get_or_compute(scoring, context(store))
-    (aside,) = (store.root / "damaged").iterdir()
-    assert "shard-00001.parquet does not have the bytes" in (aside / "damage.txt").read_text()
+    (damaged,) = (store.root / "damaged").iterdir()
+    assert "shard-00001.parquet does not match its manifest" in (damaged / "damage.txt").read_text()
 
     manifest = world.store.manifest(world.rollouts.id)
     sampling = manifest.spec["sampling"]
@@ -134,7 +135,7 @@ def test_a_damaged_batch_is_named_not_read_and_sampled_again_to_the_same_bytes(
     assert get_or_compute(scoring, context(store)) == world.old
 
 
-# ------------------------------------------------------------------------------------- whole or not
+# ---------------------------------------------------------------------------------- whole or absent
 
 WRITING = """
 import sys
@@ -150,9 +151,7 @@ with Store(Path(sys.argv[1])).build("thing", {"a": 1}, {}, 1) as build:
 
 @pytest.mark.slow
 def test_a_checkpoint_killed_at_any_instant_is_the_old_one_the_new_one_or_none(tmp_path: Path):
-    """Each writer is killed without a word a random moment after it began to overwrite what the
-    one before it left.
-    """
+    """Each writer is killed at a random moment while it overwrites its predecessor's file."""
     store, chance = Store(tmp_path / "store"), random.Random(0)
     for _ in range(5):
         command = [sys.executable, "-c", WRITING, str(store.root)]
@@ -167,7 +166,7 @@ def test_a_checkpoint_killed_at_any_instant_is_the_old_one_the_new_one_or_none(t
         with store.build("thing", {"a": 1}, {}, 1) as build:
             assert build is not None, "nothing was committed"
             if build.done("resume.safetensors"):
-                found = (build.folder / "resume.safetensors").read_bytes()
-                assert len(found) == 4_000_000 and len(set(found)) == 1
+                content = (build.folder / "resume.safetensors").read_bytes()
+                assert len(content) == 4_000_000 and len(set(content)) == 1
             assert not [path for path in build.folder.rglob("*.tmp")]
     assert store.artifacts("thing") == []

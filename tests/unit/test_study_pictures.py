@@ -1,6 +1,4 @@
-"""A study's pictures and the data behind them: time, colours, names, and nothing drawn from
-nothing.
-"""
+"""A study's pictures and their data: time, colours, names, and no picture without data."""
 
 from __future__ import annotations
 
@@ -77,5 +75,5 @@ def test_names_in_a_picture_do_not_lie_on_each_other():
     png(figure)
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert boxes and not any(
-        one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number]
+        box.overlaps(other) for number, box in enumerate(boxes) for other in boxes[:number]
     )

@@ -1,5 +1,6 @@
-"""A study's report and the page of score against KL: beside the paper's numbers, safe, whole, at
-any stage of the study.
+"""A study's report and the page of score against KL, at any stage of the study.
+
+They show the paper's numbers, are safe, and contain all their pictures.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ def test_a_study_without_a_paper_has_no_columns_for_it(finished_study: Lab, tmp_
 def test_the_efficiency_page_names_the_front(finished_study: Lab, tmp_path: Path):
     page = Page(write_efficiency_page(finished_study.registry, finished_study.campaigns, tmp_path))
     front = [row[0] for row in page.rows if row[-1] == "yes"]
-    # ce.kl's has the KL of ce's and scores less
+    # ce.kl's student has the KL of ce's and a lower score
     assert front == ["base", "ce, teacher 1", "ce, student 1", "online, student 1"]
     assert page.row("ce, student 1")[1:] == [
         "S1",

@@ -1,6 +1,4 @@
-"""The tiny world and the base committed for it: what the small-scale studies and most end-to-end
-tests stand on.
-"""
+"""The tiny world and its committed base, on which small studies and most end-to-end tests run."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ def test_answers_are_right_and_ids_say_the_question(split):
 
 @pytest.mark.slow
 def test_no_question_crosses_splits_even_permuted():
-    """Whole splits, not samples: together they are every question, and no two share one."""
+    """Checked on complete splits: together they hold every question, and no two share one."""
     capacity = {split: len(tiny_world._triples(split)) for split in SPLITS}
     held = {
         s: {tuple(sorted(numbers(p))) for p in tiny_world.problems(s, capacity[s], seed=0)}
@@ -88,15 +86,15 @@ PINNED = ["74+92+76=", "20+29+85=", "43+14+70=", "25+61+82=", "33+37+43=", "39+3
 def test_demonstrations_mix_modes_as_documented():
     rng = random.Random(0)
     asked = tiny_world.problems("train", 20_000, seed=0)
-    said = [(p, tiny_world.demonstration(rng, p)) for p in asked]
-    modes = Counter(tiny_world.mode(p, r) for p, r in said)
-    right = Counter(tiny_world.mode(p, r) for p, r in said if tiny_world.extract(r) == p.answer)
-    assert modes["guess"] / len(said) == pytest.approx(0.45, abs=0.015)
+    pairs = [(p, tiny_world.demonstration(rng, p)) for p in asked]
+    modes = Counter(tiny_world.mode(p, r) for p, r in pairs)
+    right = Counter(tiny_world.mode(p, r) for p, r in pairs if tiny_world.extract(r) == p.answer)
+    assert modes["guess"] / len(pairs) == pytest.approx(0.45, abs=0.015)
     assert right["guess"] / modes["guess"] == pytest.approx(0.40, abs=0.02)
     assert modes["other"] == 0
-    assert right["column"] == modes["column"]  # followed faithfully, the good way is always right
+    assert right["column"] == modes["column"]  # followed faithfully, this method is always right
     assert right["forgot"] == 0
-    carries = [p for p, _ in said if sum(n % 10 for n in numbers(p)) >= 10]
+    carries = [p for p, _ in pairs if sum(n % 10 for n in numbers(p)) >= 10]
     assert modes["forgot"] / len(carries) == pytest.approx(0.55 * 0.25, abs=0.015)
 
 
@@ -140,15 +138,16 @@ def test_base_tokenizer_round_trips_prompts_and_responses():
     for problem in tiny_world.problems("test", 50, seed=0):
         text = problem.prompt + tiny_world.demonstration(rng, problem)
         ids = tokenizer(text).input_ids
-        assert len(ids) == len(text)  # one token a character, nothing added
+        assert len(ids) == len(text)  # one token per character, nothing added
         assert tokenizer.decode(ids) == text
         assert tokenizer(text + tokenizer.eos_token).input_ids == [*ids, tokenizer.eos_token_id]
         assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
 
 
 def test_base_is_a_mixture_with_headroom():
-    """Loads, has a head size vLLM's CPU kernels run, ends its responses, and knows the good way
-    without always taking it.
+    """The base loads, ends its responses, and knows the good method without always using it.
+
+    Its head size is one that vLLM's CPU kernels run.
     """
     import torch
     import transformers
@@ -169,11 +168,11 @@ def test_base_is_a_mixture_with_headroom():
         :, prompts.input_ids.shape[1] :
     ]
     assert (out == tokenizer.eos_token_id).any(dim=1).float().mean() > 0.99
-    said = list(zip(asked, tokenizer.decode(out, skip_special_tokens=True), strict=True))
-    right = [tiny_world.extract(r) == p.answer for p, r in said]
+    pairs = list(zip(asked, tokenizer.decode(out, skip_special_tokens=True), strict=True))
+    right = [tiny_world.extract(r) == p.answer for p, r in pairs]
     column = [
-        ok for ok, (p, r) in zip(right, said, strict=True) if tiny_world.mode(p, r) == "column"
+        ok for ok, (p, r) in zip(right, pairs, strict=True) if tiny_world.mode(p, r) == "column"
     ]
     assert 0.45 <= sum(right) / len(right) <= 0.60
     assert sum(column) / len(column) >= 0.95
-    assert 0.3 <= len(column) / len(said) <= 0.6
+    assert 0.3 <= len(column) / len(pairs) <= 0.6

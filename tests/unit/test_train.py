@@ -1,6 +1,4 @@
-"""Training really teaches, keeps a trail, and a killed run ends in the same bits. Evaluation's
-numbers are recomputed independently.
-"""
+"""Training learns, keeps a trail, and resumes to the same bits; evaluations are recomputed."""
 
 from __future__ import annotations
 
@@ -108,18 +106,16 @@ def student(world: World, teacher: TrainingRef) -> TrainingRef:
 
 
 def test_a_distillation_stops_where_its_kl_does(world: World, teacher: TrainingRef):
-    """Eq. 7's radius: the first step whose minibatch is so far from old is the last, and it is
-    kept.
-    """
+    """Eq. 7's radius: the first step whose minibatch is that far from old is kept as the last."""
     free = student_stage(world, teacher.last, steps=6)
-    whole = load_records(world.store, get_or_compute(free, world.context))
-    limit = whole[3]["kl_old_theta_on_old_batch"]
-    assert all(record["kl_old_theta_on_old_batch"] < limit for record in whole[:3]), (
-        "the seed gives a KL that grows"
+    records = load_records(world.store, get_or_compute(free, world.context))
+    limit = records[3]["kl_old_theta_on_old_batch"]
+    assert all(record["kl_old_theta_on_old_batch"] < limit for record in records[:3]), (
+        "this seed must give a growing KL"
     )
     stopped = get_or_compute(free.model_copy(update={"kl_stop": limit}), world.context)
     assert [policy.step for policy in stopped.trail] == [4]
-    assert load_records(world.store, stopped) == whole[:4]
+    assert load_records(world.store, stopped) == records[:4]
     assert stopped.last.id != get_or_compute(free, world.context).last.id
 
 
@@ -174,7 +170,7 @@ def test_records_say_what_happened(world: World, teacher: TrainingRef):
     assert (
         last["prob_positive"] - last["prob_negative"]
         > first["prob_positive"] - first["prob_negative"]
-    ), "it tells right from wrong better"
+    ), "it separates right from wrong better"
 
 
 def test_the_trail_holds_the_kept_steps_as_policies_of_their_own(
@@ -227,15 +223,15 @@ def test_a_students_trail_ends_with_its_last_step(world: World, teacher: Trainin
 
 
 def test_phases_follow_each_other(world: World, teacher: TrainingRef):
-    one = student_stage(world, teacher.last, steps=3)
-    two = one.model_copy(
-        update={"phases": (*one.phases, one.phases[0].model_copy(update={"steps": 2}))}
+    one_phase = student_stage(world, teacher.last, steps=3)
+    two_phases = one_phase.model_copy(
+        update={"phases": (*one_phase.phases, one_phase.phases[0].model_copy(update={"steps": 2}))}
     )
-    ref = get_or_compute(two, world.context)
+    ref = get_or_compute(two_phases, world.context)
     assert [record["step"] for record in load_records(world.store, ref)] == [1, 2, 3, 4, 5]
     assert [policy.step for policy in ref.trail] == [5]
     assert (
-        load_records(world.store, get_or_compute(one, world.context))
+        load_records(world.store, get_or_compute(one_phase, world.context))
         == load_records(world.store, ref)[:3]
     )
 
@@ -325,9 +321,7 @@ def test_a_killed_training_ends_in_the_same_bits(
 
 @dataclass
 class Cut(Progress):
-    """Ends a training after a step, once that is taken and, if it was time to, its checkpoint
-    written.
-    """
+    """Ends a training after step `at`, once its checkpoint, if one is due, is written."""
 
     at: int = 0
 
@@ -338,8 +332,9 @@ class Cut(Progress):
 
 @pytest.mark.slow
 def test_a_training_cut_after_any_step_goes_on_to_the_same_bits(world: World, tmp_path: Path):
-    """Weights, moments and data order are the checkpoint's and the step's; what else has drawn
-    from torch's generator has no part in it.
+    """Weights, moments and data order come from the checkpoint and the step alone.
+
+    Other draws from torch's generator have no effect.
     """
     stage = teacher_stage(
         world, TrainConfig(loss=CE(beta=0.05), optimizer=FAST, minibatch=16, steps=5, keep=(3,))
@@ -359,7 +354,7 @@ def test_a_training_cut_after_any_step_goes_on_to_the_same_bits(world: World, tm
         assert load_records(store, undisturbed) == load_records(world.store, undisturbed), step
         for policy in undisturbed.trail:
             ours, theirs = (
-                one.path(policy.id) / "model.safetensors" for one in (store, world.store)
+                side.path(policy.id) / "model.safetensors" for side in (store, world.store)
             )
             assert ours.read_bytes() == theirs.read_bytes(), step
 
@@ -388,7 +383,7 @@ def test_a_checkpoint_that_was_damaged_is_not_gone_on_from(world: World, tmp_pat
 def test_a_kept_policy_that_was_damaged_is_made_again(
     world: World, tmp_path: Path, teacher: TrainingRef, harm: str
 ):
-    """The training is found in the store; what it rests its trail on must be there too, whole."""
+    """The training is in the store; the policies of its trail must be there too, undamaged."""
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     weights = store.path(teacher.last.id) / "model.safetensors"
@@ -408,37 +403,40 @@ def test_a_kept_policy_that_was_damaged_is_made_again(
 
 
 def test_the_kl_of_the_base_to_itself_is_zero(world: World, validation: ProblemsRef):
-    found = report(world, world.base, validation)
-    assert found.kl_old == found.kl_base == 0.0
-    assert found.policy == world.base.id
+    measured = report(world, world.base, validation)
+    assert measured.kl_old == measured.kl_base == 0.0
+    assert measured.policy == world.base.id
 
 
 def test_a_reports_numbers_are_those_of_an_independent_computation(
     world: World, student: TrainingRef, validation: ProblemsRef
 ):
-    """Scores from the shards' verdicts; KL, entropy and length by transformers alone, one
-    response at a time, in float64.
+    """Scores come from the shards' verdicts.
+
+    KL, entropy and length come from transformers alone, one response at a time, in float64.
     """
-    found = report(world, student.last, validation)
+    measured = report(world, student.last, validation)
     ref = get_or_compute(
         SampleRollouts(policy=student.last, problems=validation, sampling=SAMPLING, seed=11),
         world.context,
     )
     rows = [row for path in shards(world.store, ref) for row in pq.read_table(path).to_pylist()]
     assert len(rows) == 64 * 8
-    assert found.scores["validation"].avg == pytest.approx(
+    assert measured.scores["validation"].avg == pytest.approx(
         sum(row["verdict"] == "correct" for row in rows) / len(rows)
     )
-    assert (found.scores["validation"].k, found.scores["validation"].problems) == (8, 64)
-    low, high = found.scores["validation"].ci95
-    assert low < found.scores["validation"].avg < high
-    assert found.length == pytest.approx(
+    assert (measured.scores["validation"].k, measured.scores["validation"].problems) == (8, 64)
+    low, high = measured.scores["validation"].ci95
+    assert low < measured.scores["validation"].avg < high
+    assert measured.length == pytest.approx(
         sum(len(row["response_tokens"]) for row in rows) / len(rows)
     )
 
     models = [
-        AutoModelForCausalLM.from_pretrained(world.store.path(one.id), dtype=torch.float32).eval()
-        for one in (student.last, world.base)
+        AutoModelForCausalLM.from_pretrained(
+            world.store.path(policy.id), dtype=torch.float32
+        ).eval()
+        for policy in (student.last, world.base)
     ]
     kl = entropy = 0.0
     tokens = 0
@@ -453,8 +451,8 @@ def test_a_reports_numbers_are_those_of_an_independent_computation(
             kl += float((own - other).gather(1, response[:, None]).sum())
             entropy += float(-(own.exp() * own).sum())
             tokens += len(response)
-    assert found.kl_old == found.kl_base == pytest.approx(kl / tokens, abs=1e-4)
-    assert found.entropy == pytest.approx(entropy / tokens, abs=1e-4)
+    assert measured.kl_old == measured.kl_base == pytest.approx(kl / tokens, abs=1e-4)
+    assert measured.entropy == pytest.approx(entropy / tokens, abs=1e-4)
 
 
 def test_several_benchmarks_are_weighed_by_their_tokens(
@@ -468,9 +466,12 @@ def test_several_benchmarks_are_weighed_by_their_tokens(
         sampling=SAMPLING,
         seed=11,
     )
-    found = get_or_compute(both, world.context)
-    one, two = report(world, student.last, validation), report(world, student.last, world.problems)
-    assert found.scores["validation"] == one.scores["validation"]
+    measured = get_or_compute(both, world.context)
+    on_validation, on_train = (
+        report(world, student.last, validation),
+        report(world, student.last, world.problems),
+    )
+    assert measured.scores["validation"] == on_validation.scores["validation"]
     weights = [
         get_or_compute(
             SampleRollouts(policy=student.last, problems=p, sampling=SAMPLING, seed=11),
@@ -478,9 +479,9 @@ def test_several_benchmarks_are_weighed_by_their_tokens(
         ).tokens
         for p in (validation, world.problems)
     ]
-    expected = (one.kl_old * weights[0] + two.kl_old * weights[1]) / sum(weights)
-    assert found.kl_old == pytest.approx(expected, abs=1e-9)
-    assert found.length == pytest.approx((one.length + two.length) / 2)
+    expected = (on_validation.kl_old * weights[0] + on_train.kl_old * weights[1]) / sum(weights)
+    assert measured.kl_old == pytest.approx(expected, abs=1e-9)
+    assert measured.length == pytest.approx((on_validation.length + on_train.length) / 2)
 
 
 def test_the_report_is_kept_as_a_file(world: World, validation: ProblemsRef):
@@ -492,12 +493,12 @@ def test_the_report_is_kept_as_a_file(world: World, validation: ProblemsRef):
         sampling=SAMPLING,
         seed=11,
     )
-    found = get_or_compute(stage, world.context)
+    measured = get_or_compute(stage, world.context)
     assert (
         EvalReport.model_validate(
             json.loads((world.store.path(stage.identity()) / "report.json").read_text())
         )
-        == found
+        == measured
     )
 
 

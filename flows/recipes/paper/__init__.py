@@ -1,8 +1,8 @@
-"""The paper's own numbers and settings as data: one YAML file a table or figure, and
-`settings.yaml` for its scale.
+"""The paper's numbers and settings as data.
 
-Reports join on a row's group and key; the head of each file says what its keys mean. Numbers are as
-printed: nothing is worked out here.
+There is one YAML file per table or figure, and `settings.yaml` for the paper's scale. Reports join
+on a row's group and key; the head of each file says what its keys mean. Numbers are as printed:
+nothing is computed here.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ T = TypeVar("T", bound=Frozen)
 class PaperSetting(Frozen):
     """One setting of an experiment.
 
-    Example: `PaperSetting(value=10, section="Sec. 4.4")`; a section that begins with "inferred" is
-    ours, and says from what.
+    If `section` begins with "inferred", the value is our inference, and `section` says from what.
+
+    Example: `PaperSetting(value=10, section="Sec. 4.4")`
     """
 
     value: Scalar | tuple[Scalar, ...]
@@ -47,7 +48,7 @@ class PaperSetting(Frozen):
 
 
 class PaperRow(Frozen):
-    """One row of a table; what the paper leaves blank is absent from `values`.
+    """One row of a table. A cell that the paper leaves blank is absent from `values`.
 
     Example: `PaperRow(key="ce+distill", label="CE + Distillation", group="NBG4-3B",
     values={"AIME24": 90.9, "KL": 0.02})`
@@ -56,21 +57,17 @@ class PaperRow(Frozen):
     key: str = Field(pattern=r"^[a-z0-9][a-z0-9.@+-]*$")
     label: str
     group: str = ""
-    """What sets rows of the same key apart, as the paper names it: a model, an arm, a part of
-    the table.
-    """
+    """Distinguishes rows of the same key, as in the paper: a model, an arm, a part of the table."""
     values: dict[str, float]
 
 
 class PaperTable(Frozen):
-    """A table (`rows`) or a figure (`values`: what the text says of it, by key and column)."""
+    """A table (`rows`) or a figure (`values`: numbers the text gives, by key and column)."""
 
     title: str
     source: str
     benchmarks: tuple[str, ...] = ()
-    """Columns that are scores, in points of 100, in the paper's order; `Avg` is a printed
-    average.
-    """
+    """Columns that are scores, in % and in the paper's order; `Avg` is an average it prints."""
     other: tuple[str, ...] = ()
     """Columns that are not scores."""
     units: dict[str, str] = Field(default_factory=dict)
@@ -83,26 +80,26 @@ class PaperTable(Frozen):
     def _consistent(self) -> PaperTable:
         columns = (*self.benchmarks, *self.other)
         if strange := [unit for unit in self.units if unit not in columns]:
-            raise ValueError(f"units: {strange} are no columns; choose from {list(columns)}")
+            raise ValueError(f"units: {strange} are not columns; choose from {list(columns)}")
         seen = set()
         for where, row in (
             *((f"row {row.group}/{row.key}", row.values) for row in self.rows),
             *self.values.items(),
         ):
             if strange := [column for column in row if column not in columns]:
-                raise ValueError(f"{where}: {strange} are no columns; choose from {list(columns)}")
+                raise ValueError(f"{where}: {strange} are not columns; choose from {list(columns)}")
             if where in seen:
-                raise ValueError(f"{where} is there twice; keys are unique within a group")
+                raise ValueError(f"{where} appears twice; keys are unique within a group")
             seen.add(where)
         return self
 
     def row(self, key: str, group: str | None = None) -> PaperRow:
         """The row of a key, which several groups may have.
 
-        **Raises:** ValueError when there is none, or several and no group was named.
+        **Raises:** ValueError if there is no such row, or several and no group is given.
         """
-        found = [row for row in self.rows if row.key == key and group in (None, row.group)]
-        if len(found) != 1:
+        rows = [row for row in self.rows if row.key == key and group in (None, row.group)]
+        if len(rows) != 1:
             known = sorted(
                 {
                     row.key if group else f"{row.group}/{row.key}"
@@ -111,14 +108,14 @@ class PaperTable(Frozen):
                 }
             )
             raise ValueError(
-                f"{self.source}: {len(found)} rows have key {key!r} and group {group!r}; there "
+                f"{self.source}: {len(rows)} rows have key {key!r} and group {group!r}; there "
                 f"are: {', '.join(known) or 'none'}"
             )
-        return found[0]
+        return rows[0]
 
 
 class PaperSampling(Frozen):
-    """How a model is sampled; the keys a recipe's sampling knows, and two that it does not."""
+    """How a model is sampled: the keys of a recipe's `sampling`, and two that it does not have."""
 
     samples: PositiveInt | None = None
     temperature: PositiveFloat
@@ -131,11 +128,11 @@ class PaperSampling(Frozen):
 class PaperModel(Frozen):
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     names: tuple[str, ...] = Field(min_length=1)
-    """The paper's spellings of it."""
+    """The paper's spellings of the model."""
     experiments: tuple[str, ...]
     sampling: PaperSampling
     evaluation: PaperSampling
-    """Without `samples`, which belong to the benchmark."""
+    """Sampling for evaluation, without `samples`: these belong to the benchmark."""
 
 
 class PaperPrompts(Frozen):
@@ -151,7 +148,7 @@ class PaperPrompts(Frozen):
 
 
 class PaperBenchmark(PaperPrompts):
-    """A benchmark; `samples` is the K of AVG@K, absent where the paper does not give it."""
+    """A benchmark. `samples` is the K of AVG@K; None if the paper does not give it."""
 
     slug: str = Field(pattern=r"^[a-z0-9_]+$")
     samples: PositiveInt | None
@@ -166,7 +163,10 @@ class PaperSettings(Frozen):
     training: dict[str, dict[str, Scalar | tuple[Scalar, ...]]]
 
     def model(self, name: str) -> PaperModel:
-        """The model that the paper calls `name`, in any of its spellings."""
+        """The model that the paper calls `name`, in any of its spellings.
+
+        **Raises:** ValueError if there is none.
+        """
         for model in self.models.values():
             if name in model.names:
                 return model
@@ -174,12 +174,12 @@ class PaperSettings(Frozen):
 
 
 def paper_names() -> list[str]:
-    """Every table and figure that has a file: fig4, fig5, ..., table1, ..., table12."""
-    found = [re.fullmatch(r"(fig|table)(\d+)", path.stem) for path in FOLDER.glob("*.yaml")]
+    """Tables and figures that have a file: fig4, fig5, ..., table1, ..., table12."""
+    matches = [re.fullmatch(r"(fig|table)(\d+)", path.stem) for path in FOLDER.glob("*.yaml")]
     return [
         match[0]
         for match in sorted(
-            (match for match in found if match), key=lambda match: (match[1], int(match[2]))
+            (match for match in matches if match), key=lambda match: (match[1], int(match[2]))
         )
     ]
 
@@ -187,7 +187,7 @@ def paper_names() -> list[str]:
 def load_paper(name: str) -> PaperTable:
     """A table or figure by name, for example `load_paper("table1")`.
 
-    **Raises:** ValueError naming what is wrong, and where.
+    **Raises:** ValueError that says what is wrong, and where.
     """
     if name not in paper_names():
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Figures: matplotlib plots as functions of plain data."""
+"""Figures: functions that draw matplotlib figures from plain data."""

@@ -1,9 +1,9 @@
-"""The pictures of a report, drawn from plain values: score against KL, training curves, time by
-phase.
+"""Figures of a campaign's report: score against KL, training curves, time by phase.
 
-Every function returns a `Figure` of its own (no pyplot, no global state) or None when there is
-nothing to draw; `png` makes bytes of one, the same bytes for the same values. Colours are Okabe and
-Ito's, which the colour-blind can tell apart; shape and dash say the same again.
+Every function draws plain values and returns a new `Figure` (no pyplot, no global state), or None
+if there is nothing to draw. `png` encodes a figure; the same values give the same bytes. The
+colours are those of Okabe and Ito, which colour-blind readers can distinguish; markers and dashes
+carry the same information.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Point:
-    """A measured policy. `start` is the name of the policy its iteration began from, None for the
-    base.
+    """A measured policy.
 
     Example: `Point("student 1", "student", 1, 0.08, {"test": score}, start="base")`
     """
@@ -68,24 +67,28 @@ class Point:
     """KL(policy || base), nats per token."""
     scores: Mapping[str, Score]
     start: str | None = None
+    """Name of the start of its iteration; None for the base."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: its records by step, and the validation score of the steps that were kept.
+    """A training run: its records by step, and the validation scores of the kept steps.
 
     Example: `Run("iteration 1", 1, [{"step": 1, "loss": 0.7}], validation={20: 0.85}, chosen=20)`
     """
 
     name: str
     number: int
+    """Number of the run, from 1; it selects the colour."""
     records: Sequence[Record]
     validation: Mapping[int, float] = field(default_factory=dict)
+    """Step -> validation score, as a share of 1."""
     chosen: int | None = None
+    """The kept step that validation chose, if any."""
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, without date or version in it."""
+    """The figure as a PNG without date and version."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(
@@ -98,8 +101,9 @@ def png(figure: Figure) -> bytes:
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (KL, score) pairs those that no other beats: nobody scores as much at less KL. In order
-    of KL.
+    """The (KL, score) pairs on the Pareto front, in order of KL.
+
+    No other pair has at least the same score at less KL.
     """
     front: list[tuple[float, float]] = []
     for kl, score in sorted(points, key=lambda pair: (pair[0], -pair[1])):
@@ -109,8 +113,10 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def score_against_kl(points: Sequence[Point]) -> Figure | None:
-    """One panel per benchmark: every policy with its 95 % interval, the chain of students, each
-    teacher and what it led to.
+    """Score against KL to the base, one panel per benchmark.
+
+    A panel shows every policy with its 95 % interval, the chain of students, and an arrow from each
+    teacher to its student.
     """
     points = [point for point in points if math.isfinite(point.kl)]
     benchmarks = list(dict.fromkeys(name for point in points for name in point.scores))
@@ -134,7 +140,7 @@ def score_against_kl(points: Sequence[Point]) -> Figure | None:
                 color=FRONT,
                 linestyle=(0, (5, 2)),
                 linewidth=1.2,
-                label="Pareto front: most score for its KL",
+                label="Pareto front: highest score for its KL",
             )
         )
         if present - {"base"}:
@@ -204,8 +210,9 @@ def _policies(axes: Axes, points: Sequence[Point], benchmark: str) -> None:
 
 
 def kl_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Linear, or logarithmic above a threshold when a far policy would press all others against
-    the axis.
+    """Label the KL axis, and choose its scale.
+
+    It is logarithmic above a threshold if a linear one would crowd all but the farthest policies.
     """
     positive = sorted(value for value in values if value > 0)
     label = "KL(policy || base), nats per token"
@@ -232,7 +239,7 @@ def _arrow(
 
 
 def handle(label: str, color: str, marker: str) -> Line2D:
-    """A marker with its name, for a legend."""
+    """A marker with its label, for a legend."""
     return Line2D([], [], color=color, marker=marker, linestyle="", markersize=7.5, label=label)
 
 
@@ -270,13 +277,15 @@ PANELS: tuple[tuple[str, str, Curves], ...] = (
 )
 """Title, unit, and the lines of a panel: key in the record, label, dash."""
 SPREAD = {"ratio_max", "grad_norm"}
-"""Drawn on a logarithmic scale where their values are far apart."""
+"""Drawn on a logarithmic scale if their values are far apart."""
 PERCENT = {"clip_fraction", "reward_mean"}
+"""Shares of 1 that are drawn in %."""
 
 
 def training_curves(runs: Sequence[Run]) -> Figure | None:
-    """Small multiples by optimizer step, a colour per run; only panels that some run has values
-    for.
+    """Training curves by optimizer step: a panel per quantity, a colour per run.
+
+    Panels without values are left out.
     """
     runs = [run for run in runs if run.records or run.validation]
     panels = [
@@ -364,14 +373,14 @@ def _by_step(axes: Axes, title: str, unit: str) -> None:
 
 
 def _column(run: Run, key: str) -> dict[int, float]:
-    """Step -> value, where there is a finite one."""
+    """Step -> value, for steps with a finite value."""
     return {
         int(row["step"]): row[key] for row in run.records if key in row and math.isfinite(row[key])
     }
 
 
 def _color(number: int, runs: int) -> Any:
-    """Colours of iterations: distinct ones while they last, else a sequence from dark to light."""
+    """The colour of a run: distinct colours if there are enough, else a dark-to-light sequence."""
     if max(number, runs) <= len(ORDINAL):
         return ORDINAL[(number - 1) % len(ORDINAL)]
     return colormaps["viridis"](0.9 * ((number - 1) % runs) / max(1, runs - 1))
@@ -381,7 +390,11 @@ def _color(number: int, runs: int) -> Any:
 
 
 def time_by_phase(seconds: Mapping[str, Mapping[str, float]]) -> Figure | None:
-    """A stacked bar per iteration: iteration's name -> phase -> seconds."""
+    """A stacked bar per iteration.
+
+    **Arguments:**
+        seconds: Name of the iteration -> phase -> seconds.
+    """
     phases = list(dict.fromkeys(phase for spent in seconds.values() for phase in spent))
     if not phases:
         return None
@@ -428,7 +441,7 @@ def time_by_phase(seconds: Mapping[str, Mapping[str, float]]) -> Figure | None:
 
 
 def time_unit(longest: float) -> tuple[str, float]:
-    """What to show times in, by the longest of them, and how many seconds that is."""
+    """The unit for times up to `longest` seconds, and its length in seconds."""
     return (
         ("hours", 3600.0)
         if longest > 7200
@@ -439,7 +452,7 @@ def time_unit(longest: float) -> tuple[str, float]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, its layout constrained."""
+    """An empty figure with constrained layout; `width` and `height` in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)

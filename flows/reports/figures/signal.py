@@ -1,5 +1,5 @@
-"""Pictures of signals on the fixed batch: how far students follow their teachers (Fig. 7), and
-where teachers moved (Fig. 10).
+"""Figures of signals on the fixed batch: how far students follow (Fig. 7), where teachers moved
+(Fig. 10).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from flows.reports.figures.style import arm_color, arm_dash, arm_handles, grid, 
 
 
 def deviation(arms: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure | None:
-    """Student's over teacher's deviation from old, by how far the teacher went (Fig. 7): a line
-    per arm.
+    """The student's deviation from old divided by the teacher's (Fig. 7), a line per arm.
+
+    The x axis is the teacher's deviation, in nats.
     """
     arms = {
         arm: [row for row in rows if row["teacher"] > 0 and math.isfinite(row["ratio"])]
@@ -50,7 +51,7 @@ def deviation(arms: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure | Non
             "|student − old| / |teacher − old|"
             + (" (log scale)" if axes.get_yscale() == "log" else "")
         )
-        handles = [one for arm, one in zip(arms, arm_handles(list(arms))) if arm in names]
+        handles = [line for arm, line in zip(arms, arm_handles(list(arms))) if arm in names]
         legend(
             figure,
             [*handles, Line2D([], [], color=BASE, linewidth=1, label="as far as the teacher")],
@@ -65,27 +66,31 @@ OUTCOMES = (
 
 
 def log_ratios(arms: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure | None:
-    """The teacher's log-ratio to old per token, on right and on wrong responses (Fig. 10): a
-    panel per arm, tokens on a log scale.
+    """Histograms of the teacher's log-ratio to old per token (Fig. 10).
+
+    A panel per arm shows right and wrong responses; numbers of tokens are on a log scale.
+
+    **Arguments:**
+        arms: Arm -> outcome -> histogram (`edges`, in nats, and `counts`).
     """
     arms = {
-        arm: found
-        for arm, found in arms.items()
-        if any(sum(one["counts"]) for one in found.values())
+        arm: histograms
+        for arm, histograms in arms.items()
+        if any(sum(histogram["counts"]) for histogram in histograms.values())
     }
     if not arms:
         return None
     with rc_context(STYLE):
         figure, rows, columns = grid(len(arms), 4.1, 2.7, 3)
         first: Axes | None = None
-        for number, (arm, found) in enumerate(arms.items()):
+        for number, (arm, histograms) in enumerate(arms.items()):
             axes = figure.add_subplot(rows, columns, number + 1, sharex=first, sharey=first)
             first = first or axes
             axes.set_yscale("log")
             for outcome, _, color in OUTCOMES:
-                if outcome in found:
-                    low, high = found[outcome]["edges"]
-                    counts = found[outcome]["counts"]
+                if outcome in histograms:
+                    low, high = histograms[outcome]["edges"]
+                    counts = histograms[outcome]["counts"]
                     edges = [
                         low + (high - low) * bin / len(counts) for bin in range(len(counts) + 1)
                     ]

@@ -1,9 +1,8 @@
-"""The pictures of a study, drawn from plain values: gains beside the paper's, score against KL,
-against iteration, against time.
+"""Figures of a study: gains, and score against KL, iteration and time.
 
-As in `flows/reports/figures/campaign.py` every function returns a figure of its own, or None when
-there is nothing to draw. An arm has one colour in all of them (`order`: all arms of the study), and
-up to a dozen stay apart.
+As in `flows/reports/figures/campaign.py`, every function draws plain values and returns a new
+figure, or None if there is nothing to draw. An arm has the same colour in all of them (`order`: all
+arms of the study). Up to twelve arms have distinct colours.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ from flows.reports.figures.style import (
 
 @dataclass(frozen=True)
 class Gained:
-    """Points a policy gained over its base, with a 95 % interval, and the paper's points where it
-    has a row.
+    """A policy's gain over its base with its 95 % interval, and the paper's gain, all in points.
 
     Example: `Gained("ce", "student 1", "student", 27.0, 22.8, 31.2, paper=4.8)`
     """
@@ -65,7 +63,7 @@ class Gained:
 
 @dataclass(frozen=True)
 class Placed:
-    """A measured policy among those of several arms.
+    """A measured policy of an arm.
 
     Example: `Placed("ce", "student", 1, 0.05, {"test": score}, strategy="S1")`
     """
@@ -77,30 +75,28 @@ class Placed:
     """KL(policy || base), nats per token."""
     scores: Mapping[str, Score]
     strategy: str = ""
-    """Of the iteration: S1, S2, S3, online, none, stop."""
+    """Strategy of its iteration: S1, S2, S3, online, none, stop."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """An arm's policies by the work done until they were there.
+    """An arm's policies by the time of work after which they existed.
 
     Example: `Timeline("ce", [(0.0, base), (140.0, teacher)], kept=[[(60.0, 0.71), (120.0, 0.74)]])`
     """
 
     arm: str
     policies: Sequence[tuple[float, Placed]]
-    """Seconds, policy."""
+    """Seconds of work, and the policy that existed then."""
     kept: Sequence[Sequence[tuple[float, float]]] = field(default_factory=tuple)
-    """For each training run: seconds and validation score (of 1) of the steps that were kept."""
+    """Per training run: seconds and validation score (as a share of 1) of its kept steps."""
 
 
 # -------------------------------------------------------------------------------------------- gains
 
 
 def gains(rows: Sequence[Gained], order: Sequence[str] = ()) -> Figure | None:
-    """Our gain over the base per policy, with its interval; beside it the paper's, where it has
-    the row.
-    """
+    """The gain over the base of each policy with its interval, and the paper's gain, if any."""
     rows = [row for row in rows if math.isfinite(row.points)]
     if not rows:
         return None
@@ -136,7 +132,7 @@ def gains(rows: Sequence[Gained], order: Sequence[str] = ()) -> Figure | None:
         axes.set_yticks([where for where, _ in ticks], [text for _, text in ticks])
         axes.set_ylim(place - 0.3, -0.7)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("points over the own base, mean over the benchmarks  (95 % interval)")
+        axes.set_xlabel("points over its own base, mean over the benchmarks  (95 % interval)")
         handles = role_handles(row.role for row in rows)
         if any(row.paper is not None for row in rows):
             handles.append(
@@ -159,9 +155,7 @@ def gains(rows: Sequence[Gained], order: Sequence[str] = ()) -> Figure | None:
 
 
 def efficiency(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | None:
-    """Score against KL to base, a panel per benchmark: every policy of every arm, and the front
-    of those that no other beats.
-    """
+    """Score against KL to the base with the Pareto front, a panel per benchmark."""
     points = [point for point in points if math.isfinite(point.kl)]
     benchmarks = list(dict.fromkeys(name for point in points for name in point.scores))
     if not benchmarks:
@@ -186,7 +180,7 @@ def efficiency(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | 
             Line2D([], [], color=FRONT, linestyle=(0, (5, 2)), linewidth=1.2, label="Pareto front")
         )
         legend(figure, handles)
-        figure.draw_without_rendering()  # places are known in pixels once the layout is
+        figure.draw_without_rendering()  # positions in pixels are known after the layout
         for benchmark, axes in panels:
             write_names(
                 axes,
@@ -209,7 +203,7 @@ def _policies(axes: Axes, points: Sequence[Placed], benchmark: str, arms: Sequen
 
 
 def _dot(axes: Axes, x: float, point: Placed, benchmark: str, arms: Sequence[str]) -> None:
-    """A policy with its interval."""
+    """Draw a policy with its interval."""
     score = point.scores[benchmark]
     y = 100 * score.avg
     color = BASE if point.role == "base" else arm_color(point.arm, arms)
@@ -236,7 +230,10 @@ def _name(point: Placed, x: float, text: str, benchmark: str, color: str) -> Nam
 
 
 def _policy_names(points: Sequence[Placed], benchmark: str, arms: Sequence[str]) -> list[Name]:
-    """Arm, and iteration where an arm has several; the front first, then students."""
+    """Labels: the arm, and the iteration if an arm has several.
+
+    They are in order of priority: the Pareto front first, then students.
+    """
     front = set(pareto_front((point.kl, point.scores[benchmark].avg) for point in points))
     rank = {"student": 0, "base": 1, "teacher": 2}
     several = {
@@ -250,20 +247,23 @@ def _policy_names(points: Sequence[Placed], benchmark: str, arms: Sequence[str])
         if len({point.scores[benchmark].avg for point in points if point.role == "base"}) > 1
         else "base"
     )
-    found = []
+    names = []
     for point in sorted(
         points,
-        key=lambda one: ((one.kl, one.scores[benchmark].avg) not in front, rank.get(one.role, 3)),
+        key=lambda point: (
+            (point.kl, point.scores[benchmark].avg) not in front,
+            rank.get(point.role, 3),
+        ),
     ):
-        named = (
+        form = (
             base
             if point.role == "base"
             else f"{{}} {point.iteration}"
             if point.arm in several
             else "{}"
         )
-        text = named.format(short(point.arm, 18))
-        found.append(
+        text = form.format(short(point.arm, 18))
+        names.append(
             _name(
                 point,
                 point.kl,
@@ -272,15 +272,16 @@ def _policy_names(points: Sequence[Placed], benchmark: str, arms: Sequence[str])
                 BASE if point.role == "base" else arm_color(point.arm, arms),
             )
         )
-    return found
+    return names
 
 
 # ------------------------------------------------------------------------------------------- stages
 
 
 def stages(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | None:
-    """Score by iteration, a line per arm through base and students, each named by what its
-    iteration did; teachers stand hollow beside.
+    """Score by iteration, a line per arm through its base and students.
+
+    Each student is labelled with the strategy of its iteration. Teachers are hollow.
     """
     benchmarks = list(dict.fromkeys(name for point in points for name in point.scores))
     if not benchmarks or not any(point.role == "student" for point in points):
@@ -300,12 +301,12 @@ def stages(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | None
                 )
             written.append((axes, names))
             _title(axes, benchmark, here[0].scores[benchmark])
-            axes.set_xlabel("iteration (beside a student: what it did)")
+            axes.set_xlabel("iteration (label of a student: its strategy)")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.08, y=0.12)
         drawn = {point.arm for point in points}
-        handles = [one for arm, one in zip(arms, arm_handles(arms)) if arm in drawn]
+        handles = [line for arm, line in zip(arms, arm_handles(arms)) if arm in drawn]
         legend(figure, [*handles, *role_handles(point.role for point in points)])
         figure.draw_without_rendering()
         for axes, names in written:
@@ -316,8 +317,10 @@ def stages(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | None
 def _line(
     axes: Axes, points: Sequence[Placed], benchmark: str, arms: Sequence[str], shift: float
 ) -> list[Name]:
-    """An arm's chain of students from the base; the names of what their iterations did. Arms
-    stand a little apart, their base does not.
+    """Draw an arm's policies, and return the labels of its students: their strategies.
+
+    **Arguments:**
+        shift: Shift of the arm on the x axis, so that arms do not overlap; the base is not shifted.
     """
     chain = [point for point in points if point.role in ("base", "student")]
     if not chain:
@@ -351,8 +354,10 @@ def _line(
 
 
 def score_by_time(lines: Sequence[Timeline]) -> Figure | None:
-    """Score against the seconds of work done until then (Table 4): measured policies per
-    benchmark, kept steps on validation.
+    """Score against seconds of work (Table 4).
+
+    A panel per benchmark shows the measured policies; another one shows the validation scores of
+    kept steps.
     """
     arms = [line.arm for line in lines]
     benchmarks = list(
@@ -384,7 +389,7 @@ def score_by_time(lines: Sequence[Timeline]) -> Figure | None:
                 }
                 axes.plot(
                     [x for x, _ in places],
-                    [100 * one.scores[benchmark].avg for _, one in places],
+                    [100 * policy.scores[benchmark].avg for _, policy in places],
                     linewidth=1,
                     alpha=0.6,
                     zorder=1,

@@ -1,6 +1,4 @@
-"""How pictures of several arms look alike: a colour and a dash per arm, a marker per role,
-legends with room, names that do not collide.
-"""
+"""Style of figures with several arms: a colour and dash per arm, markers, legends, labels."""
 
 from __future__ import annotations
 
@@ -20,17 +18,18 @@ ARMS = (*ORDINAL[:6], "#8c564b", "#882255", "#117733", "#999933", "#332288", "#4
 MARKERS = {"base": "s", "teacher": "^", "student": "o"}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 NAME = 26
-"""Letters of an arm's name that a legend shows."""
+"""Largest number of characters of an arm's name in a legend."""
 
 
 def arm_color(arm: str, arms: Sequence[str]) -> str:
-    """Every arm has the colour of its place among all arms."""
+    """The colour of an arm, by its position among all arms."""
     return ARMS[list(arms).index(arm) % len(ARMS)]
 
 
 def arm_dash(arm: str, arms: Sequence[str]) -> Any:
-    """Solid for a few arms; of more, each third has a dash of its own, so that colours which are
-    alike differ in it.
+    """The dash of an arm: solid for up to four arms.
+
+    Of more arms, each third has its own dash, so that arms of similar colours can be distinguished.
     """
     return DASHES[
         list(arms).index(arm) * len(DASHES) // max(len(arms), len(DASHES)) if len(arms) > 4 else 0
@@ -38,18 +37,21 @@ def arm_dash(arm: str, arms: Sequence[str]) -> Any:
 
 
 def short(text: str, length: int = NAME) -> str:
-    """A name as a picture shows it: of bounded length, and never taken for a formula."""
+    """A name for a figure: shortened to `length` characters, with `$` escaped for matplotlib."""
     return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
 
 
 def all_arms(order: Iterable[str], placed: Iterable[Any]) -> list[str]:
-    """All arms, those in `order` first, so that an arm without a policy of its own does not move
-    the colours of the others.
+    """All arms, those in `order` first.
+
+    An arm of `order` counts even if nothing of it is drawn, so that the colours of the others stay
+    the same in every figure.
     """
-    return list(dict.fromkeys([*order, *(one.arm for one in placed)]))
+    return list(dict.fromkeys([*order, *(item.arm for item in placed)]))
 
 
 def arm_handles(arms: Sequence[str]) -> list[Line2D]:
+    """Legend entries of arms: colour and dash."""
     return [
         Line2D(
             [],
@@ -64,7 +66,7 @@ def arm_handles(arms: Sequence[str]) -> list[Line2D]:
 
 
 def role_handles(roles: Iterable[str]) -> list[Line2D]:
-    """Markers of the roles that occur: teachers hollow, as they are drawn."""
+    """Legend entries of the roles that occur; teachers are hollow, as in the panels."""
     hollow: Any = {
         "linestyle": "",
         "markersize": 7,
@@ -82,8 +84,8 @@ def role_handles(roles: Iterable[str]) -> list[Line2D]:
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Below everything, in as many columns as there is room for."""
-    longest = max((len(str(one.get_label())) for one in handles), default=0)
+    """Add a legend below the panels, with as many columns as fit."""
+    longest = max((len(str(item.get_label())) for item in handles), default=0)
     room = max(1, int(figure.get_figwidth() / (0.6 + 0.083 * longest)))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 7, room), fontsize=9
@@ -91,8 +93,12 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def grid(count: int, width: float, height: float, most: int) -> tuple[Figure, int, int]:
-    """A figure for `count` panels of so many inches, at most `most` side by side; with its rows
-    and columns.
+    """A figure for `count` panels, its number of rows, and its number of columns.
+
+    **Arguments:**
+        width: Width of a panel in inches.
+        height: Height of a panel in inches.
+        most: Largest number of columns.
     """
     columns = min(count, most)
     rows = math.ceil(count / columns)
@@ -100,7 +106,7 @@ def grid(count: int, width: float, height: float, most: int) -> tuple[Figure, in
 
 
 def look(role: str, color: str) -> dict[str, Any]:
-    """How a policy is marked; teachers are hollow, so that students stand out."""
+    """The marker style of a policy; teachers are hollow, so that students stand out."""
     edge = (
         {"markerfacecolor": "white", "markeredgewidth": 1.4}
         if role == "teacher"
@@ -114,11 +120,13 @@ def look(role: str, color: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Name:
-    """A name for a dot, in data coordinates, and the interval that it must not hide."""
+    """A label for a dot."""
 
     text: str
     place: tuple[float, float]
+    """Position of the dot, in data coordinates."""
     span: tuple[float, float]
+    """The dot's interval on the y axis, which the label must not hide."""
     color: str
 
 
@@ -127,14 +135,17 @@ SPOTS = tuple(
     for reach in (8, 12, 17)
     for turn in (30, -30, 150, 210, 0, 180, 55, -55, 125, 235)
 )
-"""Where a name may stand, in points from its dot; the first free spot is taken."""
+"""Offsets of a label from its dot, in points; the first free one is used."""
 
 
 def write_names(axes: Axes, names: Sequence[Name], down: bool = False) -> None:
-    """Write the names, first come first served, above their dots by preference or below; one
-    without room is left to the legend.
+    """Write labels next to their dots, in the given order.
 
-    The figure's layout must be settled.
+    A label without room is left out; the legend has it. Call this after the figure's layout has
+    been computed.
+
+    **Arguments:**
+        down: Try positions below the dot before those above it.
     """
     figure: Any = axes.figure
     scale = figure.dpi / 72
@@ -182,5 +193,5 @@ def _inside(box: tuple[float, ...], room: tuple[float, ...]) -> bool:
     return box[0] >= room[0] and box[1] >= room[1] and box[2] <= room[2] and box[3] <= room[3]
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,9 +1,14 @@
-"""An LLM judge for answers that rules do not call correct: evaluation only, never the training
-reward (docs/judge.md).
+"""LLM judge for answers that the rules do not call correct; only for evaluation (docs/judge.md).
 
-prompt.py (what is sent, how a reply is read), client.py (an OpenAI-compatible endpoint, cached,
-within a budget), asking.py (both orders), files.py (`erpd judge`), rollouts.py (the stage that an
-evaluation asks for).
+Its verdicts are never the training reward.
+
+| module | purpose |
+|---|---|
+| prompt.py | the prompt, and how a reply is read |
+| client.py | an OpenAI-compatible endpoint, with a cache and a budget |
+| judge.py | verdicts on answers, each asked in both orders |
+| files.py | `erpd judge` |
+| rollouts.py | the stage that an evaluation runs |
 """
 
 from tasks.evaluation.judge.client import JudgeError

@@ -1,5 +1,6 @@
-"""Asking a chat-completions endpoint: a cache on disk, a budget, retries with growing pauses.
-The key is in a request's header only.
+"""Client of a chat-completions endpoint: a cache on disk, a budget, retries with growing pauses.
+
+The API key appears only in the header of requests.
 """
 
 from __future__ import annotations
@@ -20,26 +21,28 @@ from erpd_core.config.judge import JudgeConfig
 from tasks.host.atomic_files import write_atomically
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-"""Answers of a server that is busy or restarting. Any other refusal stays one."""
+"""HTTP statuses of a busy or restarting server, which are retried. No other refusal is."""
 LARGEST = 4 << 20
-"""Bytes of an answer that are read. `judge.reply_tokens` has a thousandth of it; a server that
-sends more has gone wrong.
+"""Bytes of a response that are read. The replies that `judge.reply_tokens` allows have about a
+thousandth of that; a server that sends more is faulty.
 """
 FIRST_PAUSE = 0.5
+"""Pause before the first retry, seconds; it doubles with every retry."""
 LONGEST_PAUSE = 60.0
+"""Seconds."""
 
 
 class JudgeError(RuntimeError):
-    """The endpoint cannot be used; what it has answered so far is kept and not asked again."""
+    """The endpoint cannot be used. Its replies so far are cached, and not requested again."""
 
 
 class BudgetSpent(Exception):
-    """No request may be made any more; the message is the limit."""
+    """A limit of the budget is reached; the message is its name in `JudgeConfig`."""
 
 
 @dataclass
 class Budget:
-    """What may still be spent, shared by threads. Cached replies cost nothing."""
+    """Counts requests and tokens against the limits; shared by threads. Cached replies are free."""
 
     config: JudgeConfig
     calls: int = 0
@@ -50,7 +53,7 @@ class Budget:
     _began: float = field(default_factory=time.monotonic)
 
     def take(self) -> None:
-        """Count one request, or raise BudgetSpent."""
+        """Count one request; raises BudgetSpent if a limit is reached."""
         with self._lock:
             if self.spent is None:
                 seconds = time.monotonic() - self._began
@@ -69,16 +72,17 @@ class Budget:
             self.tokens += tokens
 
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return self.config.max_seconds - (time.monotonic() - self._began)
 
 
 class JudgeClient:
-    """Replies by content: the same question to the same model is asked once per cache folder,
-    whatever the endpoint.
+    """Requests replies, and caches them by the content of the request.
 
-    **Arguments:** `cache`, a folder; it holds replies under a hash of the request, and no key, URL
-    or header.
+    The same messages for the same model are sent once per cache folder, whatever the endpoint.
+
+    **Arguments:**
+        cache: Folder of replies, named by a hash of the request. It holds no key, URL or header.
     """
 
     def __init__(self, config: JudgeConfig, cache: Path) -> None:
@@ -87,20 +91,20 @@ class JudgeClient:
         self._stopped = threading.Event()
         key = key_of(config)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # a redirect would carry the key away
+        # a redirect would send the key elsewhere
         self._http = httpx.Client(headers=headers, timeout=config.timeout, follow_redirects=False)
 
     def stop(self) -> None:
-        """No thread waits for another attempt any more."""
+        """End the pauses of all threads, so that none retries."""
         self._stopped.set()
 
     def close(self) -> None:
         self._http.close()
 
     def ask(self, messages: list[dict[str, str]]) -> str | None:
-        """The reply's text; None where the server refuses this one request (too long, say).
+        """The text of the reply; None if the server refuses this request (for example as too long).
 
-        Raises BudgetSpent, and JudgeError when the endpoint cannot be used.
+        Raises BudgetSpent, or JudgeError if the endpoint cannot be used.
         """
         config = self.config
         body = {
@@ -115,10 +119,10 @@ class JudgeClient:
         ).hexdigest()
         path = self.cache / name[:2] / f"{name}.json"
         try:
-            kept: str | None = json.loads(path.read_text(encoding="utf-8"))["reply"]
-            return kept
+            cached: str | None = json.loads(path.read_text(encoding="utf-8"))["reply"]
+            return cached
         except (FileNotFoundError, ValueError, KeyError):
-            pass  # not asked yet, or damaged: asked again
+            pass  # not cached, or damaged
         reply = self._request(body)
         if reply is not None:
             text = json.dumps({"model": config.model, "reply": reply})
@@ -161,8 +165,9 @@ class JudgeClient:
         )
 
     def _read(self, response: httpx.Response) -> bytes:
-        """The answer, as far as it is read. Raises httpx.ReadTimeout for one that drips on
-        beyond the timeout.
+        """The first `LARGEST` bytes of the response.
+
+        Raises httpx.ReadTimeout for a response that is still arriving after the timeout.
         """
         read, until = bytearray(), time.monotonic() + self.config.timeout
         for part in response.iter_bytes():
@@ -173,29 +178,31 @@ class JudgeClient:
                 break
         return bytes(read[:LARGEST])
 
-    def _text(self, request: httpx.Request, said: bytes) -> str:
-        """Count the tokens and give the text; what is not of the format is an empty reply, which
-        is no verdict.
+    def _text(self, request: httpx.Request, body: bytes) -> str:
+        """The text of a response, whose tokens are counted.
+
+        A malformed response gives an empty text, which is no verdict.
         """
         try:
-            answer = json.loads(said)
+            answer = json.loads(body)
             usage = (answer.get("usage") or {}).get("total_tokens")
             content = answer["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             usage, content = None, ""
         content = content if isinstance(content, str) else ""
-        # A server that does not count is charged by size, about four bytes a token.
+        # a server that reports no usage is charged by size, about four bytes a token
         self.budget.use(
             usage
             if isinstance(usage, int) and usage >= 0
-            else (len(request.content) + len(said)) // 4
+            else (len(request.content) + len(body)) // 4
         )
         return content
 
 
 def key_of(config: JudgeConfig) -> str | None:
-    """The key, from the environment; None where none is asked for. Raises ValueError for one
-    that is not set, or is no header's text.
+    """The API key, from the environment; None if the config names no variable.
+
+    Raises ValueError if the variable is not set, or its text is not valid in a header.
     """
     if config.key_env is None:
         return None

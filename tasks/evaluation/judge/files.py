@@ -1,6 +1,4 @@
-"""`erpd judge IN.jsonl OUT.jsonl`: rows with a problem, a gold answer and a prediction in, the
-same rows with verdicts out.
-"""
+"""`erpd judge IN.jsonl OUT.jsonl`: adds verdicts to rows with problem, gold and prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from tasks.untrusted.output_files import check_output
 
 
 def read_judge_rows(source: Path) -> list[dict[str, Any]]:
-    """All rows of `source`, checked. Raises ValueError naming the file, the row and the remedy."""
+    """All rows of `source`, checked. Raises ValueError with the file, the row and the remedy."""
     rows = read_rows(source)
     for number, row in enumerate(rows, start=1):
         if "problem" not in row or not isinstance(row["problem"], str | None):
@@ -34,13 +32,14 @@ def judge_file(
     workers: int | None = None,
     deadline: float = 5.0,
 ) -> dict[str, Any]:
-    """Grade a JSON-lines file by rules, then have the rest judged. Rows keep their order and their
-    other keys; "problem" may be null.
+    """Grade a JSON-lines file by rules, and have the judge decide on rows that are not correct.
 
-    Each row gets `"verdict"`, `"rules"` (the verdict before the judge) and `"judge"` (what the
-    judge said; null where it was not asked).
-    **Returns:** counts by what the judge said, how many rows are correct by rules and with the
-    judge, and what it cost.
+    Rows keep their order and their other keys; "problem" may be null. Each row gets `"verdict"`,
+    `"rules"` (the verdict before the judge) and `"judge"` (the judge's outcome; null if it was not
+    asked).
+
+    **Returns:** The number of rows for each outcome of the judge, the number of correct rows by
+    rules and with the judge, and what the judge cost.
     """
     rows = read_judge_rows(source)
     check_output(target)
@@ -48,10 +47,10 @@ def judge_file(
     rules = grade_rows(rows, "auto", workers, deadline)
     asked = [index for index, verdict in enumerate(rules) if verdict != "correct"]
     report = judge_answers([_item(rows[index]) for index in asked], config, cache)
-    said = dict(zip(asked, report.outcomes, strict=True))
+    outcomes = dict(zip(asked, report.outcomes, strict=True))
     judged = []
     for index, (row, verdict) in enumerate(zip(rows, rules, strict=True)):
-        outcome = said.get(index)
+        outcome = outcomes.get(index)
         judged.append(
             row
             | {

@@ -1,9 +1,8 @@
-"""An LLM judge for answers that rules call wrong or unparsable: evaluation only, never the training
-reward.
+"""Judges answers that the rules call wrong or unparsable; only for evaluation.
 
-An answer is turned to correct only when the judge calls the two answers the same in both orders.
-Everything else (another reply, orders that disagree, an answer that may not be sent, a spent
-budget) leaves the verdict of the rules as it is, and is recorded as such.
+The judge turns an answer to correct only if it calls answer and gold the same in both orders.
+Otherwise the verdict of the rules stays, and the case is recorded: another reply, orders that
+disagree, an answer that may not be sent, a spent budget. The judge never affects training rewards.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ from tasks.evaluation.judge.prompt import messages, read_reply, sendable
 from tasks.host.home import home
 
 Outcome = Literal["same", "different", "disagree", "unclear", "unsent", "unjudged"]
-"""`same` in both orders; `different`; `disagree`, the orders do; `unclear`, a reply that is no
-verdict; `unsent`, there is no answer that may be sent; `unjudged`, the budget was spent before.
+"""`same` in both orders; `different`; `disagree`: the two orders disagree; `unclear`: a reply is no
+verdict; `unsent`: no answer may be sent; `unjudged`: the budget was spent before.
 """
 OUTCOMES: tuple[Outcome, ...] = ("same", "different", "disagree", "unclear", "unsent", "unjudged")
 
 
 class JudgeItem(NamedTuple):
-    """One answer to judge. `prediction` may be a whole response: only the answer extracted from
-    it is sent.
+    """One answer to judge.
+
+    `prediction` may be a complete response: only the answer extracted from it is sent.
     """
 
     problem: str
@@ -36,13 +36,13 @@ class JudgeItem(NamedTuple):
 
 
 class JudgeReport(NamedTuple):
-    """What the judge said, item by item, and what it cost."""
+    """The judge's outcome for each item, and what it cost."""
 
     outcomes: list[Outcome]
     calls: int
     tokens: int
     spent: str | None
-    """The limit that ended it, by its name in `JudgeConfig`."""
+    """Name in `JudgeConfig` of the limit that was reached; None if none was."""
 
 
 def judge_answers(
@@ -52,12 +52,13 @@ def judge_answers(
     extractor: str = "auto",
     tick: Callable[[int], object] = lambda done: None,
 ) -> JudgeReport:
-    """Ask a judge about every item, equal ones once. Raises JudgeError when the endpoint cannot be
-    used; replies so far are kept.
+    """Ask a judge about every item; equal items are asked once.
 
-    **Arguments:** `cache`, the folder of replies (`ERPD_HOME/cache/judge` when absent);
-    `extractor`, how an answer is found in a prediction; `tick(done)` is told how many items are
-    done.
+    **Arguments:**
+        cache: Folder of replies; `ERPD_HOME/cache/judge` if None.
+        extractor: How an answer is found in a prediction.
+        tick: Receives the number of finished items.
+    **Raises:** JudgeError if the endpoint cannot be used. Replies so far stay in the cache.
     """
     places: dict[tuple[str, str, str], list[int]] = {}
     outcomes: list[Outcome] = ["unsent"] * len(items)
@@ -75,14 +76,14 @@ def judge_answers(
             try:
                 while running or waiting:
                     while waiting and len(running) < config.concurrency:
-                        question, where = waiting.pop()
-                        running[pool.submit(_judge, client, *question)] = where
+                        question, indices = waiting.pop()
+                        running[pool.submit(_judge, client, *question)] = indices
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        where = running.pop(future)
+                        indices = running.pop(future)
                         outcome = future.result()
-                        for index in where:
+                        for index in indices:
                             outcomes[index] = outcome
-                        done += len(where)
+                        done += len(indices)
                         tick(done)
             except BaseException:
                 client.stop()
@@ -94,15 +95,13 @@ def judge_answers(
 
 
 def _judge(client: JudgeClient, problem: str, gold: str, answer: str) -> Outcome:
-    """Both orders; the second only when the first says same, since nothing else can turn a
-    verdict.
-    """
+    """Ask in both orders; in the second only after "same", since nothing else turns a verdict."""
     try:
         for swapped in (False, True):
-            said = read_reply(client.ask(messages(problem, gold, answer, swapped)) or "")
-            if said is None:
+            verdict = read_reply(client.ask(messages(problem, gold, answer, swapped)) or "")
+            if verdict is None:
                 return "unclear"
-            if said == "different":
+            if verdict == "different":
                 return "disagree" if swapped else "different"
     except BudgetSpent:
         return "unjudged"

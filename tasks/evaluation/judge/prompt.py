@@ -1,9 +1,8 @@
-"""What a judge is asked and how its reply is read. `PROMPT` is part of every identity: raise it
-with any change of the wording.
+"""The judge's prompt, and how its reply is read.
 
-The two answers stand as JSON strings between fences made from a hash of what they enclose, so no
-answer can close its own. The prompt does not say which of them is the reference. Answers that talk
-to the judge instead of answering are not sent at all.
+The two answers are JSON strings between fences. A fence is made from a hash of what it encloses, so
+no answer can close its own. The prompt does not say which of the two is the reference. Answers that
+address the judge are not sent at all.
 """
 
 from __future__ import annotations
@@ -19,11 +18,13 @@ from tasks.grading.extract import after_thinking
 from tasks.grading.fast import gold_text
 
 PROMPT = 1
+"""Version of the prompt, part of every judge's identity. Raise it when the wording changes."""
 MAX_ANSWER = 400
-"""Characters of an answer that may be sent. An answer to a mathematics problem is short; what is
-longer keeps its verdict.
+"""Longest answer that is sent, in characters. Answers to mathematics problems are short; a longer
+one keeps its verdict.
 """
 MAX_PROBLEM = 8000
+"""Characters of a problem that are sent."""
 
 _TALK = re.compile(
     r"verdict|\b(?:ignore|disregard|forget|override|pretend|respond|reply|output|print|repeat)\b|\binstruct|\bprompt\b"
@@ -65,17 +66,18 @@ Said = Literal["same", "different"]
 
 
 def sendable(prediction: str, extractor: str = "auto") -> str | None:
-    """The extracted answer of a response if it may be sent: there is one, it is short, and it
-    does not talk to the judge.
+    """The extracted answer of a response, or None if it may not be sent.
+
+    It may be sent if it is short and does not address the judge.
     """
-    found = extract(prediction, extractor)
-    if found is None or not 0 < len(found.text) <= MAX_ANSWER or _TALK.search(found.text):
+    answer = extract(prediction, extractor)
+    if answer is None or not 0 < len(answer.text) <= MAX_ANSWER or _TALK.search(answer.text):
         return None
-    return found.text
+    return answer.text
 
 
 def messages(problem: str, gold: str, answer: str, swapped: bool) -> list[dict[str, str]]:
-    """One user message; `swapped` puts the prediction first."""
+    """The request to the judge, as one user message; `swapped` puts the prediction first."""
     reference = gold_text(gold)
     first, second = (answer, reference) if swapped else (reference, answer)
     fence = (
@@ -92,15 +94,16 @@ def messages(problem: str, gold: str, answer: str, swapped: bool) -> list[dict[s
 
 
 def read_reply(reply: str) -> Said | None:
-    """The verdict of a reply that is one verdict line after its thinking part, and nothing else;
-    None for any other reply.
+    """The verdict of a reply, or None.
+
+    After its thinking part, the reply must be one verdict line and nothing else.
     """
-    found = _REPLY.fullmatch(after_thinking(reply).strip())
-    if found is None:
+    match = _REPLY.fullmatch(after_thinking(reply).strip())
+    if match is None:
         return None
-    return "same" if found.group(1) == "SAME" else "different"
+    return "same" if match.group(1) == "SAME" else "different"
 
 
 def judge_spec(judge: JudgeConfig) -> dict[str, Any]:
-    """The part of a judge that affects identities: the model and the wording, not the address."""
+    """The settings of a judge that affect identities: model and prompt, but not the endpoint."""
     return {**judge.spec(), "prompt": PROMPT}

@@ -1,5 +1,6 @@
-"""Rollouts x judge -> which responses the judge turns to correct. An artifact beside the
-rollout, whose own verdicts and rewards stay.
+"""The stage that judges a rollout: which responses the judge turns to correct.
+
+Its artifact is separate; the rollout's own verdicts and rewards stay.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ SCHEMA = pa.schema(
         ("judge", pa.string()),
     ]
 )
-"""One row a response that rules do not call correct, in the rollout's order."""
+"""Columns of `FILE`: a row for each response that the rules do not call correct, in order."""
 
 
 class JudgeRollouts(Stage[JudgedRef]):
-    """Ask the judge about every response of a rollout that rules do not call correct; equal
-    answers to one problem once.
+    """Judge every response of a rollout that the rules do not call correct.
+
+    Equal answers to one problem are judged once.
     """
 
     KIND: ClassVar[str] = "judged"
@@ -66,7 +68,7 @@ class JudgeRollouts(Stage[JudgedRef]):
             for row in rows
         ]
         own = self.rollouts.problems.extractor
-        # others' rules keep no answer that could be quoted
+        # the other grading rules extract no answer that could be sent
         extractor = own if own in EXTRACTORS else "auto"
         report = judge_answers(
             items,
@@ -97,15 +99,15 @@ class JudgeRollouts(Stage[JudgedRef]):
 def judged_outcomes(
     store: Store, rollouts: RolloutRef, judged: JudgedRef
 ) -> dict[str, list[float]]:
-    """Problem id -> its outcomes with the judge's: what rules or the judge call right is 1."""
+    """Problem id -> its outcomes: 1 if the rules or the judge call the response correct."""
     table = pq.read_table(store.path(judged.id) / FILE)
     turned = {
         (row["problem"], row["sample"]) for row in table.to_pylist() if row["judge"] == "same"
     }
-    found: dict[str, list[float]] = {}
+    outcomes: dict[str, list[float]] = {}
     for path in shards(store, rollouts):
         for row in pq.read_table(path, columns=["problem", "sample", "reward"]).to_pylist():
-            found.setdefault(row["problem"], []).append(
+            outcomes.setdefault(row["problem"], []).append(
                 1.0 if (row["problem"], row["sample"]) in turned else row["reward"]
             )
-    return found
+    return outcomes

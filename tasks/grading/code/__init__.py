@@ -1,9 +1,22 @@
-"""Code checking: does a program pass its test cases? Each runs in a sandbox: no network, no files,
-limited in everything.
+"""Grades programs by their test cases, in sandboxes.
 
-In the parent: extract.py (find the program), cases.py (test cases, LiveCodeBench's packed ones),
-compare.py (equal outputs), grader.py (many programs), files.py (JSON lines), sandbox.py (one
-sandbox), levels.py (how to start one), probe.py (what it really keeps out). In the sandbox:
-runner.py (cases in fresh processes), guard.py (limits and filters), jail.py (namespaces without
-bubblewrap).
+A sandboxed program has no network, sees only a read-only view of system files, and has limits on
+time, memory, processes and output.
+
+In the parent process:
+
+- extract.py: finds the program in a response
+- cases.py: reads test cases, including LiveCodeBench's packed ones
+- compare.py: compares a result with the expected one
+- grader.py: grades many programs in parallel
+- files.py: JSON-lines files
+- sandbox.py: controls one program in one sandbox
+- levels.py: isolation levels and how to start a sandbox at each
+- probe.py: measures what each level blocks on this machine
+
+In the sandbox:
+
+- runner.py: runs each case in a fresh process
+- guard.py: resource limits, system-call filter, file restrictions
+- jail.py: namespaces and file view on machines without bubblewrap
 """

@@ -1,4 +1,4 @@
-"""Test cases: read from `unit_tests` (a dict or its JSON), and from rows of LiveCodeBench."""
+"""Reads test cases from `unit_tests` (a dict or its JSON) and from LiveCodeBench rows."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_TESTS = 1 << 30
-"""Bytes of unpacked test cases of one problem; more is a compression bomb."""
+"""Maximum bytes of one problem's unpacked test cases; more is a compression bomb."""
 _STRINGS = {"UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _AROUND = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
 
 
 @dataclass(frozen=True)
 class Tests:
-    """The cases of one problem.
+    """The test cases of one problem.
 
     Example: `read_tests({"inputs": ["[1]\\n2"], "outputs": ["[1, 2]"], "fn_name": "append"})` is
     `Tests(fn_name="append", inputs=[b"[[1], 2]"], expected=[[1, 2]])`
     """
 
     fn_name: str | None
-    """The function to call; None for programs that read stdin and write stdout."""
+    """Name of the function to call; None for programs that read stdin and write stdout."""
     inputs: list[bytes]
-    """What a case's process finds on stdin: the test's input, or all arguments as one JSON list."""
+    """Stdin of each case: the test's input, or all arguments as one JSON list."""
     expected: list[Any]
-    """The output to be printed, or the value to be returned. It never leaves this process."""
+    """Expected output or return value of each case. It never leaves this process."""
 
 
 def read_tests(unit_tests: object) -> Tests:
-    """Check and read `{"inputs": [...], "outputs": [...], "fn_name": optional}`, or JSON of it.
-    Raises ValueError saying what is wrong.
+    """Read and check `{"inputs": [...], "outputs": [...], "fn_name": optional}` or its JSON.
+
+    Raises ValueError if the test cases are invalid.
     """
     if isinstance(unit_tests, str):
         try:
@@ -58,7 +59,7 @@ def read_tests(unit_tests: object) -> Tests:
         or not inputs
     ):
         raise ValueError(
-            'unit_tests need "inputs" and "outputs", two lists of one length, not empty'
+            'unit_tests need "inputs" and "outputs", two non-empty lists of the same length'
         )
     if name is None:
         return Tests(
@@ -67,9 +68,7 @@ def read_tests(unit_tests: object) -> Tests:
             [_text(item) for item in outputs],
         )
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(
-            f'"fn_name" of unit_tests is {json.dumps(name)[:40]}, not a name of a function'
-        )
+        raise ValueError(f'"fn_name" of unit_tests is {json.dumps(name)[:40]}, not a function name')
     arguments = [json.dumps(_arguments(item, index)).encode() for index, item in enumerate(inputs)]
     return Tests(
         name,
@@ -82,7 +81,7 @@ def read_tests(unit_tests: object) -> Tests:
 
 
 def _text(item: Any) -> str:
-    """Some data sets give the lines of an input or output as a list."""
+    """Convert an input or output to text; some data sets give its lines as a list."""
     return (
         "\n".join(map(_text, item))
         if isinstance(item, list)
@@ -93,7 +92,7 @@ def _text(item: Any) -> str:
 
 
 def _arguments(item: Any, index: int) -> list[Any]:
-    """One JSON value per line (LiveCodeBench), or a list of the values themselves (TACO, APPS)."""
+    """Read arguments: one JSON value per line (LiveCodeBench) or a list of values (TACO, APPS)."""
     if isinstance(item, list):
         return item
     return [_json(line, f"input {index}") for line in _text(item).split("\n") if line.strip()]
@@ -109,11 +108,11 @@ def _json(text: str, where: str) -> Any:
 
 
 def livecodebench_tests(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`unit_tests` of a row of livecodebench/code_generation_lite: its public cases, then its
-    private ones.
+    """Convert a row of livecodebench/code_generation_lite to `unit_tests`.
 
-    **Returns:** `{"inputs", "outputs"}`, and `"fn_name"` where cases are functional. Raises
-    ValueError for cases in no known form.
+    **Returns:** `{"inputs", "outputs"}`, public cases before private ones, and `"fn_name"` if the
+    cases call a function.
+    **Raises:** ValueError if the cases have an unknown form.
     """
     cases = [*_cases(row["public_test_cases"]), *_cases(row["private_test_cases"])]
     tests: dict[str, Any] = {
@@ -126,7 +125,7 @@ def livecodebench_tests(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cases(packed: str) -> list[dict[str, str]]:
-    """JSON, or base64 of zlib of a pickled JSON string."""
+    """Read cases that are packed as JSON or as base64 of zlib of a pickled JSON string."""
     try:
         cases = json.loads(packed)
     except ValueError:
@@ -150,11 +149,13 @@ def _inflate(packed: str) -> bytes:
 
 
 def unpickle_text(data: bytes) -> str:
-    """The one string that a pickle holds. Nothing is unpickled: its opcodes are read, and any that
-    does more than hold a string is refused.
+    """Read a pickle that holds one string, without unpickling it.
 
-    Raises ValueError for those. (An Unpickler without `find_class` would still allocate what a
-    hostile memo index asks for.)
+    Only the opcodes are read. (An Unpickler without `find_class` would still allocate as much
+    memory as a hostile memo index requests.)
+
+    Raises ValueError if an opcode does more than hold a string, or if there is not exactly one
+    string.
     """
     text: list[str] = []
     try:

@@ -1,5 +1,6 @@
-"""Is a case's result the expected one? LiveCodeBench's comparison. It runs in the parent, on
-what a hostile program chose to send.
+"""Compares the result of a test case with the expected one, by LiveCodeBench's rules.
+
+It runs in the parent process, on data that a hostile program may have chosen.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from typing import Any
 
 
 def same_output(printed: str, expected: str) -> bool:
-    """Equal line by line: as stripped text, else word by word as decimals. Blank lines count,
-    except at both ends.
+    """Whether two outputs are equal line by line.
+
+    Lines are equal as stripped text, or word by word as decimals. Blank lines count, except at the
+    start and the end.
 
     Example: `same_output("1.50 2\\n", "1.5 2.0")` is true; `same_output("1\\n2", "1 2")` is not.
     """
@@ -37,8 +40,9 @@ def _same_line(line: str, wanted: str) -> bool:
 
 
 def same_value(value: Any, expected: Any) -> bool:
-    """Equal as Python values that came out of JSON, so a tuple is a list, and exactly: 0.1 + 0.2
-    is not 0.3.
+    """Whether two values parsed from JSON are exactly equal.
+
+    A returned tuple is a list by then. Floats are compared exactly: 0.1 + 0.2 is not 0.3.
     """
     try:
         return bool(value == expected)

@@ -1,5 +1,6 @@
-"""`erpd grade-code IN.jsonl OUT.jsonl`: rows with a program and its test cases in, the same rows
-with an outcome out.
+"""Grades JSON-lines files of programs and test cases (`erpd grade-code IN.jsonl OUT.jsonl`).
+
+The output file has the same rows with an outcome added.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from tasks.untrusted.output_files import check_output
 
 
 def read_code_rows(source: Path) -> list[tuple[dict[str, Any], Tests]]:
-    """All rows of `source` and their test cases, checked. Raises ValueError naming the file, the
-    line and the remedy.
+    """Read and check all rows of `source` and their test cases.
+
+    Raises ValueError with the file, the line and the remedy.
     """
     return [_row(line, where) for where, line in text_lines(source)]
 
@@ -38,15 +40,17 @@ def _row(line: str, where: str) -> tuple[dict[str, Any], Tests]:
     try:
         return row, read_tests(row["unit_tests"])
     except ValueError as error:
-        raise ValueError(f"{where}: {error}; mend that row or leave it out") from error
+        raise ValueError(f"{where}: {error}; fix that row or leave it out") from error
 
 
 def grade_code_file(source: Path, target: Path, grader: CodeGrader) -> dict[str, int]:
-    """Grade a JSON-lines file. Rows keep their order and their other keys, and get "verdict",
-    "passed", "total" and "isolation".
+    """Grade a JSON-lines file of programs.
 
-    `target` appears whole or not at all, and may be `source`. **Returns:** how many rows got each
-    verdict.
+    Each row gets "verdict", "passed", "total" and "isolation". Rows keep their order and their
+    other keys. `target` is written atomically and may be `source`.
+
+    **Returns:** The number of rows with each verdict.
+    **Raises:** ValueError for an invalid row; SandboxError if no program can be isolated.
     """
     rows = read_code_rows(source)
     check_output(target)

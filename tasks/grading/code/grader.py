@@ -1,4 +1,4 @@
-"""Grade many programs, each in a sandbox of its own, as many at a time as there are processors."""
+"""Grades many programs in parallel, each in its own sandbox."""
 
 from __future__ import annotations
 
@@ -25,30 +25,35 @@ CodeVerdict = Literal["correct", "wrong", "timeout", "error"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program.
+    """The outcome of a program on its test cases.
 
     Example: `Outcome(verdict="wrong", passed=2, total=3, isolation="bubblewrap")`
     """
 
     verdict: CodeVerdict
-    """`correct` if all cases passed, else how the first that did not ended."""
+    """`correct` if all cases passed, else the result of the first case that did not pass."""
     passed: int
+    """Number of cases passed."""
     total: int
+    """Number of cases."""
     isolation: str
+    """Isolation level, with what it does not stop (as in "limits without network")."""
 
 
 class CodeGrader:
-    """Runs programs against test cases. Sandboxes live for one program each; between calls nothing
-    runs.
+    """Runs programs on their test cases. Each program gets a new sandbox, removed afterwards.
 
     Example:
         with CodeGrader() as grader:
             grader.run([("print(int(input()) + 1)", read_tests({"inputs": ["1"], "outputs":
             ["2"]}))])
 
-    **Arguments:** `workers`, programs at a time (processors, when None); `limits`, of a case;
-    `level`, an isolation level to insist on (the best this machine has, when None). Raises
-    SandboxError where no program can be isolated at all.
+    **Arguments:**
+        workers: Programs at a time; None means one per core.
+        limits: Limits of a test case; None means the defaults.
+        level: Required isolation level; None means the best that works on this machine.
+    **Raises:** ValueError if `workers` is not positive. Grading raises SandboxError if no program
+    can be isolated.
     """
 
     def __init__(
@@ -62,8 +67,8 @@ class CodeGrader:
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(size):
             self._slots.put(slot)
-        # One thread waits on each sandbox. Sandboxes end with the thread that started them
-        # (PR_SET_PDEATHSIG), which outlives its program.
+        # One thread waits on each sandbox. A sandbox dies with the thread that started it
+        # (PR_SET_PDEATHSIG); pool threads outlive the programs.
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="code-grader")
 
     def __enter__(self) -> CodeGrader:
@@ -78,20 +83,21 @@ class CodeGrader:
         self.close()
 
     def close(self) -> None:
-        """Let programs that run now end; the grader cannot be used afterwards."""
+        """Wait for running programs to end. The grader cannot be used afterwards."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def grade_many(
         self, pairs: Iterable[tuple[str, str]], extractor: str = "code"
     ) -> list[Verdict]:
-        """Verdicts of (JSON of unit_tests, response) pairs, in their order. `unparsable` has no
-        code block; an `error` is `wrong`.
+        """Grade (JSON of unit_tests, response) pairs.
 
-        Raises ValueError for test cases that cannot be read, before anything runs.
+        **Returns:** The verdicts, in the order of the pairs. A response without a code block is
+        `unparsable`. A program that ends with an `error` is `wrong`.
+        **Raises:** ValueError for invalid test cases, before anything runs.
         """
         if extractor != "code":
             raise ValueError(
-                f"a CodeGrader takes answers with the extractor code, not {extractor!r}; use "
+                f"CodeGrader grades programs (extractor 'code'), not {extractor!r}; use "
                 f"Grader for answers"
             )
         pairs = list(pairs)
@@ -107,15 +113,15 @@ class CodeGrader:
             )
         )
         return [
-            "unparsable" if code is None else _as_answer(next(outcomes).verdict)
+            "unparsable" if code is None else _answer_verdict(next(outcomes).verdict)
             for code in programs
         ]
 
     def run(self, programs: Sequence[tuple[str, Tests]]) -> list[Outcome]:
-        """Outcomes of (program, test cases) pairs, in their order."""
-        return list(self._threads.map(lambda pair: self._one(*pair), programs))
+        """Run (program, test cases) pairs and return their outcomes, in the same order."""
+        return list(self._threads.map(lambda pair: self._run_one(*pair), programs))
 
-    def _one(self, code: str, tests: Tests) -> Outcome:
+    def _run_one(self, code: str, tests: Tests) -> Outcome:
         level, isolation = (self._level, self._level) if self._level else probe.best()
         slot = self._slots.get()
         try:
@@ -125,18 +131,19 @@ class CodeGrader:
         return Outcome(verdict, passed, len(tests.inputs), isolation)
 
 
-def _as_answer(verdict: CodeVerdict) -> Verdict:
+def _answer_verdict(verdict: CodeVerdict) -> Verdict:
     return "wrong" if verdict == "error" else verdict
 
 
 def judge(
     level: Level, code: str, tests: Tests, limits: Limits, slot: int
 ) -> tuple[CodeVerdict, int]:
-    """Run the cases one after the other in one sandbox; a new one replaces a sandbox that a case
-    brought down.
+    """Run the cases of one program one after another in a sandbox.
 
-    **Returns:** the verdict and the number of cases passed. A program is stopped early only once
-    its verdict is known.
+    A new sandbox replaces one that a case destroyed. After the first case that does not pass, the
+    verdict is known and the other cases have `limits.after_failure` seconds in total.
+
+    **Returns:** The verdict and the number of cases passed.
     """
     verdict: CodeVerdict = "correct"
     passed, until = 0, float("inf")
@@ -158,19 +165,22 @@ def judge(
 
 
 def judge_case(ran: Ran, expected: object, functional: bool) -> CodeVerdict:
-    """What a case's end means. It is `correct` only for the expected output, from a program that
-    ran to its own end.
+    """The verdict of one case.
+
+    `correct` requires the expected output from a program that ran to its end.
     """
     if ran.end != "exit":
         return "timeout" if ran.end == "time" else "error"
     try:
-        said = json.loads(ran.result)
+        message = json.loads(ran.result)
     except (ValueError, RecursionError):
-        return "error"  # an exception, a crash, os._exit, or something forged
-    if not isinstance(said, dict):
+        return "error"  # an exception, a crash, os._exit or a forged message
+    if not isinstance(message, dict):
         return "error"
     if not functional:
-        same = "done" in said and same_output(ran.output.decode("utf-8", "replace"), str(expected))
+        same = "done" in message and same_output(
+            ran.output.decode("utf-8", "replace"), str(expected)
+        )
     else:
-        same = "value" in said and same_value(said["value"], expected)
+        same = "value" in message and same_value(message["value"], expected)
     return "correct" if same else "wrong"

@@ -1,9 +1,10 @@
-"""What a process gives up for itself: resources, system calls, files. Standard library only, as it
-runs in the sandbox.
+"""Restrictions that a process sets on itself: resources, system calls, files.
 
-`restrict_calls` and `restrict_files` cannot be undone, by the process or by anything it starts.
-They hold at every isolation level; at the level "limits", where there are no namespaces, they are
-what keeps a program from the network, other processes and files.
+Standard library only, since it runs in the sandbox.
+
+Neither the process nor its children can undo `restrict_calls` and `restrict_files`. The first is
+used at every isolation level, the second at the level "limits". That level has no namespaces, so
+only these two keep a program from the network, other processes and files.
 """
 
 import contextlib
@@ -25,9 +26,9 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SE
 EPERM, ENOSYS = 1, 38
 
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# Denied calls (x86_64, aarch64): the network; other processes; memory that no limit counts; the
-# kernel's rarely used corners; modes and times of files, which Landlock does not cover. `None`: not
-# there.
+# Numbers of denied calls on (x86_64, aarch64); `None` if there is no such call. They concern the
+# network, other processes, memory that no limit counts, rarely used kernel features, and modes and
+# times of files, which Landlock does not cover.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "kill": (62, 129),
@@ -74,19 +75,20 @@ _CLONE3 = 435
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _PRLIMIT = {"x86_64": 302, "aarch64": 261}
 _NEW_NAMESPACES = 0x7E020080
-"""CLONE_NEW* flags."""
+"""All CLONE_NEW* flags."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: int, pointer: int | None = None) -> bool:
-    """Whether the kernel did it."""
+    """Call prctl(2); return whether it succeeded."""
     return bool(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_void_p(pointer), 0, 0) == 0)
 
 
 def limit(**limits: int) -> None:
-    """Set soft and hard limits by name: `limit(AS=1 << 30, NPROC=64)`. Never above a hard limit
-    that is there already.
+    """Set soft and hard resource limits by name: `limit(AS=1 << 30, NPROC=64)`.
+
+    A value above the current hard limit is reduced to that limit.
     """
     for name, value in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
@@ -96,10 +98,11 @@ def limit(**limits: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids of all children of `pid`, their children and so on. A snapshot: who forks
-    meanwhile may be missing.
+    """Process ids of all descendants of `pid`.
+
+    It is a snapshot: processes forked in the meantime may be missing.
     """
-    found: list[int] = []
+    pids: list[int] = []
     todo = [pid]
     while todo:
         parent = todo.pop()
@@ -110,13 +113,14 @@ def descendants(pid: int) -> list[int]:
                     open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as file,
                 ):
                     todo += (children := [int(word) for word in file.read().split()])
-                    found += children
-    return found
+                    pids += children
+    return pids
 
 
 def restrict_calls() -> bool:
-    """Deny (EPERM) the system calls above with a seccomp filter. **Returns:** False on a
-    processor or kernel where that cannot be.
+    """Deny (EPERM) the system calls of `_DENIED` with a seccomp filter.
+
+    **Returns:** False if the processor or kernel does not support it.
     """
     program = calls_filter(platform.machine())
     if not program:
@@ -130,9 +134,7 @@ def restrict_calls() -> bool:
 
 @cache
 def calls_filter(machine: str) -> bytes:
-    """The filter as a program for the kernel; empty for a processor whose call numbers are not
-    in the list.
-    """
+    """The seccomp filter as a BPF program; empty for a processor not in `_AUDIT`."""
     if machine not in _AUDIT or ctypes.sizeof(ctypes.c_void_p) != 8:
         return b""
     column = 0 if machine == "x86_64" else 1
@@ -142,8 +144,7 @@ def calls_filter(machine: str) -> bytes:
     def refuse(errno: int) -> tuple[int, int, int, int]:
         return (answer, 0, 0, 0x00050000 | errno)
 
-    # Fields of seccomp_data: call number at 0, architecture at 4, low half of the first argument at
-    # 16.
+    # Offsets in seccomp_data: 0 call number, 4 architecture, 16 low half of the first argument.
     program = [
         (load, 0, 0, 4),
         (equal, 1, 0, _AUDIT[machine]),
@@ -151,9 +152,9 @@ def calls_filter(machine: str) -> bytes:
         (load, 0, 0, 0),
     ]
     if machine == "x86_64":
-        # the x32 calls, which have other numbers
+        # x32 calls, which have other numbers
         program += [(at_least, 0, 1, 0x40000000), refuse(ENOSYS)]
-    # its flags are behind a pointer; libc falls back to clone
+    # clone3 has its flags behind a pointer, unreadable for a filter; libc falls back to clone
     program += [(equal, 0, 1, _CLONE3), refuse(ENOSYS)]
     for numbers in _DENIED.values():
         if (number := numbers[column]) is not None:
@@ -165,15 +166,16 @@ def calls_filter(machine: str) -> bytes:
         refuse(EPERM),
         (answer, 0, 0, allow),
     ]
-    # limits of others
+    # limits of other processes
     program += [(equal, 0, 3, _PRLIMIT[machine]), (load, 0, 0, 16), (equal, 1, 0, 0), refuse(EPERM)]
     program += [(answer, 0, 0, allow)]
     return b"".join(struct.pack("HBBI", *line) for line in program)
 
 
 def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> bool:
-    """Allow only reading below `readable` and anything below `writable`, with Landlock; names that
-    are not there are passed over.
+    """Restrict file access with Landlock: reading below `readable`, everything below `writable`.
+
+    Names that do not exist are skipped.
 
     **Returns:** False on a kernel without Landlock (before 5.13, or switched off).
     """
@@ -184,7 +186,7 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> bool:
     handled = (1 << (13 if abi < 2 else 14 if abi < 3 else 15 if abi < 5 else 16)) - 1
     execute, write, read, read_folder, truncate, device = 1, 2, 4, 8, 1 << 14, 1 << 15
     of_files = execute | write | read | truncate | device
-    # also TCP; abstract sockets and signals
+    # from ABI 4 also TCP; from ABI 6 also abstract sockets and signals
     attributes = struct.pack("QQQ", handled, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     rules = _libc.syscall(create, attributes, ctypes.c_size_t(size), 0)

@@ -1,9 +1,10 @@
-"""Start a program in fresh namespaces with a read-only view of a few folders, where bubblewrap is
-not installed. Linux, standard library.
+"""Starts a program in new namespaces with a read-only view of a few folders.
 
-`python jail.py CONFIG COMMAND...`, CONFIG being JSON: `{"visible": [paths], "links": {name:
-target}, "temporary": bytes, "root": bool}`. With `root`, the command starts as root, within the
-view, and must give it up itself; without, as nobody of a user namespace.
+It replaces bubblewrap where that is not installed. Linux and standard library only.
+
+Usage: `python jail.py CONFIG COMMAND...`. CONFIG is JSON: `{"visible": [paths], "links": {name:
+target}, "temporary": bytes, "root": bool}`. With `root`, the command starts as root within the
+view and must drop root itself. Without, it runs as nobody in a user namespace.
 """
 
 import ctypes
@@ -32,14 +33,13 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE
 NOBODY = 65534
 DEVICES = ("null", "zero", "random", "urandom")
 BASE = Path("/sys")
-"""Where the view is built, inside the new mount namespace: nothing that is to be seen lies below
-it.
-"""
+"""Where the view is built, in the new mount namespace; no visible folder is below it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(result: int, what: str) -> None:
+    """Raise OSError with errno and `what` if a libc call failed."""
     if result != 0:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
@@ -47,6 +47,7 @@ def checked(result: int, what: str) -> None:
 def mount(
     source: str, target: Path | str, kind: str | None, flags: int, data: str | None = None
 ) -> None:
+    """Call mount(2). Raises OSError on failure."""
     encoded = [
         part.encode() if part is not None else None for part in (source, str(target), kind, data)
     ]
@@ -57,7 +58,7 @@ def mount(
 
 
 def separate(root: bool) -> None:
-    """New namespaces for this process's next child."""
+    """Create new namespaces for the next child of this process."""
     user, group = os.geteuid(), os.getegid()
     rest = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
     checked(_libc.unshare(rest if root else rest | CLONE_NEWUSER), "unshare")
@@ -68,8 +69,9 @@ def separate(root: bool) -> None:
 
 
 def bind(source: str, target: Path) -> None:
-    """Show a file or folder read-only. Flags that the source's mount has must stay, or the
-    kernel refuses.
+    """Bind-mount a file or folder read-only.
+
+    Flags of the source's mount must be kept, or the kernel refuses.
     """
     if Path(source).is_dir():
         target.mkdir(parents=True, exist_ok=True)
@@ -94,9 +96,7 @@ def bind(source: str, target: Path) -> None:
 
 
 def build_view(config: dict[str, Any]) -> None:
-    """A root of its own: what is visible, a private /tmp of limited size, four devices, nothing
-    else.
-    """
+    """Change to a new root with only the visible paths, a private limited /tmp and four devices."""
     os.umask(0o022)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", BASE, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")

@@ -1,5 +1,6 @@
-"""Isolation levels: for each, the command that starts a runner in it. Which of them this machine
-can give is measured in `probe.py`.
+"""Isolation levels and, for each, the command that starts a runner.
+
+`probe.py` measures which levels work on this machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tasks.host.home import home
 
 Level = Literal["bubblewrap", "namespaces", "limits"]
 LEVELS: tuple[Level, ...] = ("bubblewrap", "namespaces", "limits")
-"""Best first."""
+"""All levels, best first."""
 
 SYSTEM = (
     "/usr",
@@ -33,61 +34,73 @@ SYSTEM = (
     "/etc/ld.so.cache",
     "/etc/alternatives",
 )
-"""What a Python of this machine may need besides its own folders."""
+"""System paths that a Python of this machine may need besides its own folders."""
 NOBODY = "65534"
 FIRST_USER, USERS = 61_184, 4_000
-"""Ids that belong to nobody (systemd keeps 61184 to 65519 for services that need a user for a
-while).
+"""First id and number of user ids for programs under root.
+
+They belong to no user: systemd reserves 61184 to 65519 for services that need a temporary user.
 """
 STACK_KIB = 256 << 10
+"""Stack size of a runner in KiB."""
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
-    "PYTHONHASHSEED": "0",  # sets of strings have one order, so a verdict can be repeated
+    "PYTHONHASHSEED": "0",  # fixes the order of sets of strings, so verdicts are reproducible
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
 
 
 class Limits(Config):
-    """What a program may use, for each test case unless said. Sizes in bytes."""
+    """Limits of a program, per test case unless stated otherwise. Sizes are in bytes."""
 
     deadline: float = 6.0
-    """Seconds of wall-clock for a case (LiveCodeBench's)."""
+    """Wall-clock seconds per case (LiveCodeBench's value)."""
     after_failure: float = 10.0
-    """Seconds for all cases after the first that failed. The verdict is known by then; they only
-    add to the number passed.
+    """Total seconds for the cases after the first failed one.
+
+    The verdict is known by then; these cases only count toward `passed`.
     """
     memory: int = 2 << 30
-    """Address space of a process, and resident memory of all its processes together."""
+    """Address space of each process, and resident memory of all processes together."""
     output: int = 16 << 20
+    """Output of a case on stdout."""
     processes: int = 64
-    """Processes and threads at a time."""
+    """Number of simultaneous processes and threads."""
     file_size: int = 16 << 20
+    """Size of each file."""
     temporary: int = 64 << 20
-    """Everything in the private /tmp (a folder without a total limit at the level "limits")."""
+    """Total size of the private /tmp.
+
+    At the level "limits" the kernel does not enforce it; the parent checks it 10 times a second.
+    """
     files: int = 256
-    """Open files of a process."""
+    """Number of open files per process."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """How to start a runner, and what it must give up itself."""
+    """How to start a runner, and which rights the runner must drop itself."""
 
     command: list[str]
     user: int | None = None
-    """The id it takes when it starts as root."""
+    """User id that a runner started as root switches to; None if not started as root."""
     folder: str | None = None
-    """A private folder on this machine, to be removed afterwards; None where /tmp is private."""
+    """Private folder on this machine, removed afterwards; None if /tmp is private."""
     landlock: list[str] = field(default_factory=list)
-    """What cases may read, where the kernel must be asked to hide the rest."""
+    """Paths that cases may read, at the level where Landlock hides all others."""
     packages: list[str] = field(default_factory=list)
+    """Folders with packages that programs may import."""
 
 
 def start(level: Level, limits: Limits, slot: int) -> Start:
-    """The command of `level`. `slot` tells runners that run at the same time apart, so that each
-    has a user id of its own under root.
+    """Build the start command of `level`.
+
+    `slot` is different for runners that run at the same time, so that each has its own user id
+    under root. At the level "limits" under root, raises OSError if an unprivileged user can start
+    no Python.
     """
     user = FIRST_USER + (os.getpid() * 61 + slot) % USERS if _may_change_user() else None
     if level == "limits":
@@ -126,7 +139,7 @@ def _bubblewrap(limits: Limits, user: int | None) -> list[str]:
     if user is None:
         words += ["--unshare-user", "--uid", NOBODY, "--gid", NOBODY]
     else:
-        # the runner uses them up at once
+        # the runner changes its user at once, which drops them
         words += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     words += ["--perms", "1777", "--size", str(limits.temporary), "--tmpfs", "/tmp"]
     links, visible = _view()
@@ -135,7 +148,7 @@ def _bubblewrap(limits: Limits, user: int | None) -> list[str]:
         for name in ("/dev/null", *visible)
         for above in reversed(Path(name).parents[:-1])
     ):
-        words += ["--perms", "0755", "--dir", folder]  # else only root could pass through it
+        words += ["--perms", "0755", "--dir", folder]  # the default mode admits only root
     for source in visible:
         words += ["--ro-bind", source, source]
     for name in ("null", "zero", "random", "urandom"):
@@ -146,8 +159,9 @@ def _bubblewrap(limits: Limits, user: int | None) -> list[str]:
 
 
 def _view() -> tuple[dict[str, str], list[str]]:
-    """Links and folders of this machine that a sandbox shows: the system's libraries and the
-    Python in use, read-only.
+    """Links and paths of this machine that a sandbox shows read-only.
+
+    These are the system's libraries and the running Python.
     """
     links = {name: os.readlink(name) for name in SYSTEM if os.path.islink(name)}
     visible = [name for name in SYSTEM if os.path.exists(name) and name not in links]
@@ -159,14 +173,12 @@ def _view() -> tuple[dict[str, str], list[str]]:
 
 def _python_folders() -> list[Path]:
     """The folders of the running Python and of its virtual environment."""
-    found = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent.parent]
-    return [path for path in dict.fromkeys(found) if path != Path("/")]
+    roots = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent.parent]
+    return [path for path in dict.fromkeys(roots) if path != Path("/")]
 
 
 def _packages() -> list[str]:
-    """Where packages such as numpy lie: LiveCodeBench's programs may use what its own
-    environment has.
-    """
+    """Folders of installed packages such as numpy, which LiveCodeBench's programs may import."""
     return list(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")))
 
 
@@ -175,16 +187,18 @@ def _python(program: str) -> list[str]:
 
 
 def _with_stack(command: list[str]) -> list[str]:
-    """A deep stack, for recursion through C code (`functools.cache`). It must be in place when
-    Python starts.
+    """Wrap `command` to run with a deep stack, for recursion through C code (`functools.cache`).
+
+    The stack size must be set before Python starts.
     """
     return ["/bin/sh", "-c", f'ulimit -s {STACK_KIB} 2>/dev/null; exec "$@"', "sh", *command]
 
 
 @cache
 def _boot(name: str) -> str:
-    """The runner (or jail) as one text for `python -c`: nothing of this package has to be
-    visible in the sandbox.
+    """Source of the runner or jail as one program for `python -c`.
+
+    So no file of this package has to be visible in the sandbox.
     """
     folder = Path(__file__).parent
     sources = {
@@ -205,14 +219,14 @@ def _boot(name: str) -> str:
 
 
 def scratch() -> str:
-    """Where private folders are made: nothing is written outside ERPD_HOME."""
+    """The folder for private folders, in ERPD_HOME; created if missing."""
     folder = home() / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 
 
 def _may_change_user() -> bool:
-    """Whether this is a root that has other user ids to go to (in some containers it has none)."""
+    """Whether this is root with other user ids to switch to (some containers have none)."""
     if os.geteuid() != 0:
         return False
     with open("/proc/self/uid_map", encoding="ascii") as file:
@@ -223,20 +237,23 @@ def _may_change_user() -> bool:
 
 
 def readable_python() -> str:
-    """A Python that a user without rights can start: the running one, unless it lies in a
-    private folder; else the system's.
+    """A Python that an unprivileged user can start.
+
+    It is the running one, or the system's if the running one is in a private folder. Raises OSError
+    if there is neither.
     """
     for program in (sys.executable, "/usr/bin/python3"):
-        if os.path.exists(program) and all(_open_to_all(place) for place in _on_the_way(program)):
+        if os.path.exists(program) and all(_open_to_all(place) for place in _path_parts(program)):
             return program
     raise OSError(
-        f"programs cannot be run without rights: {sys.executable} can be read by root only and "
+        f"programs cannot run as an unprivileged user: only root can read {sys.executable}, and "
         f"there is no /usr/bin/python3; "
         "install bubblewrap (apt-get install bubblewrap)"
     )
 
 
-def _on_the_way(program: str) -> list[Path]:
+def _path_parts(program: str) -> list[Path]:
+    """All files and folders on the paths that starting `program` needs."""
     ends = [
         Path(program),
         Path(program).resolve(),

@@ -1,5 +1,6 @@
-"""What does an isolation level really keep a program from, on this machine? Measured by a
-program that tries.
+"""Measures what each isolation level really blocks on this machine.
+
+A program tries the forbidden actions in a sandbox of that level.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ print(json.dumps([name for name, done in tried.items() if done]))
 
 
 def holes(level: Level, slot: int = 0) -> list[str]:
-    """What a program at `level` can do though it should not: of network, reading, writing, signals,
-    memory, processes.
+    """Forbidden actions that a program at `level` can still do.
 
-    Raises SandboxError if nothing can be started at this level.
+    They are names out of network, reading, writing, signals, memory and processes. Raises
+    SandboxError if nothing can be started at this level.
     """
     folder = tempfile.mkdtemp(prefix="probe-", dir=levels.scratch())
     try:
-        os.chmod(folder, 0o777)  # so that it is the sandbox that refuses, and not the file's mode
+        os.chmod(folder, 0o777)  # so that only the sandbox can refuse, not the file's mode
         secret = Path(folder) / "secret"
         secret.write_text("expected output")
         limits = Limits(memory=1 << 30, processes=32)
@@ -57,39 +58,38 @@ def holes(level: Level, slot: int = 0) -> list[str]:
             socket.create_server(("127.0.0.1", 0)) as server,
             Sandbox(level, _TRIES, None, limits, slot) as sandbox,
         ):
-            asked = {"port": server.getsockname()[1], "file": str(secret), "pid": os.getpid()}
+            request = {"port": server.getsockname()[1], "file": str(secret), "pid": os.getpid()}
             ran = sandbox.run(
                 json.dumps(
-                    asked | {"memory": limits.memory, "processes": limits.processes}
+                    request | {"memory": limits.memory, "processes": limits.processes}
                 ).encode()
             )
         try:
-            found = json.loads(ran.output)
+            names = json.loads(ran.output)
         except ValueError:
             raise SandboxError(
-                f'the probe of isolation level "{level}" ended ({ran.end}) without an answer'
+                f'the probe of isolation level "{level}" ended ({ran.end}) without a result'
             ) from None
-        return [str(name) for name in found]
+        return [str(name) for name in names]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
 def best() -> tuple[Level, str]:
-    """The first level that keeps what it promises, and its name in reports. Measured once per
-    process.
+    """The first level that blocks every forbidden action, and its name in reports.
 
-    The last level is taken even if it does not; its name then says so, as in "limits without
-    network". Raises SandboxError if there is none.
+    The last level is used even if it does not; its name then says so, as in "limits without
+    network". Measured once per process. Raises SandboxError if no level works.
     """
     reasons = []
     for level in LEVELS:
         try:
-            found = holes(level)
+            open_holes = holes(level)
         except (SandboxError, OSError) as error:
             reasons.append(f"{level}: {error}")
             continue
-        if not found or level == LEVELS[-1]:
-            return level, f"{level} without {', '.join(found)}" if found else level
-        reasons.append(f"{level}: does not stop {', '.join(found)}")
-    raise SandboxError("no way to run programs apart from this machine. " + "; ".join(reasons))
+        if not open_holes or level == LEVELS[-1]:
+            return level, f"{level} without {', '.join(open_holes)}" if open_holes else level
+        reasons.append(f"{level}: does not stop {', '.join(open_holes)}")
+    raise SandboxError("programs cannot be isolated on this machine. " + "; ".join(reasons))

@@ -1,14 +1,16 @@
-"""The process that runs one program's test cases inside a sandbox. Standard library only; started
-by `sandbox.Sandbox`, never by hand.
+"""The process that runs the test cases of one program inside a sandbox.
 
-It prepares a Python with the usual imports once and forks it for every case: a case starts in a
-millisecond, in a process of its own that no earlier case has touched. It knows inputs, never
-expected outputs: whatever a program does to this process, all it can send to the other side is a
-guess.
+Standard library only. `sandbox.Sandbox` starts it; do not start it by hand.
 
-It speaks over a private copy of stdin and stdout. In: one JSON line (`Job`), then `{"size": n}` and
-n bytes of input for each case. Out: `{"ready": true}`, then for each case `{"end": ..., "output":
-n, "result": m}` and n + m bytes.
+It prepares a Python with the usual imports once and forks it for every case. So a case starts in a
+millisecond, in its own process that no earlier case has touched. The runner knows the inputs but
+never the expected outputs: a program that takes over this process can still only guess.
+
+Protocol, over private copies of stdin and stdout:
+
+- In: one JSON line (`Job`), then `{"size": n}` and n bytes of input for each case.
+- Out: `{"ready": true}`, then for each case `{"end": ..., "output": n, "result": m}` and n + m
+  bytes.
 """
 
 import atexit
@@ -27,7 +29,7 @@ from typing import Any, NoReturn
 
 from tasks.grading.code import guard
 
-# What LiveCodeBench puts before every program (its lcb_runner/evaluation/testing_util.py).
+# LiveCodeBench puts these before every program (its lcb_runner/evaluation/testing_util.py).
 MODULES = (
     *(
         "string",
@@ -50,14 +52,16 @@ PREAMBLE = "\n".join(
 )
 RECURSION = 50_000
 RESULT = 3
-"""The descriptor on which a case says how it ended."""
+"""File descriptor on which a case reports its result."""
 MAX_RESULT = 16 << 20
+"""Maximum bytes of a result."""
 
 Job = dict[str, Any]
+"""The program, its limits and its start settings, as sent by `Sandbox`."""
 
 
 def main() -> None:
-    """Serve cases until stdin ends."""
+    """Run cases until stdin ends."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -67,9 +71,9 @@ def main() -> None:
     namespace: dict[str, Any] = {}
     exec(PREAMBLE, namespace)
     sys.path += job["packages"]
-    guard.calls_filter(platform.machine())  # made once, not by every case
+    guard.calls_filter(platform.machine())  # computed once and cached for all cases
     gc.collect()
-    gc.freeze()  # so that a case's collections do not copy the pages it shares with this process
+    gc.freeze()  # so that garbage collection in a case does not copy shared pages
     os.write(replies, b'{"ready": true}\n')
     while line := requests.readline():
         data = requests.read(json.loads(line)["size"])
@@ -81,22 +85,23 @@ def main() -> None:
 
 
 def become(job: Job) -> None:
-    """Give up what the start needed: root, and the right of children to look into this process."""
+    """Drop root, and make this process unreadable for its children."""
     guard.prctl(guard.PR_SET_CHILD_SUBREAPER, 1)
     if job["user"] is not None:
         os.setgroups([])
         os.setresgid(job["user"], job["user"], job["user"])
         os.setresuid(job["user"], job["user"], job["user"])
-    # all others end with the first process of a namespace; elsewhere it must live to end them
-    # (`collect`)
+    # The death of a namespace's first process ends all others. Without a namespace, this process
+    # must survive its parent to end them (`collect`).
     if os.getpid() == 1:
-        # after the change of user, which forgets it
+        # set after the change of user, which clears it
         guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)
     guard.prctl(guard.PR_SET_DUMPABLE, 0)
     guard.prctl(guard.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def send(target: int, data: bytes) -> None:
+    """Write all of `data` to a file descriptor."""
     view = memoryview(data)
     while view:
         view = view[os.write(target, view) :]
@@ -105,8 +110,10 @@ def send(target: int, data: bytes) -> None:
 def run_case(
     job: Job, namespace: dict[str, Any], data: bytes, parent: int
 ) -> tuple[str, bytes, bytes]:
-    """**Returns:** how the case ended (`exit`, `time`, `output`), what it printed, and what it
-    said on `RESULT`.
+    """Run one case in a forked process, then kill and remove everything that it left.
+
+    **Returns:** How the case ended (`exit`, `time`, `output`), its output, and its message on
+    `RESULT`.
     """
     source = os.memfd_create("input")
     send(source, data)
@@ -130,18 +137,20 @@ def run_case(
 
 
 def collect(job: Job, pid: int, output: int, result: int, parent: int) -> tuple[str, bytes, bytes]:
-    """Read both pipes until the case's process has ended; what its children would still write is
-    not waited for.
+    """Read both pipes until the process of the case ends.
+
+    Later output of its children is not awaited. If the parent is gone, this kills everything and
+    exits.
     """
     until = time.monotonic() + job["deadline"]
     kept = {output: bytearray(), result: bytearray()}
-    room = {output: job["output"], result: MAX_RESULT}
+    capacity = {output: job["output"], result: MAX_RESULT}
     ended = os.pidfd_open(pid)
     poll = select.poll()
     for descriptor in (output, result, ended):
         poll.register(descriptor, select.POLLIN)
         os.set_blocking(descriptor, False)
-    poll.register(parent, 0)  # tells only that the other side is gone
+    poll.register(parent, 0)  # reports only that the other side is gone
     end = ""
     while not end:
         left = until - time.monotonic()
@@ -152,17 +161,20 @@ def collect(job: Job, pid: int, output: int, result: int, parent: int) -> tuple[
         end = "time" if not ready else "exit" if ended in ready else ""
         for descriptor in (output, result):
             if descriptor in ready and not take(
-                descriptor, kept[descriptor], room[descriptor], everything=end == "exit"
+                descriptor, kept[descriptor], capacity[descriptor], everything=end == "exit"
             ):
                 poll.unregister(descriptor)  # closed at the other end
-            if len(kept[descriptor]) > room[descriptor]:
+            if len(kept[descriptor]) > capacity[descriptor]:
                 end = "output"
     os.close(ended)
-    return end, bytes(kept[output][: room[output]]), bytes(kept[result][: room[result]])
+    return end, bytes(kept[output][: capacity[output]]), bytes(kept[result][: capacity[result]])
 
 
 def take(descriptor: int, kept: bytearray, room: int, everything: bool) -> bool:
-    """Add what is there, or one piece of it, to `kept`, and stop when it is too much.
+    """Read available data from a pipe into `kept`, until it exceeds `room` bytes.
+
+    Without `everything`, at most one piece is read.
+
     **Returns:** False at the end of the pipe.
     """
     while len(kept) <= room:
@@ -177,9 +189,9 @@ def take(descriptor: int, kept: bytearray, room: int, everything: bool) -> bool:
 
 
 def kill_all() -> None:
-    """End everything that cases have started, and reap it."""
+    """Kill and reap all processes that cases have started."""
     while True:
-        # -1: everything in this pid namespace but its first
+        # -1: all processes of this pid namespace except the first
         victims = guard.descendants(os.getpid()) if os.getpid() != 1 else [-1]
         for victim in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -193,11 +205,11 @@ def kill_all() -> None:
 
 
 def clean() -> None:
-    """Remove what the case left in its temporary folder, so that the next finds none of it."""
+    """Remove all files of the case from its temporary folder before the next case."""
     here, emptied = os.stat(".").st_dev, list[str]()
     for folder, folders, names in os.walk("."):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        # Of other devices is what the sandbox shows of the machine, if that lies below /tmp.
+        # A folder on another device is one of the machine that the sandbox shows below /tmp.
         folders[:] = [
             name
             for name in folders
@@ -215,10 +227,12 @@ def clean() -> None:
 def case_main(
     job: Job, namespace: dict[str, Any], source: int, output: int, result: int
 ) -> NoReturn:
-    """One case, in its own process. It must end through `finish`: a program that ends the
-    process itself has not run to its end.
+    """Run one case in its own process.
+
+    The case counts as finished only with the message that this function writes to `RESULT` at the
+    end. A program that ends the process itself sends none.
     """
-    leave, write = os._exit, os.write  # a program can replace what modules hold, not these names
+    leave, write = os._exit, os.write  # a program can replace attributes of modules, but not these
     os.dup2(source, 0)
     os.dup2(output, 1)
     if result != RESULT:
@@ -241,7 +255,7 @@ def case_main(
         message = call(job, namespace) if job["fn_name"] else run(job, namespace)
     except BaseException:
         leave(1)
-    # the program closed it, after or instead of printing
+    # the program may have closed stdout
     with contextlib.suppress(ValueError, OSError):
         stdout.flush()
     view = memoryview(message.encode())
@@ -251,7 +265,7 @@ def case_main(
 
 
 def confine(job: Job) -> None:
-    """The limits of one case. After this, nothing the program does can widen them."""
+    """Set the limits of one case. The program cannot widen them afterwards."""
     guard.prctl(guard.PR_SET_DUMPABLE, 1)
     guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)
     guard.limit(
@@ -267,13 +281,14 @@ def confine(job: Job) -> None:
         guard.restrict_files(job["landlock"], ["."])
     guard.restrict_calls()
     sys.setrecursionlimit(RECURSION)
-    # as usual; else a thread would take as much as the main one's deep stack may grow
+    # the usual size; by default each thread would reserve as much as the deep main stack
     threading.stack_size(8 << 20)
 
 
 def run(job: Job, namespace: dict[str, Any]) -> str:
-    """A program that reads stdin and writes stdout, run as `__main__`. Like LiveCodeBench, any
-    `sys.exit` is a normal end.
+    """Run a program that reads stdin and writes stdout, as `__main__`.
+
+    As in LiveCodeBench, any `sys.exit` is a normal end.
     """
     namespace["__name__"] = "__main__"
     namespace["open"] = builtins.open = with_stdin(open)
@@ -290,7 +305,7 @@ def run(job: Job, namespace: dict[str, Any]) -> str:
 
 
 def with_stdin(real: Any) -> Any:
-    """`open` for a sandbox without /proc, where the link /dev/stdin would lead nowhere."""
+    """Wrap `open` to support /dev/stdin, a link into /proc, which the sandbox does not have."""
 
     def opened(file: Any, *arguments: Any, **options: Any) -> Any:
         return real(0 if file == "/dev/stdin" else file, *arguments, **options)
@@ -299,8 +314,9 @@ def with_stdin(real: Any) -> Any:
 
 
 def call(job: Job, namespace: dict[str, Any]) -> str:
-    """A method of class `Solution`, or a function, called with the arguments on stdin; its
-    value, if JSON can say it.
+    """Call a method of class `Solution`, or a function, with the arguments from stdin.
+
+    **Returns:** JSON with the returned value, or with `not_json` if JSON cannot represent it.
     """
     dump = json.dumps
     arguments = json.loads(sys.stdin.read())
@@ -316,7 +332,7 @@ def call(job: Job, namespace: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Numbers and arrays of numpy as Python's."""
+    """Convert numbers and arrays of numpy to Python values."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError

@@ -1,6 +1,4 @@
-"""One program in one sandbox: start it, give it inputs case by case, watch what it uses, end all
-of it.
-"""
+"""Controls one program in one sandbox: start, one input per case, resource checks, end."""
 
 from __future__ import annotations
 
@@ -19,40 +17,46 @@ from tasks.grading.code import guard, levels
 from tasks.grading.code.levels import Level, Limits
 
 START_SECONDS = 60.0
-"""For a runner to be ready on a busy machine; not part of any case's deadline."""
+"""Seconds for a runner to become ready on a busy machine; not part of any case's deadline."""
 GRACE = 3.0
-"""Seconds beyond a case's deadline after which the whole sandbox goes, if its runner has not
-ended the case.
+"""Seconds beyond a case's deadline after which the sandbox is killed.
+
+This happens only if its runner has not ended the case.
 """
 LOOK = 0.1
-"""Seconds between two looks at memory and processes: what a sandbox can use beyond its limit is
-what it can take in this time.
+"""Seconds between two checks of memory and processes.
+
+A sandbox can exceed its limits only by what it takes within this time.
 """
 MOST = 64 << 20
-"""Bytes that a runner may announce; it is not trusted to keep the limits."""
+"""Maximum bytes that a runner may announce; the runner is not trusted to keep the limits."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 End = Literal["exit", "time", "output", "lost"]
 
 
 class SandboxError(RuntimeError):
-    """A sandbox cannot be started, so nothing can be said of the program."""
+    """A sandbox cannot be started, so the program is not graded."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How a case ended: by itself, out of time, over its output limit, or with its sandbox lost;
-    what it printed; what it reported.
-    """
+    """How a case ended, its output and its result."""
 
     end: End
+    """`exit`: by itself; `time`: out of time; `output`: over its output limit; `lost`: with its
+    sandbox.
+    """
     output: bytes = b""
+    """The text that the program printed."""
     result: bytes = b""
+    """The message that the process of the case reported."""
 
 
 class Sandbox:
-    """A runner at an isolation level. Use as a context manager; after a case that ends `lost` it is
-    closed.
+    """A runner at an isolation level, used as a context manager.
+
+    It is closed after a case that ends `lost`. Raises SandboxError if the runner cannot be started.
 
     Example:
         with Sandbox("bubblewrap", "print(int(input()) + 1)", None, Limits(), slot=0) as sandbox:
@@ -71,8 +75,8 @@ class Sandbox:
             "user": self._start.user,
             "landlock": self._start.landlock,
             "packages": self._start.packages,
-            # The kernel counts processes by user. Where the user is not the sandbox's own, those
-            # that are there already come on top.
+            # The kernel counts processes per user. Without its own user, the sandbox shares the
+            # count with the processes that this user already has.
             "processes": limits.processes + (0 if private else tasks_of(os.geteuid())),
         }
         self._buffer = bytearray()
@@ -109,17 +113,18 @@ class Sandbox:
 
     @property
     def open(self) -> bool:
-        """Whether it can run another case."""
+        """Whether the sandbox can run another case."""
         return self._process.returncode is None
 
     @property
     def pid(self) -> int:
-        """The first process; all others are its descendants."""
+        """Id of the first process; all others are its descendants."""
         return self._process.pid
 
     def run(self, data: bytes) -> Ran:
-        """Run the program on `data` in a fresh process. Nothing it started lives when this
-        returns.
+        """Run the program on `data` in a fresh process.
+
+        All processes that it started have ended when this returns.
         """
         until = time.monotonic() + self.limits.deadline + GRACE
         ran = Ran("lost")
@@ -133,23 +138,25 @@ class Sandbox:
 
     def _answer(self, until: float) -> Ran:
         header = self._line(until)
-        end, printed, said = header.get("end"), header.get("output"), header.get("result")
+        end, printed, reported = header.get("end"), header.get("output"), header.get("result")
         if (
             end in ("exit", "time", "output")
             and isinstance(printed, int)
-            and isinstance(said, int)
-            and min(printed, said) >= 0
+            and isinstance(reported, int)
+            and min(printed, reported) >= 0
         ):
-            body = self._bytes(printed + said, until) if max(printed, said) <= MOST else None
+            body = (
+                self._bytes(printed + reported, until) if max(printed, reported) <= MOST else None
+            )
             if body is not None:
                 return Ran(end, body[:printed], body[printed:])
         return Ran("lost")
 
     def close(self) -> None:
-        """Kill everything in it and wait until it is gone; safe to repeat."""
+        """Kill all processes of the sandbox and wait for their end; safe to repeat."""
         if self._process.poll() is None or self._process.stdin:
             assert self._process.stdin is not None and self._process.stdout is not None
-            self._process.stdin.close()  # the runner sees this, kills what it started and ends
+            self._process.stdin.close()  # the runner then kills all it started and ends
             if self._start.folder is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(2.0)
@@ -163,7 +170,7 @@ class Sandbox:
             shutil.rmtree(self._start.folder, ignore_errors=True)
 
     def _end_stragglers(self) -> None:
-        """Where no namespace ends with its first process: kill descendants until there are none."""
+        """Kill descendants until none is left, where no namespace ends with its first process."""
         while self._process.poll() is None and (victims := guard.descendants(self._process.pid)):
             for victim in victims:
                 with contextlib.suppress(ProcessLookupError):
@@ -185,7 +192,7 @@ class Sandbox:
         return True
 
     def _line(self, until: float) -> dict[str, Any]:
-        """The next JSON line, or `{}` for anything else: the other side is not to be trusted."""
+        """The next JSON line, or `{}` for anything else: the other side is not trusted."""
         while b"\n" not in self._buffer:
             if len(self._buffer) > 65536 or not self._fill(until):
                 return {}
@@ -206,8 +213,9 @@ class Sandbox:
         return piece
 
     def _fill(self, until: float) -> bool:
-        """Read some more. **Returns:** False at the end of the stream, at the deadline, or when
-        too much is used.
+        """Read more bytes into the buffer.
+
+        **Returns:** False at the end of the stream, at the deadline, or over a resource limit.
         """
         while True:
             try:
@@ -220,7 +228,10 @@ class Sandbox:
             return bool(piece)
 
     def _wait(self, descriptor: int, event: int, until: float) -> bool:
-        """Wait for a descriptor and look at what the sandbox uses meanwhile."""
+        """Wait for a descriptor, and check the resource use of the sandbox meanwhile.
+
+        **Returns:** False at the deadline or over a resource limit.
+        """
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, event)
             while (left := until - time.monotonic()) > 0:
@@ -231,8 +242,9 @@ class Sandbox:
         return False
 
     def _uses_too_much(self) -> bool:
-        """More resident memory, many more processes, or more of a shared disk than a case may
-        have.
+        """Whether the sandbox exceeds its limit of processes, resident memory or shared disk.
+
+        8 processes more than the limit are allowed.
         """
         pids = guard.descendants(self._process.pid)
         if len(pids) > self.limits.processes + 8:
@@ -249,7 +261,7 @@ class Sandbox:
 
 
 def tasks_of(user: int) -> int:
-    """Processes and threads of a user on this machine now."""
+    """Current number of processes and threads of a user on this machine."""
     count = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -260,6 +272,7 @@ def tasks_of(user: int) -> int:
 
 
 def _resident(pid: int) -> int:
+    """Resident bytes of a process, shared memory included."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * PAGE
@@ -268,8 +281,9 @@ def _resident(pid: int) -> int:
 
 
 def _own(pid: int) -> int:
-    """Resident memory, what several processes share being divided among them (forks share most);
-    slower to ask for than `_resident`.
+    """Resident bytes, with memory shared by several processes divided among them.
+
+    Forks share most of their memory. Slower than `_resident`.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
@@ -279,8 +293,9 @@ def _own(pid: int) -> int:
 
 
 def _on_disk(folder: str, enough: int) -> int:
-    """Bytes below `folder`, each name counting as a block at least; a sum above `enough` may be
-    incomplete.
+    """Bytes below `folder`; each name counts as at least one block.
+
+    Counting stops above `enough`, so such a sum may be incomplete.
     """
     total = 0
     for place, _, names in os.walk(folder):

@@ -1,7 +1,6 @@
-"""How the registry's schema came about, for Alembic; run by `tasks.registry.database`, never by
-hand.
+"""Alembic migrations of the registry's schema, run by `tasks.registry.database`, never manually.
 
-A new revision is one file in `versions/`, written by hand (they are short): take the last one as
-the pattern, name it in `down_revision`, and let `tests/unit/test_registry.py` say whether it leads
-to the tables of `tasks/registry/tables.py`, and back.
+A new revision is one file in `versions/`. Write it by hand, with the last revision as a template,
+and name that revision in `down_revision`. `tests/unit/test_registry.py` checks that the upgrade
+results in the tables of `tasks/registry/tables.py` and that the downgrade works.
 """

@@ -1,5 +1,6 @@
-"""What Alembic runs: the migrations, on the connection (and in the transaction) that
-`tasks.registry.database` hands over.
+"""Alembic's entry point: runs the migrations on the connection of `tasks.registry.database`.
+
+They run in the transaction of that connection.
 """
 
 from alembic import context

@@ -1,6 +1,4 @@
-"""What several tests of the maths need: small batches, loss inputs in double precision, and a
-policy of two matrices.
-"""
+"""Helpers for tests of the maths: small batches, double-precision loss inputs, a tiny policy."""
 
 import torch
 from hypothesis import strategies as st
@@ -35,7 +33,7 @@ def loss_inputs(lp, old, signal, rewards, lengths, entropy=None, totals=None):
 
 
 def part_of(x, sequences):
-    """The micro-batch that holds only `sequences` of `x`, with the totals of the whole."""
+    """The micro-batch of `sequences` of `x`, with the totals of the whole minibatch."""
     keep_N = torch.cat([(x.seq_N == s).nonzero().squeeze(1) for s in sequences])
     return LossInputs(
         lp_N=x.lp_N[keep_N],
@@ -74,7 +72,7 @@ def random_batch(seed, prompt_lengths, response_lengths, groups, vocab=16):
 
 @st.composite
 def batches(draw, max_prompt=7, max_response=9, max_groups=3, max_sequences=6):
-    """Batches whose groups have any number of samples, in any order."""
+    """Random batches. Groups have any number of samples, in any order."""
     prompts = draw(st.lists(st.integers(1, max_prompt), min_size=1, max_size=max_groups))
     responses = draw(st.lists(st.integers(1, max_response), min_size=1, max_size=max_sequences))
     groups = draw(
@@ -84,9 +82,7 @@ def batches(draw, max_prompt=7, max_response=9, max_groups=3, max_sequences=6):
 
 
 class BigramPolicy:
-    """The smallest `PolicyModel`: the next token depends on the present one, and a little on its
-    position.
-    """
+    """A minimal `PolicyModel`: the next token depends on the current one and its position."""
 
     def __init__(self, vocab=6, width=8, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -111,15 +107,15 @@ class BigramPolicy:
 
 
 def naive_scores(policy, batch):
-    """Log-prob and entropy of every response token of a `BigramPolicy`, one token at a time."""
+    """Log-prob and entropy of every response token under a `BigramPolicy`, token by token."""
     lp, entropy = [], []
     for s in range(batch.sequences):
         prompt, response = batch.prompts[int(batch.group_S[s])], batch.response(s)
         row = torch.cat([prompt, response])
         for t in range(len(response)):
-            place = len(prompt) + t - 1
-            logits = policy.output @ torch.tanh(policy.table[row[place]] + 0.1 * place)
-            law = torch.distributions.Categorical(logits=logits)
-            lp.append(law.log_prob(response[t]))
-            entropy.append(law.entropy())
+            position = len(prompt) + t - 1
+            logits = policy.output @ torch.tanh(policy.table[row[position]] + 0.1 * position)
+            distribution = torch.distributions.Categorical(logits=logits)
+            lp.append(distribution.log_prob(response[t]))
+            entropy.append(distribution.entropy())
     return torch.stack(lp), torch.stack(entropy)

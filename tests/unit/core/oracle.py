@@ -1,5 +1,6 @@
-"""Every loss again, from the SPEC's formulas: padded rows, Python loops over sequences and tokens,
-no code shared with erpd_core.
+"""Reference implementation of every loss from the SPEC's formulas.
+
+It loops over sequences and tokens in Python and shares no code with erpd_core.
 
 `rows[s]` lists the tokens of sequence s as (lp, old, signal, entropy) tensors; `rewards[s]` is its
 outcome.
@@ -75,7 +76,7 @@ def sft(c, rows, rewards):
 
 
 def held_ratio(lp, old):
-    """The ratio as a plain number: no gradient runs through it."""
+    """The ratio as a plain number, without a gradient."""
     return math.exp((lp - old).item())
 
 
@@ -132,7 +133,7 @@ ORACLE = {
 
 
 def weight_integral(log_ratio, low, high):
-    """The integral of clip(exp(x), low, high) up to `log_ratio`, but for a constant."""
+    """The integral of clip(exp(x), low, high) up to `log_ratio`, up to a constant."""
     if math.exp(log_ratio) > high:
         return high + high * (log_ratio - math.log(high))
     if math.exp(log_ratio) < low:
@@ -141,8 +142,9 @@ def weight_integral(log_ratio, low, high):
 
 
 def potential(c, rows, rewards):
-    """A function whose plain gradient in lp is that of a stop-gradient loss (VESPO: where A is
-    the same on a whole response).
+    """A function whose ordinary gradient in lp equals that of a stop-gradient loss.
+
+    For VESPO, A must be constant on each response.
     """
     total = 0.0
     for row, label in zip(rows, rewards):
@@ -175,7 +177,7 @@ def policy_loss(c, rows, rewards):
 
 
 def rows_of(lp_N, old_N, signal_N, entropy_N, lengths):
-    """Flat columns to rows of tokens."""
+    """Convert flat columns to one row of tokens per response."""
     tokens = list(zip(lp_N, old_N, signal_N, entropy_N))
     rows, start = [], 0
     for length in lengths:

@@ -1,4 +1,4 @@
-"""Group-normalised rewards; advantages of tokens by a value network."""
+"""Group-normalized rewards, and advantages per token from a value network."""
 
 import statistics
 
@@ -12,8 +12,8 @@ from erpd_core.faults import Fault
 
 
 def test_by_hand():
-    """Group 0: rewards 1, 0, 0, 1 -> mean 1/2, sample std sqrt(1/3). Group 1: one right of two
-    -> mean 1/2, std sqrt(1/2).
+    """Group 0: rewards 1, 0, 0, 1 -> mean 1/2, sample std sqrt(1/3). Group 1: rewards 1, 0 -> mean
+    1/2, std sqrt(1/2).
     """
     advantage = group_normalised(
         torch.tensor([1.0, 0, 0, 1, 1, 0]), torch.tensor([0, 0, 0, 0, 1, 1]), eps=0.0
@@ -58,8 +58,8 @@ def random_values(seed, lengths):
 
 
 def test_gae_by_hand():
-    """One response of two tokens, R = 1, V = 0.25, 0.5, lambda 0.5: last 0.5; first 0.25 + 0.5 *
-    0.5. One of a single token: 0 - 0.75.
+    """A response of two tokens with R = 1, V = 0.25, 0.5, lambda 0.5: last 0.5, first 0.25 + 0.5 *
+    0.5. A response of one token: 0 - 0.75.
     """
     advantage = gae(
         torch.tensor([1.0, 0.0]),
@@ -123,8 +123,8 @@ def test_gae_refuses_values_of_another_batch():
 
 
 def test_the_length_adaptive_lambda_is_vapos_and_stays_between_zero_and_one():
-    """Under 1 / alpha = 20 tokens the paper's own 1 / (0.05 length) exceeds 1, and VAPO's 1
-    minus it is negative: 0.
+    """Below 1 / alpha = 20 tokens, 1 / (0.05 length) exceeds 1 and VAPO's 1 minus it is negative:
+    lambda is 0.
     """
     lam = length_adaptive_lambda(torch.tensor([1, 10, 20, 40, 2_000, 32_768]))
     assert lam.tolist() == pytest.approx([0, 0, 0, 0.5, 0.99, 1 - 20 / 32_768])

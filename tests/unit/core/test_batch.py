@@ -14,7 +14,7 @@ from .helpers import batches
 
 @pytest.fixture
 def example():
-    """The docstring's example."""
+    """The example of `TokenBatch`'s docstring."""
     return TokenBatch.build(
         prompts=[[5, 6], [7]],
         responses=[[1, 2], [3], [4, 4, 4]],
@@ -54,8 +54,8 @@ def test_token_index_gathers_whole_responses_in_the_order_asked(batch, random):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"groups": [0]}, "must be as many"),
-        ({"rewards": [1, 0, 1]}, "must be as many"),
+        ({"groups": [0]}, "must be equal"),
+        ({"rewards": [1, 0, 1]}, "must be equal"),
         ({"responses": [[1], []]}, "response 1 has no tokens"),
         ({"prompts": [[5], []]}, "prompt 1 has no tokens"),
     ],
@@ -69,7 +69,7 @@ def test_a_malformed_batch_is_refused_and_the_message_says_why(change, message):
 
 @pytest.mark.parametrize("group", [-1, 2])
 def test_a_group_without_a_prompt_is_refused(group):
-    """-1 would silently take the last prompt."""
+    """Without the check, -1 would silently select the last prompt."""
     with pytest.raises(ValueError, match="group"):
         TokenBatch.build(prompts=[[5], [6]], responses=[[1]], groups=[group], rewards=[1])
 

@@ -1,6 +1,4 @@
-"""A run's configuration: the paper's defaults, what is refused, and what is part of the
-question.
-"""
+"""Configuration of a campaign: the paper's defaults, refused values, and fields of the spec."""
 
 import subprocess
 import sys
@@ -111,7 +109,7 @@ def test_unlearning_is_mse_and_its_checkpoint_early():
     assert 10 <= weak.unlearn_step <= 30
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ----------------------------------------------------------------------------------- refused values
 
 
 @pytest.mark.parametrize(
@@ -202,7 +200,7 @@ def test_the_weak_trail_holds_the_unlearned_step():
 
 
 def test_keeping_a_step_beyond_the_last_is_refused():
-    with pytest.raises(ValidationError, match="step 60 lies beyond the last step 50"):
+    with pytest.raises(ValidationError, match="step 60 is beyond the last step 50"):
         TrainConfig(steps=50, keep=(10, 60))
 
 
@@ -322,15 +320,15 @@ def test_fixed_s3_needs_a_student_earlier_than_the_start():
     "sides", [("weak", "old"), ("teacher", "unlearned"), ("weak@60", "old")], ids=str
 )
 def test_s1_on_the_weak_run_needs_a_weak_teacher_too(sides):
-    """Only S2 is known to be out of reach without one; an S1 that names it would fail hours into
-    the run.
+    """Without a weak teacher, decisions skip only S2. An S1 that uses its sides would fail hours
+    into the run.
     """
     campaign(weak_teacher={"steps": 60}, distill={"S1": phase(*sides)})
     with pytest.raises(ValidationError, match="weak_teacher"):
         campaign(distill={"S1": phase(*sides)})
 
 
-# ---------------------------------------------------------------------------------------- questions
+# --------------------------------------------------------------------------------------------- spec
 
 
 @pytest.mark.parametrize(

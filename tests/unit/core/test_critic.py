@@ -1,6 +1,4 @@
-"""Fitting values on a bigram critic: it learns the outcome, its records are true, it resumes
-exactly, it stops at nonsense.
-"""
+"""Fitting a bigram critic: learning, correct records, exact resuming, non-finite values."""
 
 import math
 
@@ -23,7 +21,7 @@ BATCH = TokenBatch(BATCH.prompts, BATCH.token_N, BATCH.offset_S, BATCH.group_S, 
 
 
 class BigramCritic:
-    """The bigram's hidden state with a scalar head."""
+    """The bigram policy's hidden state with a scalar head."""
 
     def __init__(self):
         self.body = BigramPolicy()
@@ -44,16 +42,17 @@ class BigramCritic:
 
 
 def naive_values(critic):
-    """One token at a time: the state a token was chosen in is the prompt and the response before
-    it.
+    """Values computed token by token.
+
+    The state of a token is the prompt and the response before it.
     """
     values = []
     for s in range(BATCH.sequences):
         prompt, response = BATCH.prompts[int(BATCH.group_S[s])], BATCH.response(s)
         row = torch.cat([prompt, response])
-        for place in range(len(prompt) - 1, len(row) - 1):
+        for position in range(len(prompt) - 1, len(row) - 1):
             values.append(
-                torch.tanh(critic.body.table[row[place]] + 0.1 * place) @ critic.weight
+                torch.tanh(critic.body.table[row[position]] + 0.1 * position) @ critic.weight
                 + critic.bias
             )
     return torch.stack(values)
@@ -87,8 +86,8 @@ def test_values_equal_one_token_at_a_time_in_the_batchs_order():
 
 
 def test_explained_variance_by_hand():
-    """R = 1 1 0 0 has variance 1/4. Right values: 1. Constant ones: 0. Halfway: R - V has
-    variance 1/16. Reversed: variance 1.
+    """R = 1 1 0 0 has variance 1/4. Exact values give 1 and constant values 0. Halved, R - V has
+    variance 1/16; reversed, variance 1.
     """
     known = torch.tensor([1.0, 1, 0, 0])
     for value, expected in (
@@ -141,7 +140,7 @@ def test_a_fit_resumed_at_step_k_ends_bit_equal(k):
 
 
 def test_the_token_budget_does_not_change_the_result():
-    """SGD, so that tiny differences of summation stay tiny instead of being normalised by Adam."""
+    """Uses SGD: Adam would normalize and so amplify tiny differences of summation."""
     results = []
     for budget in (1, 9, 1000):
         run = Run()

@@ -1,4 +1,4 @@
-"""What a campaign will cost: counted by hand, against real models, and by how it must grow."""
+"""Cost estimates of a campaign: by hand, against real models, and by how they must scale."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def tiny_models() -> list[tuple[str, torch.nn.Module]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), tiny_models(), ids=lambda one: one if isinstance(one, str) else ""
+    ("name", "model"), tiny_models(), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_a_shape_has_the_weights_of_the_model_it_is_read_from(name: str, model: torch.nn.Module):
     shape = ModelShape.from_config(model.config.to_dict())
@@ -106,11 +106,11 @@ def test_a_mixture_of_experts_and_a_config_of_something_else_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), tiny_models(), ids=lambda one: one if isinstance(one, str) else ""
+    ("name", "model"), tiny_models(), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_flops_of_a_pass_are_those_torch_counts(name: str, model: torch.nn.Module):
-    """One sequence, every position predicted. Torch counts the full square of scores, of which a
-    causal mask needs half.
+    """One sequence, every position predicted. Torch counts the full square of attention scores; a
+    causal mask needs half of it.
     """
     model.set_attn_implementation("eager")
     length = 40
@@ -134,7 +134,7 @@ def test_counts_by_hand():
 @settings(max_examples=25, deadline=None)
 @given(batches())
 def test_counts_are_what_the_layout_makes_of_a_batch(batch):
-    """Tokens of the rows that `plan` lays out, pairs that its masks let through."""
+    """Compares with the tokens of `plan`'s rows and the pairs that its masks allow."""
     from erpd_core.layout import plan
 
     micros = plan(batch, torch.arange(batch.sequences), 1 << 20)
@@ -161,8 +161,8 @@ def test_training_is_three_forwards_four_with_recomputation_a_head_more_for_whol
 
 
 def test_expected_counts_are_those_of_a_batch_of_such_lengths():
-    """Lengths 10 and 30 have mean 20 and spread 0.5; minibatches drawn at random share prompts
-    as often as chance has it.
+    """Lengths 10 and 30 have mean 20 and spread 0.5. Random minibatches share prompts as often as
+    expected by chance.
     """
     from erpd_core.batch import TokenBatch
 
@@ -201,7 +201,7 @@ def test_states_are_sixteen_bytes_a_weight_divided_by_the_trainers():
     states = ("weights", "gradients", "AdamW's moments")
     assert sum(shared[name] for name in states) == pytest.approx(16 * QWEN3_4B.parameters / 8)
     assert sum(whole[name] for name in states) == pytest.approx(8 * QWEN3_4B.parameters), (
-        "alone it trains the bfloat16 weights themselves"
+        "a single trainer trains the bfloat16 weights directly"
     )
     assert not training_memory(
         QWEN3_4B, NODE.model_copy(update={"offload": True}), BATCH, 8
@@ -219,8 +219,8 @@ def test_recomputation_keeps_what_goes_into_each_layer_and_one_layer_whole():
 
 
 def test_activations_are_what_autograd_keeps():
-    """Tensors that a real layer saves for its backward pass, each counted once and weights not
-    at all: within a quarter of the count.
+    """The estimate is within a quarter of the tensors that a real layer saves for its backward
+    pass. Each tensor counts once; weights do not count.
     """
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
@@ -243,12 +243,12 @@ def test_activations_are_what_autograd_keeps():
 
     hidden = torch.randn(1, tokens, 576)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        held = layer(hidden, position_embeddings=rotary(hidden, torch.arange(tokens)[None]))
+        outputs = layer(hidden, position_embeddings=rotary(hidden, torch.arange(tokens)[None]))
     shape = ModelShape.from_config({**config.to_dict(), "vocab_size": 1})
     assert sum(saved.values()) / tokens == pytest.approx(
         activation_bytes(shape, "float32"), rel=0.25
     )
-    assert held is not None
+    assert outputs is not None
 
 
 def test_a_cache_is_two_values_a_layer_and_key_head_and_a_linear_layers_state_does_not_grow():
@@ -284,8 +284,8 @@ def task(**changes) -> PlannedWork:
     return PlannedWork.model_validate(base | changes)
 
 
-def seconds(one: PlannedWork, runtime: RuntimeConfig = NODE, machine: Machine = GPU) -> float:
-    return costs([one], QWEN3_4B, runtime, machine)[0].seconds
+def seconds(work: PlannedWork, runtime: RuntimeConfig = NODE, machine: Machine = GPU) -> float:
+    return costs([work], QWEN3_4B, runtime, machine)[0].seconds
 
 
 def test_a_large_models_training_takes_its_flops_over_the_rate_and_a_little_more():
@@ -310,22 +310,22 @@ SAMPLE = task(phase="rollouts", kind="sample", shard=8)
 
 
 def test_sampling_is_bound_by_memory_and_not_quicker_for_a_faster_processor():
-    one = costs([SAMPLE], QWEN3_4B, NODE, GPU)[0]
-    assert one.bound == "memory"
+    cost = costs([SAMPLE], QWEN3_4B, NODE, GPU)[0]
+    assert cost.bound == "memory"
     faster = GPU.model_copy(update={"matrix_flops": {"bfloat16": 1e17, "float32": 1e17}})
-    assert seconds(SAMPLE, machine=faster) > 0.8 * one.seconds
-    assert seconds(SAMPLE, machine=GPU.model_copy(update={"bandwidth": 6e12})) < 0.6 * one.seconds
+    assert seconds(SAMPLE, machine=faster) > 0.8 * cost.seconds
+    assert seconds(SAMPLE, machine=GPU.model_copy(update={"bandwidth": 6e12})) < 0.6 * cost.seconds
 
 
 def test_sampling_reads_the_weights_once_a_step_and_the_cache_of_every_token():
-    """One prompt, one response, no prompt to read: weights x steps + cache x positions, by hand."""
+    """One response to a prompt of one token, by hand: weights x steps + cache x positions."""
     alone = Batch(prompts=1, samples=1, prompt=1, response=1000, spread=0.0, longest=1000)
-    one = costs([task(kind="sample", shard=1, batch=alone)], QWEN3_4B, NODE, GPU)[0]
+    cost = costs([task(kind="sample", shard=1, batch=alone)], QWEN3_4B, NODE, GPU)[0]
     moved = 1000 * 2 * QWEN3_4B.parameters + sum(
         cache_bytes(QWEN3_4B, "bfloat16", 1 + n) for n in range(1000)
     )
     reading = moved / (0.7 * 3e12)
-    assert reading < one.seconds < reading * 1.1 + 1000 * 36 * 1e-5
+    assert reading < cost.seconds < reading * 1.1 + 1000 * 36 * 1e-5
 
 
 def test_a_shard_lasts_as_long_as_its_longest_response():
@@ -337,7 +337,7 @@ def test_a_shard_lasts_as_long_as_its_longest_response():
 
 
 def test_scorers_share_the_shards_and_the_last_shard_is_waited_for():
-    """125 shards of 8 prompts: of eight scorers one has 16, of two hundred only 125 have any."""
+    """125 shards of 8 prompts: the busiest of 8 scorers has 16, and of 200 only 125 have one."""
     score = task(phase="score", kind="score", shard=8)
     alone = seconds(score)
     for scorers, busiest in ((8, 16), (200, 1)):
@@ -348,9 +348,11 @@ def test_scorers_share_the_shards_and_the_last_shard_is_waited_for():
 
 
 def test_an_online_stage_is_one_process_and_stores_no_rows():
-    one = costs([SAMPLE.model_copy(update={"online": True})], QWEN3_4B, NODE, GPU)[0]
+    online = costs([SAMPLE.model_copy(update={"online": True})], QWEN3_4B, NODE, GPU)[0]
     assert (
-        one.devices == 1 and one.disk == 0 and costs([SAMPLE], QWEN3_4B, NODE, GPU)[0].devices == 8
+        online.devices == 1
+        and online.disk == 0
+        and costs([SAMPLE], QWEN3_4B, NODE, GPU)[0].devices == 8
     )
 
 
@@ -380,7 +382,7 @@ def done(**changes) -> list[PlannedWork]:
 
 
 def names(tasks: list[PlannedWork]) -> list[str]:
-    return [f"{one.phase}: {one.what} x{one.repeat}" for one in tasks if one.iteration]
+    return [f"{work.phase}: {work.what} x{work.repeat}" for work in tasks if work.iteration]
 
 
 def test_an_iteration_of_strategy_1_in_order():
@@ -399,11 +401,11 @@ def test_an_iteration_of_strategy_1_in_order():
 
 def test_strategy_2_trains_the_unlearned_run_and_not_the_teacher():
     fixed = {"mode": "fixed", "fixed": ["S2"]}
-    found = names(done(decision=fixed, weak_teacher={"steps": 30, "unlearn_step": 5}))
-    assert "teacher: train weak: mse x1" in found and not any(
-        "teacher: sapo" in one for one in found
+    planned = names(done(decision=fixed, weak_teacher={"steps": 30, "unlearn_step": 5}))
+    assert "teacher: train weak: mse x1" in planned and not any(
+        "teacher: sapo" in line for line in planned
     )
-    assert "score: score sides of the signals x2" in found
+    assert "score: score sides of the signals x2" in planned
     always = names(
         done(decision={**fixed, "teacher": "always"}, weak_teacher={"steps": 30, "unlearn_step": 5})
     )
@@ -413,13 +415,13 @@ def test_strategy_2_trains_the_unlearned_run_and_not_the_teacher():
 def test_a_run_that_starts_from_another_brings_that_one_along():
     runs = {"recovered": {"loss": {"kind": "sft"}, "init": "unlearned", "steps": 5}}
     signal = [{"signal": {"numerator": "recovered", "denominator": "unlearned"}}]
-    found = done(
+    tasks = done(
         decision={"mode": "fixed", "fixed": ["S2"]},
         weak_teacher={"steps": 30, "unlearn_step": 5},
         runs=runs,
         distill={"S2": signal},
     )
-    assert [one.what for one in found if one.kind == "train"] == [
+    assert [work.what for work in tasks if work.kind == "train"] == [
         "train weak: mse",
         "train recovered: sft",
         "train student",
@@ -428,7 +430,7 @@ def test_a_run_that_starts_from_another_brings_that_one_along():
 
 def test_ppo_fits_a_critic_first_and_online_stages_sample_at_each_step():
     assert [
-        one.what for one in done(teacher={"loss": {"kind": "ppo"}}) if one.phase == "teacher"
+        work.what for work in done(teacher={"loss": {"kind": "ppo"}}) if work.phase == "teacher"
     ] == [
         "train teacher: critic",
         "score teacher: values",
@@ -439,7 +441,9 @@ def test_ppo_fits_a_critic_first_and_online_stages_sample_at_each_step():
         online={"steps": 7, "prompts_per_step": 4, "sampling": {"samples": 2}},
     )
     assert [
-        (one.kind, one.repeat or one.steps, one.online) for one in online if one.phase == "online"
+        (work.kind, work.repeat or work.steps, work.online)
+        for work in online
+        if work.phase == "online"
     ] == [
         ("sample", 7, True),
         ("score", 14, True),
@@ -448,20 +452,20 @@ def test_ppo_fits_a_critic_first_and_online_stages_sample_at_each_step():
 
 
 def test_selection_on_validation_measures_every_kept_student():
-    found = names(done(distill={"select": "validation", "keep": [2, 5], "steps": 9}))
-    assert "validation: sample students: validation x3" in found
-    assert "validation: score KL of teacher and students x8" in found
+    planned = names(done(distill={"select": "validation", "keep": [2, 5], "steps": 9}))
+    assert "validation: sample students: validation x3" in planned
+    assert "validation: score KL of teacher and students x8" in planned
 
 
 def test_what_stays_on_disk():
-    """What stays on disk: rows, columns of two float32 a token, and the kept policies."""
+    """The disk keeps rows, columns of two float32 per token, and the kept policies."""
     tasks = done()
-    found = {
-        one.task.what: one
-        for one in costs(tasks, QWEN3_4B, NODE.model_copy(update={"trainers": 1}), GPU)
+    cost_of = {
+        cost.task.what: cost
+        for cost in costs(tasks, QWEN3_4B, NODE.model_copy(update={"trainers": 1}), GPU)
     }
-    assert found["train teacher: sapo"].disk == 2 * 2 * QWEN3_4B.parameters, (
+    assert cost_of["train teacher: sapo"].disk == 2 * 2 * QWEN3_4B.parameters, (
         "two kept steps in bfloat16"
     )
-    assert found["score under old"].disk == 8 * 32 * 16 * 10
-    assert found["sample prompts"].disk == 4 * 32 * 16 * 10
+    assert cost_of["score under old"].disk == 8 * 32 * 16 * 10
+    assert cost_of["sample prompts"].disk == 4 * 32 * 16 * 10

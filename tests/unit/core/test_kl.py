@@ -1,4 +1,4 @@
-"""KL estimators: by hand, and in expectation over every outcome of a small distribution."""
+"""KL estimators: by hand, and in expectation over all outcomes of a small distribution."""
 
 import math
 
@@ -16,7 +16,7 @@ def exact(p, q):
 
 
 def test_by_hand():
-    """The sampler gives 1/2, the other 1/4: log-ratio log 2."""
+    """The sampler's probability is 1/2, the other's 1/4: the log-ratio is log 2."""
     sampler, other = torch.tensor([0.5]).log(), torch.tensor([0.25]).log()
     assert k1(sampler, other).item() == pytest.approx(math.log(2))
     assert k2(sampler, other).item() == pytest.approx(math.log(2) ** 2 / 2)
@@ -43,8 +43,8 @@ def test_k2_is_biased_and_k1_alone_can_be_negative():
 
 
 def test_expected_k2_gradient_is_that_of_the_reverse_kl_and_k3s_is_not():
-    """On theta's own samples (sampling not differentiated), over logits: what makes k2 the
-    penalty and k3 a biased one.
+    """Gradients over logits on theta's own samples, sampling not differentiated. Therefore k2 is
+    the penalty; k3 would be biased.
     """
     logits = P.log().clone().requires_grad_()
 

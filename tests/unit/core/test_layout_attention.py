@@ -1,6 +1,4 @@
-"""Packed rows with shared prompts give what padded rows give, on a real (tiny, random) Qwen3;
-and every plan is a fair one.
-"""
+"""Packed rows with shared prompts equal padded rows on a tiny random Qwen3; plans are valid."""
 
 import functools
 
@@ -32,7 +30,7 @@ VOCAB = 16
 
 @functools.cache
 def qwen3(attention):
-    """The same random weights under either attention."""
+    """A model with this attention; its random weights are always the same."""
     config = Qwen3Config(
         vocab_size=VOCAB,
         hidden_size=32,
@@ -49,13 +47,13 @@ def qwen3(attention):
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
-                # the initial 0.02 makes attention nearly uniform: mistakes in it would hardly show
+                # With the initial 0.02, attention is nearly uniform and would hide mistakes.
                 weight.mul_(8.0)
     return model
 
 
 def packed_scores(batch, token_budget, sequences=None):
-    """(lp_N, entropy_N) in the batch's order, through `plan` and shared-prefix attention."""
+    """(lp_N, entropy_N) in the batch's order, by `plan` and shared-prefix attention."""
     model = qwen3("erpd_shared")
     order, lps, entropies = [], [], []
     for micro in plan(
@@ -74,14 +72,12 @@ def packed_scores(batch, token_budget, sequences=None):
         order.append(batch.token_index(micro.sequences))
         lps.append(lp)
         entropies.append(entropy)
-    place = torch.cat(order).argsort()
-    return torch.cat(lps)[place], torch.cat(entropies)[place]
+    rank = torch.cat(order).argsort()
+    return torch.cat(lps)[rank], torch.cat(entropies)[rank]
 
 
 def padded_rows(batch):
-    """One right-padded row per sequence, prompt and response together, with transformers' own
-    attention.
-    """
+    """Token ids and mask of one right-padded row per sequence: its prompt and response."""
     rows = [
         torch.cat([batch.prompts[int(batch.group_S[s])], batch.response(s)])
         for s in range(batch.sequences)
@@ -95,8 +91,8 @@ def padded_rows(batch):
 def padded_scores(batch):
     ids, mask = padded_rows(batch)
     logits = qwen3("eager")(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    law = torch.distributions.Categorical(logits=logits[:, :-1])
-    lp, entropy = law.log_prob(ids[:, 1:]), law.entropy()
+    distribution = torch.distributions.Categorical(logits=logits[:, :-1])
+    lp, entropy = distribution.log_prob(ids[:, 1:]), distribution.entropy()
     lps, entropies = [], []
     for s in range(batch.sequences):
         first = len(batch.prompts[int(batch.group_S[s])]) - 1
@@ -217,8 +213,8 @@ def test_one_kernel_over_the_row_sees_what_its_branches_see(window):
 
 
 def test_a_row_by_hand():
-    """Prompt 5 6 with responses 1 2 3 and 4: the prompt once, no last tokens, positions that go
-    on from the prompt.
+    """Prompt 5 6 with responses 1 2 3 and 4: the prompt once, no last tokens, positions continue
+    after the prompt.
     """
     (micro,) = plan(
         TokenBatch.build([[5, 6]], [[1, 2, 3], [4]], [0, 0], [1, 0]), torch.arange(2), 100
@@ -260,23 +256,23 @@ def test_the_budget_is_kept_except_by_a_single_too_long_sequence(batch, budget):
 @settings(max_examples=100, deadline=None)
 @given(batches(max_sequences=10))
 def test_a_group_within_the_budget_stores_its_prompt_once(batch):
-    """With room for any group, the rows together hold each used prompt once and each response
-    but its last token.
+    """If each group fits into the budget, the rows contain each used prompt once, and each response
+    without its last token.
     """
     sizes = {g: len(batch.prompts[g]) for g in batch.group_S.tolist()}
     for s in range(batch.sequences):
         sizes[int(batch.group_S[s])] += int(batch.length_S[s]) - 1
     micros = plan(batch, torch.arange(batch.sequences), max(sizes.values()))
     assert sum(len(micro.input_T) for micro in micros) == sum(sizes.values())
-    homes = {}
+    row_of = {}
     for index, micro in enumerate(micros):
         for s in micro.sequences.tolist():
-            assert homes.setdefault(int(batch.group_S[s]), index) == index
+            assert row_of.setdefault(int(batch.group_S[s]), index) == index
 
 
 def test_pieces_of_a_group_that_meet_in_one_row_share_its_prompt():
-    """Budget 20, prompt 1, branches 10 10 9 8: the first piece (11) leaves room for the last
-    (8), prompt not stored again.
+    """Budget 20, prompt 1, branches 10 10 9 8: the first piece (11) leaves space for the last (8),
+    without storing the prompt again.
     """
     batch = random_batch(0, [1], [11, 11, 10, 9], [0, 0, 0, 0])
     stored = sum(len(micro.input_T) for micro in plan(batch, torch.arange(4), 20))
@@ -286,15 +282,15 @@ def test_pieces_of_a_group_that_meet_in_one_row_share_its_prompt():
 @settings(max_examples=50, deadline=None)
 @given(batches(max_sequences=10), st.integers(1, 60))
 def test_buckets_attend_from_each_row_token_once_to_its_prompt_and_past_only(batch, budget):
-    """The branches, padding removed, say who sees whom; a walk over the row says it
-    independently.
+    """Each token's keys in the branches, without padding, equal an independent walk over the
+    row.
     """
     for micro in plan(batch, torch.arange(batch.sequences), budget):
         seen = {}
         for bucket in micro.buckets:
             width = bucket.query_BQ.shape[1]
-            for place, row in zip(bucket.output_M.tolist(), bucket.row_M.tolist()):
-                b, q = divmod(place, width)
+            for index, row in zip(bucket.output_M.tolist(), bucket.row_M.tolist()):
+                b, q = divmod(index, width)
                 assert row not in seen
                 assert bucket.query_BQ[b, q] == row
                 seen[row] = sorted(bucket.key_BK[b][bucket.mask_BQK[b, q]].tolist())

@@ -1,4 +1,4 @@
-"""token_logprobs against the naive computation, values and gradients."""
+"""Values and gradients of token_logprobs, compared with the naive computation."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from erpd_core.logprobs import CHUNK, token_logprobs
 
 
 def naive(hidden_NH, weight_VH, token_N):
-    law = torch.distributions.Categorical(logits=hidden_NH @ weight_VH.T)
-    return law.log_prob(token_N), law.entropy()
+    distribution = torch.distributions.Categorical(logits=hidden_NH @ weight_VH.T)
+    return distribution.log_prob(token_N), distribution.entropy()
 
 
 def example(n, seed=0, width=4, vocab=7):
@@ -74,7 +74,7 @@ def test_a_certain_distribution_has_zero_entropy_and_finite_gradients():
     (lp + entropy).sum().backward()
     assert lp.item() == -500.0
     assert entropy.item() == 0.0
-    assert hidden.grad.item() == -500.0  # d lp / dh = w_0 - w_1; the entropy is flat there
+    assert hidden.grad.item() == -500.0  # d lp / dh = w_0 - w_1; the entropy has no slope here
     assert torch.isfinite(weight.grad).all()
 
 

@@ -1,4 +1,4 @@
-"""Each loss by hand, against the oracle, by its gradient, and by what must not change it."""
+"""Each loss by hand, against the oracle, by its gradient, and by its invariances."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from erpd_core.optimize import objective
 from . import oracle
 from .helpers import loss_inputs, part_of, random_inputs
 
-# SAPO's and MSE's constants pass through float32 inside torch.where, hence the tolerance.
+# The tolerance is needed because SAPO's and MSE's constants pass through float32 in torch.where.
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}
 
 STOPPED = [
@@ -26,7 +26,7 @@ STOPPED = [
     DISPO(),
     DISPO(wrong_low=0.1, wrong_high=0.2),
 ]
-"""Losses that stop the gradient of a weight: their gradient is not that of their value."""
+"""Losses that stop the gradient of a weight, so their gradient is not that of their value."""
 CONFIGS = [
     GRPO(),
     SAPO(),
@@ -83,7 +83,7 @@ def test_grpo_by_hand():
 
 @pytest.mark.parametrize("config", [Distill(), PPO()], ids=lambda config: config.kind)
 def test_distill_and_ppo_by_hand_are_token_means(config):
-    """The same tokens; the clip is 0.2 on both sides, and all three tokens weigh the same."""
+    """The tokens of the GRPO test; the clip is 0.2 on both sides, and all tokens weigh the same."""
     x = loss_inputs([log(1.5), log(0.5), log(0.5)], [0, 0, 0], [1, 1, -2], [1, 0], [2, 1])
     assert LOSSES[config.kind](config, x)[0].item() == pytest.approx((-1.2 - 0.5 + 1.6) / 3)
 
@@ -142,7 +142,7 @@ def test_sft_without_a_right_response_is_zero_with_zero_gradient():
 
 
 def test_reinforce_by_hand_is_a_token_mean_and_knows_no_ratio():
-    """A = 1, 1, -2 on log-probs -1, -2, -3: (1 + 2 - 6) / 3, whatever old was."""
+    """A = 1, 1, -2 on log-probs -1, -2, -3: (1 + 2 - 6) / 3, for any old log-probs."""
     for old in ([0, 0, 0], [-9, -1, -5]):
         assert value(
             Reinforce(), loss_inputs([-1, -2, -3], old, [1, 1, -2], [1, 0], [2, 1])
@@ -165,8 +165,8 @@ def test_cispo_by_hand():
 
 
 def test_dispo_by_hand():
-    """Ratios 2 and 1/2 in a right response: 1.28 and 0.8. The same in a wrong one are kept; 8
-    there becomes 5. lp -1, A = 1 and -1.
+    """In a right response, ratios 2 and 1/2 become 1.28 and 0.8. In a wrong one they are kept, and
+    8 becomes 5. lp -1, A = 1 and -1.
     """
     ratios = [log(2), log(0.5), log(2), log(0.5), log(8)]
     x = loss_inputs([-1] * 5, [-1 - ratio for ratio in ratios], [1, 1, -1, -1, -1], [1, 0], [2, 3])
@@ -179,7 +179,7 @@ def test_dispo_by_hand():
 
 
 def test_vespo_by_hand():
-    """A right response of ratios 2 and 3 (w = 6, k 2, lambda 3), a wrong one of ratio 1/2 (k 3,
+    """A right response with ratios 2 and 3 (w = 6, k 2, lambda 3), a wrong one with ratio 1/2 (k 3,
     lambda 2); lp -1, A = 1 and -1.
     """
     x = loss_inputs([-1] * 3, [-1 - log(2), -1 - log(3), -1 + log(2)], [1, 1, -1], [1, 0], [2, 1])
@@ -191,8 +191,8 @@ def test_vespo_by_hand():
 
 @pytest.mark.parametrize("step", [-1.0, 1.0])
 def test_vespo_of_a_very_long_response_that_moved_far_is_finite(step):
-    """10,000 tokens that each moved by a nat: w overflows or underflows, its weight must be a
-    small number and not NaN.
+    """10,000 tokens that each moved by one nat: w overflows or underflows, but its weight must be a
+    small number, not NaN.
     """
     x = loss_inputs(
         torch.full((10_000,), -2.0),
@@ -207,8 +207,8 @@ def test_vespo_of_a_very_long_response_that_moved_far_is_finite(step):
 
 @pytest.mark.parametrize("config", [GRPO(), Reinforce(), CISPO(), VESPO(), DISPO()], ids=name)
 def test_kl_and_entropy_terms_by_hand(config):
-    """k2 of log-ratios 1 and 3: (0.5 + 4.5) / 2; entropies 0.2 and 0.6: mean 0.4. The signal is
-    0, so only the terms are left.
+    """k2 of log-ratios 1 and 3: (0.5 + 4.5) / 2; entropies 0.2 and 0.6: mean 0.4. With a signal of
+    0 only these terms remain.
     """
     x = loss_inputs([-1, -1], [-2, -4], [0, 0], [1, 1], [1, 1], entropy=[0.2, 0.6])
     assert value(config.model_copy(update={"kl_weight": 0.1}), x).item() == pytest.approx(0.25)
@@ -256,7 +256,7 @@ def test_gradcheck_by_finite_differences(config):
 
 @pytest.mark.parametrize("config", STOPPED, ids=name)
 def test_a_stopped_gradient_is_that_of_its_potential_by_finite_differences(config):
-    """The gradient is weight times A: that of the weight's integral, which is worked out apart,
+    """The gradient, weight times A, is that of the weight's integral, which is computed separately
     in plain floats.
     """
     for seed in range(3):
@@ -288,9 +288,7 @@ def test_a_stopped_gradient_is_that_of_its_potential_by_finite_differences(confi
 
 @pytest.mark.parametrize("config", [Reinforce(), *STOPPED], ids=name)
 def test_at_ratio_one_these_losses_are_reinforce(config):
-    """Token means of -A lp, in value and in gradient: every weight is 1 there, whatever its
-    bounds.
-    """
+    """Value and gradient are token means of -A lp: every weight is 1, whatever its bounds."""
     x = random_inputs(1)
     x = dataclasses.replace(x, lp_N=x.old_N.clone())
     torch.testing.assert_close(value(config, x), -(x.signal_N * x.lp_N).mean(), **CLOSE)
@@ -304,7 +302,7 @@ def test_cispo_keeps_a_gradient_on_every_token_where_the_surrogate_cuts_it():
 
 
 def test_dispo_with_the_same_bounds_on_both_sides_knows_no_outcome():
-    """And without a floor they are CISPO's."""
+    """Without a lower bound, value and gradient equal CISPO's."""
     x = random_inputs(4)
     config = DISPO(right_low=1.0, right_high=0.5, wrong_low=1.0, wrong_high=0.5)
     torch.testing.assert_close(value(config, x), value(CISPO(max_weight=1.5), x))
@@ -312,8 +310,8 @@ def test_dispo_with_the_same_bounds_on_both_sides_knows_no_outcome():
 
 
 def test_vespo_fades_on_both_sides_of_one():
-    """phi rises to its top at w = k / lambda and falls: below 1 for right responses, above 1 for
-    wrong ones.
+    """phi rises up to w = k / lambda and then falls. That maximum is below 1 for right responses,
+    above 1 for wrong ones.
     """
     for signal, top in ((1.0, 2 / 3), (-1.0, 3 / 2)):
         weights = [top * factor for factor in (0.05, 0.5, 1.0, 2.0, 6.0)]
@@ -332,12 +330,12 @@ def test_vespo_fades_on_both_sides_of_one():
     ids=name,
 )
 def test_at_ratio_one_the_gradient_is_reinforces(config):
-    """REINFORCE: -A d lp, averaged as GRPO and SAPO average."""
+    """REINFORCE's gradient is -A d lp, averaged as in GRPO and SAPO."""
     x = random_inputs(1)
     x = dataclasses.replace(x, lp_N=x.old_N.clone())
     reinforce_N = -x.signal_N / x.length_S[x.seq_N] / len(x.length_S)
-    # With no room to clip at all, min() shares the tie between its two equal sides and clamp passes
-    # the gradient at its own bound.
+    # With clip bounds of 0, min() splits the gradient between its two equal sides, and clamp passes
+    # it at its bound.
     torch.testing.assert_close(gradient(config, x), reinforce_N, **CLOSE)
 
 
@@ -348,7 +346,7 @@ def test_at_ratio_one_the_gradient_is_reinforces(config):
 )
 def test_the_surrogate_is_cut_only_where_the_ratio_has_gone_far_in_the_signals_direction(config):
     low, high = 1 - config.clip_low, 1 + config.clip_high
-    cases = [  # ratio, signal, does the gradient stop
+    cases = [  # ratio, signal, whether the gradient is zero
         (high + 0.01, 1.0, True),
         (high - 0.01, 1.0, False),
         (high + 0.01, -1.0, False),
@@ -363,12 +361,12 @@ def test_the_surrogate_is_cut_only_where_the_ratio_has_gone_far_in_the_signals_d
 
 
 def test_sapo_fades_smoothly_and_faster_for_negatives():
-    """The gradient in the ratio is 4 sigma' <= 1, and a larger tau closes the gate sooner."""
+    """The gradient in the ratio is 4 sigma' <= 1; a larger tau closes the gate sooner."""
     x = loss_inputs([log(3), log(3)], [0, 0], [1, -1], [1, 0], [1, 1])
     gate = LOSSES["sapo"](SAPO(), x)[1]["gate_weight"]
-    for got, tau in zip(gate.tolist(), (1.0, 1.05)):
+    for actual, tau in zip(gate.tolist(), (1.0, 1.05)):
         s = 1 / (1 + math.exp(-2 * tau))
-        assert got == pytest.approx(4 * s * (1 - s), rel=1e-6)
+        assert actual == pytest.approx(4 * s * (1 - s), rel=1e-6)
     # d ratio / d lp = 3, two sequences
     torch.testing.assert_close(gradient(SAPO(), x).abs() * 2, gate * 3, **CLOSE)
     assert gate[1] < gate[0] < 1
@@ -426,7 +424,7 @@ def test_the_entropy_bonus_reaches_the_entropy_it_rewards():
 
 
 def test_aggregations_differ_where_lengths_do():
-    """One long and one short response with one signal each: sequence means weigh them alike, the
+    """A long and a short response with one signal each: sequence means weigh them equally, the
     token mean by length.
     """
     x = loss_inputs([0] * 4, [0] * 4, [1, 1, 1, 5], [1, 1], [3, 1])

@@ -1,6 +1,4 @@
-"""The losses that TRL has, too: its own `GRPOTrainer._compute_loss`, with its own defaults, on
-the same tokens, padded.
-"""
+"""Losses compared with TRL's `GRPOTrainer._compute_loss` and its defaults on the same tokens."""
 
 from collections import defaultdict
 from types import SimpleNamespace
@@ -39,8 +37,9 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def trl():
-    """The module of TRL's GRPO. Imported here, for it takes longer than all the tests and every
-    collection would wait for it.
+    """The module of TRL's GRPO.
+
+    It is imported here and not at collection, because that takes longer than all these tests.
     """
     pytest.importorskip("trl", reason="compares with TRL: pip install -e '.[bench]'")
     from trl.trainer import grpo_trainer
@@ -49,12 +48,12 @@ def trl():
 
 
 def padded(column_N):
-    """[N] -> [S, T], zeros behind each response."""
+    """[N] -> [S, T], with zeros after each response."""
     return torch.nn.utils.rnn.pad_sequence(column_N.split(LENGTHS), batch_first=True)
 
 
 def trl_loss(trl, args, lp_N, old_N, signal_N, entropy_N):
-    """TRL's loss in training mode, its forward replaced by the given log-probs and entropies."""
+    """TRL's loss in training mode, with the given log-probs and entropies instead of a forward."""
     mask = padded(torch.ones_like(old_N)).long()
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (padded(lp_N), padded(entropy_N), None),
@@ -119,8 +118,8 @@ def test_value_and_gradients_are_trls(config, settings, one_signal_per_response,
 
 
 def test_our_defaults_are_trls(tmp_path, trl):
-    """Those TRL has: SAPO's temperatures and VESPO's k and lambda. GRPO's upper clip and CISPO's
-    weight it only recommends.
+    """TRL has defaults for SAPO's temperatures and VESPO's k and lambda. GRPO's upper clip and
+    CISPO's weight it only recommends.
     """
     args = trl.GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
     assert (SAPO().tau_pos, SAPO().tau_neg) == (

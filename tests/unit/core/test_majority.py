@@ -1,4 +1,4 @@
-"""majority@K: by hand, and what must hold whatever was answered."""
+"""majority@K: by hand, and properties that hold for any answers."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ tries = st.integers(1, 7).flatmap(
 
 
 def of(rows):
-    """Outcomes and votes where only the answer `right` is right."""
+    """Outcomes and votes of rows in which only the answer `right` is right."""
     votes = {f"p{i}": row for i, row in enumerate(rows)}
     return {
         problem: [float(vote == "right") for vote in row] for problem, row in votes.items()
@@ -43,7 +43,7 @@ def test_who_does_not_answer_does_not_vote():
 
 
 def test_answers_of_one_group_need_not_have_one_verdict():
-    """The judge may have called one spelling of the winner right and another wrong: the mean of
+    """A judge may accept one spelling of the winner and reject another. The score is the mean of
     the winners' outcomes.
     """
     assert majority_at_k({"p": [1.0, 0.0, 0.0]}, {"p": ["a", "a", "b"]}) == {"p": 0.5}
@@ -52,21 +52,19 @@ def test_answers_of_one_group_need_not_have_one_verdict():
 @settings(max_examples=200, deadline=None)
 @given(tries, st.randoms(use_true_random=False))
 def test_order_and_names_do_not_matter(rows, generator):
-    found = list(majority_at_k(*of(rows)).values())
+    expected = list(majority_at_k(*of(rows)).values())
     shuffled = [generator.sample(row, len(row)) for row in rows]
-    assert list(majority_at_k(*of(shuffled)).values()) == pytest.approx(found)
+    assert list(majority_at_k(*of(shuffled)).values()) == pytest.approx(expected)
     renamed = {"a": "c", "b": "a", "c": "b", "right": "right", None: None}
     assert list(
         majority_at_k(*of([[renamed[vote] for vote in row] for row in rows])).values()
-    ) == pytest.approx(found)
+    ) == pytest.approx(expected)
 
 
 @settings(max_examples=200, deadline=None)
 @given(tries)
 def test_majority_lies_between_0_and_pass_at_k(rows):
-    """A majority is right only where some sample is; and always where more than half of all
-    samples are.
-    """
+    """A majority is right only if a sample is, and always if more than half of all samples are."""
     outcomes, votes = of(rows)
     for problem, value in majority_at_k(outcomes, votes).items():
         right, k = sum(outcomes[problem]), len(outcomes[problem])
@@ -90,7 +88,7 @@ def test_the_majority_of_one_is_the_average(rows):
     )
 )
 def test_the_majority_of_two_is_the_average(rows):
-    """Two votes agree or tie: a rule for ties that favoured one side would show here."""
+    """Two votes agree or tie, so this detects a rule for ties that favors one side."""
     outcomes, votes = of(rows)
     assert sum(majority_at_k(outcomes, votes).values()) / len(rows) == pytest.approx(
         avg_at_k(outcomes).avg
@@ -130,4 +128,4 @@ def test_pass_at_k_grows_with_k_from_the_average(rows):
 def test_the_curve_has_powers_of_two_and_k(k, tried):
     curve = pass_curve({"p": [1.0] + [0.0] * (k - 1)})
     assert list(curve) == tried
-    assert curve == pytest.approx({one: one / k for one in tried})
+    assert curve == pytest.approx({tries: tries / k for tries in tried})

@@ -1,4 +1,4 @@
-"""What a step of on-policy training records, by hand."""
+"""Records of a step of on-policy training, by hand; defaults and refused values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_equal_outcomes_give_an_advantage_of_exactly_nothing(samples: int, rewar
 def test_several_updates_are_one_record():
     updates = [
         {"loss": 1.0, "ratio_max": 2.0, "ratio_min": 0.5, "prob_positive": 0.25},
-        {"loss": 2.0, "ratio_max": 1.0, "ratio_min": 0.75},  # an update that saw no right response
+        {"loss": 2.0, "ratio_max": 1.0, "ratio_min": 0.75},  # an update without a right response
     ]
     assert mean_record(updates) == {
         "loss": 1.5,
@@ -80,7 +80,7 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 9, "keep": (10,)}, "step 10 lies beyond the last step 9"),
+        ({"steps": 9, "keep": (10,)}, "step 10 is beyond the last step 9"),
         (
             {"prompts_per_step": 2, "sampling": SamplingConfig(samples=2), "updates_per_batch": 5},
             "exceeds the 4 trajectories",

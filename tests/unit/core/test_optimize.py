@@ -1,6 +1,4 @@
-"""The training loop on a bigram policy: it learns, its records are true, it resumes exactly, it
-stops at nonsense.
-"""
+"""Training a bigram policy: learning, correct records, exact resuming, non-finite values."""
 
 import math
 
@@ -35,7 +33,7 @@ OLD = score(BigramPolicy(), BATCH, 1000)[0]
 
 
 class Run:
-    """A policy, its optimizer, and the records of its steps."""
+    """A policy and its optimizer; `train` returns the records of its steps."""
 
     def __init__(self, lr=0.05):
         self.policy = BigramPolicy()
@@ -124,9 +122,7 @@ def test_a_kl_weight_keeps_the_policy_near_old():
 
 
 def test_records_equal_an_independent_recomputation():
-    """Two steps; before each, everything is computed again from the policy as it stands, one
-    token at a time.
-    """
+    """Two steps. Before each, everything is recomputed from the current policy, token by token."""
     run, loss = Run(), GRPO(kl_weight=0.1)
     for step, chosen in zip((1, 2), minibatches(8, 4, seed=5)):
         lp_N, entropy_N = naive_scores(run.policy, BATCH)
@@ -171,8 +167,8 @@ def test_a_minibatch_of_one_outcome_has_no_explained_variance():
 
 
 def test_one_step_is_adamw_on_the_clipped_gradient():
-    """The whole first step by hand: gradient clipped to norm 0.01, then Adam's first update, lr
-    * g / (|g| + eps).
+    """The first step by hand: the gradient is clipped to norm 0.01, then Adam's first update is
+    lr * g / (|g| + eps).
     """
     run = Run(lr=0.1)
     (before, _), chosen = run.policy.state(), next(minibatches(8, 8, seed=5))
@@ -238,7 +234,7 @@ BUDGETED = [
 
 @pytest.mark.parametrize("loss", BUDGETED, ids=lambda c: c.kind)
 def test_the_token_budget_does_not_change_the_result(loss):
-    """SGD, so that tiny differences of summation stay tiny instead of being normalised by Adam."""
+    """Uses SGD: Adam would normalize and so amplify tiny differences of summation."""
     results = []
     for budget in (1, 9, 1000):
         run = Run()

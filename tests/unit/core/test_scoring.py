@@ -1,4 +1,4 @@
-"""AVG@K with clustered intervals, pass@k, and the paired comparison."""
+"""AVG@K with clustered intervals, pass@k, and paired comparisons."""
 
 import itertools
 import random
@@ -45,20 +45,21 @@ def test_the_interval_lies_within_0_and_1_and_holds_the_average(outcomes):
     [(4, 4, 30), (0, 4, 30), (2, 4, 30), (1, 5, 3), (2, 5, 6), (1, 3, 100)],
 )
 def test_problems_that_all_score_the_same_still_leave_an_uncertainty(right, of, problems):
-    """Wilson's interval over problems; rounding in the mean must not count as spread."""
+    """Uses Wilson's interval over problems. Rounding in the mean must not count as spread."""
     score = avg_at_k(named([[1] * right + [0] * (of - right)] * problems))
     assert width(score) > 0.05
 
 
 def test_wilson_by_hand_when_everything_is_right():
-    """n / (n + z^2) to 1."""
+    """The interval is n / (n + z^2) to 1."""
     score = avg_at_k(named([[1, 1]] * 10))
     assert score.ci95 == pytest.approx((10 / (10 + 1.959964**2), 1.0), abs=1e-6)
 
 
 def simulated_problems(generator, problems, k):
-    """Problems differ in difficulty (uniform): samples of one problem are alike. The true
-    average is 1/2.
+    """Outcomes of problems with uniform difficulties, so samples of a problem are correlated.
+
+    The true average is 1/2.
     """
     difficulty = [generator.random() for _ in range(problems)]
     return named([[int(generator.random() < p) for _ in range(k)] for p in difficulty])
@@ -72,7 +73,7 @@ def test_the_interval_covers_the_truth_about_95_times_in_100():
 
 
 def test_treating_samples_as_independent_would_cover_far_less():
-    """Why the interval is clustered: the naive one is narrower, and wrong."""
+    """The reason for clustering: the naive interval is too narrow."""
     generator = random.Random(0)
     covered, narrower = 0, 0
     for _ in range(300):
@@ -135,8 +136,8 @@ def test_compare_is_paired_by_problem_and_not_by_order():
 
 
 def test_pairing_removes_what_problems_share():
-    """Very different difficulties, the same gain of about 1/8: paired it is clear, unpaired it
-    would drown.
+    """Very different difficulties, the same gain of about 1/8: clear if paired, within the noise if
+    not.
     """
     generator = random.Random(1)
     difficulty = [generator.randint(0, 7) for _ in range(40)]
@@ -161,12 +162,12 @@ def test_compare_refuses_different_problems():
 
 
 def test_one_problem_says_nothing_about_noise():
-    """Its spread is unknown, not zero."""
+    """The spread of a single problem is unknown, not zero."""
     assert not compare({"x": [1, 0]}, {"x": [0, 0]}).beyond_noise(1.64)
 
 
 def test_the_interval_of_a_difference_covers_no_difference_about_95_times_in_100():
-    """Two equally good policies on the same problems of very different difficulty."""
+    """Compares two equally good policies on the same problems of very different difficulty."""
     generator = random.Random(2)
     covered = 0
     for _ in range(600):
@@ -194,23 +195,23 @@ def test_the_interval_of_a_difference_by_hand_and_where_there_is_no_spread():
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=7))
 def test_the_p_value_counts_all_ways_to_turn_differences_round(solved):
-    """Against plain enumeration of 2^n signs, with different K."""
-    a = named([[1] * one + [0] * (4 - one) for one, _ in solved])
-    b = named([[1] * other + [0] * (3 - other) for _, other in solved])
-    gains = [3 * one - 4 * other for one, other in solved]
+    """Compares with a plain enumeration of 2^n signs, for different K."""
+    a = named([[1] * left + [0] * (4 - left) for left, _ in solved])
+    b = named([[1] * right + [0] * (3 - right) for _, right in solved])
+    gains = [3 * left - 4 * right for left, right in solved]
     sums = [
         sum(sign * gain for sign, gain in zip(signs, gains, strict=True))
         for signs in itertools.product((1, -1), repeat=len(gains))
     ]
     assert p_value(a, b) == pytest.approx(
-        sum(abs(one) >= abs(sum(gains)) for one in sums) / len(sums)
+        sum(abs(total) >= abs(sum(gains)) for total in sums) / len(sums)
     )
     assert p_value(a, b) == pytest.approx(p_value(b, a))
 
 
 def test_p_values_by_hand():
     assert p_value(named([[1]] * 5), named([[0]] * 5)) == pytest.approx(2 / 32), (
-        "all five one way: two of 32 choices of signs"
+        "all five in one direction: 2 of 32 choices of signs"
     )
     assert p_value(named([[1, 0]] * 5), named([[0, 1]] * 5)) == 1
 

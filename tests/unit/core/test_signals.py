@@ -1,4 +1,4 @@
-"""Token signals: which log-ratio, what is masked, and what whitening does to it."""
+"""Token signals: their log-ratios, masks and whitening."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_the_signal_is_numerator_minus_denominator():
 
 
 def test_a_side_that_is_none_counts_as_zero():
-    """Table 7: lp_numerator alone, or minus lp_denominator alone."""
+    """Table 7: the signal is lp_numerator alone, or minus lp_denominator alone."""
     assert build(denominator=None, whiten="off").tolist() == TEACHER.tolist()
     assert build(numerator=None, whiten="off").tolist() == (-OLD).tolist()
 
@@ -71,7 +71,7 @@ def test_scale_gives_variance_one_and_keeps_every_sign(values, offset):
 
 
 def test_shift_can_flip_a_sign():
-    """Ratios 1 and 3: better than the denominator on both tokens, yet one comes out negative."""
+    """Log-ratios 1 and 3: the numerator is better on both tokens, but one result is negative."""
     assert whiten(torch.tensor([1.0, 3.0]), "shift").tolist() == [-1.0, 1.0]
     assert whiten(torch.tensor([1.0, 3.0]), "scale").tolist() == [1.0, 3.0]
 
@@ -81,8 +81,8 @@ def test_off_changes_nothing():
 
 
 def test_masking_comes_before_whitening_and_the_order_matters():
-    """min(0, .) on positives: [0, -1, -0.5, 2, -1], whose mean is -0.1 and variance 1.24 (6.25 /
-    5 - 0.01).
+    """min(0, .) on positives: [0, -1, -0.5, 2, -1], with mean -0.1 and variance 1.24 (6.25 / 5 -
+    0.01).
     """
     masked_first = torch.tensor([0.1, -0.9, -0.4, 2.1, -0.9]) / 1.24**0.5
     torch.testing.assert_close(build(positives="min"), masked_first)
@@ -101,9 +101,7 @@ def test_a_constant_signal_is_refused(mode, constant):
 
 
 def test_identical_sides_are_refused_whatever_the_whitening():
-    """`build_signal` promises to raise when the signal is constant; without whitening a zero
-    signal would train on nothing.
-    """
+    """`build_signal` refuses a constant signal even without whitening: it would train nothing."""
     with pytest.raises(Fault, match="nothing to distil"):
         build(numerator=OLD, whiten="off")
 
@@ -145,12 +143,12 @@ EVERY = torch.arange(5)
     "spec", [{}, {"whiten": "off"}, {"whiten": "scale", "positives": "min"}, {"clip": 0.5}]
 )
 def test_a_live_denominator_begins_as_the_fixed_one(spec):
-    """At the start the policy in training is old."""
+    """At the start, the policy in training equals old."""
     torch.testing.assert_close(live(**spec).at(EVERY, OLD), build(**spec))
 
 
 def test_a_live_denominator_pulls_no_more_where_the_student_has_reached_the_teacher():
-    """Fig. 7: it tracks the teacher, and past it pulls back; the fixed one goes on."""
+    """Fig. 7: beyond the teacher the signal pulls back; with a fixed denominator it does not."""
     signal = live(whiten="scale")
     assert signal.at(EVERY, TEACHER).tolist() == [0.0] * 5
     beyond = TEACHER + 0.1 * (TEACHER - OLD)

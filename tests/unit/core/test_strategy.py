@@ -1,4 +1,4 @@
-"""Which strategy follows a teacher, on made-up validation outcomes and on the paper's Table 2."""
+"""The choice of a strategy after a teacher, on made-up validation outcomes and on Table 2."""
 
 import random
 
@@ -12,8 +12,9 @@ AUTO = DecisionConfig()
 
 
 def outcomes(average, seed):
-    """Problems of every difficulty with this average; policies share the problems and differ in
-    their samples.
+    """Outcomes with this average on problems of all difficulties.
+
+    Policies share the problems and differ in their samples.
     """
     problems, samples = random.Random(7), random.Random(seed)
     difficulty = [problems.random() for _ in range(PROBLEMS)]
@@ -51,8 +52,8 @@ def test_s3_takes_the_student_furthest_behind():
 
 
 def test_the_start_itself_is_never_the_earlier_student():
-    """At iteration 2 the only student is the start; however weak its outcomes are given to be,
-    S3 may not choose it.
+    """At iteration 2 the only student is the start. S3 must not choose it, however weak its
+    outcomes.
     """
     decision = decide(AUTO, 2, MIDDLE, MIDDLE_AGAIN, {1: WEAK}, weak_available=True)
     assert decision.strategy == "S2"
@@ -69,8 +70,8 @@ def test_stop_when_nothing_is_left_and_the_reason_names_every_obstacle():
     decision = decide(AUTO, 1, MIDDLE, MIDDLE_AGAIN, {}, weak_available=False)
     assert decision.strategy == "stop"
     assert set(decision.alternatives) == {"S1", "S2", "S3", "online"}
-    for why in decision.alternatives.values():
-        assert why in decision.reason
+    for obstacle in decision.alternatives.values():
+        assert obstacle in decision.reason
     assert "weak_teacher" in decision.alternatives["S2"]
 
 
@@ -173,8 +174,9 @@ STUDENTS = {0: 0.679, 1: 0.711, 2: 0.736, 3: 0.764, 4: 0.793, 5: 0.799}
 
 
 def exact(average):
-    """1,000 problems of one sample, right on the first ones: policies are nested, so the paired
-    gains are Table 2's own.
+    """1,000 problems with one sample each; the first ones are right.
+
+    Policies are nested, so the paired gains are those of Table 2.
     """
     return {f"p{i}": [int(i < round(1000 * average))] for i in range(1000)}
 
@@ -197,16 +199,16 @@ def paper_decision(batch, **config):
 
 
 def test_the_six_batches_of_table_2_are_decided_as_the_paper_did():
-    """Gains over the start: 5.9, 4.5 and 3.6 points, then 1.1, 0.1 and 0.3; with 2 points asked for
-    S1 three times, then S3 against student 1, and as that is taken once until a teacher helps
-    again, S2.
+    """Gains over the start are 5.9, 4.5 and 3.6 points, then 1.1, 0.1 and 0.3. With min_gain of 2
+    points: S1 three times, then S3 against student 1. S3 is taken only once until a teacher helps
+    again, so S2 follows.
     """
     assert tuple(paper_decision(batch).strategy for batch in range(1, 7)) == PAPER
     assert paper_decision(4).evidence["student"] == 1
 
 
 def test_without_a_limit_the_rule_would_stay_with_s3():
-    """Student 1 is still far behind at batches 5 and 6; the paper left strategy 3 for its cost
+    """Student 1 is still far behind at batches 5 and 6. The paper dropped strategy 3 for its cost
     in KL and length.
     """
     assert [paper_decision(batch, at_most={}).strategy for batch in (5, 6)] == ["S3", "S3"]

@@ -1,4 +1,4 @@
-"""Campaigns, iterations, artifacts and their edges, scores and reports."""
+"""Create campaigns, iterations, artifacts and their edges, scores and reports."""
 
 import sqlalchemy as sa
 from alembic import op

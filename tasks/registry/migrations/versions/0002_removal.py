@@ -1,4 +1,4 @@
-"""When an artifact's bytes were removed, and when a campaign was forgotten."""
+"""Add the times when an artifact's bytes were removed and when a campaign was forgotten."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,1 +1,1 @@
-"""One file per revision, oldest first."""
+"""Revisions of the schema, one file each, numbered from the oldest."""

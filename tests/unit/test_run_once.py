@@ -1,6 +1,4 @@
-"""Stages that several flows of a process ask for at once, what stages ask of Ray, and how a
-benchmark counts time at work.
-"""
+"""Stages that several flows request at once, requests to Ray, and a benchmark's working time."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from tasks.rollouts import SampleRollouts
 
 
 class Submitted(Future[str]):
-    """Both the future of a Prefect task and the one that it wraps."""
+    """The future of a Prefect task, and also the one that it wraps."""
 
     @property
     def wrapped_future(self) -> Future[str]:
@@ -43,10 +41,10 @@ def test_what_two_flows_ask_for_at_once_is_worked_out_once():
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(answer) for answer in answers]
         future.set_result("the teacher")
-        assert [one.result(timeout=10) for one in waiting] == ["the teacher"] * 3
+        assert [pending.result(timeout=10) for pending in waiting] == ["the teacher"] * 3
     assert submitted == [0]
     assert run_once("teacher-1", lambda: submit(9))() == "the teacher"
-    assert submitted == [0, 9], "what has been answered is forgotten: the store knows it"
+    assert submitted == [0, 9], "a finished result is forgotten here: the store has it"
 
 
 def test_a_failure_meets_everyone_who_waits_and_is_forgotten():
@@ -56,9 +54,9 @@ def test_a_failure_meets_everyone_who_waits_and_is_forgotten():
     for answer in answers:
         with pytest.raises(OSError, match="full"):
             answer()
-    whole = Submitted()
-    whole.set_result("the teacher")
-    assert run_once("teacher-2", lambda: whole)() == "the teacher"
+    healthy = Submitted()
+    healthy.set_result("the teacher")
+    assert run_once("teacher-2", lambda: healthy)() == "the teacher"
 
 
 def test_after_an_interrupt_nothing_more_is_asked_for():
@@ -106,7 +104,7 @@ def test_each_stage_says_what_it_needs(world: World):
     runtime = RuntimeConfig(cpus=4, gpus=1.0)
     assert request_for(sampling, runtime) == ResourceRequest(4, 1.0)
     assert request_for(drawing, runtime) == ResourceRequest(1, 0.0), (
-        "no GPU waits while problems are drawn"
+        "no GPU is held while problems are drawn"
     )
     assert request_for(sampling, runtime.model_copy(update={"samplers": 2})) == ResourceRequest(
         0, 0.0
@@ -114,7 +112,7 @@ def test_each_stage_says_what_it_needs(world: World):
 
 
 def test_time_at_work_counts_a_second_once():
-    """Two stages from 0 to 10 and 4 to 6, one from 20 to 21."""
+    """Stages from 0 to 10, from 4 to 6 and from 20 to 21 cover 11 seconds."""
     assert covered([Span("a", 4, 6), Span("b", 0, 10), Span("c", 20, 21)]) == 11
     events = [
         {"label": "a", "time": 1.0, "status": "started"},
@@ -132,18 +130,20 @@ def test_lines_of_arms_that_run_side_by_side_stand_under_their_own_heading(tmp_p
     console = Console(file=(tmp_path / "screen").open("w"), width=100)
     paths = {name: tmp_path / f"{name}.jsonl" for name in ("first", "second")}
     display = Display({path: name for name, path in paths.items()}, console)
-    told = threading.Barrier(2)
+    both_started = threading.Barrier(2)
 
     def arm(name: str) -> None:
         progress = Progress(paths[name], "1: train")
         progress.event(status="started")
-        told.wait(timeout=10)
+        both_started.wait(timeout=10)
         progress(3, 10, loss=1.0)
         progress.event(status="finished")
 
     with display, ThreadPoolExecutor(2) as pool:
         list(pool.map(arm, paths))
-    assert not display.bars and not display.progress.tasks, "no bar stays, and none was made twice"
+    assert not display.bars and not display.progress.tasks, (
+        "no bar is left, and none was made twice"
+    )
     console.file.close()
     lines = [
         line.strip() for line in (tmp_path / "screen").read_text().splitlines() if line.strip()

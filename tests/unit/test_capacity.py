@@ -1,5 +1,6 @@
-"""What a campaign needs of a cluster, against clusters that are only described; real ones refuse
-in tests/integration.
+"""Resources that a campaign needs, checked against described clusters.
+
+Real clusters are in tests/integration.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CLUSTER = "1.2.3.4:6379"
 def refusal(
     nodes: list[Node], weights: float = 0, alone: tuple[str, ...] = (), **runtime: Any
 ) -> str:
-    """What is said, `fits` if nothing."""
+    """The message of the refusal, or `fits`."""
     config = RuntimeConfig(ray_address=CLUSTER, **runtime)
     try:
         refuse_impossible(requirements(config, weights, alone), nodes, config)
@@ -40,7 +41,7 @@ def refusal(
     return "fits"
 
 
-# ------------------------------------------------------------------------------------- what is said
+# ----------------------------------------------------------------------------------------- messages
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def refusal(
         (
             [SMALL, SMALL],
             {"cpus": 2, "trainers": 4, "trainer_cpus": 2},
-            "runtime.trainers: 4 trainers, who start together, ask for 2 CPU each: there is room "
+            "runtime.trainers: 4 trainers, which start together, ask for 2 CPU each: there is room "
             "for 2, and the Ray cluster at"
             " 1.2.3.4:6379 has 2 nodes of 2 CPU 0 GPU; lower runtime.trainers or "
             "runtime.trainer_cpus, or add nodes",
@@ -90,11 +91,11 @@ def test_a_refusal_says_who_asks_what_and_what_there_is(
 
 
 def test_what_no_node_has_together_is_refused_though_the_cluster_has_both() -> None:
-    apart = [Node(cpus=64, gpus=0), Node(cpus=2, gpus=1)]
-    assert refusal(apart, cpus=8, gpus=1).endswith(
+    nodes = [Node(cpus=64, gpus=0), Node(cpus=2, gpus=1)]
+    assert refusal(nodes, cpus=8, gpus=1).endswith(
         "lower runtime.cpus, or lower runtime.gpus, or add nodes"
     )
-    assert refusal(apart, cpus=2, gpus=1) == "fits"
+    assert refusal(nodes, cpus=2, gpus=1) == "fits"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_what_no_node_has_together_is_refused_though_the_cluster_has_both() -> N
         ),
         (
             {"trainers": 2, "trainer_gpus": 1},
-            "runtime.trainers: 2 trainers, who start together, ask for 1 CPU and 1 GPU each",
+            "runtime.trainers: 2 trainers, which start together, ask for 1 CPU and 1 GPU each",
         ),
     ],
 )
@@ -125,12 +126,10 @@ def test_each_kind_of_work_is_refused_by_the_setting_that_is_its_own(
 
 
 def test_room_is_nobodys_that_asks_for_none() -> None:
-    """With actors for everything, no stage asks for `cpus` on one node; a critic and an online
-    stage have none.
-    """
-    apart = {"cpus": 4, "samplers": 4, "scorers": 4, "trainers": 4}
-    assert refusal([SMALL, SMALL], **apart) == "fits"
-    assert refusal([SMALL, SMALL], alone=("the online stage",), **apart).startswith(
+    """Stages with actors need no `cpus` on one node; critics and online stages have none."""
+    with_actors = {"cpus": 4, "samplers": 4, "scorers": 4, "trainers": 4}
+    assert refusal([SMALL, SMALL], **with_actors) == "fits"
+    assert refusal([SMALL, SMALL], alone=("the online stage",), **with_actors).startswith(
         "runtime.cpus: the online stage asks for 4 CPU"
     )
 
@@ -143,17 +142,18 @@ def test_a_ray_that_is_off_needs_nothing() -> None:
 
 
 def test_a_model_that_a_gpu_cannot_hold_is_refused_unless_trainers_share_it() -> None:
-    """27 billion weights: 54 GB in bfloat16 to sample and score, 4 x 54 GB to train alone, 4 x 4
-    bytes each over the trainers.
+    """27 billion weights: 54 GB in bfloat16 to sample and score, 4 x 54 GB to train alone.
+
+    Several trainers share 4 x 4 bytes per weight.
     """
     paper = {"cpus": 8, "gpus": 8, "dtype": "bfloat16", "samplers": 8, "scorers": 8}
     assert refusal([H100], 27e9, **paper) == "fits", "216 GB on 8 GPUs of 80 GB"
     assert refusal([H100], 27e9, **paper, trainers=8) == "fits", "54 GB each"
     assert refusal([H100], 27e9, **paper, trainers=4) == (
-        "runtime.trainers: 4 trainers, who start together, ask for 2 CPU and 1 GPU and at least "
+        "runtime.trainers: 4 trainers, which start together, ask for 2 CPU and 1 GPU and at least "
         "108 GB of its memory each: there is room"
         " for 0, and the Ray cluster at 1.2.3.4:6379 has a node of 96 CPU 8 GPU of 80 GB; raise "
-        "runtime.trainers, who share it,"
+        "runtime.trainers, which share it,"
         " or add nodes"
     )
     assert refusal([H100], 27e9, **paper, trainers=4, offload=True) == "fits", "432 GB on the host"
@@ -175,46 +175,48 @@ def test_host_memory_counts_where_no_gpu_can_take_its_place() -> None:
     )
     assert refusal([SMALL] * 2, **two_billion, trainers=2) == "fits"
     assert refusal([Node(2, 1, 16e9)], **two_billion) == "fits", (
-        "device auto: it will use the GPU, of whose memory nothing is known"
+        "device auto uses the GPU, whose memory is unknown"
     )
     assert "host memory" in refusal([Node(2, 1, 16e9)], **two_billion, device="cpu")
-    assert refusal([Node(2, 0)], **two_billion) == "fits", "nothing is known of the host"
+    assert refusal([Node(2, 0)], **two_billion) == "fits", "the host's memory is unknown"
 
 
 def test_a_campaign_needs_what_its_own_model_and_stages_do() -> None:
     tiny = config()
-    names = [need.who for need in campaign_requirements(tiny)]
+    names = [need.name for need in campaign_requirements(tiny)]
     assert names == ["drawing problems", "sampling", "scoring", "training"]
-    held = {need.who: need.held for need in campaign_requirements(tiny)}
+    held = {need.name: need.bytes_each for need in campaign_requirements(tiny)}
     assert 0 < held["sampling"] == held["scoring"] == held["training"] / 4
     critic = tiny.model_copy(update={"teacher": tiny.teacher.model_copy(update={"loss": PPO()})})
-    assert campaign_requirements(critic)[-1].who == "the critic's training"
-    assert campaign_requirements(load_recipe("tiny-online", ()))[-1].who == "the online stage"
+    assert campaign_requirements(critic)[-1].name == "the critic's training"
+    assert campaign_requirements(load_recipe("tiny-online", ()))[-1].name == "the online stage"
 
 
 @pytest.mark.parametrize(("recipe", "enough", "too_few"), [("paper", 1, 0), ("paper-27b", 4, 3)])
 def test_the_papers_recipes_fit_the_nodes_they_are_for(
     monkeypatch: pytest.MonkeyPatch, recipe: str, enough: int, too_few: int
 ) -> None:
-    """From a machine without a GPU, and from one with them and vLLM for them."""
-    found = load_recipe(recipe, [f"runtime.ray_address={CLUSTER}"])
-    check_runtime(found.runtime)
-    refuse_impossible(campaign_requirements(found), [H100] * enough, found.runtime)
+    """Checked on a machine without GPUs, and on one with GPUs and vLLM for them."""
+    campaign = load_recipe(recipe, [f"runtime.ray_address={CLUSTER}"])
+    check_runtime(campaign.runtime)
+    refuse_impossible(campaign_requirements(campaign), [H100] * enough, campaign.runtime)
     with pytest.raises(ValueError, match="the Ray cluster at"):
-        refuse_impossible(campaign_requirements(found), [H100] * too_few, found.runtime)
+        refuse_impossible(campaign_requirements(campaign), [H100] * too_few, campaign.runtime)
     monkeypatch.setattr("tasks.engines.vllm_build", lambda: "cuda")
-    check_engine(found.runtime)
+    check_engine(campaign.runtime)
     with pytest.raises(
         ValueError, match=r"runtime\.tensor_parallel: 8 GPUs, but a sampler asks Ray for"
     ):
-        check_engine(found.runtime.model_copy(update={"tensor_parallel": 8, "sampler_gpus": 2.0}))
+        check_engine(
+            campaign.runtime.model_copy(update={"tensor_parallel": 8, "sampler_gpus": 2.0})
+        )
 
 
 # -------------------------------------------------------------------------------------------- nodes
 
 
 def test_a_node_is_what_ray_says_of_it() -> None:
-    said = {
+    resources = {
         "CPU": 8.0,
         "GPU": 2.0,
         "memory": 5e10,
@@ -222,7 +224,7 @@ def test_a_node_is_what_ray_says_of_it() -> None:
         "node:10.0.0.1": 1.0,
         "accelerator_type:H100": 1.0,
     }
-    assert _node(said) == Node(8, 2, 5e10, 80e9)
+    assert _node(resources) == Node(8, 2, 5e10, 80e9)
     assert _node({"memory": 5e10, "accelerator_type:TPU": 1.0}) == Node(0, 0, 5e10, math.inf)
 
 
@@ -236,7 +238,7 @@ def config(**changes: Any) -> CampaignConfig:
     return load_recipe("tiny", ()).model_copy(update=changes)
 
 
-# ---------------------------------------------------------------------------------- what people see
+# ---------------------------------------------------------------------------- refusals before a run
 
 
 @pytest.mark.slow
@@ -250,8 +252,8 @@ def config(**changes: Any) -> CampaignConfig:
         ),
         (
             ["runtime.trainers=4", "runtime.trainer_cpus=64"],
-            "runtime.trainers: 4 trainers, who start together, ask for 64 CPU each: there is room "
-            "for",
+            "runtime.trainers: 4 trainers, which start together, ask for 64 CPU each: there is "
+            "room for",
         ),
     ],
 )
@@ -270,7 +272,7 @@ def test_a_run_that_this_machine_has_no_room_for_ends_before_it_begins(
 def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
     from tasks.execution.ray_cluster import ensure_ray
 
-    with socket.socket() as taken:  # nobody listens at its port
+    with socket.socket() as taken:  # no process listens on its port
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         began = time.monotonic()
@@ -280,4 +282,4 @@ def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
             rf"\(.*refused\); see that",
         ):
             ensure_ray(RuntimeConfig(ray_address=address))
-    assert time.monotonic() - began < 60, "Ray itself would knock for minutes"
+    assert time.monotonic() - began < 60, "Ray itself would retry for minutes"

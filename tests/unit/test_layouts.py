@@ -1,6 +1,4 @@
-"""Models of several families on flat rows with shared prompts and on padded rows: the same
-numbers and gradients, or a reason.
-"""
+"""Model families on flat rows with shared prompts: the numbers of padded rows, or a reason."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ def random_model(config: PretrainedConfig) -> Any:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
-                # the initial 0.02 makes attention nearly uniform: mistakes in it would hardly show
+                # at the initial 0.02 attention is nearly uniform, and mistakes would hardly show
                 weight.mul_(6.0)
     return model
 
@@ -98,7 +96,7 @@ def batch() -> TokenBatch:
 
 
 def padded(config: PretrainedConfig) -> HFPolicy:
-    """The same weights, run as they come."""
+    """The same weights on padded rows."""
     policy = HFPolicy.__new__(HFPolicy)
     policy.model = random_model(config)
     vars(policy)["_chosen"] = (PaddedRows(), "asked")
@@ -123,7 +121,7 @@ def gradients(policy: HFPolicy, some: TokenBatch, old_N: Tensor) -> tuple[float,
         token_budget=60,
     )
     return record["loss"], {
-        name: one.grad for name, one in policy.named_parameters() if one.grad is not None
+        name: weight.grad for name, weight in policy.named_parameters() if weight.grad is not None
     }
 
 
@@ -137,14 +135,14 @@ def test_shared_rows_are_padded_rows(family: str):
     assert policy.fallback is None
     lp_N, entropy_N = score(policy, some, 60)
     wanted_lp_N, wanted_entropy_N = score(reference, some, 60)
-    assert wanted_lp_N.std() > 0.5, "a model that says something"
+    assert wanted_lp_N.std() > 0.5, "the log-probs must vary"
     torch.testing.assert_close(lp_N, wanted_lp_N, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(entropy_N, wanted_entropy_N, atol=1e-4, rtol=1e-4)
     loss, grads = gradients(policy, some, wanted_lp_N)
     wanted_loss, wanted = gradients(reference, some, wanted_lp_N)
     assert loss == pytest.approx(wanted_loss, abs=1e-5) and grads.keys() == wanted.keys()
-    for name, one in grads.items():
-        assert float((one - wanted[name]).norm()) <= 1e-3 * float(wanted[name].norm()) + 1e-6, name
+    for name, grad in grads.items():
+        assert float((grad - wanted[name]).norm()) <= 1e-3 * float(wanted[name].norm()) + 1e-6, name
 
 
 @pytest.mark.parametrize("family", PADDED)
@@ -169,29 +167,29 @@ def test_a_model_whose_logits_are_not_its_head_by_its_states_is_refused():
 
 def test_a_run_is_told_of_the_slower_layout(tmp_path: Path):
     random_model(PADDED["gemma2"][0]).save_pretrained(tmp_path)
-    told: list[str] = []
-    load_policy(tmp_path, RuntimeConfig(ray="off"), told.append)
-    assert len(told) == 1 and "padded rows" in told[0]
+    notices: list[str] = []
+    load_policy(tmp_path, RuntimeConfig(ray="off"), notices.append)
+    assert len(notices) == 1 and "padded rows" in notices[0]
 
 
 def one_by_one(model: Any, some: TokenBatch) -> Tensor:
-    found = []
+    parts = []
     for sequence in range(some.sequences):
         prompt, response = some.prompts[int(some.group_S[sequence])], some.response(sequence)
         with torch.no_grad():
             hidden = model.base_model(
                 torch.cat([prompt, response])[None], use_cache=False
             ).last_hidden_state[0]
-            found.append(
+            parts.append(
                 token_logprobs(
                     hidden[len(prompt) - 1 : -1], model.get_output_embeddings().weight, response
                 )[0]
             )
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def test_an_image_text_checkpoint_is_taken_as_its_text_model(tmp_path: Path):
-    """Qwen3.5 comes so. What is trained is saved as a text model, and loads as one."""
+    """As Qwen3.5 is published. A trained model is saved as a text model and loads as one."""
     text = SHARING["qwen3.5"].to_dict()
     vision = {
         "depth": 1,
@@ -201,8 +199,8 @@ def test_an_image_text_checkpoint_is_taken_as_its_text_model(tmp_path: Path):
         "out_hidden_size": 32,
         "patch_size": 4,
     }
-    whole = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision))
-    whole.save_pretrained(tmp_path / "whole")
+    full = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision))
+    full.save_pretrained(tmp_path / "whole")
     runtime = RuntimeConfig(ray="off")
     policy = load_policy(tmp_path / "whole", runtime)
     save_policy(policy, tmp_path / "text", tmp_path / "whole")
@@ -225,9 +223,7 @@ def test_while_sampling_the_model_is_as_it_was_loaded(family: str):
 
 
 def test_the_trial_sees_a_model_that_ignores_the_branches():
-    """Attention that looks at the whole row: the numbers are finite and wrong, and only the
-    comparison can tell.
-    """
+    """Attention over the whole row gives finite but wrong numbers; only a comparison shows it."""
     model = random_model(SHARING["llama"])
     for layer in model.model.layers:
         layer.self_attn.forward = blind(layer.self_attn.forward)

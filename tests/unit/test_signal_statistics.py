@@ -45,10 +45,12 @@ def test_log_ratios_are_counted_by_outcome_and_outliers_in_the_outer_bins():
         torch.tensor([0.1, 0.1, -100.0, 100.0]),
         torch.tensor([True, True, True, False]),
     )
-    found = by_outcome(ratio, positive)
-    assert sum(found["positive"]["counts"]) == 3 and found["positive"]["counts"][0] == 1
-    assert found["negative"]["counts"][-1] == 1 and len(found["negative"]["counts"]) == bins
-    assert found["positive"]["edges"] == [low, high]
+    histograms = by_outcome(ratio, positive)
+    assert sum(histograms["positive"]["counts"]) == 3 and histograms["positive"]["counts"][0] == 1
+    assert (
+        histograms["negative"]["counts"][-1] == 1 and len(histograms["negative"]["counts"]) == bins
+    )
+    assert histograms["positive"]["edges"] == [low, high]
     assert "negative" not in by_outcome(ratio, torch.ones(4, dtype=torch.bool))
 
 
@@ -67,14 +69,14 @@ def test_the_stage_measures_columns_of_one_batch(world: World):
     ).last
     column = get_or_compute(ScoreRollouts(policy=teacher, rollouts=world.rollouts), world.context)
     stage = MeasureSignal(rollouts=world.rollouts, old=world.old, teacher=column, student=column)
-    found = json.loads(
+    measured = json.loads(
         (world.store.path(get_or_compute(stage, world.context).id) / FILE).read_text()
     )
-    assert {row["ratio"] for row in found["deviation"]} == {1.0}
-    assert found["teacher"] == found["student"]
-    tokens = sum(one["tokens"] for one in found["teacher"].values())
+    assert {row["ratio"] for row in measured["deviation"]} == {1.0}
+    assert measured["teacher"] == measured["student"]
+    tokens = sum(histogram["tokens"] for histogram in measured["teacher"].values())
     assert (
         tokens
         == world.rollouts.tokens
-        == sum(sum(one["counts"]) for one in found["teacher"].values())
+        == sum(sum(histogram["counts"]) for histogram in measured["teacher"].values())
     )

@@ -1,5 +1,6 @@
-"""`decision.mode: ask` with a real Prefect server: the campaign waits, `erpd decide` answers, a
-kill forgets nothing, and time runs out.
+"""`decision.mode: ask` with a real Prefect server.
+
+The campaign waits, `erpd decide` answers, a kill loses nothing, and the time limit applies.
 """
 
 from __future__ import annotations
@@ -33,16 +34,14 @@ ASK = ("decision.mode=ask", "iterations=1")
 
 @pytest.fixture
 def folder(undisturbed: Campaign, tmp_path: Path) -> Path:
-    """Its home has what the undisturbed campaign made: until the decision nothing is left to be
-    worked out.
-    """
+    """A folder whose home has the undisturbed campaign's artifacts: earlier stages are cached."""
     shutil.copytree(undisturbed.home / "store", migrated(tmp_path / "home") / "store")
     return tmp_path
 
 
 @contextmanager
 def waiting(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The campaign under way, as soon as its decision waits for a person."""
+    """Start the campaign; yields its process once it waits for a user's decision."""
     for name in ("cwd", "user"):
         (folder / name).mkdir()
     home = folder / "home"
@@ -114,18 +113,21 @@ def test_a_person_decides_at_the_command_line_and_is_not_asked_again(folder: Pat
     assert result["iterations"][0]["decision"]["reason"] == "chosen by Ada: it is late"
     registry = Registry(f"sqlite:///{home / 'registry.db'}")
     students = [
-        one.artifact.meta["ref"]["step"]
-        for one in registry.artifacts(result["campaign"])
-        if one.role == "student"
+        entry.artifact.meta["ref"]["step"]
+        for entry in registry.artifacts(result["campaign"])
+        if entry.role == "student"
     ]
     registry.close()
-    assert students == [3], "the steps that were asked for"
+    assert students == [3], "the steps of the user's answer"
     nothing = erpd("decide", result["campaign"], "--strategy", "S1", home=home)
-    assert nothing.returncode == 2 and "no decision of it waits" in nothing.stderr
+    assert nothing.returncode == 2 and "has no pending decision" in nothing.stderr
 
 
 def test_without_an_answer_the_automatic_decision_is_taken(folder: Path):
     ran: Campaign = run_campaign(folder, *ASK, "runtime.answer_seconds=4")
-    (one,) = ran.result["iterations"]
-    assert one["strategy"] == "S1" and one["decision"]["evidence"]["asked"]["by"] == "nobody"
+    (iteration,) = ran.result["iterations"]
+    assert (
+        iteration["strategy"] == "S1"
+        and iteration["decision"]["evidence"]["asked"]["by"] == "nobody"
+    )
     assert not list((folder / "home" / "waiting").glob("*.json"))

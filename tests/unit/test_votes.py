@@ -1,6 +1,4 @@
-"""What responses vote for: right ones together, wrong ones as the grader tells them apart, none
-where there is no answer.
-"""
+"""Votes of responses: right ones together, wrong ones by meaning, none without an answer."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ BOX = "so it is \\boxed{%s}."
 def graded(
     folder: Path, said: dict[str, tuple[str, list[str]]], extractor: str = "auto"
 ) -> tuple[Store, RolloutRef]:
-    """A rollout of these texts (problem -> gold and responses), as its stage writes it: verdicts
-    by the real grader, a problem a shard.
+    """Store a rollout of these texts (problem -> gold and responses), as its stage writes it.
+
+    Verdicts come from the real grader, and each problem is a shard.
     """
     store = Store(folder)
     with store.build("problems", {"said": said}, {}, 1) as written:
@@ -77,26 +76,24 @@ def responses(
     return read_responses(store, ref, outcomes(store, ref))
 
 
-def majority(found: dict[str, Responses]) -> dict[str, float]:
+def majority(problems: dict[str, Responses]) -> dict[str, float]:
     return majority_at_k(
-        {name: one.outcomes for name, one in found.items()},
-        {name: one.groups for name, one in found.items()},
+        {name: problem.outcomes for name, problem in problems.items()},
+        {name: problem.groups for name, problem in problems.items()},
     )
 
 
 def test_right_answers_are_one_group_however_they_are_written(tmp_path: Path):
-    one = responses(
+    problem = responses(
         tmp_path, {"p": ("1/2", [BOX % "0.5", BOX % "\\frac{1}{2}", BOX % "2/4", BOX % "3"])}
     )["p"]
-    assert one.groups[0] == one.groups[1] == one.groups[2] != one.groups[3]
-    assert one.outcomes == [1, 1, 1, 0]
-    assert (one.result("b", "p").answer, one.result("b", "p").votes) == ("0.5", 3)
+    assert problem.groups[0] == problem.groups[1] == problem.groups[2] != problem.groups[3]
+    assert problem.outcomes == [1, 1, 1, 0]
+    assert (problem.result("b", "p").answer, problem.result("b", "p").votes) == ("0.5", 3)
 
 
 def test_wrong_spellings_join_where_that_decides_who_wins(tmp_path: Path):
-    """Two right, three wrong in two spellings: by spelling alone it would be a tie, by what they
-    mean the wrong ones win.
-    """
+    """Two right, three wrong in two spellings: a tie by spelling, but the wrong win by meaning."""
     texts = [
         BOX % "7",
         BOX % "7",
@@ -105,31 +102,31 @@ def test_wrong_spellings_join_where_that_decides_who_wins(tmp_path: Path):
         BOX % "\\frac{2}{6}",
         BOX % "5",
     ]
-    found = responses(tmp_path, {"p": ("7", texts)})
-    assert found["p"].groups[2] == found["p"].groups[4] != found["p"].groups[5]
-    assert majority(found) == {"p": 0}
-    assert found["p"].result("b", "p").votes == 3
+    problems = responses(tmp_path, {"p": ("7", texts)})
+    assert problems["p"].groups[2] == problems["p"].groups[4] != problems["p"].groups[5]
+    assert majority(problems) == {"p": 0}
+    assert problems["p"].result("b", "p").votes == 3
 
 
 @pytest.mark.slow
 def test_joining_goes_through_sympy_and_from_one_to_the_next(tmp_path: Path):
     texts = [BOX % "9", BOX % "x+1", BOX % "1+x", BOX % "\\frac{2x+2}{2}", BOX % "x+2"]
-    found = responses(tmp_path, {"p": ("9", texts)})["p"]
-    assert len(set(found.groups[1:4])) == 1 and len(set(found.groups)) == 3
+    problem = responses(tmp_path, {"p": ("9", texts)})["p"]
+    assert len(set(problem.groups[1:4])) == 1 and len(set(problem.groups)) == 3
 
 
 def test_where_the_right_answer_leads_anyway_spellings_stay_apart(tmp_path: Path):
-    """Nothing is asked of the grader there: it could change no score."""
+    """The grader is not asked, because it could not change a score."""
     texts = [BOX % "7", BOX % "7", BOX % "7", BOX % "\\frac{1}{3}", BOX % "\\frac{2}{6}"]
-    found = responses(tmp_path, {"p": ("7", texts)})
-    assert len(set(found["p"].groups)) == 3 and majority(found) == {"p": 1}
+    problems = responses(tmp_path, {"p": ("7", texts)})
+    assert len(set(problems["p"].groups)) == 3 and majority(problems) == {"p": 1}
 
 
 def test_no_answer_no_vote(tmp_path: Path):
-    found = responses(tmp_path, {"p": ("7", [BOX % "7", "<think>hm</think>", BOX % "", ""])})
-    assert [group is None for group in found["p"].groups] == [False, True, True, True]
-    assert majority(found) == {"p": 1}
-    row = found["p"].result("b", "p")
+    problems = responses(tmp_path, {"p": ("7", [BOX % "7", "<think>hm</think>", BOX % "", ""])})
+    assert [group is None for group in problems["p"].groups] == [False, True, True, True]
+    assert majority(problems) == {"p": 1}
+    row = problems["p"].result("b", "p")
     assert (row.unanswered, row.solved, row.samples, row.truncated) == (3, 1, 4, 2)
     assert row.length == sum(map(len, [BOX % "7", "<think>hm</think>", BOX % "", ""])) / 4
 
@@ -140,29 +137,30 @@ def test_a_problem_nobody_answered(tmp_path: Path):
 
 
 def test_the_tiny_worlds_answers_are_exact_strings(tmp_path: Path):
-    found = responses(
+    problems = responses(
         tmp_path, {"p": ("102", ["12,9#102", "1,2#102", "12,9#92", "#"])}, extractor="hash"
     )
-    assert found["p"].answers == ["102", "102", "92", None]
-    assert majority(found) == {"p": 1}
+    assert problems["p"].answers == ["102", "102", "92", None]
+    assert majority(problems) == {"p": 1}
 
 
 def test_problems_of_several_shards_keep_their_order_and_their_samples(tmp_path: Path):
-    said = {name: (name, [BOX % name, BOX % "0"] * 2) for name in ("31", "12", "25")}
-    found = responses(tmp_path, said)
-    assert list(found) == list(said)
-    assert all(one.outcomes == [1, 0, 1, 0] and one.gold == name for name, one in found.items())
-    assert majority(found) == dict.fromkeys(said, 0.5)
+    texts = {name: (name, [BOX % name, BOX % "0"] * 2) for name in ("31", "12", "25")}
+    problems = responses(tmp_path, texts)
+    assert list(problems) == list(texts)
+    assert all(
+        problem.outcomes == [1, 0, 1, 0] and problem.gold == name
+        for name, problem in problems.items()
+    )
+    assert majority(problems) == dict.fromkeys(texts, 0.5)
 
 
 def test_a_later_verdict_counts_where_it_is_given(tmp_path: Path):
-    """Outcomes come from outside: a judge may call right what the rules called unparsable or
-    wrong.
-    """
+    """Outcomes are passed in: a judge may accept what the rules called unparsable or wrong."""
     store, ref = graded(
         tmp_path, {"p": ("impossible", [BOX % "cannot be done", BOX % "3", "I give up."])}
     )
     assert outcomes(store, ref) == {"p": [0, 0, 0]}
-    found = read_responses(store, ref, {"p": [1.0, 0.0, 0.0]})
-    assert found["p"].result("b", "p").solved == 1
-    assert found["p"].result("b", "p").answer == "cannot be done"
+    problems = read_responses(store, ref, {"p": [1.0, 0.0, 0.0]})
+    assert problems["p"].result("b", "p").solved == 1
+    assert problems["p"].result("b", "p").answer == "cannot be done"

@@ -1,6 +1,4 @@
-"""Garbage collection: nothing that is kept ever loses what it was made from, whatever happens
-meanwhile; the rest goes.
-"""
+"""Garbage collection: kept artifacts never lose their inputs, whatever happens; the rest goes."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from garbage_lab import DAY, Busy, Lab
+from gc_lab import DAY, Busy, Lab
 from helpers import python
 
 from flows.inspect.gc import clean
@@ -22,7 +20,7 @@ from tasks.store.manifest import MANIFEST
 
 @pytest.fixture
 def lab(tmp_path: Path, registry_url: str) -> Iterator[Lab]:
-    """Once on SQLite, and once on PostgreSQL."""
+    """A lab, once on SQLite and once on PostgreSQL."""
     lab = Lab(tmp_path, registry_url)
     yield lab
     lab.registry.close()
@@ -37,22 +35,22 @@ def test_why_something_stays_is_said(lab: Lab):
     student = lab.make("student", old)
     fresh = lab.make("fresh", lab.make("its input"), days=2)
     stray = lab.make("stray", base)
-    for one in (base, old, student):
-        lab.record(one)
+    for artifact in (base, old, student):
+        lab.record(artifact)
     lab.campaign("night", student)
-    found = lab.plan()
-    why = {kept.item.id: kept.why for kept in found.stays if kept.item.what == "artifact"}
-    assert [item.id for item in found.goes] == [stray]
+    planned = lab.plan()
+    why = {kept.item.id: kept.why for kept in planned.stays if kept.item.what == "artifact"}
+    assert [item.id for item in planned.goes] == [stray]
     assert (
         why[student] == "night:1.student" and why[old] == why[base] == "needed by night:1.student"
     )
-    assert why[fresh] == "used lately"
+    assert why[fresh] == "used recently"
     (needed,) = lab.store.manifest(fresh).inputs.values()
-    assert why[needed] == f"needed by {fresh}, used lately"
+    assert why[needed] == f"needed by {fresh}, used recently"
 
 
 def test_everything_used_since_a_running_campaign_began_stays(lab: Lab):
-    """What its stages made or found is not attached yet, and may be all it has."""
+    """Artifacts that its stages made or found may be all it has, and are not attached yet."""
     before, found = lab.make("before", days=0.1), lab.make("found", days=0.1)
     lab.campaign("running", status="running")
     made = lab.make("made", days=0)
@@ -79,11 +77,11 @@ def test_what_is_being_made_keeps_what_it_is_made_from_and_all_used_since_it_beg
 
 
 def left_build(lab: Lab, name: str, *made_from: str, days: float) -> str:
-    """A build that was killed, so many days ago."""
+    """A build that was killed `days` ago; returns its identity."""
     with (
         pytest.raises(RuntimeError, match="killed"),
         lab.store.build(
-            "training", {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1
+            "training", {"name": name}, {str(n): parent for n, parent in enumerate(made_from)}, 1
         ) as build,
     ):
         assert build is not None
@@ -110,10 +108,10 @@ def test_builds_that_were_left_go_when_they_are_old_and_no_unfinished_campaign_g
     kept_so_far = lab.make("policy of step 10", wanted, kind="policy")
     stray = lab.make("policy of another run", old, kind="policy")
 
-    found = lab.plan()
-    assert {kept.item.id: kept.why for kept in found.stays if kept.item.what == "build"} == {
-        young: "used lately",
-        wanted: "killed goes on with it",
+    planned = lab.plan()
+    assert {kept.item.id: kept.why for kept in planned.stays if kept.item.what == "build"} == {
+        young: "used recently",
+        wanted: "killed will resume it",
     }
     assert lab.collect() == {old, stray}
     partial = lab.store.root / "partial"
@@ -124,7 +122,7 @@ def test_builds_that_were_left_go_when_they_are_old_and_no_unfinished_campaign_g
 
     lab.registry.campaign_finished("killed")
     assert lab.collect() == {wanted, kept_so_far}
-    assert lab.there() == {base, held}, "the young build goes on from the base"
+    assert lab.there() == {base, held}, "the young build needs the base"
 
 
 def test_damaged_copies_scratch_and_locks_of_nothing_go_when_they_are_old(lab: Lab):
@@ -133,19 +131,19 @@ def test_damaged_copies_scratch_and_locks_of_nothing_go_when_they_are_old(lab: L
     assert not lab.store.has(damaged)
     scratch = lab.store.root / "fetched" / f"{present}.0123abcd"
     scratch.mkdir(parents=True)
-    assert lab.collect() == set(), "all of it is new"
+    assert lab.collect() == set(), "everything is new"
 
     moment = time.time() - 9 * DAY
-    (aside,) = (lab.store.root / "damaged").iterdir()
-    for path in (aside, *aside.iterdir(), scratch, *(lab.store.root / "locks").iterdir()):
+    (set_aside,) = (lab.store.root / "damaged").iterdir()
+    for path in (set_aside, *set_aside.iterdir(), scratch, *(lab.store.root / "locks").iterdir()):
         os.utime(path, (moment, moment))
-    found = lab.plan()
-    assert sorted(item.what for item in found.goes) == ["damaged", "fetched", "lock"]
-    assert {item.id for item in found.goes if item.what == "lock"} == {damaged}, (
-        "that of an artifact that is there stays"
+    planned = lab.plan()
+    assert sorted(item.what for item in planned.goes) == ["damaged", "fetched", "lock"]
+    assert {item.id for item in planned.goes if item.what == "lock"} == {damaged}, (
+        "the lock of a stored artifact stays"
     )
-    collect(lab.store, lab.registry, found)
-    assert not aside.exists() and not scratch.exists() and lab.whole(present)
+    collect(lab.store, lab.registry, planned)
+    assert not set_aside.exists() and not scratch.exists() and lab.whole(present)
     assert [path.stem for path in (lab.store.root / "locks").glob("thing-*")] == [present]
 
 
@@ -179,8 +177,8 @@ def test_a_file_of_several_artifacts_counts_once(lab: Lab):
 def test_a_forgotten_campaign_lets_go_of_what_no_other_needs(lab: Lab):
     base = lab.make("base")
     mine, theirs = lab.make("mine", base), lab.make("theirs", base)
-    for one in (base, mine, theirs):
-        lab.record(one)
+    for artifact in (base, mine, theirs):
+        lab.record(artifact)
     lab.campaign("mine", mine), lab.campaign("theirs", theirs)
     before = contents(lab.home)
     would = clean(lab.registry, lab.store, ["mine"], 7.0, dry_run=True)
@@ -192,7 +190,7 @@ def test_a_forgotten_campaign_lets_go_of_what_no_other_needs(lab: Lab):
     assert lab.registry.campaign("mine").forgotten_at is not None
     assert lab.registry.artifact(mine).removed_at is not None
 
-    lab.registry.campaign_started("mine", "mine", "tiny", {})  # again: it makes again what went
+    lab.registry.campaign_started("mine", "mine", "tiny", {})  # run again, it remakes what went
     assert lab.make("mine", base) == mine
     lab.record(mine)
     lab.registry.campaign_finished("mine")
@@ -217,11 +215,11 @@ def test_a_campaign_at_work_is_not_forgotten_and_a_silent_one_is(
         clean(lab.registry, lab.store, ["ghost"], 7.0, dry_run=True)
 
 
-# ------------------------------------------------------------------------------------- carrying out
+# ------------------------------------------------------------------------------ carrying out a plan
 
 
 def contents(home: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file of the store, to the byte and the time it was changed."""
+    """Bytes and modification time of every file of the store."""
     paths = [path for path in (home / "store").rglob("*") if path.is_file()]
     return {
         str(path.relative_to(home)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths
@@ -262,20 +260,23 @@ collect(store, registry, plan(take_inventory(store), Claims.of(registry), time.t
 def test_a_kill_before_what_was_moved_is_removed_leaves_the_store_whole(lab: Lab):
     base = lab.make("base")
     kept, strays = lab.make("kept", base), [lab.make("stray", base), lab.make("another", base)]
-    for one in (base, kept, *strays):
-        lab.record(one)
+    for artifact in (base, kept, *strays):
+        lab.record(artifact)
     lab.campaign("c", kept)
     assert python(KILLED, lab.home, lab.url, home=lab.home).returncode == 9
     trash = lab.store.root / "trash"
     assert len(list(trash.iterdir())) == 2 and lab.there() == {base, kept} and lab.whole(base, kept)
-    assert not any(lab.store.has(one) for one in strays), "there whole or not at all"
+    assert not any(lab.store.has(artifact) for artifact in strays), "whole or absent"
 
-    assert lab.make("stray", base) == strays[0], "it can be made again meanwhile"
+    assert lab.make("stray", base) == strays[0], "it can be remade meanwhile"
     lab.age(strays[0], 0)
     assert {item.what for item in lab.plan().goes} == {"trash"}
     lab.collect()
     assert list(trash.iterdir()) == [] and lab.there() == {base, kept, strays[0]}
-    assert [lab.registry.artifact(one).removed_at is None for one in strays] == [True, False]
+    assert [lab.registry.artifact(artifact).removed_at is None for artifact in strays] == [
+        True,
+        False,
+    ]
 
 
 def test_what_is_asked_for_between_the_last_look_and_the_move_is_put_back(lab: Lab):
@@ -289,36 +290,36 @@ def test_what_is_asked_for_between_the_last_look_and_the_move_is_put_back(lab: L
 def test_what_somebody_works_on_is_spared_with_what_it_is_made_from(lab: Lab):
     base = lab.make("base")
     stray = lab.make("stray", base)
-    found = lab.plan()
-    shutil.rmtree(lab.store.path(stray))  # lost, and being made again when the plan is carried out
+    planned = lab.plan()
+    shutil.rmtree(lab.store.path(stray))  # lost, and being remade while the plan is carried out
     with lab.store.build("thing", {"name": "stray"}, {"0": base}, 1) as build:
         assert build is not None and build.id == stray
-        done = collect(lab.store, lab.registry, found)
+        done = collect(lab.store, lab.registry, planned)
         assert {item.id for item in done.spared} == {stray, base} and lab.whole(base)
 
 
 def test_two_collections_do_not_meet(lab: Lab):
     lab.make("stray")
-    found = lab.plan()
+    planned = lab.plan()
     again: list[str] = []
 
     def second() -> None:
-        with pytest.raises(ValueError, match="another `erpd gc` is at work"):
-            collect(lab.store, lab.registry, found)
+        with pytest.raises(ValueError, match="another `erpd gc` is running"):
+            collect(lab.store, lab.registry, planned)
         again.append("refused")
 
-    assert len(collect(lab.store, Busy(lab.registry, 0, second), found).went) == 1 and again == [
+    assert len(collect(lab.store, Busy(lab.registry, 0, second), planned).went) == 1 and again == [
         "refused"
     ]
 
 
 def test_an_artifact_that_was_used_is_young_again(lab: Lab):
-    one, other = lab.make("one"), lab.make("other")
-    assert lab.store.has(one) and lab.store.has(one)
-    lab.age(one, 30)
-    assert lab.store.has(one), "known to be whole in this process, and still marked"
-    assert lab.collect() == {other}
-    assert not lab.store.has(other)
+    used, unused = lab.make("one"), lab.make("other")
+    assert lab.store.has(used) and lab.store.has(used)
+    lab.age(used, 30)
+    assert lab.store.has(used), "its use is marked although this process has checked it"
+    assert lab.collect() == {unused}
+    assert not lab.store.has(unused)
 
 
 def test_an_item_needs_nothing_to_be_planned():

@@ -1,6 +1,4 @@
-"""Garbage collection of stores drawn at random: nothing that is kept loses what it was made
-from.
-"""
+"""Garbage collection of random stores: kept artifacts never lose their inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from garbage_lab import Busy, Lab
+from gc_lab import Busy, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,18 +18,19 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class Drawn:
-    """A random store with a registry that may lag behind it. Artifacts are numbers; parents are
-    smaller ones.
+    """A random store with a registry that may lag behind it.
+
+    Artifacts are numbers; parents have smaller numbers.
     """
 
     parents: list[set[int]]
     trail: list[set[int]]
-    """Later artifacts that its answer names."""
+    """For each artifact, the later artifacts that its result names."""
     edges: list[set[int]]
-    """Of its parents, those the registry knows."""
+    """For each artifact, the parents that the registry knows."""
     young: list[bool]
     campaigns: list[tuple[bool, set[int]]] = field(default_factory=list)
-    """(forgotten, what it holds)."""
+    """Per campaign: (forgotten, artifacts it holds)."""
 
 
 @st.composite
@@ -41,14 +40,14 @@ def stores(draw: st.DrawFn) -> Drawn:
         st.sets(st.integers(0, number - 1), max_size=3) if number else st.just(set())
         for number in range(count)
     ]
-    parents = [draw(one) for one in some]
+    parents = [draw(strategy) for strategy in some]
     names = [
         draw(st.sets(st.integers(number + 1, count - 1), max_size=1))
         if number < count - 1
         else set()
         for number in range(count)
     ]
-    edges = [{one for one in mine if draw(st.booleans())} for mine in parents]
+    edges = [{parent for parent in mine if draw(st.booleans())} for mine in parents]
     young = [draw(st.sampled_from([False, False, True])) for _ in range(count)]
     campaigns = draw(
         st.lists(
@@ -59,19 +58,20 @@ def stores(draw: st.DrawFn) -> Drawn:
 
 
 def kept_of(drawn: Drawn) -> set[int]:
-    """What has to stay, by the simplest means: what is kept grows until it grows no more."""
-    kept = {one for forgotten, held in drawn.campaigns if not forgotten for one in held}
+    """The artifacts that must stay, by the simplest means: their closure under what they need."""
+    kept = {artifact for forgotten, held in drawn.campaigns if not forgotten for artifact in held}
     kept |= {number for number, young in enumerate(drawn.young) if young}
     while True:
-        grown = kept.union(*(drawn.parents[one] | drawn.trail[one] for one in kept))
+        grown = kept.union(*(drawn.parents[artifact] | drawn.trail[artifact] for artifact in kept))
         if grown == kept:
             return kept
         kept = grown
 
 
 def build_drawn(lab: Lab, drawn: Drawn) -> list[str]:
-    """The artifacts' identities. What an answer names comes after it, so its identity is worked
-    out before it is made.
+    """Make the drawn artifacts in the lab; returns their identities.
+
+    A result names later artifacts, so all identities are computed before any artifact is made.
     """
     from tasks.store import identity
 
@@ -81,21 +81,21 @@ def build_drawn(lab: Lab, drawn: Drawn) -> list[str]:
             identity(
                 "thing",
                 {"name": str(number)},
-                {str(n): ids[one] for n, one in enumerate(sorted(mine))},
+                {str(n): ids[parent] for n, parent in enumerate(sorted(mine))},
                 1,
             )
         )
     for number, mine in enumerate(drawn.parents):
         made = lab.make(
             str(number),
-            *(ids[one] for one in sorted(mine)),
+            *(ids[parent] for parent in sorted(mine)),
             days=1 if drawn.young[number] else 30,
-            trail=tuple(ids[one] for one in drawn.trail[number]),
+            trail=tuple(ids[later] for later in drawn.trail[number]),
         )
         assert made == ids[number]
-        lab.record(made, [ids[one] for one in drawn.edges[number]])
+        lab.record(made, [ids[parent] for parent in drawn.edges[number]])
     for number, (forgotten, held) in enumerate(drawn.campaigns):
-        name = lab.campaign(f"c-{number}", *(ids[one] for one in held))
+        name = lab.campaign(f"c-{number}", *(ids[artifact] for artifact in held))
         if forgotten:
             lab.registry.forget(name)
     return ids
@@ -109,11 +109,13 @@ def test_what_is_kept_is_whole_afterwards_with_all_it_was_made_from_and_the_rest
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder))
         ids = build_drawn(lab, drawn)
-        kept = {ids[one] for one in kept_of(drawn)}
+        kept = {ids[artifact] for artifact in kept_of(drawn)}
         assert lab.collect() == set(ids) - kept
         assert lab.there() == kept and lab.whole(*kept)
-        assert {one for one in ids if lab.registry.artifact(one).removed_at} == set(ids) - kept
-        assert lab.collect() == set(), "there is nothing left to do"
+        assert {artifact for artifact in ids if lab.registry.artifact(artifact).removed_at} == set(
+            ids
+        ) - kept
+        assert lab.collect() == set(), "nothing is left to collect"
         lab.registry.close()
 
 
@@ -122,8 +124,9 @@ def test_what_is_kept_is_whole_afterwards_with_all_it_was_made_from_and_the_rest
 def test_what_comes_into_use_while_it_is_collected_loses_nothing(
     drawn: Drawn, used: int, attached: int, moment: int
 ):
-    """At some moment of the collection one artifact is asked for, and another goes to a campaign
-    that begins: each that is still there then stays, with everything it was made from.
+    """During a collection one artifact is requested and another is attached to a new campaign.
+
+    Each that is still there at that moment stays, with everything it was made from.
     """
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder))
@@ -138,9 +141,9 @@ def test_what_comes_into_use_while_it_is_collected_loses_nothing(
                 saved.add(held)
 
         collect(lab.store, Busy(lab.registry, moment, meanwhile), lab.plan())
-        left = [*saved, *(ids[one] for one in kept_of(drawn))]
+        left = [*saved, *(ids[artifact] for artifact in kept_of(drawn))]
         while left:
-            one = left.pop()
-            assert lab.whole(one), f"{ids.index(one)} is gone"
-            left += lab.store.manifest(one).inputs.values()
+            artifact = left.pop()
+            assert lab.whole(artifact), f"{ids.index(artifact)} is gone"
+            left += lab.store.manifest(artifact).inputs.values()
         lab.registry.close()

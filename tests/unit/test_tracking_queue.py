@@ -1,4 +1,4 @@
-"""MLflow beside the work: whoever opens a campaign's run, there is one."""
+"""MLflow in the background: a campaign has one run, whatever opens it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def test_a_flow_and_its_iterations_that_open_at_once_share_one_run(
 ):
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     (tmp_path / "mlflow").mkdir()
-    open_tracker()  # makes the database: what is left to meet at is the run
+    open_tracker()  # creates the database, so that only the run is contended
     for campaign in ("tiny-1", "tiny-2", "tiny-3"):
-        asides = [TrackingQueue(campaign) for _ in range(8)]
-        for aside in asides:
-            aside.submit(lambda tracker, run: None)
-            aside.flush()
-        assert len({aside.pages() for aside in asides}) == 1
+        queues = [TrackingQueue(campaign) for _ in range(8)]
+        for queue in queues:
+            queue.submit(lambda tracker, run: None)
+            queue.flush()
+        assert len({queue.pages() for queue in queues}) == 1
 
 
 def test_an_mlflow_that_is_away_from_the_beginning_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("ERPD_MLFLOW_URL", f"http://127.0.0.1:{free_port()}")
-    aside = TrackingQueue("tiny-1")
-    aside.submit(lambda tracker, run: None)
-    assert aside.pages() is None
+    queue = TrackingQueue("tiny-1")
+    queue.submit(lambda tracker, run: None)
+    assert queue.pages() is None
     with pytest.raises(RuntimeError, match="MLflow was away for 2 s"):
-        aside.flush(2)
-    assert aside.pages() is None
-    aside.close()
+        queue.flush(2)
+    assert queue.pages() is None
+    queue.close()

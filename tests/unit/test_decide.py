@@ -1,4 +1,4 @@
-"""What an answer makes of an automatic decision."""
+"""A user's answer to an automatic decision."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_when_nobody_answers_the_automatic_decision_stands_and_says_so():
 
 def test_a_decision_whose_campaign_was_killed_does_not_wait_any_more():
     api = "http://127.0.0.1:9/api"
-    one = PendingDecision(
+    pending = PendingDecision(
         campaign="tiny-1",
         iteration=2,
         flow_run="0d6a1b9e-0000-4000-8000-000000000000",
@@ -85,11 +85,11 @@ def test_a_decision_whose_campaign_was_killed_does_not_wait_any_more():
     )
     with (
         temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}),
-        pytest.raises(LookupError, match="does not wait"),
+        pytest.raises(LookupError, match="no longer waits"),
     ):
-        answer(one, {"strategy": "S1"})
+        answer(pending, {"strategy": "S1"})
     with pytest.raises(ValueError, match="possible are S1, stop"):
-        answer(one, {"strategy": "online"})
+        answer(pending, {"strategy": "online"})
 
 
 def test_a_person_sees_the_evidence_and_why_not_the_others():

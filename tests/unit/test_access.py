@@ -1,5 +1,6 @@
-"""Where the platform may listen, and addresses that hold no secret: refusals in one line, before
-anything starts.
+"""Access: hosts that the platform may listen on, and addresses without secrets.
+
+Refusals are one line, before anything starts.
 """
 
 from __future__ import annotations
@@ -62,23 +63,23 @@ def test_a_login_has_a_name_and_a_password_that_is_not_guessed(
 def test_an_address_of_another_machine_is_refused(host: str, monkeypatch: pytest.MonkeyPatch):
     for name, value in LOGINS.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="no address of this machine"):
+    with pytest.raises(ValueError, match="not an address of this machine"):
         access.check_host(host)
 
 
 def test_with_both_logins_mlflow_asks_for_its_own(monkeypatch: pytest.MonkeyPatch):
-    # not imported: vLLM, later in this process, stumbles over Flask's proxies
+    # find_spec, not an import: Flask's proxies would break vLLM later in this process
     if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("MLflow's login needs Flask-WTF: pip install -e '.[cluster]'")
     for name, value in LOGINS.items():
         monkeypatch.setenv(name, value)
     access.check_host("0.0.0.0")
-    given = access.mlflow_environment("0.0.0.0")
+    environment = access.mlflow_environment("0.0.0.0")
     assert access.mlflow_arguments("0.0.0.0") == ["--app-name", "basic-auth"]
-    assert given["MLFLOW_AUTH_ADMIN_PASSWORD"] == LOGINS["MLFLOW_TRACKING_PASSWORD"]
-    assert "*" not in given["MLFLOW_SERVER_ALLOWED_HOSTS"].replace(":*", "")
+    assert environment["MLFLOW_AUTH_ADMIN_PASSWORD"] == LOGINS["MLFLOW_TRACKING_PASSWORD"]
+    assert "*" not in environment["MLFLOW_SERVER_ALLOWED_HOSTS"].replace(":*", "")
     assert not any(
-        secret in Path(given["MLFLOW_AUTH_CONFIG_PATH"]).read_text()
+        secret in Path(environment["MLFLOW_AUTH_CONFIG_PATH"]).read_text()
         for secret in LOGINS.values()
         if secret != "admin"
     )
@@ -91,7 +92,7 @@ def test_up_elsewhere_without_logins_is_exit_code_2_and_starts_nothing(tmp_path:
     assert processes_of(tmp_path) == [] and not (tmp_path / "platform.json").exists()
     token = tmp_path / "ray" / "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64, (
-        "Ray's clusters ask for a token, always"
+        "Ray's clusters always require a token"
     )
 
 

@@ -1,4 +1,4 @@
-"""A store and a registry of artifacts as old as a test of garbage collection wants."""
+"""A store and a registry with artifacts of chosen ages, for tests of garbage collection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY = 86400.0
 
 
 class Lab:
-    """A store and a registry in one home, whose artifacts are as old as a test wants."""
+    """A store and a registry in one home, with artifacts of any age that a test needs."""
 
     def __init__(self, home: Path, url: str = "") -> None:
         self.home, self.url = home, url or f"sqlite:///{home}/registry.db"
@@ -33,13 +33,13 @@ class Lab:
         trail: tuple[str, ...] = (),
         kind: str = "thing",
     ) -> str:
-        """An artifact of some bytes, made from others; its identity."""
+        """Store a small artifact made from others, `days` old; returns its identity."""
         with self.store.build(
-            kind, {"name": name}, {str(n): one for n, one in enumerate(made_from)}, 1
+            kind, {"name": name}, {str(n): parent for n, parent in enumerate(made_from)}, 1
         ) as build:
             assert build is not None
             build.put("bytes", lambda path: path.write_text(name * 100))
-            build.commit({"ref": {"id": build.id, "trail": [{"id": one} for one in trail]}})
+            build.commit({"ref": {"id": build.id, "trail": [{"id": policy} for policy in trail]}})
         self.age(build.id, days)
         return build.id
 
@@ -48,13 +48,13 @@ class Lab:
         os.utime(self.store.path(artifact) / MANIFEST, (moment, moment))
 
     def record(self, artifact: str, parents: list[str] | None = None) -> None:
-        """In the registry as flows record it, or with some of its edges only."""
+        """Record an artifact in the registry as flows do; `parents` selects some of its edges."""
         every = list(self.store.manifest(artifact).inputs.values())
         self.registry.record_artifact(
             artifact,
             "policy",
             {},
-            [("from", one) for one in (every if parents is None else parents)],
+            [("from", parent) for parent in (every if parents is None else parents)],
         )
 
     def campaign(self, name: str, *holds: str, status: Any = "completed") -> str:
@@ -69,19 +69,19 @@ class Lab:
         return plan(take_inventory(self.store), Claims.of(self.registry, but), time.time(), days)
 
     def collect(self, days: float = 7.0) -> set[str]:
-        """What went."""
+        """Collect garbage; returns the identities of the deleted artifacts."""
         return {item.id for item in collect(self.store, self.registry, self.plan(days)).went}
 
     def there(self) -> set[str]:
-        """Identities of all artifacts, which are looked at without being used."""
+        """Identities of all artifacts, listed without counting as a use of them."""
         return {item.id for item in take_inventory(self.store) if item.what == "artifact"}
 
     def whole(self, *artifacts: str) -> bool:
-        return all(self.store.damage(one) is None for one in artifacts)
+        return all(self.store.damage(artifact) is None for artifact in artifacts)
 
 
 class Busy(Registry):
-    """The same registry, beside which something happens when it is asked for the n-th time."""
+    """The same registry; after the n-th call of `is_held` it runs `happens`, a concurrent event."""
 
     def __init__(self, registry: Registry, moment: int, happens: Callable[[], None]) -> None:
         self._engine, self.moment, self.happens = registry._engine, moment, happens

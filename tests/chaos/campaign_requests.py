@@ -1,5 +1,6 @@
-"""A campaign that is asked for: by the command, or by a form of the platform. Asked again, it is
-the same campaign.
+"""Requests for a campaign, by the command or by a form of the platform.
+
+Repeating a request resumes the same campaign.
 """
 
 from __future__ import annotations
@@ -13,30 +14,31 @@ from typing import Any
 import httpx
 import psutil
 from helpers import SHRUNK, sets
-from services import House
+from services import Stack
 
 CHANGES = (*SHRUNK, "iterations=1", "runtime.cpus=1", "runtime.checkpoint_every=3")
-"""The shrunk campaign, its stages as Ray tasks. How it is spread over a cluster is no part of
-what is asked: a trial may change that.
+"""Overrides of the shrunk campaign, with its stages as Ray tasks.
+
+A trial may also change how it is spread over a cluster, which does not change the campaign.
 """
 
 
-class Asked:
-    """A campaign called `name` in a house."""
+class CampaignRequest:
+    """A campaign called `name`, started on a stack."""
 
-    def __init__(self, house: House, name: str, *changes: str) -> None:
-        self.house = house
+    def __init__(self, stack: Stack, name: str, *changes: str) -> None:
+        self.stack = stack
         self.changes = [*CHANGES, *changes, f"name={name}"]
         self.begin()
 
     @property
     def process(self) -> psutil.Popen | None:
-        """The process that asked, where there is one of ours."""
+        """The process that runs the campaign, if a trial started one."""
         return None
 
     @abstractmethod
     def begin(self) -> None:
-        """Ask for it (again)."""
+        """Start the campaign, or resume it."""
 
     @abstractmethod
     def ended(self) -> bool: ...
@@ -45,22 +47,22 @@ class Asked:
     def succeeded(self) -> bool: ...
 
     @abstractmethod
-    def said(self) -> str:
-        """What came of it, for a person."""
+    def message(self) -> str:
+        """How the campaign ended, for a reader."""
 
     @abstractmethod
     def result(self) -> dict[str, Any]:
-        """The contract's JSON object."""
+        """The JSON result of `erpd run --json`."""
 
     def stop(self) -> None:
-        """End what is still under way."""
+        """Stop whatever is still running."""
 
 
-class Command(Asked):
+class Command(CampaignRequest):
     """`erpd run`."""
 
     def begin(self) -> None:
-        folder = self.house.folder
+        folder = self.stack.folder
         command = [
             sys.executable,
             "-m",
@@ -74,7 +76,7 @@ class Command(Asked):
             self._process = psutil.Popen(
                 command,
                 cwd=folder / "cwd",
-                env=self.house.variables(),
+                env=self.stack.variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -90,15 +92,15 @@ class Command(Asked):
     def succeeded(self) -> bool:
         return self._process.returncode == 0
 
-    def said(self) -> str:
+    def message(self) -> str:
         return (
             f"exit code {self._process.returncode}: "
-            f"{(self.house.folder / 'stderr').read_text(errors='replace')[-1500:]}"
+            f"{(self.stack.folder / 'stderr').read_text(errors='replace')[-1500:]}"
         )
 
     def result(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.house.folder / "stdout").read_text())
-        return found
+        result: dict[str, Any] = json.loads((self.stack.folder / "stdout").read_text())
+        return result
 
     def stop(self) -> None:
         if not self.ended():
@@ -106,28 +108,28 @@ class Command(Asked):
             self._process.wait()
 
 
-class FlowRun(Asked):
-    """A run of the deployed campaign, as its form in Prefect's UI makes one."""
+class FlowRun(CampaignRequest):
+    """A flow run of the deployed campaign, as its form in Prefect's UI creates it."""
 
-    def __init__(self, house: House, name: str, *changes: str) -> None:
-        house.services["deployments"].start()
-        house.services["deployments"].wait()
+    def __init__(self, stack: Stack, name: str, *changes: str) -> None:
+        stack.services["deployments"].start()
+        stack.services["deployments"].wait()
         self.name = name
-        super().__init__(house, name, *changes)
+        super().__init__(stack, name, *changes)
 
     def begin(self) -> None:
-        deployment = self.house.prefect("/deployments/name/campaign/campaign")["id"]
+        deployment = self.stack.prefect("/deployments/name/campaign/campaign")["id"]
         what = {"kind": "recipe", "recipe": "tiny", "changes": self.changes}
-        self.id: str = self.house.prefect(
+        self.id: str = self.stack.prefect(
             f"/deployments/{deployment}/create_flow_run", {"parameters": {"what": what}}
         )["id"]
 
     def _state(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = self.house.prefect(f"/flow_runs/{self.id}")["state"]
+            state: dict[str, Any] = self.stack.prefect(f"/flow_runs/{self.id}")["state"]
         except httpx.HTTPError as error:
             return {"type": "unknown", "message": str(error)}
-        return found
+        return state
 
     def ended(self) -> bool:
         return self._state()["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -135,15 +137,15 @@ class FlowRun(Asked):
     def succeeded(self) -> bool:
         return self._state()["type"] == "COMPLETED"
 
-    def said(self) -> str:
+    def message(self) -> str:
         return f"{self._state()}"
 
     def result(self) -> dict[str, Any]:
-        """The command says it: every stage is in the store by now."""
-        told = Command(self.house, self.name)
-        told.process.wait(300)  # type: ignore[union-attr]
-        assert told.succeeded(), told.said()
-        return told.result()
+        """Run the command to get the result: every stage is in the store by now."""
+        command = Command(self.stack, self.name)
+        command.process.wait(300)  # type: ignore[union-attr]
+        assert command.succeeded(), command.message()
+        return command.result()
 
     def stop(self) -> None:
-        self.house.services["deployments"].stop()
+        self.stack.services["deployments"].stop()

@@ -136,7 +136,7 @@ def show_table(prepared: PreparedStudy) -> None:
         f"{prepared.study.description}\n\n{study_markdown(rows)}\n\n"
         f"The full report, at the end: `{path}`"
     )
-    title = f"{prepared.id}: every arm beside the paper's numbers"
+    title = f"{prepared.id}: every arm and the paper's numbers"
     LiveArtifact("markdown", "study-report").show(report, title)
 
 

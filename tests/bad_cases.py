@@ -417,7 +417,7 @@ CASES: tuple[Case, ...] = (
         "p.jsonl",
         '{"problem": "x", "answer": {"inputs": [1], "outputs": []}}\n',
         "row 1",
-        "two lists",
+        "two non-empty lists",
         more=", reader: unit_tests",
     ),
     problems(

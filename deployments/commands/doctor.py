@@ -40,7 +40,7 @@ class Check:
     name: str
     found: str
     good: bool = True
-    mend: str = ""
+    remedy: str = ""
     """What it is for and how to get it."""
 
 
@@ -77,7 +77,7 @@ def _print_remedies(console: Console, title: str, checks: list[Check]) -> None:
 
     Only the terminal wraps these lines, so that a command can be copied whole.
     """
-    lines = [f"  {check.name}: {check.mend}" for check in checks if not check.good]
+    lines = [f"  {check.name}: {check.remedy}" for check in checks if not check.good]
     for line in (title, *lines, "") if lines else ():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -14,7 +14,7 @@ from tasks.untrusted.output_files import check_output
 ProblemRow = dict[str, Any]
 SHOWN = 10
 """Number of problems printed per benchmark."""
-BESIDE = ("samples", "solved", "length", "truncated", "unanswered", "answer", "votes")
+AGAINST = ("samples", "solved", "length", "truncated", "unanswered", "answer", "votes")
 """Columns that the other model has too, as `against_solved` and so on."""
 
 
@@ -41,7 +41,7 @@ def join(
         }
         for row in rows:
             other = others[row["benchmark"], row["problem"]]
-            row |= {f"against_{name}": other[name] for name in BESIDE}
+            row |= {f"against_{name}": other[name] for name in AGAINST}
             row["difference"] = row["solved"] / row["samples"] - other["solved"] / other["samples"]
     return rows
 

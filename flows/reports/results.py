@@ -212,7 +212,7 @@ def summary(rows: Sequence[PolicyRow]) -> list[str]:
     best = next((row for row in rows if row.best), None)
     if best is None:
         return [f"The base scores {percent(base.mean)} % ({on}); no student has been measured yet."]
-    apart = all(
+    separate = all(
         best.report.scores[name].ci95[0] > base.report.scores[name].ci95[1]
         for name in benchmarks
         if _both(name, best, base)
@@ -221,7 +221,7 @@ def summary(rows: Sequence[PolicyRow]) -> list[str]:
         ""
         if len(benchmarks) == 1
         else " on any benchmark"
-        if apart
+        if separate
         else " on at least one benchmark"
     )
     several = sum(row.role == "student" and row.moved for row in rows) > 1
@@ -230,7 +230,7 @@ def summary(rows: Sequence[PolicyRow]) -> list[str]:
         f"{subject} scores {percent(best.mean)} % ({on}): {points(best.mean - base.mean)} points "
         f"against base ({percent(base.mean)} %), "
         f"at {nats(best.report.kl_base)} nats per token from it. "
-        f"The two 95 % intervals {'do not overlap' if apart else 'overlap'}{where}."
+        f"The two 95 % intervals {'do not overlap' if separate else 'overlap'}{where}."
     )
     return [
         first,

@@ -94,16 +94,16 @@ def text_lines(path: Path, shown: str = "") -> Iterator[tuple[str, str]]:
                 yield where, line
 
 
-def parse_json(text: str, where: str, mend: str = "write one JSON object per line") -> Any:
+def parse_json(text: str, where: str, remedy: str = "write one JSON object per line") -> Any:
     """Parse a JSON text.
 
-    Raises ValueError, in one line, that gives `where`, what is wrong, and the remedy `mend`.
+    Raises ValueError, in one line, that gives `where`, what is wrong, and the remedy `remedy`.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(
-            f"{where}: not JSON that can be read (nested too deeply); {mend}"
+            f"{where}: not JSON that can be read (nested too deeply); {remedy}"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({short(error, 160)}); {mend}") from error
+        raise ValueError(f"{where}: not JSON ({short(error, 160)}); {remedy}") from error

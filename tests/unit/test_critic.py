@@ -213,7 +213,7 @@ def test_ppo_trains_on_the_critics_advantages(world: World, values: ValuesRef):
 
 
 def test_ppos_signal_is_the_whitened_gae_of_the_column(world: World, values: ValuesRef):
-    """Recomputed from the column; with alpha so large that lambda is 1, it is R - V, whitened."""
+    """Recomputed from the column; at an alpha so large that lambda is 1, it is R - V, whitened."""
     batch = load_batch(shards(world.store, world.rollouts))
     value_N = load_column(world.store, values, "value")
     ours = ppo_stage(world, values, alpha=1e9)._advantages(world.store, batch)

@@ -58,7 +58,7 @@ def world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     return replace(world, store=Store(root))
 
 
-def alone(world: World) -> Context:
+def one_thread(world: World) -> Context:
     return context(world.store, cpus=1)
 
 
@@ -167,7 +167,9 @@ def test_a_batch_without_a_lesson_is_not_trained_on(
 ):
     before = left(world)
     with pytest.raises(Fault, match=rf"^teacher training: {says}") as raised:
-        get_or_compute(teacher(world, doctored(world, change), loss=loss, steps=2), alone(world))
+        get_or_compute(
+            teacher(world, doctored(world, change), loss=loss, steps=2), one_thread(world)
+        )
     assert "\n" not in str(raised.value)
     assert left(world) == before
 
@@ -177,7 +179,7 @@ def test_a_critic_is_not_fitted_to_outcomes_that_are_all_equal(world: World):
         init=world.base, rollouts=doctored(world, RIGHT), config=CriticConfig(steps=2), seed=1
     )
     with pytest.raises(Fault, match=r"^critic training: ppo learns from wrong responses too"):
-        get_or_compute(stage, alone(world))
+        get_or_compute(stage, one_thread(world))
 
 
 def test_the_outcomes_of_a_batch_are_counted(world: World):
@@ -208,11 +210,11 @@ def test_responses_without_a_token_are_left_out_and_the_rest_is_trained_on(world
         0,
         2,
     )
-    old = get_or_compute(ScoreRollouts(policy=world.base, rollouts=some), alone(world))
+    old = get_or_compute(ScoreRollouts(policy=world.base, rollouts=some), one_thread(world))
     batch, all_of_them = (load_batch(shards(world.store, ref)) for ref in (some, full))
     assert batch.sequences == all_of_them.sequences - 2 == 190
     assert batch.tokens == some.tokens == len(load_column(world.store, old)) < full.tokens
-    training = get_or_compute(teacher(world, some, old, loss=GRPO(), steps=3), alone(world))
+    training = get_or_compute(teacher(world, some, old, loss=GRPO(), steps=3), one_thread(world))
     values = [value for record in load_records(world.store, training) for value in record.values()]
     assert torch.isfinite(torch.tensor(values, dtype=torch.float64)).all()
 
@@ -228,7 +230,7 @@ def test_weights_that_are_not_finite_are_not_kept(world: World):
         match=r"^teacher training, step 1: \d+ weights have become NaN or infinite, first .*; "
         r"lower the learning rate",
     ):
-        get_or_compute(teacher(world, world.rollouts, lr=1e39, steps=1), alone(world))
+        get_or_compute(teacher(world, world.rollouts, lr=1e39, steps=1), one_thread(world))
     assert left(world) == before
 
 
@@ -238,7 +240,7 @@ def test_a_training_that_overflows_names_its_step_and_keeps_nothing_of_it(world:
         Fault,
         match=r"^teacher training, step 2: .*(is nan|is inf|not finite).*; lower the learning rate",
     ):
-        get_or_compute(teacher(world, world.rollouts, lr=1e25, steps=5), alone(world))
+        get_or_compute(teacher(world, world.rollouts, lr=1e25, steps=5), one_thread(world))
     assert left(world) == before
 
 
@@ -270,12 +272,12 @@ def test_a_student_whose_kl_explodes_ends_the_run(world: World):
     with pytest.raises(
         Fault, match=r"^student training, step \d: KL\(old \|\| student\) is .*kl_stop"
     ) as raised:
-        get_or_compute(student(world, lr=0.3, steps=6), alone(world))
+        get_or_compute(student(world, lr=0.3, steps=6), one_thread(world))
     assert f"no more than {torch.log(torch.tensor(tokens)):.3g}" in str(raised.value)
 
 
 def test_with_kl_stop_it_ends_there_and_goes_on_with_what_it_has(world: World):
-    training = get_or_compute(student(world, lr=0.3, steps=6, kl_stop=0.5), alone(world))
+    training = get_or_compute(student(world, lr=0.3, steps=6, kl_stop=0.5), one_thread(world))
     records = load_records(world.store, training)
     assert len(records) < 6 and records[-1]["kl_old_theta_on_old_batch"] >= 0.5
     assert [policy.step for policy in training.trail] == [len(records)]
@@ -289,11 +291,13 @@ def test_a_fault_in_a_later_phase_says_which(world: World):
         }
     )
     with pytest.raises(Fault, match=r"^student training: the signal is the same on every token"):
-        get_or_compute(stage.model_copy(update={"phases": (stage.phases[0], broken)}), alone(world))
-    healthy = get_or_compute(stage, alone(world))
+        get_or_compute(
+            stage.model_copy(update={"phases": (stage.phases[0], broken)}), one_thread(world)
+        )
+    healthy = get_or_compute(stage, one_thread(world))
     assert [record["step"] for record in load_records(world.store, healthy)] == [1, 2]
     with pytest.raises(Fault, match=r"^student training, phase 2, step 1: "):
-        get_or_compute(replace_lr(stage, 1e25), alone(world))
+        get_or_compute(replace_lr(stage, 1e25), one_thread(world))
 
 
 def replace_lr(stage: DistillStudent, lr: float) -> DistillStudent:
@@ -309,7 +313,7 @@ def test_a_critic_that_diverges_is_not_used(world: World):
         Fault,
         match=r"^critic training: the critic has diverged: .*; lower the critic's learning rate",
     ):
-        get_or_compute(stage, alone(world))
+        get_or_compute(stage, one_thread(world))
     assert stage.stored(world.store) is None
 
 
@@ -323,7 +327,7 @@ def test_an_online_training_that_overflows_names_its_batch(world: World):
     ):
         get_or_compute(
             TrainOnline(init=world.base, problems=world.problems, config=config, seed=5),
-            alone(world),
+            one_thread(world),
         )
 
 
@@ -346,7 +350,7 @@ def test_tokens_that_mean_something_else_are_refused_though_they_are_as_many(wor
         ValueError, match=rf"token {min(at, place)} is not the same in .* one vocabulary"
     ):
         get_or_compute(
-            ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), alone(world)
+            ScoreRollouts(policy=PolicyRef(id=build.id), rollouts=world.rollouts), one_thread(world)
         )
 
 

@@ -118,7 +118,7 @@ def test_a_stage_that_found_no_room_ends_equal_when_there_is(
     for artifact in (undisturbed.id, *(policy.id for policy in getattr(undisturbed, "trail", ()))):
         ours, theirs = again.manifest(artifact).files, world.store.manifest(artifact).files
         assert {name: file for name, file in ours.items() if name != "records.jsonl"} == {
-            # records hold times
+            # records.jsonl holds times
             name: file
             for name, file in theirs.items()
             if name != "records.jsonl"

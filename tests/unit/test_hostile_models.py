@@ -332,7 +332,7 @@ def test_numbers_of_models_in_use_are_not_too_large(name: str, folder: Path):
 # ---------------------------------------------------------------------------- imported, but not run
 
 
-def taken(folder: Path, tmp_path: Path, **more: Any) -> Path:
+def imported(folder: Path, tmp_path: Path, **more: Any) -> Path:
     """Import the model; returns its folder in the store."""
     here = context(Store(tmp_path / "store"))
     return here.store.path(
@@ -351,7 +351,7 @@ def test_code_of_a_model_that_the_library_knows_is_left_behind_and_not_needed(
     change(
         folder / "adapter_config.json", base_model_name_or_path="somebody/else", peft_type="LORA"
     )
-    policy = taken(folder, tmp_path)
+    policy = imported(folder, tmp_path)
     assert type(load_policy(policy, CPU).model).__module__.startswith("transformers.models.")
     load_tokenizer(policy)
     assert not [
@@ -368,7 +368,7 @@ def test_code_runs_where_the_recipe_names_it_and_goes_on_with_what_is_trained(
     folder: Path, tmp_path: Path, canary: Path
 ):
     own_code(folder, canary)
-    policy = taken(folder, tmp_path, trust_code=str(folder))
+    policy = imported(folder, tmp_path, trust_code=str(folder))
     assert json.loads((policy / TRUST).read_text()) == {"code": str(folder)}
     assert not canary.exists(), "importing does not run it"
     model = load_policy(policy, CPU)

@@ -471,7 +471,9 @@ def test_whatever_is_asked_of_a_stage_affects_its_identity(name: str):
     stage = STAGES[name]
     others = [stage.model_copy(update=change).identity() for change in ASKED[name]]
     assert len({stage.identity(), *others}) == 1 + len(others), [
-        c for c, identity in zip(ASKED[name], others, strict=True) if identity == stage.identity()
+        change
+        for change, identity in zip(ASKED[name], others, strict=True)
+        if identity == stage.identity()
     ]
 
 

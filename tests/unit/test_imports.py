@@ -1,4 +1,4 @@
-"""The import contracts hold: `deployments -> flows -> tasks -> erpd_core`, and heavy packages."""
+"""The import contracts hold, among them `deployments -> flows -> tasks -> erpd_core`."""
 
 import json
 import shutil

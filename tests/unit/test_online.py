@@ -64,7 +64,7 @@ def stage(world: World, problems: ProblemsRef | None = None, **config: Any) -> T
 
 @pytest.fixture(scope="module")
 def online(world: World) -> TrainingRef:
-    return get_or_compute(stage(world, keep=(4,)), alone(world))
+    return get_or_compute(stage(world, keep=(4,)), one_thread(world))
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ def unanswerable(world: World, tmp_path_factory: pytest.TempPathFactory) -> Prob
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return get_or_compute(
         draw_problems("unanswerable", FileProblems(path=str(path), extractor="hash"), 1),
-        alone(world),
+        one_thread(world),
     )
 
 
-def alone(world: World) -> Context:
+def one_thread(world: World) -> Context:
     """A context with one thread; more would slow so small a model down, above all on busy cores."""
     return context(world.store, cpus=1)
 
@@ -106,13 +106,14 @@ def test_accuracy_on_training_prompts_rises(world: World, online: TrainingRef):
 
 def test_the_policy_is_better_on_problems_it_has_not_seen(world: World, online: TrainingRef):
     problems = get_or_compute(
-        draw_problems("validation", TinyProblems(split="validation", count=64), 1), alone(world)
+        draw_problems("validation", TinyProblems(split="validation", count=64), 1),
+        one_thread(world),
     )
     asked = [
         SampleRollouts(policy=policy, problems=problems, sampling=SAMPLING, seed=5)
         for policy in (world.base, online.last)
     ]
-    before, after = (get_or_compute(rollouts, alone(world)).accuracy for rollouts in asked)
+    before, after = (get_or_compute(rollouts, one_thread(world)).accuracy for rollouts in asked)
     assert after > before + 0.10
 
 
@@ -164,7 +165,7 @@ def test_the_trail_holds_the_kept_steps_and_nothing_only_resuming_needs_stays(
 
 
 def test_several_updates_on_each_batch_leave_its_policy_behind(world: World):
-    ref = get_or_compute(stage(world, steps=2, updates_per_batch=4), alone(world))
+    ref = get_or_compute(stage(world, steps=2, updates_per_batch=4), one_thread(world))
     first = load_records(world.store, ref)[0]
     assert first["updates"] == 4
     assert first["ratio_max"] > 1.01 > 0.99 > first["ratio_min"], (
@@ -188,7 +189,7 @@ def test_a_step_samples_the_weights_of_the_step_before(world: World, online: Tra
     The samples come from another engine, the KL from transformers alone in float64.
     """
     fifth = load_records(world.store, online)[4]
-    engine = open_engine(world.store.path(online.at(4).id), alone(world).runtime)
+    engine = open_engine(world.store.path(online.at(4).id), one_thread(world).runtime)
     with Grader() as grader:
         seed = seed_of(3, "step", 5) >> 32
         problems = drawn(world, 5)
@@ -226,7 +227,7 @@ def test_a_step_samples_the_weights_of_the_step_before(world: World, online: Tra
 def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_worse(
     world: World, tmp_path: Path
 ):
-    folder, runtime = world.store.path(world.base.id), alone(world).runtime
+    folder, runtime = world.store.path(world.base.id), one_thread(world).runtime
     policy = load_policy(folder, runtime)
     separate, shared = open_engine(folder, runtime), open_engine(folder, runtime, policy)
     problems = drawn(world, 1)
@@ -286,7 +287,7 @@ def test_an_epoch_asks_every_prompt_once(world: World, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(tasks.training.online, "sample_and_grade", noted)
     short = SAMPLING.model_copy(update={"samples": 2, "max_new_tokens": 4})
-    get_or_compute(stage(world, steps=4, sampling=short), alone(world))
+    get_or_compute(stage(world, steps=4, sampling=short), one_thread(world))
     everything = sorted(problem.id for problem in load_problems(world.store, world.problems))
     assert sorted(asked[:64]) == sorted(asked[64:]) == everything
     assert asked[:64] != asked[64:], "each epoch has its own order"
@@ -308,7 +309,7 @@ def test_a_batch_without_an_informative_group_is_recorded_and_left_alone(
     world: World, unanswerable: ProblemsRef, loss: GRPO | MSE
 ):
     ref = get_or_compute(
-        stage(world, unanswerable, loss=loss, steps=2, prompts_per_step=4), alone(world)
+        stage(world, unanswerable, loss=loss, steps=2, prompts_per_step=4), one_thread(world)
     )
     for record in load_records(world.store, ref):
         assert (
@@ -366,7 +367,7 @@ def test_a_killed_run_ends_in_the_same_bits(
         asked = stage(world, steps=6, keep=(3, 5), updates_per_batch=2)
     else:
         asked = stage(world, unanswerable, steps=6, keep=(3, 5), prompts_per_step=4)
-    undisturbed = get_or_compute(asked, alone(world))
+    undisturbed = get_or_compute(asked, one_thread(world))
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     for artifact in (undisturbed.id, *(policy.id for policy in undisturbed.trail)):
@@ -399,7 +400,7 @@ def test_the_machine_changes_neither_identity_nor_what_is_sampled_first(
     world: World, tmp_path: Path
 ):
     asked = stage(world, steps=1)
-    here = get_or_compute(asked, alone(world))
+    here = get_or_compute(asked, one_thread(world))
     shutil.copytree(world.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     for artifact in (here.id, here.last.id):

@@ -1,6 +1,6 @@
 """Damaged SQLite databases are detected and named with a remedy, and never hang.
 
-Damaged views are set aside, and new ones are started.
+A damaged database of a view (Prefect, MLflow) is set aside, and a new one is started.
 """
 
 from __future__ import annotations

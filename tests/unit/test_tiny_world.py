@@ -68,10 +68,10 @@ def test_a_split_ignores_order():
 
 def test_problems_are_a_function_of_their_arguments():
     once = tiny_world.problems("validation", 40, seed=7)
-    random.seed(1)  # the global generator is neither read...
+    random.seed(1)  # the global generator is not read
     state = random.getstate()
     assert tiny_world.problems("validation", 40, seed=7) == once
-    assert random.getstate() == state  # ...nor moved
+    assert random.getstate() == state  # and not moved
     assert tiny_world.problems("validation", 40, seed=8) != once
 
 

@@ -1,5 +1,6 @@
-"""Figures of signals on the fixed batch: how far students follow (Fig. 7), where teachers moved
-(Fig. 10).
+"""Figures of signals on the fixed batch.
+
+They show how far students follow their teachers (Fig. 7) and where teachers moved (Fig. 10).
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ def _policy_names(points: Sequence[Placed], benchmark: str, arms: Sequence[str])
 def stages(points: Sequence[Placed], order: Sequence[str] = ()) -> Figure | None:
     """Score by iteration, a line per arm through its base and students.
 
-    Each student is labelled with the strategy of its iteration. Teachers are hollow.
+    Each student is labeled with the strategy of its iteration. Teachers are hollow.
     """
     benchmarks = list(dict.fromkeys(name for point in points for name in point.scores))
     if not benchmarks or not any(point.role == "student" for point in points):

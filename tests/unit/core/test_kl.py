@@ -32,7 +32,7 @@ def test_expectation_over_the_sampler_is_the_exact_kl(estimator):
 @pytest.mark.parametrize("estimator", [k1, k3])
 def test_the_direction_is_sampler_to_other(estimator):
     assert (Q * estimator(Q.log(), P.log())).sum().item() == pytest.approx(exact(Q, P).item())
-    assert abs(exact(P, Q) - exact(Q, P)) > 0.05  # the example tells the directions apart
+    assert abs(exact(P, Q) - exact(Q, P)) > 0.05  # the example separates the directions
 
 
 def test_k2_is_biased_and_k1_alone_can_be_negative():

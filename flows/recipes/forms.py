@@ -18,17 +18,18 @@ from flows.recipes.studies import Scale, Study, is_study, load_study
 Change = Annotated[str, Field(title="key.path=value")]
 
 
-_STUDIES = {name: is_study(name) for name in recipe_names()}
-CampaignRecipe = Annotated[
-    str, Field(json_schema_extra={"enum": [name for name, study in _STUDIES.items() if not study]})
-]
-StudyRecipe = Annotated[
-    str,
-    Field(
-        title="Of the paper",
-        json_schema_extra={"enum": [name for name, study in _STUDIES.items() if study]},
-    ),
-]
+def _list_campaigns(schema: dict[str, Any]) -> None:
+    """Add the names of the campaign recipes; they are read when a form is asked for."""
+    schema["enum"] = [name for name in recipe_names() if not is_study(name)]
+
+
+def _list_studies(schema: dict[str, Any]) -> None:
+    """Add the names of the study recipes."""
+    schema["enum"] = [name for name in recipe_names() if is_study(name)]
+
+
+CampaignRecipe = Annotated[str, Field(json_schema_extra=_list_campaigns)]
+StudyRecipe = Annotated[str, Field(title="Of the paper", json_schema_extra=_list_studies)]
 
 
 class _Tabs:
@@ -139,6 +140,7 @@ class Written(Form):
 
     kind: Literal["written"] = "written"
     config: CampaignConfig
+    """Every setting, as `erpd show RECIPE` prints them."""
     recipe: str = ""
     """Name of the recipe that the settings come from; it is only recorded."""
 

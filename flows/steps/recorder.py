@@ -32,7 +32,7 @@ from tasks.host.home import events_path
 from tasks.registry import Registry, open_registry
 from tasks.store import Store, open_store
 from tasks.tracking import TrackedRun, Tracker
-from tasks.training.stage import load_records
+from tasks.training.base import load_records
 
 PendingResults = Callable[[], list[Ref]]
 """Waits for started stages, records their artifacts, and returns their results. Call it once."""

@@ -10,7 +10,7 @@ from tasks.datasets.catalogue import (
     concrete,
     samples_of,
 )
-from tasks.datasets.stage import (
+from tasks.datasets.draw import (
     DrawProblems,
     check_problems,
     draw_problems,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from tasks.execution.requests import ResourceRequest
+from tasks.execution.resource_requests import ResourceRequest
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen", contravariant=True)

@@ -22,7 +22,7 @@ import psutil
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.estimates.memory import width
-from tasks.execution.requests import (
+from tasks.execution.resource_requests import (
     ResourceRequest,
     local_cpus,
     sampler_request,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.execution.actors import DEATHS
-from tasks.execution.requests import ResourceRequest
+from tasks.execution.resource_requests import ResourceRequest
 
 GRACE_SECONDS = 15.0
 """How long to wait for the other actors after the error of one: when an actor dies, the others

@@ -8,7 +8,7 @@ from typing import Any
 
 from erpd_core.config import RuntimeConfig
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import stage_request
+from tasks.execution.resource_requests import stage_request
 from tasks.execution.stage import Context, Ref, Stage, get_or_compute
 
 

@@ -17,7 +17,7 @@ from erpd_core.config import RuntimeConfig
 from tasks.execution.capacity import Node, Requirement, refuse_impossible, requirements
 from tasks.execution.machines import machine, machine_names
 from tasks.execution.node_watch import NodeWatch, watch_own_node
-from tasks.execution.requests import local_cpus, stage_request
+from tasks.execution.resource_requests import local_cpus, stage_request
 from tasks.host.home import home
 from tasks.host.services import ray_address
 from tasks.host.shutdown import signals_kept

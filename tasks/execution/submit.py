@@ -13,7 +13,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from erpd_core.config import RuntimeConfig
 from tasks.execution.prefect_tasks import PREFECT_TASKS
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import ResourceRequest, stage_request
+from tasks.execution.resource_requests import ResourceRequest, stage_request
 from tasks.execution.stage import Stage
 
 CANCEL_POLL_SECONDS = 1.0

@@ -4,7 +4,7 @@ A rollout is stored in shards; each is durable as soon as it is finished.
 
 | module | purpose |
 |---|---|
-| stage.py, score.py | the stages: sampling with verification; log-probs of a policy on a rollout |
+| sample.py, score.py | the stages: sampling with verification; log-probs of a policy on a rollout |
 | samplers.py, scorers.py | the work on a shard |
 | shard_workers.py | runs that work in this process or on Ray actors |
 | shard.py | a shard: problems sampled as one batch |
@@ -15,8 +15,8 @@ A rollout is stored in shards; each is durable as soon as it is finished.
 
 from tasks.rollouts.reading import load_batch, outcomes, shards, to_batch
 from tasks.rollouts.rows import SCHEMA, sample_and_grade, seed_of
+from tasks.rollouts.sample import SampleRollouts
 from tasks.rollouts.shard import shard_name
-from tasks.rollouts.stage import SampleRollouts
 
 __all__ = [
     "SCHEMA",

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from tasks.engines import Engine, Sample, open_engine
-from tasks.execution.requests import sampler_request
+from tasks.execution.resource_requests import sampler_request
 from tasks.host.machine import use_threads
 from tasks.rollouts.journal import Journal
 from tasks.rollouts.meter import Meter

@@ -11,7 +11,7 @@ from torch import Tensor
 from erpd_core.config import RuntimeConfig
 from erpd_core.optimize import score
 from tasks.execution.progress import Progress
-from tasks.execution.requests import scorer_request
+from tasks.execution.resource_requests import scorer_request
 from tasks.host.machine import use_threads
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import load_batch

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from erpd_core.config import RuntimeConfig
 from tasks.execution.actors import Watch, map_over_actors
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import ResourceRequest
+from tasks.execution.resource_requests import ResourceRequest
 
 Shard = TypeVar("Shard")
 

@@ -13,8 +13,6 @@ manifest and renames the folder to `<kind>/<id>/`: an artifact is complete or ab
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import secrets
@@ -29,29 +27,12 @@ from filelock import FileLock
 from tasks.host.atomic_files import make_durable, write_atomically
 from tasks.host.home import home
 from tasks.host.services import store_url
+from tasks.store.artifact_identity import identity
 from tasks.store.manifest import MANIFEST, Manifest, StoredFile, sha256
 from tasks.store.mirror import Mirror
 
 SIDE = ".sum"
 """Suffix of the checksum file next to each file of a partial artifact."""
-
-
-def identity(kind: str, spec: Mapping[str, Any], inputs: Mapping[str, str], version: int) -> str:
-    """Identity of an artifact: `kind-` and 20 hex digits of SHA-256 of the arguments.
-
-    **Arguments:**
-        kind: Kind of the artifact, such as `policy` or `rollouts`.
-        spec: Settings that affect its values; JSON without NaN or infinity.
-        inputs: Role -> identity of each artifact it reads.
-        version: `VERSION` of the stage that makes it.
-    """
-    text = json.dumps(
-        [kind, spec, sorted(inputs.items()), version],
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
 
 def lock_path(root: Path, artifact: str) -> Path:

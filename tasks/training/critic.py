@@ -82,7 +82,7 @@ class TrainCritic(Stage[ValuesRef]):
 
     The artifact holds the values as one float32 column per rollout shard (`load_column(store, ref,
     "value")`), the critic at each kept step as `critic-<step>.safetensors`, and a record per step
-    (`tasks.training.stage.load_records`). Each file is durable as soon as it is finished.
+    (`tasks.training.base.load_records`). Each file is durable as soon as it is finished.
     """
 
     KIND: ClassVar[str] = "critic"

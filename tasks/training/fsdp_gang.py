@@ -14,7 +14,7 @@ from typing import Any
 from erpd_core.refs import TrainingRef
 from tasks.execution.gang import run_gang
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.requests import trainer_request
+from tasks.execution.resource_requests import trainer_request
 from tasks.execution.stage import Context
 from tasks.store import Build
 from tasks.training.checkpoint import written

@@ -25,8 +25,8 @@ from tasks.execution.stage import Context
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts.score import open_column
 from tasks.store import Build
+from tasks.training.base import Training
 from tasks.training.checkpoint import resume
-from tasks.training.stage import Training
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from tasks.grading import AnyGrader, open_grader
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import sample_and_grade, seed_of, to_batch
 from tasks.store import Build
+from tasks.training.base import Training
 from tasks.training.checkpoint import resume
-from tasks.training.stage import Training
 
 
 class TrainOnline(Training):

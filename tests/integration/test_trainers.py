@@ -22,10 +22,10 @@ from erpd_core.refs import TrainingRef
 from tasks.execution import gang
 from tasks.execution.gang import run_gang
 from tasks.execution.progress import Progress
-from tasks.execution.requests import ResourceRequest
+from tasks.execution.resource_requests import ResourceRequest
 from tasks.execution.stage import Context, get_or_compute
 from tasks.store import Store
-from tasks.training.stage import load_records
+from tasks.training.base import load_records
 from tasks.training.teacher import TrainTeacher
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

@@ -138,7 +138,7 @@ from erpd_core.refs import PolicyRef, ProblemsRef
 from tasks.training.online import TrainOnline
 from tasks.execution.stage import get_or_compute
 from tasks.store import Store
-from tasks.training.stage import load_records
+from tasks.training.base import load_records
 store = Store(Path(sys.argv[1]))
 config = OnlineConfig(
     optimizer=OptimizerConfig(lr=3e-4), steps=12, prompts_per_step=32,

@@ -20,7 +20,7 @@ from tasks.engines import check_engine
 from tasks.estimate.preflight import campaign_requirements, check_room, check_runtime
 from tasks.execution.capacity import Node, Requirement, refuse_impossible, requirements
 from tasks.execution.ray_cluster import _node
-from tasks.execution.requests import ResourceRequest
+from tasks.execution.resource_requests import ResourceRequest
 
 SMALL = Node(cpus=2, gpus=0, memory=16e9)
 HEAD = Node(cpus=0, gpus=0, memory=4e9)

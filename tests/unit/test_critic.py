@@ -20,9 +20,9 @@ from tasks.models.policy import load_policy
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
 from tasks.store import Store
+from tasks.training.base import load_records
 from tasks.training.checkpoint import RESUME
 from tasks.training.critic import HFCritic, TrainCritic
-from tasks.training.stage import load_records
 from tasks.training.teacher import TrainTeacher
 
 FAST = OptimizerConfig(lr=1e-3)

@@ -39,10 +39,10 @@ from tasks.execution.stage import Context, get_or_compute
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import ScoreRollouts, load_column
 from tasks.store import Store
+from tasks.training.base import load_records
 from tasks.training.batch_check import batch_outcomes
 from tasks.training.critic import TrainCritic
 from tasks.training.online import TrainOnline
-from tasks.training.stage import load_records
 from tasks.training.student import DistillStudent, SidedSignal, SignalPhase
 from tasks.training.teacher import TrainTeacher
 

@@ -53,9 +53,9 @@ from tasks.execution.stage import Stage
 from tasks.models.import_policy import ASSETS, ImportPolicy, import_policy
 from tasks.rollouts import SampleRollouts
 from tasks.rollouts.score import ScoreRollouts
+from tasks.training.base import KeptPolicy
 from tasks.training.critic import TrainCritic
 from tasks.training.online import TrainOnline
-from tasks.training.stage import KeptPolicy
 from tasks.training.student import DistillStudent, SidedSignal, SignalPhase
 from tasks.training.teacher import TrainTeacher
 

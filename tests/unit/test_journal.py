@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.refs import RolloutRef
 from tasks.engines import Sample
-from tasks.execution.requests import ResourceRequest, sampler_request, scorer_request
+from tasks.execution.resource_requests import ResourceRequest, sampler_request, scorer_request
 from tasks.execution.stage import get_or_compute
 from tasks.execution.submit import request_for
 from tasks.rollouts import SampleRollouts

@@ -38,9 +38,9 @@ from tasks.grading import Grader
 from tasks.models.policy import load_policy, save_policy
 from tasks.rollouts import SampleRollouts, sample_and_grade, seed_of, to_batch
 from tasks.store import Store
+from tasks.training.base import load_records
 from tasks.training.checkpoint import RESUME
 from tasks.training.online import TrainOnline
-from tasks.training.stage import load_records
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from erpd_core.config import RuntimeConfig, SamplingConfig
 from flows.steps.recorder import cancel_all, run_once
 from tasks.execution.progress import Progress
 from tasks.execution.ray_cluster import max_concurrent_stages
-from tasks.execution.requests import ResourceRequest, local_cpus
+from tasks.execution.resource_requests import ResourceRequest, local_cpus
 from tasks.execution.submit import request_for
 from tasks.rollouts import SampleRollouts
 

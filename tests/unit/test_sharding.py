@@ -36,7 +36,7 @@ from erpd_core.layout import plan
 from erpd_core.optimize import score
 from erpd_core.parallel import partition, rows_of
 from erpd_core.refs import PolicyRef, TrainingRef
-from tasks.execution.requests import ResourceRequest, trainer_request
+from tasks.execution.resource_requests import ResourceRequest, trainer_request
 from tasks.execution.stage import get_or_compute
 from tasks.execution.submit import request_for
 from tasks.models.import_policy import import_policy
@@ -44,9 +44,9 @@ from tasks.models.policy import load_policy, vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import ScoreRollouts
 from tasks.store import Store
+from tasks.training.base import load_records
 from tasks.training.checkpoint import RESUME
 from tasks.training.sharded_tensors import Rows
-from tasks.training.stage import load_records
 from tasks.training.student import DistillStudent, SidedSignal, SignalPhase
 from tasks.training.teacher import TrainTeacher
 

@@ -36,8 +36,8 @@ from tasks.execution.stage import get_or_compute
 from tasks.rollouts import SampleRollouts, load_batch, shards
 from tasks.rollouts.score import ScoreRollouts
 from tasks.store import Store
+from tasks.training.base import KeptPolicy, load_records
 from tasks.training.checkpoint import RESUME
-from tasks.training.stage import KeptPolicy, load_records
 from tasks.training.student import DistillStudent, SidedSignal, SignalPhase
 from tasks.training.teacher import TrainTeacher
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from helpers import wait_until
 
 from erpd_core.refs import EvalReport, Score
-from tasks.tracking import TrackedRun, Tracker, flatten, name_of, record_metrics, report_metrics
+from tasks.tracking import TrackedRun, Tracker, name_of, params_of, record_metrics, report_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -252,7 +252,7 @@ def test_names_are_the_ones_of_the_table_and_ones_mlflow_takes():
         "unlearned/score/tiny-test",
     }
     assert name_of("avg@[32]") == "avg__32_"
-    assert flatten({"a": {"b": True, "c": None, "d": {"e": 1e-6}}, "f": "x"}) == {
+    assert params_of({"a": {"b": True, "c": None, "d": {"e": 1e-6}}, "f": "x"}) == {
         "a.b": "true",
         "a.c": "null",
         "a.d.e": "1e-06",

@@ -17,7 +17,7 @@ from flows.steps.preflight import prepare_campaign
 from tasks.execution.submit import StageRunner
 from tasks.registry import open_registry
 
-Start = Annotated[
+StartPolicy = Annotated[
     str,
     Field(
         title="Start", description="`base`, a policy id, or a campaign (its last student is taken)."
@@ -40,7 +40,7 @@ Iterations = Annotated[
     description="An on-policy stage: fresh samples for every update, from any policy.",
     **HOOKS,
 )
-def online(what: What, start: Start = "base", iterations: Iterations = 1) -> CampaignResult:
+def online(what: What, start: StartPolicy = "base", iterations: Iterations = 1) -> CampaignResult:
     """Run a campaign of which every iteration is online."""
     config, recipe = what.resolve()
     return carry_out(prepare_campaign(online_config(config, start, iterations)), recipe)

@@ -20,7 +20,7 @@ from tasks.registry import open_registry
 from tasks.store import open_store
 from tasks.untrusted.display_text import markdown
 
-Name = Annotated[
+ReportName = Annotated[
     str,
     Field(
         min_length=1,
@@ -31,7 +31,7 @@ Name = Annotated[
 
 
 @flow(name="report", description="Write the HTML report of a campaign or a study again.")
-def report(name: Name) -> str:
+def report(name: ReportName) -> str:
     """Write a report, and return its path. Raises LookupError for an unknown campaign."""
     registry, store = open_registry(), open_store()
     if remembered_study := remembered(name):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.reports.results import PolicyRow, last_student, rows_of
-from tasks.registry import Campaign, Iteration, Registry
+from tasks.registry import CampaignRecord, IterationRecord, Registry
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class CampaignSummary:
     student=PolicyRow(2, "student", ...))`
     """
 
-    campaign: Campaign
+    campaign: CampaignRecord
     done: int
     """Iterations completed."""
     asked: int | None
@@ -77,7 +77,7 @@ def campaign_summaries(
 
 
 def _summary(
-    campaign: Campaign, rows: Sequence[PolicyRow], iterations: Sequence[Iteration]
+    campaign: CampaignRecord, rows: Sequence[PolicyRow], iterations: Sequence[IterationRecord]
 ) -> CampaignSummary:
     done = sum(iteration.status == "completed" for iteration in iterations)
     base = next((row for row in rows if row.role == "base"), None)

@@ -12,7 +12,7 @@ from flows.inspect.evaluate_models import compare_results
 from flows.reports.evaluation_details import evaluation_of
 from flows.reports.results import ORDER, PolicyRow, benchmarks_of, last_student, table_rows
 from tasks.evaluation.result_files import load_results
-from tasks.registry import Campaign, Registry
+from tasks.registry import CampaignRecord, Registry
 from tasks.store import Store
 
 ABSENT = "absent"
@@ -52,8 +52,8 @@ class Difference:
 class CampaignPair:
     """A comparison of two campaigns."""
 
-    a: Campaign
-    b: Campaign
+    a: CampaignRecord
+    b: CampaignRecord
     config: Mapping[str, tuple[Any, Any]]
     """Dotted key -> its two values, for keys whose values differ."""
     pairs: tuple[Pair, ...]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.registry import Campaign, Registry
+from tasks.registry import CampaignRecord, Registry
 from tasks.store import Store
 from tasks.store.gc import Claims, Kept, Plan, collect, plan
 from tasks.store.inventory import Item, take_inventory
@@ -104,7 +104,7 @@ def clean(
     return Cleaned(dry_run, names, planned, done.went, done.spared)
 
 
-def _check_ended(campaign: Campaign) -> None:
+def _check_ended(campaign: CampaignRecord) -> None:
     """Raise ValueError for a running campaign.
 
     A killed campaign may still have the status `running`; it has no new events.

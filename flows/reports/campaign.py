@@ -35,7 +35,7 @@ from flows.reports.results import (
     table_rows,
 )
 from tasks.host.atomic_files import write_atomically
-from tasks.registry import Attached, Campaign, Iteration, Registry
+from tasks.registry import Attached, CampaignRecord, IterationRecord, Registry
 from tasks.store import Store
 from tasks.untrusted.display_text import visible_lines
 
@@ -47,7 +47,7 @@ PNGS = ("score_vs_kl.png", "teacher.png", "unlearned.png", "student.png", "time.
 # ------------------------------------------------------------------------------------------ command
 
 
-def command(campaign: Campaign) -> tuple[str, bool]:
+def command(campaign: CampaignRecord) -> tuple[str, bool]:
     """The `erpd run` command of a campaign, and whether it resolves to exactly its config.
 
     It does not if the recipe no longer exists or has changed.
@@ -276,7 +276,7 @@ def _lineage(registry: Registry, best: PolicyRow | None) -> list[str]:
 
 def _pictures(
     rows: Sequence[PolicyRow],
-    iterations: Sequence[Iteration],
+    iterations: Sequence[IterationRecord],
     attached: Sequence[Attached],
     store: Store,
 ) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from erpd_core.intervals import mean_score
 from erpd_core.refs import EvalReport, Score
-from tasks.registry import Attached, Iteration, Registry, Reported
+from tasks.registry import Attached, IterationRecord, Registry, Reported
 from tasks.untrusted.display_text import one_line
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def table_rows(registry: Registry, campaign_id: str) -> list[PolicyRow]:
 
 
 def rows_of(
-    iterations: Sequence[Iteration], policies: Sequence[Attached], reports: Sequence[Reported]
+    iterations: Sequence[IterationRecord], policies: Sequence[Attached], reports: Sequence[Reported]
 ) -> list[PolicyRow]:
     """As `table_rows`, for a campaign whose parts are already read from the registry."""
     strategies = {

@@ -30,7 +30,7 @@ from flows.reports.study_table import (
     signed,
     study_rows,
 )
-from tasks.registry import Campaign, Registry
+from tasks.registry import CampaignRecord, Registry
 from tasks.store import Store
 
 CAPTIONS: dict[Picture, tuple[str, str]] = {
@@ -181,7 +181,7 @@ def _arm_lines(registry: Registry, study: Study, campaigns: Mapping[str, str]) -
     return lines
 
 
-def _campaign(registry: Registry, id: str | None) -> Campaign | None:
+def _campaign(registry: Registry, id: str | None) -> CampaignRecord | None:
     """The campaign of exactly this id, not of a name or beginning; None if there is none."""
     try:
         campaign = registry.campaign(id) if id else None

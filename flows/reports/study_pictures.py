@@ -10,7 +10,7 @@ from flows.recipes.studies import Picture
 from flows.reports.campaign import training_records, validation_scores
 from flows.reports.results import PolicyRow, table_rows
 from flows.reports.study_table import StudyRow
-from tasks.registry import Attached, Iteration, Registry
+from tasks.registry import Attached, IterationRecord, Registry
 from tasks.store import Store
 
 if TYPE_CHECKING:  # slow to import
@@ -232,7 +232,7 @@ def timeline(registry: Registry, store: Store, arm: str, campaign: str) -> Timel
     return Timeline(arm, policies, kept)
 
 
-def _work(iteration: Iteration, phases: Sequence[str] | None = None) -> float:
+def _work(iteration: IterationRecord, phases: Sequence[str] | None = None) -> float:
     """Seconds of work of an iteration: of these phases, or of all but those that only measure."""
     return sum(
         spent
@@ -242,7 +242,11 @@ def _work(iteration: Iteration, phases: Sequence[str] | None = None) -> float:
 
 
 def _kept(
-    store: Store, attached: Sequence[Attached], place: Attached, iteration: Iteration, before: float
+    store: Store,
+    attached: Sequence[Attached],
+    place: Attached,
+    iteration: IterationRecord,
+    before: float,
 ) -> list[tuple[float, float]]:
     """Seconds and validation score of each step that an iteration's training run kept.
 

@@ -16,8 +16,6 @@ from tasks.training.critic import TrainCritic
 from tasks.training.student import SidedSignal, SignalPhase
 from tasks.training.teacher import TrainTeacher
 
-Alternatives = Mapping[str, Sequence[DistillPhase]]
-
 
 class FixedBatch:
     """A batch of verified rollouts, and everything that is trained on it or scored over it."""
@@ -115,7 +113,7 @@ class FixedBatch:
     # -------------------------------------------------------------------------------------- signals
 
     def phases(
-        self, alternatives: Alternatives, steps: int, decision: Decision
+        self, alternatives: Mapping[str, Sequence[DistillPhase]], steps: int, decision: Decision
     ) -> dict[str, tuple[SignalPhase, ...]]:
         """The phases of each alternative, with the columns of their sides.
 

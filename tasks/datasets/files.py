@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.datasets.readers import SourceRow
 from tasks.host.file_digest import file_digest
 from tasks.untrusted.input_files import expanded, parse_json, readable, short, text_lines
-
-Row = dict[str, Any]
 
 UNPACKED, UNPACKED_TIMES = 256 << 20, 64
 """What a Parquet file may unpack to: bytes, or that many times its own size if that is more.
@@ -57,7 +56,7 @@ def digest_files(files: Mapping[str, Path]) -> str:
     return digest_of({name: file_digest(path) for name, path in files.items()})
 
 
-def rows_of(files: Mapping[str, Path]) -> Iterator[tuple[str, Row]]:
+def rows_of(files: Mapping[str, Path]) -> Iterator[tuple[str, SourceRow]]:
     """("file, row 3", row) for every row of every file, in order.
 
     Raises ValueError, with file and place, for what cannot be read.
@@ -71,7 +70,7 @@ def rows_of(files: Mapping[str, Path]) -> Iterator[tuple[str, Row]]:
             raise ValueError(f"{name}: not UTF-8 text; save it as UTF-8") from error
 
 
-def _parquet(path: Path, name: str) -> Iterator[Row]:
+def _parquet(path: Path, name: str) -> Iterator[SourceRow]:
     import pyarrow
     import pyarrow.parquet as pq
 
@@ -104,7 +103,7 @@ def _text_length(cell: Any) -> int:
     return sum(map(_text_length, cells))
 
 
-def _csv(path: Path, name: str) -> Iterator[Row]:
+def _csv(path: Path, name: str) -> Iterator[SourceRow]:
     number = 0
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
@@ -121,14 +120,14 @@ def _csv(path: Path, name: str) -> Iterator[Row]:
             ) from error
 
 
-def _json_lines(path: Path, name: str) -> Iterator[Row]:
+def _json_lines(path: Path, name: str) -> Iterator[SourceRow]:
     for where, line in text_lines(path, name):
         yield _object(
             parse_json(line, where, "a problems file has one JSON object per line"), where
         )
 
 
-def _json(path: Path, name: str) -> Iterator[Row]:
+def _json(path: Path, name: str) -> Iterator[SourceRow]:
     """Rows of a .json file: a list of objects, or JSON Lines."""
     with path.open(encoding="utf-8-sig") as file:
         if file.read(64).lstrip()[:1] != "[":
@@ -142,7 +141,7 @@ def _json(path: Path, name: str) -> Iterator[Row]:
         yield _object(row, f"{name}, entry {number}")
 
 
-def _object(row: Any, place: str) -> Row:
+def _object(row: Any, place: str) -> SourceRow:
     if not isinstance(row, dict):
         raise ValueError(
             f'{place}: a JSON object is needed, found {type(row).__name__}; write {{"problem": '
@@ -151,7 +150,7 @@ def _object(row: Any, place: str) -> Row:
     return row
 
 
-FORMATS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+FORMATS: dict[str, Callable[[Path, str], Iterator[SourceRow]]] = {
     ".parquet": _parquet,
     ".jsonl": _json_lines,
     ".json": _json,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from erpd_core.refs import Problem
 from tasks.datasets.files import rows_of
-from tasks.datasets.readers import READERS, Pooled, Row
+from tasks.datasets.readers import READERS, Pooled, SourceRow
 from tasks.datasets.subset import draw, weight_of
 from tasks.untrusted.input_files import short
 
@@ -124,5 +124,5 @@ def read_pool(where: str, source: Pooled, files: Mapping[str, Path]) -> Pool:
     return Pool(where, source, files, ids, texts, weights)
 
 
-def _id(columns: Sequence[str], row: Row, number: int) -> str:
+def _id(columns: Sequence[str], row: SourceRow, number: int) -> str:
     return next((str(row[column]) for column in columns if column in row), f"row-{number}")

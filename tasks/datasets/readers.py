@@ -12,7 +12,7 @@ from tasks.datasets.code import livecodebench_prompt, livecodebench_tests, unit_
 from tasks.untrusted.input_files import short
 
 Pooled = FileProblems | HubProblems
-Row = dict[str, Any]
+SourceRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class RowReader:
 
     columns: Callable[[Pooled], tuple[str, ...]]
     """Columns that must not be empty."""
-    text: Callable[[Pooled, Row], str]
+    text: Callable[[Pooled, SourceRow], str]
     """Text of the problem. It and `answer` may raise ValueError with what is wrong in the row."""
-    answer: Callable[[Pooled, Row], str]
+    answer: Callable[[Pooled, SourceRow], str]
     ids: tuple[str, ...] = ("id",)
     """Columns that may hold the problem's id; the first one present is used."""
 
 
-def _text(row: Row, column: str) -> str:
+def _text(row: SourceRow, column: str) -> str:
     """The value of a column, as text.
 
     Raises ValueError for a value without a unique text: a list, an object, bytes, NaN, infinity.
@@ -41,7 +41,7 @@ def _text(row: Row, column: str) -> str:
     return str(value)
 
 
-def _answer(source: Pooled, row: Row) -> str:
+def _answer(source: Pooled, row: SourceRow) -> str:
     # GSM8K keeps its reasoning before ####
     answer = _text(row, source.answer_column).rpartition("####")[2].strip()
     if not answer:

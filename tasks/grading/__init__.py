@@ -24,7 +24,7 @@ from typing import Protocol, Self
 
 from erpd_core.refs import Verdict
 from tasks.grading.code.grader import CodeGrader
-from tasks.grading.extract import EXTRACTORS, Answer, extract
+from tasks.grading.extract import EXTRACTORS, ExtractedAnswer, extract
 from tasks.grading.files import grade_file
 from tasks.grading.math import grade_one
 from tasks.grading.workers import Grader, GraderError
@@ -55,9 +55,9 @@ def open_grader(extractor: str, workers: int | None = None) -> AnyGrader:
 
 __all__ = [
     "EXTRACTORS",
-    "Answer",
     "AnyGrader",
     "CodeGrader",
+    "ExtractedAnswer",
     "Grader",
     "GraderError",
     "extract",

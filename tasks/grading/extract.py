@@ -48,10 +48,10 @@ _THINK_END = "</think>"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ExtractedAnswer:
     r"""The answer of a response and how it was marked.
 
-    Example: `Answer(text="42", kind="box")` from `"so \\boxed{42}."`.
+    Example: `ExtractedAnswer(text="42", kind="box")` from `"so \\boxed{42}."`.
     """
 
     text: str
@@ -145,38 +145,38 @@ def drop_lead(text: str) -> str:
     return lead.group(2) if lead and not _NEGATED.search(lead.group(1)) else text
 
 
-def in_box(boxed: str | None) -> Answer | None:
+def in_box(boxed: str | None) -> ExtractedAnswer | None:
     r"""The answer in a box, without words that only announce it (see `drop_lead`)."""
-    return Answer(drop_lead(boxed), "box") if boxed else None
+    return ExtractedAnswer(drop_lead(boxed), "box") if boxed else None
 
 
-def _auto(response: str) -> Answer | None:
+def _auto(response: str) -> ExtractedAnswer | None:
     text = after_thinking(response)
     boxed = last_boxed(text)
     if boxed is not None:
         return in_box(boxed)
     hashed = last_hash(text)
     if hashed is not None:
-        return Answer(hashed, "marker", hashed)
+        return ExtractedAnswer(hashed, "marker", hashed)
     if not text.strip():
         return None
     marked = last_marked(text[-10 * TAIL :])
     if marked is not None and marked[0]:
-        return Answer(marked[0], "marker", text[-10 * TAIL :][marked[1] :][:TAIL])
-    return Answer(text.strip()[-TAIL:], "whole", text.strip()[-TAIL:])
+        return ExtractedAnswer(marked[0], "marker", text[-10 * TAIL :][marked[1] :][:TAIL])
+    return ExtractedAnswer(text.strip()[-TAIL:], "whole", text.strip()[-TAIL:])
 
 
-def _boxed(response: str) -> Answer | None:
+def _boxed(response: str) -> ExtractedAnswer | None:
     return in_box(last_boxed(after_thinking(response)))
 
 
-def _hash(response: str) -> Answer | None:
+def _hash(response: str) -> ExtractedAnswer | None:
     """The answer of a tiny-world response: "12,9#102" -> "102"."""
     _, mark, tail = response.rpartition("#")
-    return Answer(tail.strip(), "hash") if mark and tail.strip() else None
+    return ExtractedAnswer(tail.strip(), "hash") if mark and tail.strip() else None
 
 
-EXTRACTORS: dict[str, Callable[[str], Answer | None]] = {
+EXTRACTORS: dict[str, Callable[[str], ExtractedAnswer | None]] = {
     "auto": _auto,
     "boxed": _boxed,
     "hash": _hash,
@@ -187,7 +187,7 @@ EXTRACTORS: dict[str, Callable[[str], Answer | None]] = {
 """
 
 
-def extract(response: str, extractor: str = "auto") -> Answer | None:
+def extract(response: str, extractor: str = "auto") -> ExtractedAnswer | None:
     r"""Find the final answer of `response`; None if it has none.
 
     Example: `extract("<think>\\boxed{1}?</think> It is \\boxed{2}.").text == "2"`

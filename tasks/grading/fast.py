@@ -9,7 +9,14 @@ import re
 from typing import get_args
 
 from erpd_core.refs import Mode, Verdict
-from tasks.grading.extract import Answer, boxes, extract, last_boxed, last_hash, last_marked
+from tasks.grading.extract import (
+    ExtractedAnswer,
+    boxes,
+    extract,
+    last_boxed,
+    last_hash,
+    last_marked,
+)
 from tasks.grading.normalise import balance_braces, key, tidy, unwrap
 from tasks.grading.numbers import read_based, read_number, same_number
 from tasks.grading.structure import denied
@@ -51,7 +58,7 @@ def gold_text(gold: str) -> str:
     return marked[0] if marked and marked[0] else gold.strip()
 
 
-def choice_letter(answer: Answer) -> str | None:
+def choice_letter(answer: ExtractedAnswer) -> str | None:
     """The option that a multiple-choice answer names: "C" for "the answer is (C), since ...".
 
     None if it names no option or several.
@@ -79,7 +86,7 @@ def _same_time(gold: re.Match[str], answer: re.Match[str]) -> bool:
     )
 
 
-def compare_plain(gold: str, answer: Answer) -> Verdict | None:
+def compare_plain(gold: str, answer: ExtractedAnswer) -> Verdict | None:
     """The verdict if both sides are plain strings or numbers, else None."""
     if key(gold) == key(answer.text) and key(gold):
         return "correct"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from erpd_core.refs import Verdict
-from tasks.grading.extract import Answer, boxes, extract
+from tasks.grading.extract import ExtractedAnswer, boxes, extract
 from tasks.grading.fast import compare_plain, gold_text, quick_verdict
 from tasks.grading.math_verify import parse_formula, search, verify
 from tasks.grading.modes import MODES
@@ -59,7 +59,7 @@ def grade_one(gold: str, prediction: str, extractor: str = "auto") -> Verdict:
     return _compare(gold, gold_text(gold), answer)
 
 
-def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
+def _compare(raw_gold: str, gold: str, answer: ExtractedAnswer) -> Verdict:
     """Compare by structure and with Math-Verify, the most exact reading first."""
     if is_prose(gold) and words_key(gold) == words_key(answer.text):
         return "correct"
@@ -72,17 +72,21 @@ def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
         gold, raw_gold, answer = (
             spread(gold),
             spread(raw_gold),
-            Answer(spread(answer.text), answer.kind),
+            ExtractedAnswer(spread(answer.text), answer.kind),
         )
     bare, given = drop_builder(gold), drop_builder(answer.text)
     if (bare, given) != (gold, answer.text):
-        gold, raw_gold, answer = bare, bare, Answer(given, answer.kind, given)
+        gold, raw_gold, answer = bare, bare, ExtractedAnswer(given, answer.kind, given)
     residue, modulus = split_modulus(gold)
     if modulus:
         given, given_modulus = split_modulus(answer.text)
         if given_modulus and given_modulus != modulus:
             return "wrong"
-        gold, raw_gold, answer = residue, residue, Answer(given, answer.kind, answer.context)
+        gold, raw_gold, answer = (
+            residue,
+            residue,
+            ExtractedAnswer(given, answer.kind, answer.context),
+        )
         plain = compare_plain(gold, answer)
         if plain is not None:
             return plain
@@ -94,7 +98,7 @@ def _compare(raw_gold: str, gold: str, answer: Answer) -> Verdict:
         return "wrong"
     if condition:
         gold, raw_gold = balance_dollars(head), balance_dollars(head)
-        answer = Answer(balance_dollars(given), answer.kind, answer.context)
+        answer = ExtractedAnswer(balance_dollars(given), answer.kind, answer.context)
         plain = compare_plain(gold, answer)
         if plain is not None:
             return plain
@@ -119,7 +123,7 @@ def _parse_gold(raw: str, gold: str) -> list[Any]:
     return parse_formula(gold) or search(raw)
 
 
-def _parse_answer(answer: Answer) -> list[Any]:
+def _parse_answer(answer: ExtractedAnswer) -> list[Any]:
     """Parse a box as a formula and other text with Math-Verify's search.
 
     Unboxed text that is only a formula is parsed as a formula too.

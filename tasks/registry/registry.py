@@ -27,8 +27,8 @@ from tasks.registry.values import (
     Artifact,
     ArtifactRole,
     Attached,
-    Campaign,
-    Iteration,
+    CampaignRecord,
+    IterationRecord,
     Kind,
     Reported,
     Status,
@@ -301,7 +301,7 @@ class Registry:
 
     # -------------------------------------------------------------------------------------- queries
 
-    def campaigns(self, last: int | None = None, forgotten: bool = True) -> list[Campaign]:
+    def campaigns(self, last: int | None = None, forgotten: bool = True) -> list[CampaignRecord]:
         """All campaigns, newest first.
 
         **Arguments:**
@@ -318,7 +318,7 @@ class Registry:
                 _campaign(row) for row in session.scalars(wanted.order_by(*_NEWEST).limit(last))
             ]
 
-    def unfinished(self) -> list[Campaign]:
+    def unfinished(self) -> list[CampaignRecord]:
         """Campaigns that are neither completed nor forgotten, newest first."""
         with self._reading() as session:
             wanted = sa.select(CampaignRow).where(
@@ -326,7 +326,7 @@ class Registry:
             )
             return [_campaign(row) for row in session.scalars(wanted.order_by(*_NEWEST))]
 
-    def campaign(self, id_or_name: str) -> Campaign:
+    def campaign(self, id_or_name: str) -> CampaignRecord:
         """Find a campaign by its id, its name, or a prefix of either.
 
         The newest campaign of a name is returned. A prefix must match only one name.
@@ -365,7 +365,7 @@ class Registry:
             else f"no campaign {id_or_name!r}: none has been run yet"
         )
 
-    def iterations(self, campaign: str) -> list[Iteration]:
+    def iterations(self, campaign: str) -> list[IterationRecord]:
         """Iterations of a campaign (by id), in order."""
         return self.iterations_of([campaign])[campaign]
 
@@ -377,14 +377,14 @@ class Registry:
         """Artifacts that play a role in a campaign (by id), by iteration and role."""
         return self.artifacts_of([campaign])[campaign]
 
-    def iterations_of(self, campaigns: Sequence[str]) -> dict[str, list[Iteration]]:
+    def iterations_of(self, campaigns: Sequence[str]) -> dict[str, list[IterationRecord]]:
         """Campaign id -> its iterations, for many campaigns in few queries."""
-        iterations: dict[str, list[Iteration]] = {id: [] for id in campaigns}
+        iterations: dict[str, list[IterationRecord]] = {id: [] for id in campaigns}
         wanted = sa.select(IterationRow).order_by(IterationRow.index)
         with self._reading() as session:
             for part in database.parts(campaigns):
                 for row in session.scalars(wanted.where(IterationRow.campaign_id.in_(part))):
-                    iteration = Iteration(
+                    iteration = IterationRecord(
                         campaign_id=row.campaign_id,
                         index=row.index,
                         status=row.status,
@@ -554,8 +554,10 @@ def _campaign_row(session: Session, id: str) -> CampaignRow:
     return row
 
 
-def _campaign(row: CampaignRow) -> Campaign:
-    return Campaign.model_validate({name: getattr(row, name) for name in Campaign.model_fields})
+def _campaign(row: CampaignRow) -> CampaignRecord:
+    return CampaignRecord.model_validate(
+        {name: getattr(row, name) for name in CampaignRecord.model_fields}
+    )
 
 
 def _write_scores(session: Session, policy: str, scores: Mapping[str, Score]) -> None:

@@ -13,7 +13,7 @@ Kind = Literal[
 ]
 
 
-class Campaign(Frozen):
+class CampaignRecord(Frozen):
     """One run of a recipe. Times are UTC; `finished_at` is None while it runs."""
 
     id: str
@@ -28,7 +28,7 @@ class Campaign(Frozen):
     """When it was forgotten (`erpd gc --forget`). Since then it holds nothing in the store."""
 
 
-class Iteration(Frozen):
+class IterationRecord(Frozen):
     """One iteration (1, 2, ...) of a campaign; `decision` is None until it is made."""
 
     campaign_id: str

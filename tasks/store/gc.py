@@ -31,7 +31,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tasks.host.atomic_files import make_durable
-from tasks.registry import ArtifactRole, Campaign, Registry
+from tasks.registry import ArtifactRole, CampaignRecord, Registry
 from tasks.store import Store, lock_path, note_path
 from tasks.store.inventory import COLLECTOR, Item, last_used
 
@@ -46,7 +46,7 @@ GRACE = 3600.0
 class Claims:
     """What the registry says about which artifacts are needed."""
 
-    unfinished: Sequence[Campaign]
+    unfinished: Sequence[CampaignRecord]
     """Campaigns that are neither completed nor forgotten."""
     held: Sequence[ArtifactRole]
     """Roles of artifacts in campaigns that are not forgotten."""

@@ -39,7 +39,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The batch of a training, and everything that its loop needs to know."""
 
     batch: TokenBatch
@@ -65,7 +65,7 @@ class OffPolicyTraining(Training):
         return runtime.trains_apart
 
     @abstractmethod
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> TrainingPlan:
         """Load the batch and build the signals.
 
         **Raises:** Fault if the batch carries no learning signal.

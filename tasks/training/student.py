@@ -15,7 +15,7 @@ from tasks.models.policy import vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import open_column
 from tasks.store import Store
-from tasks.training.off_policy import OffPolicyTraining, Phase, Plan
+from tasks.training.off_policy import OffPolicyTraining, Phase, TrainingPlan
 
 
 class SidedSignal(Frozen):
@@ -82,14 +82,14 @@ class DistillStudent(OffPolicyTraining):
                     inputs[f"denominator-{place}"] = signal.denominator.id
         return inputs
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> TrainingPlan:
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.per_token(batch.reward_S > 0.5)
         phases = [
             Phase(self.loss, self._signal(context.store, phase, positive_N), phase.steps)
             for phase in self.phases
         ]
-        return Plan(
+        return TrainingPlan(
             batch=batch,
             phases=phases,
             optimizer=self.optimizer,

@@ -17,7 +17,7 @@ from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
 from tasks.store import Store
 from tasks.training.batch_check import check_learning_signal
-from tasks.training.off_policy import OffPolicyTraining, Phase, Plan
+from tasks.training.off_policy import OffPolicyTraining, Phase, TrainingPlan
 
 
 class TrainTeacher(OffPolicyTraining):
@@ -56,11 +56,11 @@ class TrainTeacher(OffPolicyTraining):
         inputs = {"init": self.init.id, "rollouts": self.rollouts.id, "old": self.old.id}
         return inputs if self.values is None else {**inputs, "values": self.values.id}
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> TrainingPlan:
         check_learning_signal(context.store, self.rollouts, self.config.loss)
         batch = load_batch(shards(context.store, self.rollouts))
         advantages = FixedSignal(self._advantages(context.store, batch))
-        return Plan(
+        return TrainingPlan(
             batch=batch,
             phases=[Phase(self.config.loss, advantages, self.config.steps)],
             optimizer=self.config.optimizer,

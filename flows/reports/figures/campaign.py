@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from erpd_core.refs import Score
 
-Record = Mapping[str, float]
+StepRecord = Mapping[str, float]
 
 INK, GREY, FAINT = "#2b2f36", "#767c86", "#dfe2e6"
 BASE, TEACHER, STUDENT, FRONT = "#55595f", "#d55e00", "#0072b2", "#009e73"
@@ -80,7 +80,7 @@ class Run:
     name: str
     number: int
     """Number of the run, from 1; it selects the colour."""
-    records: Sequence[Record]
+    records: Sequence[StepRecord]
     validation: Mapping[int, float] = field(default_factory=dict)
     """Step -> validation score, as a share of 1."""
     chosen: int | None = None

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, c
 
 from erpd_core.refs import Decision, Frozen
 from flows.recipes.forms import as_fields
+from flows.reports.campaign import evidence_lines
 from tasks.host.atomic_files import write_atomically
 from tasks.host.home import home
 from tasks.untrusted.display_text import markdown
@@ -361,8 +362,6 @@ def _check_student(answer: Answer, students: Sequence[int]) -> None:
 
 def evidence_text(evidence: dict[str, Any], automatic: Decision) -> str:
     """What the user sees: the evidence as a Markdown table, and the automatic decision."""
-    from flows.reports.campaign import evidence_lines
-
     lines = [
         f"| {markdown(what)} | {markdown(value)} |" for what, value in evidence_lines(evidence)
     ]

@@ -16,6 +16,7 @@ from typing import Any
 
 from erpd_core.refs import Verdict
 from tasks.grading.extract import after_thinking, boxes
+from tasks.grading.math_verify import parse_formula
 from tasks.grading.normalise import unify
 from tasks.grading.plain import parse_plain
 
@@ -105,8 +106,6 @@ def read(text: str, depth: int = 0) -> Any | None:
 
 def _formula(text: str) -> Any | None:
     from sympy import Basic
-
-    from tasks.grading.math_verify import parse_formula
 
     for _ in range(20):
         before = text

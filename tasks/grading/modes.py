@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from erpd_core.refs import Verdict
 from tasks.grading.extract import after_thinking
+from tasks.grading.math_verify import quiet
 from tasks.grading.matharena import grade_matharena
 from tasks.grading.polaris import grade_polaris
 
@@ -25,8 +26,6 @@ def grade_math_verify(gold: str, response: str) -> Verdict:
     as its manual requires.
     """
     from math_verify import parse, verify
-
-    from tasks.grading.math_verify import quiet
 
     quiet()
     golds, answers = (

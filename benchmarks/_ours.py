@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from erpd_core.advantages import group_normalised
+from erpd_core.advantages import group_normalized
 from erpd_core.batch import TokenBatch
 from erpd_core.config import Loss, ModelConfig, OptimizerConfig, PackagedModel, RuntimeConfig
 from erpd_core.optimize import make_optimizer, optimize
@@ -67,4 +67,4 @@ class Trainer:
 
 def advantage_N(batch: TokenBatch) -> Tensor:
     """Return group-normalized advantages per token, [N]."""
-    return group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
+    return group_normalized(batch.reward_S, batch.group_S)[batch.seq_N]

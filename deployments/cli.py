@@ -194,7 +194,7 @@ def evaluate(
 
     Rerun the same command to resume an interrupted evaluation.
     """
-    from flows.inspect.evaluate_models import Asked, plan_evaluation
+    from flows.inspect.evaluate_models import EvaluationRequest, plan_evaluation
 
     sampling = {
         "temperature": temperature,
@@ -204,7 +204,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
     }
     wording = {"template": template, "extractor": extractor}
-    request = Asked(
+    request = EvaluationRequest(
         model, benchmark, against, k, wording, sampling, count, seed, set_ or (), per_problem
     )
     with checking():

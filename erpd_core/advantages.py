@@ -10,7 +10,7 @@ from torch import Tensor
 from erpd_core.faults import Fault
 
 
-def group_normalised(reward_S: Tensor, group_S: Tensor, eps: float = 1e-4) -> Tensor:
+def group_normalized(reward_S: Tensor, group_S: Tensor, eps: float = 1e-4) -> Tensor:
     """GRPO's advantage: (R - group mean) / (group std + eps) (DeepSeekMath, Eq. 4).
 
     The standard deviation is the sample one (n - 1), as in TRL.

@@ -93,9 +93,9 @@ def fit_values(
         seed: Fixes the order of the data, so that a run resumed at `start` with the optimizer's
             state equals an undisturbed one.
         token_budget: Maximum input tokens of one forward pass.
-    **Yields:** The record of each step, after the step is taken. `value_loss`,
-        `explained_variance` (absent if all outcomes of the minibatch are equal) and `grad_norm`
-        (before clipping) are measured before the update.
+    **Yields:** The record of each step, after the step is taken. `value_loss`, `explained_variance`
+        (absent if all outcomes of the minibatch are equal) and `grad_norm` (before clipping) are
+        measured before the update.
     **Raises:** Fault, before the update, if the loss or the gradient is not finite.
     """
     order = minibatches(batch.sequences, minibatch, seed, start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from erpd_core.batch_outcomes import BatchOutcomes
 from erpd_core.config import Loss
+from erpd_core.config.losses import LOSS_CONFIGS
 from erpd_core.faults import Fault
 
 
@@ -38,4 +39,9 @@ def _remedy(outcomes: BatchOutcomes, need: str) -> str:
         return "take easier prompts, more samples, or check that the grader reads these answers"
     if not outcomes.wrong:
         return "take harder prompts: the policy solves these"
-    return "take more prompts or samples, or a loss that needs no groups (ce, mse, ppo, sft)"
+    others = [
+        config.model_fields["kind"].default
+        for config in LOSS_CONFIGS
+        if config.REQUIRED_OUTCOMES in ("both", "right")
+    ]
+    return f"take more prompts or samples, or a loss that needs no groups ({', '.join(others)})"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from graphlib import TopologicalSorter
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 from erpd_core.config import CampaignConfig, DistillConfig, RunConfig, Strategy, TrainConfig
 
+Phase = Literal["rollouts", "score", "teacher", "distill", "validation", "evaluate", "online"]
+"""Part of an iteration whose seconds are recorded."""
 WITHOUT_COLUMN = ("none", "live")
 """Sides of a signal that are no column of the store."""
 
@@ -52,7 +54,7 @@ def is_strategy(choice: str | None) -> TypeGuard[Strategy]:
 
 
 def first_runs(config: CampaignConfig, choice: str | None) -> list[str]:
-    """The runs trained before the decision. `teacher` is among them if its score is looked at.
+    """The runs trained before the decision. `teacher` is among them if its score is needed.
 
     **Arguments:**
         choice: What the recipe fixes for the iteration, None where the decision is open.

@@ -54,7 +54,9 @@ def pass_at_k(outcomes: Outcomes, k: int) -> float:
     """Probability that at least one of k samples is right, as a mean over problems.
 
     The unbiased estimator 1 - C(n - c, k) / C(n, k) for c right ones of n samples (Chen et al.
-    2021). Raises ValueError unless 1 <= k <= n.
+    2021).
+
+    **Raises:** ValueError unless 1 <= k <= n.
     """
     n = _same_k(outcomes)
     if not 1 <= k <= n:
@@ -141,7 +143,9 @@ def p_value(a: Outcomes, b: Outcomes) -> float:
     The null hypothesis is that the policies are equally good on every problem. Then the sign of
     each problem's difference is random and independent, and all 2^n choices of signs are equally
     likely. They are counted by the value of their sum, without sampling and without an assumed
-    distribution. Raises ValueError if the problems differ.
+    distribution.
+
+    **Raises:** ValueError if the problems differ.
     """
     ka, kb = _paired(a, b)
     steps = [abs(round(sum(a[problem])) * kb - round(sum(b[problem])) * ka) for problem in a]
@@ -189,6 +193,6 @@ def _same_k(outcomes: Outcomes) -> int:
 
 def _wilson(p: float, n: int) -> tuple[float, float]:
     z2 = _Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    center = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return centre - half, centre + half
+    return center - half, center + half

@@ -25,9 +25,9 @@ Where = Tensor | slice
 
 @dataclass(frozen=True)
 class Whitening:
-    """The affine map `(value - centre) / scale`."""
+    """The affine map `(value - center) / scale`."""
 
-    centre: float
+    center: float
     scale: float | None
     """None leaves values as they are."""
 
@@ -35,7 +35,7 @@ class Whitening:
         return (
             value_n
             if self.scale is None
-            else ((value_n.double() - self.centre) / self.scale).to(value_n.dtype)
+            else ((value_n.double() - self.center) / self.scale).to(value_n.dtype)
         )
 
 
@@ -240,4 +240,4 @@ class LiveSignal:
             lp_N.detach(),
             self.positive_N[index].to(device),
         )
-        return clipped((ratio_N - self._start.centre) / (self._start.scale or 1.0), self.spec.clip)
+        return clipped((ratio_N - self._start.center) / (self._start.scale or 1.0), self.spec.clip)

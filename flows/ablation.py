@@ -24,7 +24,7 @@ from flows.recipes.study_files import remember
 from flows.reports.study import write_efficiency_page, write_study_report
 from flows.reports.study_table import study_markdown, study_rows
 from flows.steps.preflight import PreparedStudy, prepare_study
-from flows.steps.recorder import cancel_all
+from flows.steps.recorder import allow_stages, cancel_all
 from flows.steps.tracking_queue import open_tracker
 from tasks.execution.ray_cluster import max_concurrent_stages
 from tasks.host.home import reports_path
@@ -103,7 +103,7 @@ def _run_arms(prepared: PreparedStudy) -> Iterator[tuple[str, Callable[[], Campa
     if at_once == 1:
         yield from runs.items()
         return
-    cancel_all(False)
+    allow_stages()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="arm")
     try:
         running = {pool.submit(copy_context().run, run): arm for arm, run in runs.items()}
@@ -111,7 +111,7 @@ def _run_arms(prepared: PreparedStudy) -> Iterator[tuple[str, Callable[[], Campa
             yield running[future], future.result
     except BaseException:
         # Only this thread is interrupted. The others must end before their services are stopped.
-        cancel_all(True)
+        cancel_all()
         raise
     finally:
         pool.shutdown(cancel_futures=True)

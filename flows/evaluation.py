@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field, PositiveInt
 
 from erpd_core.refs import EvalReport
-from flows.inspect.evaluate_models import Asked, evaluate_models, plan_evaluation
+from flows.inspect.evaluate_models import EvaluationRequest, evaluate_models, plan_evaluation
 from flows.inspect.problem_table import ProblemRow
 from flows.recipes.forms import Change, Form
 from flows.reports.results import interval, nats, percent, points
@@ -48,7 +48,7 @@ def evaluation(what: EvaluationForm) -> dict[str, Any]:
 
     **Returns:** The result of `evaluate_models`.
     """
-    request = Asked(
+    request = EvaluationRequest(
         what.model,
         what.benchmarks,
         what.against,

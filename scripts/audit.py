@@ -68,7 +68,7 @@ def no_report(why: str) -> str:
 def report(answer: dict[str, Any]) -> str:
     """Return pip-audit's JSON output as a line of counts and a table with one row per advisory.
 
-    Example: `{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}` becomes
+    **Example:** `{"dependencies": [{"name": "a", "version": "1", "vulns": []}]}` becomes
     `"advisories: 0; packages audited: 1, unknown to the service: 0"`
     """
     packages = answer["dependencies"]

@@ -34,7 +34,6 @@ WITHOUT_VALUES = (
     "tasks.host",
     "tasks.registry",
     "tasks.tracking",
-    "tasks.untrusted",
     "tasks.estimate",
     "erpd_core.estimates",
     "erpd_core.strategy",
@@ -43,8 +42,12 @@ WITHOUT_VALUES = (
 """Packages that decide where and whether a stage runs, not what it computes."""
 
 
-LOSSES = "erpd_core.losses"
-"""The one package that imports its modules by name, so that no import statement shows them."""
+LOADED_BY_NAME = {
+    "erpd_core.losses": "erpd_core.losses.*",
+    "tasks.grading.workers": "tasks.grading.worker_main",
+    "tasks.grading.code.levels": "tasks.grading.code.*",
+}
+"""Module -> the modules that it loads or starts by name, which no import statement shows."""
 
 
 class StageCode(TypedDict):
@@ -77,8 +80,8 @@ def stage_code() -> dict[str, StageCode]:
     found: dict[str, StageCode] = {}
     for name, cls in stages().items():
         modules = {cls.__module__, *graph.find_upstream_modules(cls.__module__)}
-        if LOSSES in modules:
-            for module in graph.find_descendants(LOSSES):
+        for loader in LOADED_BY_NAME.keys() & modules:
+            for module in graph.find_matching_modules(LOADED_BY_NAME[loader]):
                 modules |= {module, *graph.find_upstream_modules(module)}
         kept = sorted(module for module in modules if not module.startswith(WITHOUT_VALUES))
         for module in kept:
@@ -178,10 +181,11 @@ def _rename_locals(function: ast.FunctionDef, parameters: set[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--acknowledge", action="store_true", help="write the golden file again")
+    arguments = parser.parse_args()
     now = stage_code()
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     print("\n".join(complaints(golden, now)) or "nothing changed")
-    if parser.parse_args().acknowledge:
+    if arguments.acknowledge:
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
 

@@ -1,3 +1,1 @@
-"""Everything that touches the world: sampling, grading, scoring, training, storing, tracking.
-One file per verb.
-"""
+"""Everything that touches files, processes, networks or models; one package per purpose."""

@@ -59,7 +59,7 @@ Without it a new user sees the view of language-model traces.
 
 
 def is_away(error: Exception) -> bool:
-    """Checks that an error is temporary: an unreachable server or a locked database."""
+    """Whether an error is temporary: an unreachable server or a locked database."""
     import sqlalchemy.exc
 
     if describe_disk_fault(error):  # waiting does not help, for example with a full disk

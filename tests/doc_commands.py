@@ -83,7 +83,7 @@ Without them a campaign may stop, because a teacher this small may be no better 
 class Command:
     """A command of a page: one line of a shell block, continued lines joined, without its comment.
 
-    Example: `Command("docs/quickstart.md", "erpd run tiny --json > result.json")`
+    **Example:** `Command("docs/quickstart.md", "erpd run tiny --json > result.json")`
     """
 
     page: str

@@ -35,8 +35,8 @@ jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
 """
     + dying("tasks.training.off_policy.optimize")
     + """refs = []
-for stage, context, build, rank, meeting, die_at in jobs:
-    refs.append(Worker(stage, context, build, rank, meeting, "127.0.0.1").train())
+for stage, context, build, rank, rendezvous, die_at in jobs:
+    refs.append(Worker(stage, context, build, rank, rendezvous, "127.0.0.1").train())
 Path(sys.argv[1]).write_bytes(pickle.dumps(refs))
 """
 )
@@ -71,7 +71,7 @@ def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[Trainin
             for j in jobs
         ]
         assert all(builds), "no result is in the store yet"
-        meetings = [folder / uuid.uuid4().hex for _ in jobs]
+        rendezvous_files = [folder / uuid.uuid4().hex for _ in jobs]
         files = [folder / f"{uuid.uuid4().hex}.pickle" for _ in range(workers)]
         for rank, file in enumerate(files):
             given = [
@@ -80,10 +80,10 @@ def train(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[list[Trainin
                     context(job.store, trainers=workers, cpus=1, **job.runtime),
                     build,
                     rank,
-                    meeting,
+                    rendezvous,
                     job.dies.get(rank),
                 )
-                for job, build, meeting in zip(jobs, builds, meetings, strict=True)
+                for job, build, rendezvous in zip(jobs, builds, rendezvous_files, strict=True)
             ]
             file.write_bytes(pickle.dumps(given))
         ended = _run(files, folder)

@@ -34,7 +34,8 @@ DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 class Check:
     """The result of one check.
 
-    Example: `Check("Chromium", "none", False, "for the browser tests: apt-get install chromium")`
+    **Example:** `Check("Chromium", "none", False, "for the browser tests: apt-get install
+    chromium")`
     """
 
     name: str

@@ -36,7 +36,7 @@ def lineage(
 ) -> None:
     """Print what a policy or any other artifact was made from, as a tree.
 
-    Example: `erpd lineage tiny:2.student`.
+    **Example:** `erpd lineage tiny:2.student`.
     """
     with only_json(as_json) as out:
         prepare_for(policy)

@@ -75,7 +75,7 @@ def schedule(
 def connect(platform: Any) -> None:
     """Point Prefect's client at the platform's server, else at the one PREFECT_API_URL names.
 
-    Raises ValueError if there is neither.
+    **Raises:** ValueError if there is neither.
     """
     if platform is not None:
         os.environ["PREFECT_API_URL"] = platform.links["prefect_api"]

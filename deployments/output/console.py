@@ -43,7 +43,7 @@ def say(message: str) -> None:
 def prepare_for(asked: str | None) -> None:
     """Prepare ERPD_HOME for a query about `asked`, a campaign or an artifact (None: no name).
 
-    Raises BadInput if ERPD_HOME does not exist: a query by name must not create one.
+    **Raises:** BadInput if ERPD_HOME does not exist: a query by name must not create one.
     """
     if asked is not None and not home().is_dir() and str(home()) in registry_url():
         raise BadInput(

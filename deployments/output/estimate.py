@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from erpd_core.config import CampaignConfig
-from erpd_core.estimates import Cost, Machine, campaign_tasks, costs
+from erpd_core.estimates import Cost, Machine, costs, planned_work
 from erpd_core.estimates.campaign import PHASES
 from tasks.estimate import KnownModel, known_model, problem_counts
 from tasks.execution.machines import machine
@@ -154,7 +154,7 @@ def _costs(config: CampaignConfig, device: Machine) -> list[Cost] | None:
     if model.shape is None:
         return None
     counts, _ = problem_counts(config)
-    return costs(campaign_tasks(config, counts, model.lengths), model.shape, config.runtime, device)
+    return costs(planned_work(config, counts, model.lengths), model.shape, config.runtime, device)
 
 
 # --------------------------------------------------------------------------------------------- text

@@ -39,7 +39,7 @@ def is_loopback(host: str) -> bool:
 def check_host(host: str) -> None:
     """Check that the platform may listen on this address.
 
-    Raises ValueError if it is not an address of this machine or would be open to everybody.
+    **Raises:** ValueError if it is not an address of this machine or would be open to everybody.
     """
     if not host:
         raise ValueError("--host: not an address of this machine; `ip addr` lists them")

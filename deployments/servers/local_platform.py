@@ -205,7 +205,8 @@ def _flush_logs() -> None:
 def wait_for_prefect(url: str) -> None:
     """Wait until the server at `url` answers.
 
-    Raises RuntimeError if it does not within PATIENCE, or was started by this process and died.
+    **Raises:** RuntimeError if it does not within PATIENCE, or was started by this process and
+        died.
     """
     deadline = time.monotonic() + PATIENCE
     server = _ours.get(url) or Server(pid=os.getpid(), created=0, url=url, health="/api/health")

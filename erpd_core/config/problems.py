@@ -28,7 +28,7 @@ TEMPLATES = {
 def worded(template: str) -> str:
     """The wording that `template` names, or `template` itself.
 
-    Raises ValueError if it has no place for the problem.
+    **Raises:** ValueError if it has no place for the problem.
     """
     template = TEMPLATES.get(template, template)
     if "{problem}" not in template:

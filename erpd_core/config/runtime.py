@@ -101,17 +101,17 @@ class RuntimeConfig(Config):
     """
 
     @property
-    def trains_apart(self) -> bool:
+    def trains_on_actors(self) -> bool:
         """Whether actors train, rather than the process of the stage."""
         return self.ray == "on" and self.trainers > 1
 
     @property
-    def samples_apart(self) -> bool:
+    def samples_on_actors(self) -> bool:
         """Whether actors sample, rather than the process of the stage."""
         return self.ray == "on" and self.samplers > 1
 
     @property
-    def scores_apart(self) -> bool:
+    def scores_on_actors(self) -> bool:
         """Whether actors score, rather than the process of the stage."""
         return self.ray == "on" and self.scorers > 1
 

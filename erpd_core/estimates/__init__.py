@@ -5,7 +5,7 @@ the tokens and pairs of a pass, campaign.py a config as a list of planned work, 
 hardware, memory.py the memory of a device, and cost.py combines them.
 """
 
-from erpd_core.estimates.campaign import Lengths, PlannedWork, campaign_tasks
+from erpd_core.estimates.campaign import Lengths, PlannedWork, planned_work
 from erpd_core.estimates.cost import Cost, costs
 from erpd_core.estimates.machine import Machine
 from erpd_core.estimates.memory import scoring_memory, training_memory
@@ -20,9 +20,9 @@ __all__ = [
     "Machine",
     "ModelShape",
     "PlannedWork",
-    "campaign_tasks",
     "costs",
     "forward_flops",
+    "planned_work",
     "scoring_memory",
     "training_flops",
     "training_memory",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from erpd_core.config import PPO, CampaignConfig, Loss, SamplingConfig, Strategy
 from erpd_core.estimates.work import Batch
 from erpd_core.refs import Frozen
 from erpd_core.schedule import (
+    Phase,
     first_runs,
     is_strategy,
     kept_steps,
@@ -19,21 +20,10 @@ from erpd_core.schedule import (
     validates_students,
 )
 
-Phase = Literal[
-    "base", "rollouts", "score", "teacher", "distill", "validation", "evaluate", "online"
-]
-PHASES: tuple[Phase, ...] = (
-    "base",
-    "rollouts",
-    "score",
-    "teacher",
-    "distill",
-    "validation",
-    "evaluate",
-    "online",
-)
-"""Phases under which a campaign records its seconds; `base` is the evaluation of the base model
-before the first iteration.
+EstimatePhase = Phase | Literal["base"]
+PHASES: tuple[EstimatePhase, ...] = ("base", *get_args(Phase))
+"""Phases of an estimate. A campaign records its seconds under all but `base`, the evaluation of the
+base model before the first iteration.
 """
 
 
@@ -73,7 +63,7 @@ class PlannedWork(Frozen):
 
     iteration: int
     """From 1; 0 for work before the first iteration."""
-    phase: Phase
+    phase: EstimatePhase
     what: str
     """Description for reports."""
     kind: Literal["sample", "score", "train"]
@@ -98,7 +88,7 @@ class PlannedWork(Frozen):
     """
 
 
-def campaign_tasks(
+def planned_work(
     config: CampaignConfig, problems: Mapping[str, int], lengths: Lengths
 ) -> list[PlannedWork]:
     """All work of a campaign, if the store has none of it yet.
@@ -246,7 +236,7 @@ class _Walk:
 
     def _sample(
         self,
-        phase: Phase,
+        phase: EstimatePhase,
         on: str,
         sampling: SamplingConfig,
         repeat: int = 1,
@@ -267,7 +257,12 @@ class _Walk:
         )
 
     def _score(
-        self, phase: Phase, what: str, batch: Batch, sampling: SamplingConfig, repeat: int = 1
+        self,
+        phase: EstimatePhase,
+        what: str,
+        batch: Batch,
+        sampling: SamplingConfig,
+        repeat: int = 1,
     ) -> PlannedWork:
         shard = min(sampling.shard, batch.prompts)
         return PlannedWork(
@@ -282,7 +277,7 @@ class _Walk:
 
     def _train(
         self,
-        phase: Phase,
+        phase: EstimatePhase,
         what: str,
         batch: Batch,
         steps: int,
@@ -302,7 +297,7 @@ class _Walk:
             kept=kept,
         )
 
-    def _evaluate(self, phase: Phase, policies: int, columns: int) -> Iterator[PlannedWork]:
+    def _evaluate(self, phase: EstimatePhase, policies: int, columns: int) -> Iterator[PlannedWork]:
         evaluation = self.config.evaluation
         for name in evaluation.benchmarks:
             samples = evaluation.samples.get(name)

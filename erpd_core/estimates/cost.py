@@ -89,13 +89,13 @@ def devices(runtime: RuntimeConfig, machine: Machine) -> dict[str, int]:
         return {"sample": 1, "score": 1, "train": 1}
     stage_gpus = max(1, math.ceil(runtime.gpus))
     gpus_per_sampler = max(runtime.tensor_parallel, math.ceil(runtime.sampler_gpus or 0))
-    samplers = runtime.samplers if runtime.samples_apart else 1
+    samplers = runtime.samplers if runtime.samples_on_actors else 1
     return {
         "sample": samplers * gpus_per_sampler
         if samplers > 1
         else max(stage_gpus, gpus_per_sampler),
-        "score": runtime.scorers if runtime.scores_apart else 1,
-        "train": runtime.trainers if runtime.trains_apart else 1,
+        "score": runtime.scorers if runtime.scores_on_actors else 1,
+        "train": runtime.trainers if runtime.trains_on_actors else 1,
     }
 
 
@@ -108,7 +108,7 @@ def _scoring(
     counts = task.batch.counts()
     shards = math.ceil(task.batch.prompts / task.shard)
     # an evaluation without sampler actors scores in its own process
-    inside = task.phase in EVALUATIONS and not runtime.samples_apart
+    inside = task.phase in EVALUATIONS and not runtime.samples_on_actors
     count = 1 if task.online or inside else min(devices(runtime, machine)["score"], shards)
     part = math.ceil(shards / count) / shards  # share of the busiest device
     rate = machine.flops(runtime.dtype) * machine.efficiency.score

@@ -15,7 +15,7 @@ from tasks.registry import CampaignRecord, IterationRecord, Registry
 class CampaignSummary:
     """A campaign, its progress and its scores.
 
-    Example: `CampaignSummary(campaign, done=2, asked=3, base=PolicyRow(0, "base", ...),
+    **Example:** `CampaignSummary(campaign, done=2, asked=3, base=PolicyRow(0, "base", ...),
     student=PolicyRow(2, "student", ...))`
     """
 

@@ -23,7 +23,7 @@ ABSENT = "absent"
 class Pair:
     """The same policy of two campaigns: their bases, or an iteration's teachers or students.
 
-    Example: `Pair("student 1", PolicyRow(1, "student", ...), None)`
+    **Example:** `Pair("student 1", PolicyRow(1, "student", ...), None)`
     """
 
     name: str
@@ -35,7 +35,7 @@ class Pair:
 class Difference:
     """Score of A's last student minus that of B's on a benchmark, as a share of 1.
 
-    Example: `Difference("test", 0.05, (-0.01, 0.11), paired={"p_value": 0.12, "problems": 200,
+    **Example:** `Difference("test", 0.05, (-0.01, 0.11), paired={"p_value": 0.12, "problems": 200,
     ...})`
     """
 

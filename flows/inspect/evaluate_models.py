@@ -31,7 +31,7 @@ SAMPLES = 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """The request of `erpd eval`."""
 
     model: str
@@ -53,10 +53,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Planned:
+class EvaluationPlan:
     """A request that has been checked and can be carried out; nothing is written yet."""
 
-    asked: Asked
+    asked: EvaluationRequest
     runtime: RuntimeConfig
     judge: JudgeConfig | None
     models: Mapping[str, ImportPolicy]
@@ -69,7 +69,7 @@ class Planned:
     """Role -> how the model is sampled."""
 
 
-def plan_evaluation(asked: Asked) -> Planned:
+def plan_evaluation(asked: EvaluationRequest) -> EvaluationPlan:
     """Check a request, including every row of its files.
 
     **Raises:** ValueError for anything that cannot be evaluated.
@@ -91,10 +91,12 @@ def plan_evaluation(asked: Asked) -> Planned:
     }
     for draw in draws.values():
         check_problems(draw.source, draw.seed)
-    return Planned(asked, runtime, judge, models, draws, samples, sampling)
+    return EvaluationPlan(asked, runtime, judge, models, draws, samples, sampling)
 
 
-def evaluate_models(plan: Planned, events: Path | None) -> tuple[dict[str, Any], list[ProblemRow]]:
+def evaluate_models(
+    plan: EvaluationPlan, events: Path | None
+) -> tuple[dict[str, Any], list[ProblemRow]]:
     """Evaluate the models of a plan.
 
     Both KLs of a report are against the other model, if there is one with the same tokenizer.
@@ -144,7 +146,7 @@ def read_settings(overrides: Sequence[str]) -> tuple[RuntimeConfig, JudgeConfig 
     return runtime, judge
 
 
-def _stages(plan: Planned, context: Context) -> dict[str, EvaluatePolicy]:
+def _stages(plan: EvaluationPlan, context: Context) -> dict[str, EvaluatePolicy]:
     """One evaluation for each model, all on the same problems with the same seeds."""
     from tasks.evaluation.evaluate import EvaluatePolicy
     from tasks.execution.stage import get_or_compute
@@ -177,7 +179,7 @@ def _stages(plan: Planned, context: Context) -> dict[str, EvaluatePolicy]:
     return stages
 
 
-def _benchmarks(asked: Asked) -> tuple[dict[str, int], dict[str, DrawProblems]]:
+def _benchmarks(asked: EvaluationRequest) -> tuple[dict[str, int], dict[str, DrawProblems]]:
     """Name -> samples per problem, and name -> the stage that draws its problems."""
     from tasks.datasets import benchmark_from_text, draw_problems, samples_of
 
@@ -213,7 +215,7 @@ def worded(source: ProblemsConfig, wording: Mapping[str, Any]) -> ProblemsConfig
         raise ValueError(f"benchmark: {explain(error)}") from error
 
 
-def _sampling(asked: Asked, model: str, folder: Path, samples: int) -> SamplingConfig:
+def _sampling(asked: EvaluationRequest, model: str, folder: Path, samples: int) -> SamplingConfig:
     """The sampling of a model.
 
     Settings of the request come first, then the paper's length limit if it uses the model, then the
@@ -246,7 +248,7 @@ def _comparable(store: Store, a: PolicyRef, b: PolicyRef) -> bool:
 
 
 def _result(
-    asked: Asked, stages: Mapping[str, EvaluatePolicy], context: Context
+    asked: EvaluationRequest, stages: Mapping[str, EvaluatePolicy], context: Context
 ) -> tuple[dict[str, Any], list[ProblemRow]]:
     from tasks.evaluation.result_files import load_details, load_judged, load_results
 

@@ -18,8 +18,8 @@ PLACE = re.compile(r"(?:(?P<iteration>\d+)\.)?(?P<role>.+)")
 class LineageLine:
     """A line of the tree: an artifact with its figures and its roles in campaigns.
 
-    Example: `LineageLine(line, figures={"role": "student", "step": 16, "scores": {"test": 0.65}},
-    places=(Place(...),), decision=Decision(...))`
+    **Example:** `LineageLine(line, figures={"role": "student", "step": 16, "scores": {"test":
+    0.65}}, places=(ArtifactRole(...),), decision=Decision(...))`
     """
 
     line: Line
@@ -100,7 +100,7 @@ def lineage_lines(
     lines = (registry.descendants(artifact) if descendants else registry.lineage(artifact)).lines
     ids = list(dict.fromkeys(line.artifact.id for line in lines))
     places: dict[str, list[ArtifactRole]] = {}
-    for place in registry.places(ids):
+    for place in registry.roles(ids):
         places.setdefault(place.artifact, []).append(place)
     deciding = {
         place.campaign for roles in places.values() for place in roles if place.role == "student"

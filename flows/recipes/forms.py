@@ -166,8 +166,3 @@ class StudyChoice(Form):
     def resolve(self) -> Study:
         """The study. Raises ValueError, in one line, for invalid values."""
         return load_study(self.study, [f"scale={self.scale}", *self.changes])
-
-    @classmethod
-    def of(cls, study: Study) -> StudyChoice:
-        """The form's values that resolve to a study."""
-        return cls(study=study.recipe, scale=study.scale, changes=list(study.overrides))

@@ -25,7 +25,7 @@ ORDER = {"base": 0, "teacher": 1, "student": 2}
 class PolicyRow:
     """One measured policy of a campaign.
 
-    Example: `PolicyRow(1, "student", "S1", report, step=16, policy_role="student", best=True)`
+    **Example:** `PolicyRow(1, "student", "S1", report, step=16, policy_role="student", best=True)`
     """
 
     iteration: int

@@ -27,7 +27,7 @@ LEAST_KL = 0.0005
 class Gain:
     """Points over the base, mean over the benchmarks, with an interval that covers at least 95 %.
 
-    Example: `Gain(27.0, 22.8, 31.2)`
+    **Example:** `Gain(27.0, 22.8, 31.2)`
     """
 
     points: float
@@ -39,8 +39,8 @@ class Gain:
 class StudyRow:
     """A policy of a study.
 
-    Example: `StudyRow("ce", row, paper=load_paper("table1").rows[7], gain=Gain(27.0, 22.8, 31.2),
-    per_nat=540.0, paper_gain=4.8)`
+    **Example:** `StudyRow("ce", row, paper=load_paper("table1").rows[7], gain=Gain(27.0, 22.8,
+    31.2), per_nat=540.0, paper_gain=4.8)`
     """
 
     arm: str

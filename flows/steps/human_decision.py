@@ -125,7 +125,7 @@ def pending_decisions() -> list[PendingDecision]:
     ]
 
 
-def ask_here(question: DecisionRequest) -> Decision:
+def ask_here(request: DecisionRequest) -> Decision:
     """Pause the current flow run until somebody answers.
 
     The process waits and keeps its resources. After an impossible answer (strategy 3 without an
@@ -135,13 +135,13 @@ def ask_here(question: DecisionRequest) -> Decision:
     """
 
     def ask(pending: PendingDecision, form: Any, key: str) -> Answer | None:
-        timer = threading.Timer(question.seconds, _resume, (pending, pending.late))
+        timer = threading.Timer(request.seconds, _resume, (pending, pending.late))
         timer.daemon = True
         timer.start()
         try:
             return pause_flow_run(
                 wait_for_input=form,
-                timeout=_patience(question),
+                timeout=_prefect_timeout(request),
                 poll_interval=2,
                 key=f"{key}-{time.time_ns()}",
             )
@@ -149,10 +149,10 @@ def ask_here(question: DecisionRequest) -> Decision:
             timer.cancel()
             pending.path.unlink(missing_ok=True)
 
-    return _until_possible(question, ask)
+    return _until_possible(request, ask)
 
 
-def ask_elsewhere(question: DecisionRequest) -> Decision:
+def ask_elsewhere(request: DecisionRequest) -> Decision:
     """Suspend the current deployed flow run until somebody answers.
 
     Its process ends. After the answer, a new process runs the flow again up to this point. If
@@ -160,11 +160,11 @@ def ask_elsewhere(question: DecisionRequest) -> Decision:
     """
 
     def ask(pending: PendingDecision, form: Any, key: str) -> Answer | None:
-        answer = suspend_flow_run(wait_for_input=form, timeout=_patience(question), key=key)
+        answer = suspend_flow_run(wait_for_input=form, timeout=_prefect_timeout(request), key=key)
         pending.path.unlink(missing_ok=True)
         return answer
 
-    return _until_possible(question, ask)
+    return _until_possible(request, ask)
 
 
 def can_suspend(seconds: float, pause_seconds: float) -> bool:
@@ -173,21 +173,21 @@ def can_suspend(seconds: float, pause_seconds: float) -> bool:
 
 
 def _until_possible(
-    question: DecisionRequest, ask: Callable[[PendingDecision, Any, str], Answer | None]
+    request: DecisionRequest, ask: Callable[[PendingDecision, Any, str], Answer | None]
 ) -> Decision:
     complaint = ""
     for tries in itertools.count():
-        pending, form = _announce(question, complaint)
-        answer = ask(pending, form, f"decision-{question.iteration}-{tries}")
+        pending, form = _announce(request, complaint)
+        answer = ask(pending, form, f"decision-{request.iteration}-{tries}")
         assert answer is not None, "the pause has a form"
         try:
-            return taken(question.automatic, answer, question.students)
+            return taken(request.automatic, answer, request.students)
         except ValueError as error:
             complaint = f"**{error}**\n\n"
     raise AssertionError("unreachable")
 
 
-def _announce(question: DecisionRequest, complaint: str) -> tuple[PendingDecision, Any]:
+def _announce(request: DecisionRequest, complaint: str) -> tuple[PendingDecision, Any]:
     """Write the file that `erpd decide` reads, and make the form of Prefect's UI.
 
     A decision that was announced before keeps the end of its wait.
@@ -196,15 +196,15 @@ def _announce(question: DecisionRequest, complaint: str) -> tuple[PendingDecisio
         complaint: Why the last answer was impossible; empty at the first try.
     """
     pending = PendingDecision(
-        campaign=question.campaign,
-        iteration=question.iteration,
+        campaign=request.campaign,
+        iteration=request.iteration,
         flow_run=str(flow_run.id),
         api=str(PREFECT_API_URL.value()),
-        until=time.time() + question.seconds,
-        strategies=question.possible,
-        students=question.students,
-        automatic=question.automatic.strategy,
-        evidence=f"{complaint}{question.evidence}",
+        until=time.time() + request.seconds,
+        strategies=request.possible,
+        students=request.students,
+        automatic=request.automatic.strategy,
+        evidence=f"{complaint}{request.evidence}",
     )
     if before := next(
         (
@@ -251,9 +251,9 @@ def _as_paragraphs(evidence: str) -> str:
     )
 
 
-def _patience(question: DecisionRequest) -> int:
+def _prefect_timeout(request: DecisionRequest) -> int:
     """Seconds until Prefect gives up: longer than our wait, so that our late answer is in time."""
-    return int(question.seconds) + 3600
+    return int(request.seconds) + 3600
 
 
 def answer_overdue() -> int:

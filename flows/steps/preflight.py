@@ -10,7 +10,7 @@ from erpd_core.refs import Frozen
 from flows.recipes.load import load_recipe
 from flows.recipes.studies import Study, is_study, load_study
 from tasks.datasets import DrawProblems, check_problems, draw_problems
-from tasks.estimate.preflight import check_room, check_runtime
+from tasks.estimate.preflight import check_capacity, check_runtime
 from tasks.models.import_policy import ImportPolicy, import_policy
 from tasks.registry import open_registry
 from tasks.store import identity, open_store
@@ -39,7 +39,7 @@ def prepare_campaign(config: CampaignConfig) -> PreparedCampaign:
         check_problems(stage.source, 0)
     if mirror := open_store().mirror:
         mirror.check()
-    check_room(config)
+    check_capacity(config)
     # Last, because this creates the registry of a new home.
     with closing(open_registry()) as registry:
         registry.check()

@@ -21,6 +21,7 @@ from erpd_core.refs import (
     TrainingRef,
     ValuesRef,
 )
+from erpd_core.schedule import Phase
 from flows.steps.tracking_queue import TrackingQueue
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.evaluation.result_files import load_details
@@ -50,7 +51,7 @@ def run_once(artifact: str, submit_task: Callable[[], Any]) -> Callable[[], Any]
     first one's lock in the store.
 
     **Returns:** A function that waits for the result.
-    **Raises:** KeyboardInterrupt after `cancel_all(True)`.
+    **Raises:** KeyboardInterrupt after `cancel_all`.
     """
     if _cancelled.is_set():
         raise KeyboardInterrupt
@@ -70,22 +71,21 @@ def run_once(artifact: str, submit_task: Callable[[], Any]) -> Callable[[], Any]
     return wait
 
 
-def cancel_all(on: bool) -> None:
-    """After an interrupt, keep the flows of this process from starting or awaiting stages.
+def cancel_all() -> None:
+    """After an interrupt, keep the flows of this process from starting or awaiting stages."""
+    _cancelled.set()
 
-    `cancel_all(False)` permits it again.
-    """
-    if on:
-        _cancelled.set()
-    else:
-        _cancelled.clear()
+
+def allow_stages() -> None:
+    """Permit stages again after `cancel_all`."""
+    _cancelled.clear()
 
 
 @dataclass(frozen=True)
 class StageCall(Generic[Ref]):
     """A stage, the label it is shown with, and the role of its artifact in the campaign.
 
-    Example: `StageCall(sampling, "sample the fixed batch", "rollouts")`
+    **Example:** `StageCall(sampling, "sample the fixed batch", "rollouts")`
     """
 
     stage: Stage[Ref]
@@ -153,12 +153,12 @@ class CampaignRecorder:
 
     # --------------------------------------------------------------------------------------- stages
 
-    def run(self, stage: Stage[Ref], label: str, role: str, phase: str | None = None) -> Ref:
+    def run(self, stage: Stage[Ref], label: str, role: str, phase: Phase | None = None) -> Ref:
         """The stage's result, recorded as playing `role` in this iteration."""
         return self.start([StageCall(stage, label, role)], phase)()[0]
 
     def start(
-        self, calls: Sequence[StageCall[Ref]], phase: str | None = None
+        self, calls: Sequence[StageCall[Ref]], phase: Phase | None = None
     ) -> PendingResults[Ref]:
         """Start independent stages, and return without waiting for them.
 
@@ -185,7 +185,7 @@ class CampaignRecorder:
         artifact = stage.identity()
         return run_once(artifact, lambda: submit(stage, self.runtime, title, self.events))
 
-    def _count_seconds(self, stage: Stage[Any], phase: str | None) -> None:
+    def _count_seconds(self, stage: Stage[Any], phase: Phase | None) -> None:
         if phase := phase or stage.PHASE:
             spent = self.store.manifest(stage.identity()).seconds
             self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 3)

@@ -20,8 +20,6 @@ _mlflow_lock = threading.Lock()
 """Shared by all campaigns in this process: MLflow's SQLite has one writer, and the drawing of
 reports is not thread-safe.
 """
-
-
 PAUSE_SECONDS = 5.0
 """Time between two tries while MLflow cannot be reached."""
 FLUSH_SECONDS = 600.0
@@ -45,19 +43,12 @@ class TrackingQueue:
     are lost with a killed process are repeated when the campaign resumes (see `tasks.tracking`).
     """
 
-    def __init__(
-        self,
-        campaign: str,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, campaign: str, params: Mapping[str, Any] | None = None) -> None:
         self.campaign = campaign
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
         self._given_up = threading.Event()
         self._pending: list[Future[Any]] = []
-        self._opened = self._thread.submit(
-            self._retrying, lambda: _open(campaign, params or {}, tags or {})
-        )
+        self._opened = self._thread.submit(self._retrying, lambda: _open(campaign, params or {}))
         with _lock:
             _queues[campaign] = self
 
@@ -129,11 +120,9 @@ class TrackingQueue:
         return tracker.page(run), tracker.charts
 
 
-def _open(
-    campaign: str, params: Mapping[str, Any], tags: Mapping[str, str]
-) -> tuple[Tracker, TrackedRun]:
+def _open(campaign: str, params: Mapping[str, Any]) -> tuple[Tracker, TrackedRun]:
     # The flows of a campaign and of its iterations open one after the other: the first creates the
     # run, the others find it.
     with _mlflow_lock:
         tracker = open_tracker()
-        return tracker, tracker.campaign_run(campaign, campaign, params, tags)
+        return tracker, tracker.campaign_run(campaign, campaign, params, {})

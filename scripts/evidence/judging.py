@@ -52,7 +52,7 @@ def interval(values: Sequence[float]) -> Interval:
 class Part:
     """One comparison of a claim.
 
-    Example: `Part("entropy kept", "nats", lambda record: policy(record, "plain").entropy)`
+    **Example:** `Part("entropy kept", "nats", lambda record: policy(record, "plain").entropy)`
     """
 
     what: str

@@ -36,7 +36,7 @@ class _Kept(BaseModel):
 class Policy(_Kept):
     """A measured policy.
 
-    Example: `Policy(iteration=1, role="student", strategy="S1", step=32, score=0.81, ...)`
+    **Example:** `Policy(iteration=1, role="student", strategy="S1", step=32, score=0.81, ...)`
     """
 
     iteration: int
@@ -117,7 +117,7 @@ class ArmRecord(_Kept):
 class Record(_Kept):
     """A study on one seed.
 
-    Example: `Record(study="steps", seed=0, commit="9adfb98", arms={"sapo-4": ...})`
+    **Example:** `Record(study="steps", seed=0, commit="9adfb98", arms={"sapo-4": ...})`
     """
 
     study: str

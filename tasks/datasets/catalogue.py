@@ -50,7 +50,7 @@ def catalogue() -> dict[str, CatalogueEntry]:
 def entry(name: str) -> CatalogueEntry:
     """The set called `name`; case, spaces and dashes do not matter.
 
-    Raises ValueError with similar names for an unknown one.
+    **Raises:** ValueError with similar names for an unknown one.
     """
     match = {_plain(known): listed for known, listed in catalogue().items()}.get(_plain(name))
     if match is None:
@@ -63,7 +63,7 @@ def entry(name: str) -> CatalogueEntry:
 def concrete(source: ProblemsConfig) -> Concrete:
     """The source that a name means, with the recipe's values on top; any other source unchanged.
 
-    Raises ValueError for an unknown name, and for values that do not apply to its source.
+    **Raises:** ValueError for an unknown name, and for values that do not apply to its source.
     """
     if not isinstance(source, NamedProblems):
         return source
@@ -90,7 +90,7 @@ def concrete(source: ProblemsConfig) -> Concrete:
 def benchmark_from_text(text: str, count: int | None) -> ProblemsConfig:
     """Parse `erpd eval --benchmark`: `tiny`, a file, a name of the catalogue, or `gym:FAMILY`.
 
-    Raises ValueError for any other text.
+    **Raises:** ValueError for any other text.
     """
     if text == "tiny":
         return TinyProblems(split="test", count=count or 200)

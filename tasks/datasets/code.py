@@ -43,7 +43,7 @@ def livecodebench_prompt(question: str, starter: str) -> str:
 def livecodebench_tests(row: dict[str, Any]) -> str:
     """The public and private tests of a row, as gold.
 
-    Raises ValueError for tests that are not in a form that LiveCodeBench publishes.
+    **Raises:** ValueError for tests that are not in a form that LiveCodeBench publishes.
     """
     try:
         return unit_tests(cases.livecodebench_tests(row))

@@ -95,7 +95,7 @@ class DrawProblems(Stage[ProblemsRef]):
     def _places(self, store: Store, pool: Pool) -> tuple[list[Shared], Overlap | None, list[int]]:
         """The overlapping prompts, their counts, and the places drawn.
 
-        Raises ValueError if there are overlapping prompts and the source refuses them.
+        **Raises:** ValueError if there are overlapping prompts and the source refuses them.
         """
         config = pool.source.overlap
         if config is None or not self.against:
@@ -161,7 +161,7 @@ def draw_problems(
 def read_problems(source: ProblemsConfig, seed: int, earlier: Sequence[int] = ()) -> list[Problem]:
     """Draw and read the problems of a source, with the prompt's wording.
 
-    Raises ValueError, with file and row, for a source that is missing, malformed or too small.
+    **Raises:** ValueError, with file and row, for a source that is missing, malformed or too small.
     """
     resolved = concrete(source)
     if isinstance(resolved, TinyProblems):

@@ -25,7 +25,7 @@ A few hundred bytes can hold gigabytes.
 def local_files(path: str) -> dict[str, Path]:
     """Name as the user would write it -> file: one file, or those of a directory in name order.
 
-    Raises ValueError if there are none.
+    **Raises:** ValueError if there are none.
     """
     place = expanded(path, "problems file")
     if not place.is_dir():
@@ -59,7 +59,7 @@ def digest_files(files: Mapping[str, Path]) -> str:
 def rows_of(files: Mapping[str, Path]) -> Iterator[tuple[str, SourceRow]]:
     """("file, row 3", row) for every row of every file, in order.
 
-    Raises ValueError, with file and place, for what cannot be read.
+    **Raises:** ValueError, with file and place, for what cannot be read.
     """
     for name, path in files.items():
         read = FORMATS.get(path.suffix, _json_lines)

@@ -25,7 +25,7 @@ def gym_problems(source: GymProblems, seed: int, earlier: Sequence[int] = ()) ->
     **Arguments:**
         earlier: Seeds of earlier draws (`tasks.datasets.subset.draw`).
     **Raises:** ValueError if reasoning-gym is missing, rejects the family or its params, or has too
-    few questions.
+        few questions.
     """
     reasoning_gym = _package()
     count = source.count or 256

@@ -63,7 +63,8 @@ def snapshot(source: HubProblems) -> Snapshot:
     """The files of `source`, from the cache or the hub.
 
     **Raises:** ValueError, with data set and remedy, if it does not exist, is private or gated, or
-    has no such revision or file, or if the hub cannot be reached and the cache does not have it.
+        has no such revision or file, or if the hub cannot be reached and the cache does not have
+        it.
     """
     key = f"{source.id}@{source.revision or 'main'}"
     resolved = _read_lock().get(key) or _resolve(source)

@@ -53,7 +53,7 @@ def plain_problem(prompt: str, template: str) -> str:
     return prompt.removeprefix(before).removesuffix(after)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """Text without what does not change a problem.
 
     That is case, spacing, dollar signs and other LaTeX layout.
@@ -75,7 +75,7 @@ def find_shared(
 ) -> list[Shared]:
     """Prompts that overlap with a problem of `against`, each with its largest overlap.
 
-    Two texts overlap if they are equal after `normalised`, or if `config.share` of the shorter
+    Two texts overlap if they are equal after `normalized`, or if `config.share` of the shorter
     one's n-grams are in the other.
 
     **Arguments:**
@@ -89,13 +89,13 @@ def find_shared(
             {problem: ngrams(text, config.ngram) for problem, text in problems.items()}
         )
         for problem, text in problems.items():
-            exact.setdefault(normalised(text), (name, problem))
+            exact.setdefault(normalized(text), (name, problem))
             sizes[name, problem] = len(grams[problem])
             for gram in grams[problem]:
                 index.setdefault(gram, []).append((name, problem))
     overlaps = []
     for place, text in enumerate(prompts):
-        if same := exact.get(normalised(text)):
+        if same := exact.get(normalized(text)):
             overlaps.append(Shared(place, *same, kind="exact", share=1.0))
             continue
         mine = ngrams(text, config.ngram)

@@ -69,7 +69,7 @@ class Pool:
     def problems(self, places: Sequence[int]) -> Iterator[Problem]:
         """The problems at these places, in pool order, with the prompt's wording.
 
-        Raises ValueError, with file and row, for an invalid gold answer.
+        **Raises:** ValueError, with file and row, for an invalid gold answer.
         """
         wanted = set(places)
         reader = READERS[self.source.reader]
@@ -91,7 +91,7 @@ def read_pool(where: str, source: Pooled, files: Mapping[str, Path]) -> Pool:
     """Read every row of `files` into a pool.
 
     **Raises:** ValueError, with file and row, for a row that is malformed or lacks a column, and
-    for an empty pool.
+        for an empty pool.
     """
     reader = READERS[source.reader]
     ids, texts, weights = [], [], []

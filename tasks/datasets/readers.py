@@ -31,7 +31,8 @@ class RowReader:
 def _text(row: SourceRow, column: str) -> str:
     """The value of a column, as text.
 
-    Raises ValueError for a value without a unique text: a list, an object, bytes, NaN, infinity.
+    **Raises:** ValueError for a value without a unique text: a list, an object, bytes, NaN,
+        infinity.
     """
     value = row[column]
     if isinstance(value, list | dict | tuple | bytes) or (

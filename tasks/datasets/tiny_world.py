@@ -53,8 +53,9 @@ def problems(split: Split, count: int, seed: int) -> list[Problem]:
     """`count` problems of a split, no two with the same numbers in any order.
 
     The same arguments give the same list. Example: `problems("train", 1, 0)[0]` is like
-    `Problem(id="tiny-12+34+56", prompt="12+34+56=", answer="102")`. Raises ValueError if `count` is
-    larger than the split.
+    `Problem(id="tiny-12+34+56", prompt="12+34+56=", answer="102")`.
+
+    **Raises:** ValueError if `count` is larger than the split.
     """
     held = _triples(split)
     if count > len(held):

@@ -47,7 +47,7 @@ def engine_name(runtime: RuntimeConfig) -> str:
 
 
 def check_engine(runtime: RuntimeConfig) -> None:
-    """Raises ValueError if the engine is not available on this machine."""
+    """Refuse an engine that is not available on this machine, by a ValueError."""
     if engine_name(runtime) != "vllm":
         return
     build, device = vllm_build(), device_name(runtime)
@@ -62,7 +62,7 @@ def check_engine(runtime: RuntimeConfig) -> None:
             f"runtime.engine: the vllm installed here samples on {build}, not on {device}; use "
             f"runtime.engine=transformers"
         )
-    own = runtime.samples_apart and runtime.sampler_gpus is not None
+    own = runtime.samples_on_actors and runtime.sampler_gpus is not None
     gpus = runtime.sampler_gpus if own else runtime.gpus
     if device == "cuda" and runtime.ray == "on" and (gpus or 0) < runtime.tensor_parallel:
         worker, key = ("a sampler", "sampler_gpus") if own else ("a stage", "gpus")

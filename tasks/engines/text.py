@@ -24,10 +24,7 @@ class Tokenized:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Raises ValueError if a prompt leaves no room for a response.
-
-        The error is the same for every engine.
-        """
+        """Refuse a prompt that leaves no room for a response, by a ValueError."""
         longest = max(len(prompt) for prompt in prompts)
         if longest >= self.context:
             raise ValueError(

@@ -80,7 +80,7 @@ class VLLMEngine(Tokenized):
         """Sample as `Engine.sample` does.
 
         **Raises:** ValueError for a temperature that vLLM does not support, and for prompts whose
-        responses would not fit into its KV cache.
+            responses would not fit into its KV cache.
         """
         self._check(prompts, sampling)
         requests: list[str] = []

@@ -14,7 +14,7 @@ SOCKET_LIMIT = 45
 
 
 def check_runtime(runtime: RuntimeConfig) -> None:
-    """Raises ValueError if the runtime cannot work on this machine, before anything starts.
+    """Refuse a runtime that cannot work on this machine, by a ValueError, before anything starts.
 
     For a cluster it checks nothing: the nodes have the devices and engines, and this machine need
     not have them (`tasks.execution.capacity`).
@@ -39,8 +39,8 @@ def check_runtime(runtime: RuntimeConfig) -> None:
         )
 
 
-def check_room(config: CampaignConfig) -> None:
-    """Raises ValueError if a stage of the campaign needs more than Ray can ever give.
+def check_capacity(config: CampaignConfig) -> None:
+    """Refuse a campaign of which a stage needs more than Ray can ever give, by a ValueError.
 
     Ray is the cluster, or the one started on this machine.
     """

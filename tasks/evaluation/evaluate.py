@@ -16,6 +16,7 @@ from erpd_core.config import JudgeConfig, RuntimeConfig, SamplingConfig
 from erpd_core.evaluation_details import BenchmarkDetails, ProblemResult
 from erpd_core.kl import k1
 from erpd_core.refs import EvalReport, JudgedRef, PolicyRef, ProblemsRef, RolloutRef, Score
+from erpd_core.schedule import Phase
 from erpd_core.scoring import Outcomes, avg_at_k, clustered, majority_at_k, pass_curve
 from tasks.evaluation.judge.prompt import judge_spec
 from tasks.evaluation.judge.rollouts import JudgeRollouts, judged_outcomes
@@ -40,7 +41,7 @@ class EvaluatePolicy(Stage[EvalReport]):
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = EvalReport
     VERB: ClassVar[Verb] = "evaluate"
-    PHASE: ClassVar[str | None] = "evaluate"
+    PHASE: ClassVar[Phase | None] = "evaluate"
 
     policy: PolicyRef
     old: PolicyRef
@@ -58,7 +59,7 @@ class EvaluatePolicy(Stage[EvalReport]):
     """
 
     def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
-        return runtime.samples_apart
+        return runtime.samples_on_actors
 
     def spec(self) -> dict[str, Any]:
         samples = {"samples": self.samples} if self.samples else {}

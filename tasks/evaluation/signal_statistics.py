@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from erpd_core.refs import Frozen, LogprobRef, RolloutRef
+from erpd_core.schedule import Phase
 from tasks.execution.stage import Context, Stage, Verb
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
@@ -40,7 +41,7 @@ class MeasureSignal(Stage[SignalRef]):
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = SignalRef
     VERB: ClassVar[Verb] = "score"
-    PHASE: ClassVar[str | None] = "score"
+    PHASE: ClassVar[Phase | None] = "score"
     CPU_ONLY: ClassVar[bool] = True
 
     rollouts: RolloutRef

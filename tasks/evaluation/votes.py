@@ -21,7 +21,7 @@ from erpd_core.refs import RolloutRef
 from erpd_core.scoring import Outcomes
 from tasks.datasets import load_problems
 from tasks.grading import EXTRACTORS, Grader, extract
-from tasks.grading.normalise import key
+from tasks.grading.normalize import key
 from tasks.rollouts import shards
 from tasks.store import Store
 

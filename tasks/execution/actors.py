@@ -57,7 +57,7 @@ def map_over_actors(
         deadline: Seconds without a new sign of its item after which an actor counts as wedged and
             is killed.
     **Raises:** RuntimeError if actors die `DEATHS` times at one item. An exception of an actor is
-    raised unchanged.
+        raised unchanged.
     """
     import ray
 

@@ -79,7 +79,7 @@ class Requirement:
     count: int = 1
     """Number of copies that start together. Each runs on one node; they may share a node or not."""
 
-    def room(self, node: Node) -> int:
+    def copies_that_fit(self, node: Node) -> int:
         """How many copies fit on the node, at most `count`."""
         return min(self._fit(dimension, node) for dimension in DIMENSIONS)
 
@@ -89,7 +89,7 @@ class Requirement:
         If the nodes have enough of each dimension, but no node has enough of all of them: every
         dimension that is required.
         """
-        if sum(map(self.room, nodes)) >= self.count:
+        if sum(map(self.copies_that_fit, nodes)) >= self.count:
             return []
         short = [
             dimension
@@ -145,21 +145,21 @@ def _requirements(
         "memory": Remedy("runtime.trainers", "raise runtime.trainers, which share it")
     }
     yield Requirement("drawing problems", ResourceRequest(1, 0.0), {})
-    if runtime.samples_apart:
+    if runtime.samples_on_actors:
         request = sampler_request(runtime)
         remedies = own | _lower("sampler_cpus", "sampler_gpus")
         yield Requirement("a sampler", request, remedies, once, _memory_of(request, runtime))
     else:
         yield Requirement("sampling", stage, own, once, _memory_of(stage, runtime))
-    request = scorer_request(runtime) if runtime.scores_apart else stage
+    request = scorer_request(runtime) if runtime.scores_on_actors else stage
     yield Requirement(
-        "a scorer" if runtime.scores_apart else "scoring",
+        "a scorer" if runtime.scores_on_actors else "scoring",
         request,
         own,
         once,
         _memory_of(request, runtime),
     )
-    if runtime.trains_apart:
+    if runtime.trains_on_actors:
         request = trainer_request(runtime)
         fewer = "lower runtime.trainers or runtime."
         remedies = {
@@ -194,13 +194,13 @@ def _memory_of(
     return "gpu" if request.gpus else "host" if runtime.device == "cpu" else "either"
 
 
-def this_node(asked: Sequence[Requirement], runtime: RuntimeConfig) -> Node:
+def this_node(required: Sequence[Requirement], runtime: RuntimeConfig) -> Node:
     """What a Ray that is started here would offer.
 
     GPUs are counted only if one is requested, or if the host alone is too small.
     """
     host = Node(local_cpus(runtime), 0.0, float(psutil.virtual_memory().total))
-    if not any(requirement.request.gpus or requirement.lacking([host]) for requirement in asked):
+    if not any(requirement.request.gpus or requirement.lacking([host]) for requirement in required):
         return host
     import torch
 
@@ -216,17 +216,17 @@ def this_node(asked: Sequence[Requirement], runtime: RuntimeConfig) -> Node:
 
 
 def refuse_impossible(
-    asked: Sequence[Requirement], nodes: Sequence[Node], runtime: RuntimeConfig
+    required: Sequence[Requirement], nodes: Sequence[Node], runtime: RuntimeConfig
 ) -> None:
     """Refuse requirements that the nodes can never meet.
 
     **Raises:** ValueError for the first of them. It says what is required, what the nodes have, and
-    what to change.
+        what to change.
     """
     address = ray_address(runtime.ray_address)
     there = f"the Ray cluster at {address}" if address else "the Ray of this machine"
     elsewhere = "add nodes" if address else "set runtime.ray_address to a cluster that has it"
-    for requirement in asked:
+    for requirement in required:
         if lacking := requirement.lacking(nodes):
             remedies = [
                 requirement.remedies[dimension]
@@ -253,7 +253,7 @@ def _demand(requirement: Requirement, nodes: Sequence[Node]) -> str:
         amounts.append(f"at least {_gb(requirement.bytes_each)} of {whose} memory")
     if requirement.count == 1:
         return f"{requirement.name} asks for {' and '.join(amounts)} on one node"
-    room = sum(map(requirement.room, nodes))
+    room = sum(map(requirement.copies_that_fit, nodes))
     return (
         f"{requirement.count} {requirement.name}, which start together, ask for "
         f"{' and '.join(amounts)} each: there is room for {room}"

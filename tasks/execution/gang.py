@@ -45,7 +45,7 @@ def run_gang(
         sign: Gives a value that changes as the work proceeds.
         say: Reports a death.
     **Raises:** RuntimeError after `DEATHS` deaths in a row without a new sign. An exception of an
-    actor is raised unchanged.
+        actor is raised unchanged.
     """
     deaths, seen = 0, sign()
     while True:

@@ -15,7 +15,7 @@ from tasks.host.shutdown import stop_process
 
 WATCH = "/grpc.health.v1.Health/Watch"
 """gRPC's standard health service. Every node answers once; its stream ends when the node dies."""
-KNOCKS, PAUSE = 3, 1.0
+ATTEMPTS, PAUSE = 3, 1.0
 """Attempts to reach a node that has not answered yet, and seconds between them."""
 
 
@@ -38,7 +38,7 @@ class NodeWatch:
         self._channel.close()
 
     def _watch(self) -> None:
-        for _ in range(KNOCKS):
+        for _ in range(ATTEMPTS):
             if self._answers():
                 break
             self._closed.wait(PAUSE)

@@ -22,7 +22,7 @@ from tasks.host.home import home
 from tasks.host.services import ray_address
 from tasks.host.shutdown import signals_kept
 
-KNOCK_SECONDS = 10
+CONNECT_SECONDS = 10
 """Seconds within which the head of a running cluster accepts a connection."""
 ACCELERATOR = "accelerator_type:"
 """Prefix of the Ray resource that names a node's kind of GPU."""
@@ -39,7 +39,7 @@ def max_concurrent_stages(runtime: RuntimeConfig) -> int:
         return max(1, local_cpus(runtime) // request.cpus)
     nodes = cluster_nodes(runtime)
     stages = Requirement("stages", request, {}, count=sum(int(node.cpus) for node in nodes))
-    return max(1, sum(map(stages.room, nodes)))
+    return max(1, sum(map(stages.copies_that_fit, nodes)))
 
 
 def ensure_ray(runtime: RuntimeConfig) -> None:
@@ -48,7 +48,7 @@ def ensure_ray(runtime: RuntimeConfig) -> None:
     Idempotent. A start that fails is tried once more.
 
     **Raises:** ValueError if the cluster cannot be joined, or can never provide what stages
-    request.
+        request.
     """
     import ray
 
@@ -70,7 +70,7 @@ def _connect(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself would retry for minutes
-            socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         # the own node, if several run on this machine
         which = {"_node_ip_address": node} if (node := os.environ.get("RAY_NODE_IP")) else {}
         ray.init(

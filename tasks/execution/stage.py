@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from erpd_core.config import RuntimeConfig
 from erpd_core.refs import Frozen
+from erpd_core.schedule import Phase
 from tasks.execution.progress import Progress
 from tasks.host.machine import give_back_memory, use_threads
 from tasks.store import Build, Store, identity, open_store
 
 Ref = TypeVar("Ref", bound=Frozen)
 Verb = Literal["import", "problems", "rollouts", "score", "train", "distill", "evaluate"]
-"""Name of a Prefect task; every stage runs as one of these."""
+"""Name of the Prefect task as which a campaign submits a stage."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Stage(Frozen, Generic[Ref]):
     """The class behind `Ref`, which reads the result back from the manifest."""
     VERB: ClassVar[Verb]
     """The Prefect task that runs it."""
-    PHASE: ClassVar[str | None] = None
+    PHASE: ClassVar[Phase | None] = None
     """The phase of an iteration that its seconds count towards; None if they are not counted."""
     CPU_ONLY: ClassVar[bool] = False
     """Whether it runs no model: it then requests one CPU and no GPU, whatever the runtime sets."""
@@ -115,7 +116,7 @@ def get_or_compute(stage: Stage[Ref], context: Context) -> Ref:
     """The stage's result: read from the store, or computed now and stored.
 
     **Raises:** LookupError if an input is missing or damaged. The campaign that made it makes it
-    again.
+        again.
     """
     stored = stage.stored(context.store)
     if stored is not None:

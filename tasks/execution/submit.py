@@ -80,7 +80,7 @@ def wait_for(future: Any, cancelled: Callable[[], bool]) -> Any:
     except KeyboardInterrupt.
 
     **Raises:** The exception of the stage; KeyboardInterrupt once `cancelled()` is true, because a
-    stopped Ray never responds.
+        stopped Ray never responds.
     """
     work = future.wrapped_future
     working = [work if isinstance(work, futures.Future) else work.future()]

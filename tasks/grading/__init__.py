@@ -5,7 +5,7 @@ killed), `grade_file` (`erpd grade`), `CodeGrader` (programs) and `open_grader` 
 extractor needs).
 
 - extract.py: finds the final answer in a response
-- normalise.py: one spelling for answers that differ only in typesetting
+- normalize.py: one spelling for answers that differ only in typesetting
 - numbers.py: exact reading of plain numbers with units
 - structure.py: prose, lists, conditions and assignments
 - fast.py: verdicts that need no sympy

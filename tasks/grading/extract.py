@@ -51,7 +51,7 @@ _THINK_END = "</think>"
 class ExtractedAnswer:
     r"""The answer of a response and how it was marked.
 
-    Example: `ExtractedAnswer(text="42", kind="box")` from `"so \\boxed{42}."`.
+    **Example:** `ExtractedAnswer(text="42", kind="box")` from `"so \\boxed{42}."`.
     """
 
     text: str
@@ -190,9 +190,9 @@ EXTRACTORS: dict[str, Callable[[str], ExtractedAnswer | None]] = {
 def extract(response: str, extractor: str = "auto") -> ExtractedAnswer | None:
     r"""Find the final answer of `response`; None if it has none.
 
-    Example: `extract("<think>\\boxed{1}?</think> It is \\boxed{2}.").text == "2"`
+    **Example:** `extract("<think>\\boxed{1}?</think> It is \\boxed{2}.").text == "2"`
 
-    Raises ValueError for an unknown extractor.
+    **Raises:** ValueError for an unknown extractor.
     """
     if extractor not in EXTRACTORS:
         raise ValueError(f"unknown extractor {extractor!r}; choose one of {', '.join(EXTRACTORS)}")

@@ -17,7 +17,7 @@ from tasks.grading.extract import (
     last_hash,
     last_marked,
 )
-from tasks.grading.normalise import balance_braces, key, tidy, unwrap
+from tasks.grading.normalize import balance_braces, key, tidy, unwrap
 from tasks.grading.numbers import read_based, read_number, same_number
 from tasks.grading.structure import denied
 
@@ -37,8 +37,8 @@ _LETTER_MARKED = re.compile(r"(?<![A-Za-z])\(?([A-HJ-Z])\)?(?![A-Za-z'])")
 def gold_text(gold: str) -> str:
     r"""The answer in a gold entry, which may be a bare answer or a whole worked solution.
 
-    Raises ValueError for an empty gold: it is an error in the data, and grading every response as
-    wrong would hide it.
+    **Raises:** ValueError for an empty gold: it is an error in the data, and grading every response
+        as wrong would hide it.
     """
     if not gold.strip():
         raise ValueError(

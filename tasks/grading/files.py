@@ -25,7 +25,7 @@ VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unparsable", "timeout")
 def read_rows(source: Path) -> list[dict[str, Any]]:
     """Read and check all rows of `source`.
 
-    Raises ValueError with the file, the line and the remedy.
+    **Raises:** ValueError with the file, the line and the remedy.
     """
     return [_row(line, where) for where, line in text_lines(source)]
 

@@ -17,7 +17,7 @@ from tasks.grading.extract import ExtractedAnswer, boxes, extract
 from tasks.grading.fast import compare_plain, gold_text, quick_verdict
 from tasks.grading.math_verify import parse_formula, search, verify
 from tasks.grading.modes import MODES
-from tasks.grading.normalise import words_key
+from tasks.grading.normalize import words_key
 from tasks.grading.structure import (
     assignment_groups,
     balance_dollars,
@@ -39,7 +39,7 @@ from tasks.grading.structure import (
 def grade_one(gold: str, prediction: str, extractor: str = "auto") -> Verdict:
     r"""Grade one response against its gold answer.
 
-    Example: `grade_one("1/2", r"so it is \\boxed{0.5}") == "correct"`
+    **Example:** `grade_one("1/2", r"so it is \\boxed{0.5}") == "correct"`
 
     **Arguments:**
         gold: A bare answer or a worked solution.

@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from tasks.grading.normalise import balance_braces, drop_approximation, strip_delimiters, unify
+from tasks.grading.normalize import balance_braces, drop_approximation, strip_delimiters, unify
 from tasks.grading.structure import strip_units
 
 DIGITS = 12

@@ -17,7 +17,7 @@ from typing import Any
 from erpd_core.refs import Verdict
 from tasks.grading.extract import after_thinking, boxes
 from tasks.grading.math_verify import parse_formula
-from tasks.grading.normalise import unify
+from tasks.grading.normalize import unify
 from tasks.grading.plain import parse_plain
 
 CLOSE = 1e-10

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tasks.grading.normalise import tidy
+from tasks.grading.normalize import tidy
 
 MAX_CHARS = 1000
 DOUBLE = Fraction(1, 10**12)
@@ -177,7 +177,7 @@ def _repeating(text: str) -> Fraction | None:
 def read_number(text: str) -> Number | None:
     r"""Read `text` as one plain number; None if it is not one.
 
-    Example: `read_number(r"\\$1{,}000.99")` has value 100099/100.
+    **Example:** `read_number(r"\\$1{,}000.99")` has value 100099/100.
     """
     if len(text) > MAX_CHARS:
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.grading.normalise import key, tidy, words_key
+from tasks.grading.normalize import key, tidy, words_key
 from tasks.grading.numbers import read_number, same_number
 
 _COMMAND = re.compile(
@@ -225,7 +225,7 @@ def drop_builder(text: str) -> str:
 def spread(text: str) -> str:
     r"""Write out both values of a formula with one plus-minus sign.
 
-    Example: `\frac{-1 \pm a}{2}` becomes `\frac{-1 + a}{2}, \frac{-1 - a}{2}`.
+    **Example:** `\frac{-1 \pm a}{2}` becomes `\frac{-1 + a}{2}, \frac{-1 - a}{2}`.
     """
     if len(_PLUS_MINUS.findall(text)) != 1 or "," in text:
         return text
@@ -247,8 +247,8 @@ def split_modulus(text: str) -> tuple[str, str]:
 def split_clause(text: str) -> tuple[str, str]:
     """Split into (answer, condition).
 
-    Example: `x^2 + c$ for some $c > 0` becomes (`x^2 + c`, `for some c > 0`). Without a condition
-    the second part is empty.
+    **Example:** `x^2 + c$ for some $c > 0` becomes (`x^2 + c`, `for some c > 0`). Without a
+    condition the second part is empty.
     """
     clause = _CLAUSE.search(text)
     if clause is None or not text[: clause.start()].strip(" $"):

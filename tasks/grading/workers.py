@@ -70,7 +70,7 @@ class _Worker:
 class Grader:
     r"""A pool of grading workers. They start when an item first needs them and run until `close`.
 
-    Example:
+    **Example:**
         with Grader(workers=2) as grader:
             grader.grade_many([("1/2", r"\\boxed{0.5}"), ("x+1", r"\\boxed{1+x}")])  # ["correct",
             "correct"]
@@ -128,9 +128,9 @@ class Grader:
         """Grade (gold, prediction) pairs.
 
         **Returns:** The verdicts, in the order of the pairs. `timeout` is an item that missed its
-        deadline or crashed its worker.
+            deadline or crashed its worker.
         **Raises:** ValueError for an empty gold or an unknown extractor, before any worker grades
-        an item; GraderError if workers cannot be started; RuntimeError if the grader is closed.
+            an item; GraderError if workers cannot be started; RuntimeError if the grader is closed.
         """
         if self._closed:
             raise RuntimeError("this Grader is closed; make a new one")
@@ -255,8 +255,9 @@ class Grader:
     def _lost(self, worker: _Worker, verdicts: list[Verdict | None]) -> None:
         """End a dead or overdue worker and mark its item as `timeout`.
 
-        The next round of `_run` starts a replacement. Raises GraderError after too many failed
-        starts.
+        The next round of `_run` starts a replacement.
+
+        **Raises:** GraderError after too many failed starts.
         """
         worker.end()
         self._workers.remove(worker)

@@ -15,7 +15,7 @@ then has another time, however coarse the clock of the file system is.
 
 
 class _State(NamedTuple):
-    """What a change of a file changes, whatever the change; `ctime` cannot be set by programs."""
+    """State of a file. Every change changes a field; programs cannot set `ctime`."""
 
     device: int
     inode: int
@@ -31,8 +31,8 @@ _kept: dict[str, tuple[_State, str]] = {}
 def file_digest(path: Path) -> str:
     """The SHA-256 digest of a file, as 64 hex digits.
 
-    The bytes are read once for as long as size, times and inode stay the same; a changed file is
-    always read again.
+    The bytes are read once for as long as size, times and inode stay the same. A changed file is
+    always read again, and so is one that changed within the last two seconds.
 
     **Raises:** OSError if the file cannot be read.
     """

@@ -20,7 +20,7 @@ FOLDERS = ("store", "prefect", "mlflow", "ray", "logs", "tmp", "cache", "reports
 def home() -> Path:
     """Absolute path of the program's folder: `ERPD_HOME`, or `.erpd` in the working directory.
 
-    Raises ValueError for an unknown user after `~` and for a loop of links.
+    **Raises:** ValueError for an unknown user after `~` and for a loop of links.
     """
     path = expanded(os.environ.get("ERPD_HOME") or ".erpd", "ERPD_HOME")
     try:

@@ -21,7 +21,7 @@ class Process(BaseModel):
     """
 
     def alive(self) -> bool:
-        """Checks that the process is running and is not a zombie."""
+        """Whether the process is running and is not a zombie."""
         try:
             process = psutil.Process(self.pid)
             return (

@@ -69,8 +69,8 @@ _CHAIN = re.compile(r"::(?![^\[]*\])")
 def check_urls() -> None:
     """Check that no address in the environment contains a secret.
 
-    Raises ValueError if one does or may do so. The message is one line and does not repeat the
-    secret.
+    **Raises:** ValueError if one does or may do so. The message is one line and does not repeat the
+        secret.
     """
     for name, instead in SECRET.items():
         if where := _secret_place(os.environ.get(name, "")):

@@ -19,7 +19,7 @@ a damaged first page.
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Checks that an error means damage to the database file itself.
+    """Whether an error means damage to the database file itself.
 
     A locked database, a full disk or a wrong statement is not damage.
     """

@@ -36,7 +36,7 @@ def encode(tokenizer: Any, chat: ChatConfig | None, prompt: str) -> list[int]:
     """Token ids of a prompt, ready for generation.
 
     **Raises:** ValueError if `chat` is given but the tokenizer has no template, or if the template
-    fails.
+        fails.
     """
     if not getattr(tokenizer, "chat_template", None):
         if chat is not None:

@@ -68,7 +68,7 @@ class ImportPolicy(Stage[PolicyRef]):
         return {"policy": self.policy} if self.policy else {}
 
     def compute(self, context: Context, build: Build) -> PolicyRef:
-        """Raises ValueError if the bytes no longer match the identity."""
+        """Copy or convert the files; a ValueError if their bytes no longer match the identity."""
         if self.gguf:
             convert_gguf(Path(self.folder), self.gguf, self.files[self.gguf], build)
         else:
@@ -129,7 +129,7 @@ def _import(model: ModelConfig) -> ImportPolicy:
 def model_from_text(text: str) -> ModelConfig:
     """Parse `erpd eval --model`: `tiny`, a directory, a policy of the store, or a hub id.
 
-    Raises ValueError for any other text.
+    **Raises:** ValueError for any other text.
     """
     if text == "tiny":
         return EmbeddedModel()
@@ -176,10 +176,7 @@ def _from_store(policy: str) -> ImportPolicy:
 
 
 def _same(source: Path, actual: str, expected: str) -> None:
-    """Raises ValueError if the checksum `actual` is not `expected`.
-
-    Otherwise the store would keep other bytes under this identity indefinitely.
-    """
+    """Refuse other bytes than expected, by a ValueError: the store would keep them indefinitely."""
     if actual != expected:
         raise ValueError(
             f"model: {source}: its bytes changed since they were first read; run the command again"

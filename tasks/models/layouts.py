@@ -64,7 +64,7 @@ class PaddedRows:
 class SharedRows:
     """Flat rows that hold each prompt once (`erpd_core.layout`).
 
-    Raises NotImplementedError for a model with layers of an unknown kind.
+    **Raises:** NotImplementedError for a model with layers of an unknown kind.
     """
 
     def __init__(self, model: Any) -> None:
@@ -135,7 +135,7 @@ def choose_rows(
 
 @torch.no_grad()
 def require_plain_head(model: Any) -> None:
-    """Raises ValueError if the model's logits are not its hidden states times its output head.
+    """Refuse a model whose logits are not hidden states times output head, by a ValueError.
 
     That is so for capped or scaled logits.
     """

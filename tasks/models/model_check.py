@@ -65,7 +65,7 @@ def check_model(folder: Path) -> None:
 def weights(folder: Path) -> dict[str, Shape]:
     """Name -> shape of every tensor in the folder's weights, from checked headers and lengths.
 
-    Raises ValueError for a bad file.
+    **Raises:** ValueError for a bad file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -89,7 +89,7 @@ def weight_files(folder: Path) -> list[str]:
     """The files that the weights are loaded from.
 
     **Raises:** ValueError if the index names a file that is missing or outside the folder, or if it
-    is unclear which files those are.
+        is unclear which files those are.
     """
     there = {path.name for path in folder.glob("*.safetensors")}
     if (folder / INDEX).exists():
@@ -141,7 +141,7 @@ def _model(folder: Path, config: Mapping[str, Any], tensors: int) -> Any:
     """The model that config.json describes, without memory for its weights.
 
     **Raises:** ValueError for a kind that transformers does not know, and for a model with far more
-    parts than the weights have tensors.
+        parts than the weights have tensors.
     """
     import torch
 
@@ -190,7 +190,7 @@ def _at_most(parts: int) -> Iterator[None]:
 
 
 def _check_buffers(folder: Path, model: Any) -> None:
-    """Raises ValueError if loading would fill far more memory than the weights do."""
+    """Refuse a model that would fill far more memory than its weights do, by a ValueError."""
     stored = model.state_dict().keys()
     needed = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in stored)
     most = max(
@@ -205,7 +205,7 @@ def _check_buffers(folder: Path, model: Any) -> None:
 
 
 def _compare(folder: Path, model: Any, held: Mapping[str, Shape]) -> None:
-    """Raises ValueError if weights are missing or have other shapes.
+    """Refuse weights that are missing or have other shapes, by a ValueError.
 
     Loading renames some weights, so missing names are accepted while the files have unknown ones.
     If they have none, or no name matches, the files are not this model's.

@@ -91,7 +91,7 @@ def model_files(folder: Path, trust: str | None = None) -> list[str]:
     **Arguments:**
         trust: Name of the model whose code the recipe trusts.
     **Raises:** ValueError, in one line, if a file is missing, links out of the directory, is not
-    what its name says, or would have to run code.
+        what its name says, or would have to run code.
     """
     if not (folder / "config.json").is_file():
         raise ValueError(

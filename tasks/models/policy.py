@@ -122,7 +122,7 @@ def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
     Eval mode turns off dropout, because ratios must be exact.
 
     **Raises:** ValueError if the weights lack tensors of the model: transformers would draw them at
-    random and continue.
+        random and continue.
     """
     model, loading_info = AutoModelForCausalLM.from_pretrained(
         folder,

@@ -6,7 +6,7 @@ The registry is the source of truth; MLflow and Prefect only display it. The sto
 - `registry.py`: `Registry`, the class that other packages use.
 - `values.py`: the values that it returns.
 - `lineage.py`: ancestors and descendants of an artifact.
-- `places.py`: the roles that artifacts play in campaigns.
+- `artifact_roles.py`: the roles that artifacts play in campaigns.
 - `tables.py`: the tables.
 - `database.py`: connection, schema and upsert.
 """

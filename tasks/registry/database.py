@@ -70,7 +70,7 @@ def connect(url: str) -> sa.Engine:
     The folder of a SQLite file is created if needed; its connections wait for each other instead
     of failing.
 
-    Raises ValueError for another kind of database and for a driver that is not installed.
+    **Raises:** ValueError for another kind of database and for a driver that is not installed.
     """
     try:
         parsed = sa.make_url(url)
@@ -120,7 +120,7 @@ def _configure_sqlite(engine: sa.Engine) -> None:
 def check(engine: sa.Engine) -> None:
     """Check every page of a SQLite database; PostgreSQL does this itself.
 
-    Raises ValueError if it is damaged.
+    **Raises:** ValueError if it is damaged.
     """
     if engine.dialect.name == "sqlite" and (why := damage(Path(str(engine.url.database)))):
         raise _damaged(engine, why)
@@ -172,7 +172,7 @@ def upgrade(engine: sa.Engine) -> None:
 
     Several threads or processes may do so at the same time.
 
-    Raises RuntimeError if the database was written by a newer version of this program.
+    **Raises:** RuntimeError if the database was written by a newer version of this program.
     """
     head = ScriptDirectory.from_config(_config()).get_current_head()
     with engine.connect() as connection:

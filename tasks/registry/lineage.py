@@ -49,7 +49,7 @@ class Lineage(Frozen):
 def tree(session: Session, artifact_id: str, direction: Direction) -> Lineage:
     """Query the tree of an artifact's ancestors or descendants.
 
-    Raises LookupError for an unknown artifact.
+    **Raises:** LookupError for an unknown artifact.
     """
     here, there = (
         (EdgeRow.child, EdgeRow.parent)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from erpd_core.refs import Decision, EvalReport, Score
 from tasks.host.services import registry_url
-from tasks.registry import database, places
+from tasks.registry import artifact_roles, database
 from tasks.registry.lineage import Lineage, artifact, tree
 from tasks.registry.tables import (
     ArtifactRow,
@@ -53,16 +53,15 @@ class Registry:
     duplicates. Times, seconds and decisions that are already recorded remain if a repeated write
     does not give them. Threads and processes may share one database.
 
-    **Raises:** ValueError if the URL cannot be used or the database is damaged; RuntimeError if
-        the database was written by a newer version; LookupError for an unknown campaign or
-        artifact.
+    **Raises:** ValueError if the URL cannot be used or the database is damaged; RuntimeError if the
+        database was written by a newer version; LookupError for an unknown campaign or artifact.
 
     **Example:**
 
-        registry = Registry(f"sqlite:///{home}/registry.db")  # or "postgresql+psycopg://user@host/erpd"
-        registry.campaign_started("tiny-0123456789", "tiny", recipe="tiny", config={"seed": 0})
-        registry.record_artifact("policy-base", "policy", {"name": "tiny"})
-        registry.record_artifact(
+        registry = Registry(f"sqlite:///{home}/registry.db")  # or
+        "postgresql+psycopg://user@host/erpd" registry.campaign_started("tiny-0123456789", "tiny",
+        recipe="tiny", config={"seed": 0}) registry.record_artifact("policy-base", "policy",
+        {"name": "tiny"}) registry.record_artifact(
             "policy-new", "policy", {"steps": 10}, {"init": "policy-base"}, seconds=7.5
         )
         registry.attach("tiny-0123456789", 1, "student", "policy-new")
@@ -125,7 +124,7 @@ class Registry:
     def campaign_finished(self, id: str, status: Status = "completed") -> None:
         """Record that a campaign (by id) ended.
 
-        Raises LookupError for an unknown campaign, ValueError for an unknown status.
+        **Raises:** LookupError for an unknown campaign, ValueError for an unknown status.
         """
         with self._writing() as session:
             row = _campaign_row(session, id)
@@ -143,8 +142,8 @@ class Registry:
         `seconds` (wall-clock seconds by phase) are merged into the recorded ones, so that a resumed
         run that skips a phase keeps its time.
 
-        Raises ValueError for an index below 1 and for an unknown status, LookupError for an unknown
-        campaign.
+        **Raises:** ValueError for an index below 1 and for an unknown status, LookupError for an
+            unknown campaign.
         """
         self._iteration(campaign, index, {"status": _known("status", status, Status)}, seconds)
 
@@ -237,7 +236,7 @@ class Registry:
     def attach(self, campaign: str, iteration: int, role: str, artifact_id: str) -> None:
         """Record the role an artifact plays in a campaign (by id); iteration 0 is its base.
 
-        Raises LookupError for an unknown campaign or artifact.
+        **Raises:** LookupError for an unknown campaign or artifact.
         """
         with self._writing() as session:
             _campaign_row(session, campaign)
@@ -261,7 +260,7 @@ class Registry:
 
         A later report of the same role in the same iteration replaces an earlier one.
 
-        Raises LookupError for an unknown campaign.
+        **Raises:** LookupError for an unknown campaign.
         """
         with self._writing() as session:
             _campaign_row(session, campaign)
@@ -282,7 +281,7 @@ class Registry:
     def forget(self, campaign: str) -> None:
         """Mark a campaign (by id) as forgotten: it no longer holds anything in the store.
 
-        Raises LookupError for an unknown campaign.
+        **Raises:** LookupError for an unknown campaign.
         """
         with self._writing() as session:
             row = _campaign_row(session, campaign)
@@ -331,7 +330,7 @@ class Registry:
 
         The newest campaign of a name is returned. A prefix must match only one name.
 
-        Raises LookupError if no campaign or several names match; the message lists them.
+        **Raises:** LookupError if no campaign or several names match; the message lists them.
         """
         begins = [
             sa.func.substr(column, 1, len(id_or_name)) == id_or_name
@@ -444,7 +443,7 @@ class Registry:
     def find_artifact(self, beginning: str) -> Artifact:
         """Find an artifact by its identity or a unique prefix of it.
 
-        Raises LookupError if no artifact or several match; the message lists some.
+        **Raises:** LookupError if no artifact or several match; the message lists some.
         """
         with self._reading() as session:
             fits = sa.select(ArtifactRow).where(
@@ -483,7 +482,7 @@ class Registry:
     def lineage(self, artifact_id: str) -> Lineage:
         """Tree of all artifacts from which an artifact was made.
 
-        Raises LookupError for an unknown artifact.
+        **Raises:** LookupError for an unknown artifact.
         """
         with self._reading() as session:
             return tree(session, artifact_id, "ancestors")
@@ -491,15 +490,15 @@ class Registry:
     def descendants(self, artifact_id: str) -> Lineage:
         """Tree of all artifacts that were made from an artifact.
 
-        Raises LookupError for an unknown artifact.
+        **Raises:** LookupError for an unknown artifact.
         """
         with self._reading() as session:
             return tree(session, artifact_id, "descendants")
 
-    def places(self, artifacts: Sequence[str]) -> list[ArtifactRole]:
+    def roles(self, artifacts: Sequence[str]) -> list[ArtifactRole]:
         """Roles that these artifacts play in campaigns, also in forgotten ones."""
         with self._reading() as session:
-            return places.places(session, artifacts)
+            return artifact_roles.roles(session, artifacts)
 
     def held(self) -> list[ArtifactRole]:
         """Roles of artifacts in campaigns that are not forgotten, newest campaign first.
@@ -507,17 +506,17 @@ class Registry:
         The garbage collector keeps these artifacts.
         """
         with self._reading() as session:
-            return places.held(session)
+            return artifact_roles.held(session)
 
     def is_held(self, artifact_id: str) -> bool:
-        """Checks that a campaign, not forgotten, holds an artifact or anything made from it."""
+        """Whether a campaign, not forgotten, holds an artifact or anything made from it."""
         with self._reading() as session:
-            return places.is_held(session, artifact_id)
+            return artifact_roles.is_held(session, artifact_id)
 
     def edges(self) -> list[tuple[str, str]]:
         """All (child, parent) pairs; the child was made from the parent."""
         with self._reading() as session:
-            return places.edges(session)
+            return artifact_roles.edges(session)
 
 
 def open_registry() -> Registry:

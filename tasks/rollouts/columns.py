@@ -81,7 +81,7 @@ class FileColumn:
     def _read(self, start: int, into: np.ndarray) -> None:
         """Fill `into` with the values from position `start` on.
 
-        Raises IndexError beyond the end, OSError if a file is shorter than it was.
+        **Raises:** IndexError beyond the end, OSError if a file is shorter than it was.
         """
         if start < 0 or start + len(into) > len(self):
             raise IndexError(f"values {start} to {start + len(into)} of a column of {len(self)}")
@@ -111,7 +111,7 @@ def stored_column(paths: Iterable[Path], name: str) -> Column:
 
     **Returns:** A tensor in memory up to `IN_MEMORY` values, else a `FileColumn`.
     **Raises:** KeyError if a file has no such tensor; ValueError if it is not one-dimensional
-    float32 or int32.
+        float32 or int32.
     """
     pieces = [_extent(path, name) for path in paths]
     (dtype,) = {dtype for _, dtype in pieces}
@@ -141,7 +141,7 @@ def gathered_column(parts: Iterator[np.ndarray]) -> Column:
     """Concatenate parts of one dtype into a column.
 
     **Returns:** A tensor up to `IN_MEMORY` values (int64 for integers), else a column in an unnamed
-    file under ERPD_HOME.
+        file under ERPD_HOME.
     """
     loaded: list[np.ndarray] = []
     count = 0

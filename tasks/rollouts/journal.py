@@ -53,11 +53,11 @@ class Journal:
     def __exit__(self, *details: object) -> None:
         os.close(self._fd)
 
-    def write(self, place: SampleIndex, sample: Sample) -> None:
+    def write(self, index: SampleIndex, sample: Sample) -> None:
         now = time.monotonic()
         seconds = round(self._before + now - self._since, 3)
         text = json.dumps(
-            [*place, sample.truncated, seconds, sample.tokens], separators=(",", ":")
+            [*index, sample.truncated, seconds, sample.tokens], separators=(",", ":")
         ).encode()
         os.write(self._fd, b"%08x %b\n" % (zlib.crc32(text), text))
         if now - self._synced >= SYNC_SECONDS:

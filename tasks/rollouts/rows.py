@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
 SampleIndex = tuple[int, int]
 """Index of a response in a shard: (index of the problem, index of the sample)."""
 
-Tell = Callable[[SampleIndex, Sample], None]
+OnSample = Callable[[SampleIndex, Sample], None]
 """Receives each response as soon as it is finished."""
 
 
@@ -71,12 +71,12 @@ def sample_rows(
     sampling: SamplingConfig,
     seed: int,
     known: Mapping[SampleIndex, Sample],
-    tell: Tell,
+    on_sample: OnSample,
 ) -> pa.Table:
     """`sampling.samples` responses to each problem: rows of `SAMPLED`.
 
-    Responses in `known` are reused; only the others are sampled. `tell` receives each of them as
-    soon as it is finished. The schema's metadata names the engine.
+    Responses in `known` are reused; only the others are sampled. `on_sample` receives each of them
+    as soon as it is finished. The schema's metadata names the engine.
     """
     prompts = [engine.encode(problem.prompt) for problem in problems]
     indices = [(row, number) for row in range(len(problems)) for number in range(sampling.samples)]
@@ -90,7 +90,7 @@ def sample_rows(
             [prompts[row] for row in seeds],
             list(seeds.values()),
             sampling,
-            lambda number, sample: tell(missing[number], sample),
+            lambda number, sample: on_sample(missing[number], sample),
         )
         samples.update(zip(missing, sampled, strict=True))
     return pa.table(

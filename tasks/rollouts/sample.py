@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.faults import Fault
 from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
+from erpd_core.schedule import Phase
 from tasks.datasets import load_problems
 from tasks.execution.stage import Context, Stage, Verb
 from tasks.grading import open_grader
@@ -33,7 +34,7 @@ class SampleRollouts(Stage[RolloutRef]):
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = RolloutRef
     VERB: ClassVar[Verb] = "rollouts"
-    PHASE: ClassVar[str | None] = "rollouts"
+    PHASE: ClassVar[Phase | None] = "rollouts"
 
     policy: PolicyRef
     problems: ProblemsRef
@@ -41,7 +42,7 @@ class SampleRollouts(Stage[RolloutRef]):
     seed: int
 
     def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
-        return runtime.samples_apart
+        return runtime.samples_on_actors
 
     def spec(self) -> dict[str, Any]:
         return {"sampling": self.sampling.model_dump(mode="json"), "seed": self.seed}

@@ -58,7 +58,7 @@ def sample_shards(
     meter: Meter,
 ) -> Generator[tuple[Shard, pa.Table]]:
     """Each shard with its sampled rows, as they are finished (`map_over_shards`)."""
-    actors = (runtime.samplers, sampler_request(runtime)) if runtime.samples_apart else None
+    actors = (runtime.samplers, sampler_request(runtime)) if runtime.samples_on_actors else None
     return map_over_shards(
         Sampler, lambda own: (policy, own, sampling, seed), shards, runtime, meter, actors
     )

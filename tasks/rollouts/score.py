@@ -17,6 +17,7 @@ from erpd_core.config import RuntimeConfig
 from erpd_core.faults import placed
 from erpd_core.finite import require_finite_column
 from erpd_core.refs import LogprobRef, PolicyRef, RolloutRef, ValuesRef
+from erpd_core.schedule import Phase
 from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.policy import load_tokenizer, vocabulary
 from tasks.rollouts import shards
@@ -36,13 +37,13 @@ class ScoreRollouts(Stage[LogprobRef]):
     VERSION: ClassVar[int] = 2
     REF: ClassVar[type] = LogprobRef
     VERB: ClassVar[Verb] = "score"
-    PHASE: ClassVar[str | None] = "score"
+    PHASE: ClassVar[Phase | None] = "score"
 
     policy: PolicyRef
     rollouts: RolloutRef
 
     def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
-        return runtime.scores_apart
+        return runtime.scores_on_actors
 
     def spec(self) -> dict[str, Any]:
         return {}

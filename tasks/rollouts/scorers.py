@@ -56,7 +56,7 @@ def score_shards(
 ) -> Generator[tuple[Path, dict[str, Tensor]]]:
     """Each shard with its columns, as they are finished (`map_over_shards`)."""
     count = min(runtime.scorers, len(shards))
-    actors = (count, scorer_request(runtime)) if runtime.scores_apart else None
+    actors = (count, scorer_request(runtime)) if runtime.scores_on_actors else None
     return map_over_shards(
         Scorer,
         lambda own: (policy, own, progress.say),

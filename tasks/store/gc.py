@@ -288,7 +288,7 @@ class Collected:
 def collect(store: Store, registry: Registry, plan: Plan) -> Collected:
     """Remove the items of a plan that are still not needed.
 
-    Raises ValueError if another collection is running.
+    **Raises:** ValueError if another collection is running.
     """
     locks = store.root / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -348,7 +348,7 @@ class Collector:
         return False
 
     def _unneeded(self, item: Item, path: Path) -> bool:
-        """Checks that an item, now at `path`, is still not needed."""
+        """Whether an item, now at `path`, is still not needed."""
         if item.what == "lock":
             return not self._in_place(item.id)
         if not 0 < last_used(item.what, path) < self.plan.since:
@@ -356,7 +356,7 @@ class Collector:
         return item.what != "artifact" or not self.registry.is_held(item.id)
 
     def _in_place(self, artifact: str) -> bool:
-        """Checks that an artifact or a build of it exists."""
+        """Whether an artifact or a build of it exists."""
         return (
             self.store.path(artifact).exists() or (self.store.root / "partial" / artifact).exists()
         )

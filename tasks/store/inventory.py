@@ -84,7 +84,7 @@ def last_used(what: What, path: Path) -> float:
 
 
 def is_locked(lock: Path) -> bool:
-    """Checks that a process holds this lock. Does not create the file."""
+    """Whether a process holds this lock. Does not create the file."""
     try:
         fd = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:

@@ -67,11 +67,12 @@ class Manifest(BaseModel):
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest in an artifact's folder.
 
-        Raises FileNotFoundError if there is none, ValueError if it is damaged.
+        **Raises:** FileNotFoundError if there is none, ValueError if it is damaged.
         """
         return cls.model_validate_json((folder / MANIFEST).read_bytes())
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 digest of a file, read every time; `tasks.host.file_digest` reads once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,8 @@ class Mirror:
     stored under their checksums, so that two machines that make the same artifact at the same time
     never mix their bytes.
 
-    **Example:** `Mirror("s3://bucket/erpd")` (with `pip install s3fs`), `Mirror("file:///mnt/erpd")`
+    **Example:** `Mirror("s3://bucket/erpd")` (with `pip install s3fs`),
+    `Mirror("file:///mnt/erpd")`
 
     **Raises:** ValueError if the protocol is unknown or its driver is not installed.
     """
@@ -58,7 +59,7 @@ class Mirror:
             ) from error
 
     def has(self, artifact: str) -> bool:
-        """Checks that the mirror has a complete manifest of an artifact."""
+        """Whether the mirror has a complete manifest of an artifact."""
         return self._manifest(artifact) is not None
 
     def push(self, artifact: str, folder: Path) -> None:

@@ -74,7 +74,7 @@ class Build:
         return self._before + time.monotonic() - self._since
 
     def done(self, name: str) -> bool:
-        """Checks that a file was put and matches its checksum. Removes a damaged file."""
+        """Whether a file was put and matches its checksum. Removes a damaged file."""
         path, side = self.folder / name, self.folder / (name + SIDE)
         if path.exists() and side.exists() and sha256(path).encode() == side.read_bytes():
             return True
@@ -178,7 +178,7 @@ class Store:
     def path(self, artifact: str) -> Path:
         """Folder of a complete artifact, whether it exists or not.
 
-        Raises ValueError for a string that cannot be an identity.
+        **Raises:** ValueError for a string that cannot be an identity.
         """
         kind = artifact.partition("-")[0]
         if "/" in artifact or "\0" in artifact or kind.strip(".") == "":
@@ -191,7 +191,7 @@ class Store:
     def manifest(self, artifact: str) -> Manifest:
         """Manifest of an artifact.
 
-        Raises FileNotFoundError if the store does not have it, ValueError if it is damaged.
+        **Raises:** FileNotFoundError if the store does not have it, ValueError if it is damaged.
         """
         try:
             return Manifest.read(self.path(artifact))
@@ -201,12 +201,12 @@ class Store:
             ) from None
 
     def has(self, artifact: str) -> bool:
-        """Checks that an artifact is present and matches its manifest (once per process).
+        """Whether an artifact is present and matches its manifest (once per process).
 
         Fetches from the mirror what only the mirror has, and copies to the mirror what it lacks. A
         damaged artifact is moved to `damaged/` with a description, and counts as absent.
 
-        Raises RuntimeError if the mirror's copy is damaged.
+        **Raises:** RuntimeError if the mirror's copy is damaged.
         """
         present = self._touch(artifact)  # before the check of its bytes, which may take minutes
         if present and artifact in self._verified:

@@ -74,7 +74,7 @@ def resume(
     Every worker makes this call.
 
     **Returns:** The number of steps done, and their records; 0 and no records without a complete
-    checkpoint.
+        checkpoint.
     """
     for paths in workers.gather(_checkpoints(build))[0]:
         sound = [build.done(path.name) for path in paths[workers.rank :: workers.size]]

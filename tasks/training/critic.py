@@ -21,6 +21,7 @@ from erpd_core.faults import placed
 from erpd_core.finite import require_finite_weights
 from erpd_core.optimize import make_optimizer
 from erpd_core.refs import PolicyRef, RolloutRef, ValuesRef
+from erpd_core.schedule import Phase
 from tasks.execution.stage import Context, Stage, Verb
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import load_batch, shards
@@ -89,7 +90,7 @@ class TrainCritic(Stage[ValuesRef]):
     VERSION: ClassVar[int] = 1
     REF: ClassVar[type] = ValuesRef
     VERB: ClassVar[Verb] = "train"
-    PHASE: ClassVar[str | None] = "teacher"
+    PHASE: ClassVar[Phase | None] = "teacher"
 
     init: PolicyRef
     rollouts: RolloutRef

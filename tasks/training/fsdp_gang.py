@@ -18,10 +18,10 @@ from tasks.execution.resource_requests import trainer_request
 from tasks.execution.stage import Context
 from tasks.store import Build
 from tasks.training.checkpoint import written
-from tasks.training.fsdp_worker import Trained, Worker
+from tasks.training.fsdp_worker import ShardedTraining, Worker
 
 
-def train_together(stage: Trained, context: Context, build: Build) -> TrainingRef:
+def train_together(stage: ShardedTraining, context: Context, build: Build) -> TrainingRef:
     """The result of `stage.train`, computed by `runtime.trainers` workers.
 
     If one of them dies, all resume from their last checkpoint.
@@ -35,9 +35,9 @@ def train_together(stage: Trained, context: Context, build: Build) -> TrainingRe
         for left in build.folder.glob(".*.tmp"):
             left.unlink()
         # a file of this name is removed when a killed build is continued
-        meeting = build.folder / f".{uuid.uuid4().hex}.tmp"
+        rendezvous = build.folder / f".{uuid.uuid4().hex}.tmp"
         return [
-            start(Worker, stage, inside, build, rank, meeting, address)
+            start(Worker, stage, inside, build, rank, rendezvous, address)
             for rank in range(own.trainers)
         ]
 

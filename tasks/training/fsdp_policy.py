@@ -129,7 +129,7 @@ class ShardedPolicy(HFPolicy):
     def _fill(self, workers: WorkerGroup) -> None:
         """Read this worker's rows of every parameter from the policy's files.
 
-        Raises LookupError if the files have other names or shapes.
+        **Raises:** LookupError if the files have other names or shapes.
         """
         rows = Rows(sorted(self._folder.glob("model*.safetensors")))
         with torch.no_grad():
@@ -152,7 +152,7 @@ def _blank(folder: Path) -> Any:
 def _fill_buffers(model: Any, device: torch.device) -> None:
     """Let modules compute their buffers that no file holds, such as rotary frequencies.
 
-    Raises ValueError if a module leaves such a buffer undefined.
+    **Raises:** ValueError if a module leaves such a buffer undefined.
     """
     for module in model.modules():
         names = sorted(module._non_persistent_buffers_set)

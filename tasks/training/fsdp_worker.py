@@ -20,11 +20,11 @@ from tasks.host.machine import use_threads
 from tasks.models.policy import device_of
 from tasks.store import Build
 
-PATIENCE = timedelta(hours=1)
+COLLECTIVE_TIMEOUT = timedelta(hours=1)
 """Longest wait of a worker for another; more than the first one takes to write a policy."""
 
 
-class Trained(Protocol):
+class ShardedTraining(Protocol):
     """A stage that several workers can train together."""
 
     def train(self, context: Context, build: Build, workers: WorkerGroup) -> TrainingRef: ...
@@ -34,24 +34,32 @@ class Worker:
     """Holds a shard of the model and works on its part of every minibatch."""
 
     def __init__(
-        self, stage: Trained, context: Context, build: Build, rank: int, meeting: Path, address: str
+        self,
+        stage: ShardedTraining,
+        context: Context,
+        build: Build,
+        rank: int,
+        rendezvous: Path,
+        address: str,
     ) -> None:
         self.stage, self.context, self.build = stage, context, build
-        self.rank, self.meeting, self.address = rank, meeting, address
+        self.rank, self.rendezvous, self.address = rank, rendezvous, address
 
     def train(self) -> TrainingRef:
         """Run the stage's training. All workers return the same result; the first writes it."""
         runtime = self.context.runtime
         use_threads(runtime.cpus)
-        meet(runtime, self.rank, runtime.trainers, self.meeting, self.address)
+        join_process_group(runtime, self.rank, runtime.trainers, self.rendezvous, self.address)
         try:
             return self.stage.train(self.context, self.build, DistributedGroup())
         finally:
             dist.destroy_process_group()
 
 
-def meet(runtime: RuntimeConfig, rank: int, size: int, meeting: Path, address: str) -> None:
-    """Join the process group of the workers, which find each other through the file `meeting`.
+def join_process_group(
+    runtime: RuntimeConfig, rank: int, size: int, rendezvous: Path, address: str
+) -> None:
+    """Join the process group of the workers, which find each other through the file `rendezvous`.
 
     No port has to be chosen, so none can be in use. The workers communicate over the network
     interface that has `address`: by gloo for tensors in host memory, by NCCL for those on GPUs.
@@ -65,7 +73,11 @@ def meet(runtime: RuntimeConfig, rank: int, size: int, meeting: Path, address: s
         torch.cuda.set_device(0)  # Ray shows a worker only its own GPU
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
-        backend, init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=PATIENCE
+        backend,
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=size,
+        timeout=COLLECTIVE_TIMEOUT,
     )
 
 

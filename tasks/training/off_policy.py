@@ -30,7 +30,7 @@ from tasks.training.checkpoint import resume
 
 
 @dataclass(frozen=True)
-class Phase:
+class TrainingPhase:
     """Optimizer steps with one loss and one signal."""
 
     loss: Loss
@@ -43,7 +43,7 @@ class TrainingPlan:
     """The batch of a training, and everything that its loop needs to know."""
 
     batch: TokenBatch
-    phases: Sequence[Phase]
+    phases: Sequence[TrainingPhase]
     optimizer: OptimizerConfig
     minibatch: int
     """Responses of a step."""
@@ -62,7 +62,7 @@ class OffPolicyTraining(Training):
     old: LogprobRef
 
     def runs_on_actors(self, runtime: RuntimeConfig) -> bool:
-        return runtime.trains_apart
+        return runtime.trains_on_actors
 
     @abstractmethod
     def plan(self, context: Context) -> TrainingPlan:
@@ -72,7 +72,7 @@ class OffPolicyTraining(Training):
         """
 
     def compute(self, context: Context, build: Build) -> TrainingRef:
-        if not context.runtime.trains_apart:
+        if not context.runtime.trains_on_actors:
             return self.train(context, build, SINGLE)
         from tasks.training.fsdp_gang import train_together
 
@@ -135,7 +135,10 @@ class OffPolicyTraining(Training):
 
 
 def _through_phases(
-    phases: Sequence[Phase], take_steps: Callable[..., Iterator[Record]], seed: int, done: int
+    phases: Sequence[TrainingPhase],
+    take_steps: Callable[..., Iterator[Record]],
+    seed: int,
+    done: int,
 ) -> Iterator[Record]:
     """The records of all phases in order, from step `done + 1` on.
 

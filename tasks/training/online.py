@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from erpd_core.advantages import group_normalised
+from erpd_core.advantages import group_normalized
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.config import OnlineConfig
 from erpd_core.faults import Fault, placed
@@ -24,6 +24,7 @@ from erpd_core.finite import SLOWER, require_finite_column
 from erpd_core.online import fresh_record, informative_groups, mean_record
 from erpd_core.optimize import make_optimizer, optimize, score
 from erpd_core.refs import Problem, ProblemsRef, Role, TrainingRef
+from erpd_core.schedule import Phase
 from erpd_core.signals import FixedSignal
 from erpd_core.step_statistics import Record
 from tasks.datasets import load_problems
@@ -41,7 +42,7 @@ class TrainOnline(Training):
     """On-policy GRPO (or another loss) from `init` on training problems, with its kept policies."""
 
     VERB: ClassVar[Verb] = "train"
-    PHASE: ClassVar[str | None] = "online"
+    PHASE: ClassVar[Phase | None] = "online"
 
     role: Role = "online"
     problems: ProblemsRef
@@ -119,13 +120,10 @@ class OnlineLoop:
         A batch without an informative group gives no update, and its record has none of the keys
         that describe an update (`loss`, `grad_norm`, ...).
 
-        **Returns:** The record of the step, with these keys:
-            those of `erpd_core.optimize`; for several updates, their mean
-            those of `erpd_core.online.fresh_record`
-            `updates`: number of optimizer steps
-            `groups_informative`: number of groups with mixed outcomes
-            `seconds_rollout`: sampling and verifying
-            `seconds_update`: scoring and learning
+        **Returns:** The record of the step, with these keys: those of `erpd_core.optimize`; for
+            several updates, their mean those of `erpd_core.online.fresh_record` `updates`: number
+            of optimizer steps `groups_informative`: number of groups with mixed outcomes
+            `seconds_rollout`: sampling and verifying `seconds_update`: scoring and learning
             `seconds_kl`: log-probs of the start policy, which are only measured
         **Raises:** Fault if a number is not finite.
         """
@@ -146,7 +144,7 @@ class OnlineLoop:
             require_finite_column(
                 start_N, "log-probs of them under the start policy", "start from another policy"
             )
-        advantage_S = group_normalised(batch.reward_S, batch.group_S)
+        advantage_S = group_normalized(batch.reward_S, batch.group_S)
         informative = informative_groups(advantage_S, batch.group_S)
         updates: list[Record] = []
         if informative:

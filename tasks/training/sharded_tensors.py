@@ -38,7 +38,9 @@ class Rows:
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` (exclusive) of a tensor; for a scalar, the scalar.
 
-        Every file holds the scalar. Raises LookupError if there is no such tensor or row.
+        Every file holds the scalar.
+
+        **Raises:** LookupError if there is no such tensor or row.
         """
         if name not in self:
             raise LookupError(f"{', '.join(map(str, self._paths))}: no tensor {name}")

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 from erpd_core.columns import Column
 from erpd_core.config import Distill, OptimizerConfig, SignalSpec
 from erpd_core.refs import Frozen, LogprobRef
-from erpd_core.schedule import kept_steps
+from erpd_core.schedule import Phase, kept_steps
 from erpd_core.signals import FixedSignal, LiveSignal, Signal, build_signal, weighted_sum
 from tasks.execution.stage import Context, Verb
 from tasks.models.policy import vocabulary
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import open_column
 from tasks.store import Store
-from tasks.training.off_policy import OffPolicyTraining, Phase, TrainingPlan
+from tasks.training.off_policy import OffPolicyTraining, TrainingPhase, TrainingPlan
 
 
 class SidedSignal(Frozen):
@@ -46,7 +46,7 @@ class DistillStudent(OffPolicyTraining):
     """
 
     VERB: ClassVar[Verb] = "distill"
-    PHASE: ClassVar[str | None] = "distill"
+    PHASE: ClassVar[Phase | None] = "distill"
 
     loss: Distill
     optimizer: OptimizerConfig
@@ -86,7 +86,7 @@ class DistillStudent(OffPolicyTraining):
         batch = load_batch(shards(context.store, self.rollouts))
         positive_N = batch.per_token(batch.reward_S > 0.5)
         phases = [
-            Phase(self.loss, self._signal(context.store, phase, positive_N), phase.steps)
+            TrainingPhase(self.loss, self._signal(context.store, phase, positive_N), phase.steps)
             for phase in self.phases
         ]
         return TrainingPlan(

@@ -6,25 +6,26 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
-from erpd_core.advantages import gae, group_normalised, length_adaptive_lambda, whitened
+from erpd_core.advantages import gae, group_normalized, length_adaptive_lambda, whitened
 from erpd_core.batch import TokenBatch
 from erpd_core.columns import Column
 from erpd_core.config import PPO, TrainConfig, WeakTeacherConfig
 from erpd_core.refs import ValuesRef
+from erpd_core.schedule import Phase
 from erpd_core.signals import FixedSignal
 from tasks.execution.stage import Context, Verb
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
 from tasks.store import Store
 from tasks.training.batch_check import check_learning_signal
-from tasks.training.off_policy import OffPolicyTraining, Phase, TrainingPlan
+from tasks.training.off_policy import OffPolicyTraining, TrainingPhase, TrainingPlan
 
 
 class TrainTeacher(OffPolicyTraining):
     """Train an extreme policy, and keep policies on the way to it (Sec. 3.1, 3.4)."""
 
     VERB: ClassVar[Verb] = "train"
-    PHASE: ClassVar[str | None] = "teacher"
+    PHASE: ClassVar[Phase | None] = "teacher"
 
     config: TrainConfig | WeakTeacherConfig
     values: ValuesRef | None = None
@@ -62,7 +63,7 @@ class TrainTeacher(OffPolicyTraining):
         advantages = FixedSignal(self._advantages(context.store, batch))
         return TrainingPlan(
             batch=batch,
-            phases=[Phase(self.config.loss, advantages, self.config.steps)],
+            phases=[TrainingPhase(self.config.loss, advantages, self.config.steps)],
             optimizer=self.config.optimizer,
             minibatch=self.config.minibatch,
             keep=self.config.trail,
@@ -76,7 +77,7 @@ class TrainTeacher(OffPolicyTraining):
         """
         loss = self.config.loss
         if self.values is None or not isinstance(loss, PPO):
-            return batch.per_token(group_normalised(batch.reward_S, batch.group_S))
+            return batch.per_token(group_normalized(batch.reward_S, batch.group_S))
         value_N = load_column(store, self.values, "value")
         return whitened(
             gae(

@@ -97,7 +97,7 @@ def text_lines(path: Path, shown: str = "") -> Iterator[tuple[str, str]]:
 def parse_json(text: str, where: str, remedy: str = "write one JSON object per line") -> Any:
     """Parse a JSON text.
 
-    Raises ValueError, in one line, that gives `where`, what is wrong, and the remedy `remedy`.
+    **Raises:** ValueError in one line that gives `where`, what is wrong, and the remedy `remedy`.
     """
     try:
         return json.loads(text)

@@ -23,7 +23,7 @@ def checked_name(name: str, what: str) -> str:
 
     That is, parts separated by `/`, none of them empty, `.` or `..`.
 
-    Raises ValueError otherwise, with a message of one line that begins with `what`.
+    **Raises:** ValueError otherwise, with a message of one line that begins with `what`.
     """
     # NFKC turns look-alikes of dots and slashes into plain ones
     if why := _objection(name) or _objection(unicodedata.normalize("NFKC", name)):
@@ -37,7 +37,7 @@ def checked_name(name: str, what: str) -> str:
 def path_inside(folder: Path, name: str, what: str) -> Path:
     """Return `folder / name`, which stays inside `folder` even after following symlinks.
 
-    Raises ValueError otherwise, with a message of one line that begins with `what`.
+    **Raises:** ValueError otherwise, with a message of one line that begins with `what`.
     """
     path = folder / checked_name(name, what)
     require_inside(folder, path, what)

@@ -53,7 +53,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 def read_yaml(text: str, where: str) -> Any:
     """Parse a YAML text; None for an empty one.
 
-    Raises ValueError, in one line, that gives `where`, line, column and remedy.
+    **Raises:** ValueError in one line that gives `where`, line, column and remedy.
     """
     try:
         loader = _Loader(text)
@@ -106,8 +106,8 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
 
     `sizes` maps the ids of finished nodes to their counts; 0 marks a node being counted.
 
-    Raises ConstructorError for a key that is not text, a duplicate key, a circular alias, and
-    more than `MOST` values.
+    **Raises:** ConstructorError for a key that is not text, a duplicate key, a circular alias, and
+        more than `MOST` values.
     """
     if id(node) in sizes:
         if not (size := sizes[id(node)]):

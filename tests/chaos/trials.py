@@ -153,7 +153,7 @@ def _kill_victim(
 def title(command: list[str]) -> str:
     """The beginning of a process's command line, without the folders of the machine.
 
-    Example: `title(["/a/bin/python", "-m", "prefect.engine"]) == "python -m prefect.engine"`
+    **Example:** `title(["/a/bin/python", "-m", "prefect.engine"]) == "python -m prefect.engine"`
     """
     return re.sub(r"(?<![:/\w])/\S*/", "", " ".join(command))[:120].strip()
 

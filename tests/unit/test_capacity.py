@@ -17,7 +17,7 @@ from helpers import erpd, sets
 from erpd_core.config import PPO, CampaignConfig, RuntimeConfig
 from flows.recipes.load import load_recipe
 from tasks.engines import check_engine
-from tasks.estimate.preflight import campaign_requirements, check_room, check_runtime
+from tasks.estimate.preflight import campaign_requirements, check_capacity, check_runtime
 from tasks.execution.capacity import Node, Requirement, refuse_impossible, requirements
 from tasks.execution.ray_cluster import _node
 from tasks.execution.resource_requests import ResourceRequest
@@ -135,7 +135,7 @@ def test_room_is_nobodys_that_asks_for_none() -> None:
 
 
 def test_a_ray_that_is_off_needs_nothing() -> None:
-    check_room(config(runtime=RuntimeConfig(ray="off", gpus=8)))
+    check_capacity(config(runtime=RuntimeConfig(ray="off", gpus=8)))
 
 
 # -------------------------------------------------------------------------------------------- bytes
@@ -229,9 +229,17 @@ def test_a_node_is_what_ray_says_of_it() -> None:
 
 
 def test_parts_of_a_node_are_counted_as_ray_counts_them() -> None:
-    assert Requirement("samplers", ResourceRequest(1, 0.1), {}, count=99).room(Node(100, 1)) == 10
-    assert Requirement("samplers", ResourceRequest(1, 0.3333), {}, count=99).room(Node(100, 1)) == 3
-    assert Requirement("waiting", ResourceRequest(0, 0.0), {}).room(HEAD) == 1
+    assert (
+        Requirement("samplers", ResourceRequest(1, 0.1), {}, count=99).copies_that_fit(Node(100, 1))
+        == 10
+    )
+    assert (
+        Requirement("samplers", ResourceRequest(1, 0.3333), {}, count=99).copies_that_fit(
+            Node(100, 1)
+        )
+        == 3
+    )
+    assert Requirement("waiting", ResourceRequest(0, 0.0), {}).copies_that_fit(HEAD) == 1
 
 
 def config(**changes: Any) -> CampaignConfig:

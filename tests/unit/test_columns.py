@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from erpd_core import columns as core
-from erpd_core.advantages import group_normalised
+from erpd_core.advantages import group_normalized
 from erpd_core.columns import PerSequence, stretches
 from erpd_core.config import SignalSpec
 from erpd_core.faults import Fault
@@ -187,11 +187,11 @@ def direct(
         ratio = torch.where(
             positive, ratio.clamp(min=0) if spec.positives == "max" else ratio.clamp(max=0), ratio
         )
-    centre = ratio.double().mean() if spec.whiten == "shift" else 0.0
+    center = ratio.double().mean() if spec.whiten == "shift" else 0.0
     white = (
         ratio
         if spec.whiten == "off"
-        else ((ratio.double() - centre) / ratio.double().std(unbiased=False)).float()
+        else ((ratio.double() - center) / ratio.double().std(unbiased=False)).float()
     )
     return white if spec.clip is None else white.clamp(-spec.clip, spec.clip)
 
@@ -270,7 +270,7 @@ def test_what_is_not_finite_is_found_in_any_stretch_even_where_the_mask_hides_it
 
 def test_advantages_of_a_large_batch_are_those_of_a_small_one(world: World):
     batch = load_batch(shards(world.store, world.rollouts))
-    advantage_S = group_normalised(batch.reward_S, batch.group_S)
+    advantage_S = group_normalized(batch.reward_S, batch.group_S)
     assert batch.per_token(advantage_S)[:].equal(advantage_S[batch.seq_N])
     index = batch.token_index(torch.tensor([3, 1]))
     assert batch.per_token(advantage_S)[index].equal(advantage_S[batch.seq_N][index])

@@ -20,7 +20,7 @@ from erpd_core.config import (
 )
 from erpd_core.refs import ProblemsRef
 from tasks.datasets import draw_problems, load_problems, read_problems
-from tasks.datasets.overlap import find_shared, ngrams, normalised, plain_problem
+from tasks.datasets.overlap import find_shared, ngrams, normalized, plain_problem
 from tasks.datasets.subset import draw, weight_of
 from tasks.execution.stage import Context, get_or_compute
 from tasks.store import Store
@@ -161,8 +161,8 @@ OTHER = (
 
 
 def test_equal_texts_are_found_whatever_their_spacing_and_dollars():
-    assert normalised(r"Find  $\left( x \right)$.") == normalised("find (x).")
-    assert normalised("1 + 2") != normalised("1 - 2")
+    assert normalized(r"Find  $\left( x \right)$.") == normalized("find (x).")
+    assert normalized("1 + 2") != normalized("1 - 2")
     matches = find_shared(
         ["What is 2 + 2?", "What is 2 + 3?"], {"test": {"t1": "what is $2+2$?"}}, OverlapConfig()
     )

@@ -14,7 +14,7 @@ from doc_names import ROOT, prose
 
 CODE = ("erpd_core", "tasks", "flows", "deployments", "scripts", "benchmarks", "docker", "tests")
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TICS = {

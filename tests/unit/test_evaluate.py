@@ -18,7 +18,7 @@ from erpd_core.config import SamplingConfig
 from erpd_core.evaluation_details import BenchmarkDetails, ProblemResult
 from erpd_core.refs import EvalReport
 from flows.inspect.evaluate_models import (
-    Asked,
+    EvaluationRequest,
     compare_results,
     evaluate_models,
     plan_evaluation,
@@ -329,7 +329,7 @@ def test_a_judge_turns_answers_and_is_named_in_what_is_printed(
 ):
     monkeypatch.setenv("ERPD_HOME", str(tmp_path))
     (tmp_path / "logs").mkdir()
-    asked = Asked(
+    asked = EvaluationRequest(
         model="tiny", benchmarks=("tiny",), k=4, count=12, sampling={"max_new_tokens": 24}
     )
     plain, _ = evaluate_models(plan_evaluation(asked), None)
@@ -373,7 +373,9 @@ def test_a_judge_turns_answers_and_is_named_in_what_is_printed(
     ids=str,
 )
 def test_what_cannot_be_evaluated_is_said_before_anything_is_sampled(given: dict, words: list[str]):
-    asked = Asked(**{"model": "tiny", "benchmarks": ("tiny",), "k": 2, "count": 3, **given})
+    asked = EvaluationRequest(
+        **{"model": "tiny", "benchmarks": ("tiny",), "k": 2, "count": 3, **given}
+    )
     with pytest.raises(ValueError) as refused:
         plan_evaluation(asked)
     assert all(word in str(refused.value) for word in words), refused.value

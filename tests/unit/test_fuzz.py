@@ -26,7 +26,7 @@ from tasks.grading.code.files import read_code_rows
 from tasks.grading.extract import extract
 from tasks.grading.fast import quick_verdict
 from tasks.grading.files import read_rows, write_rows
-from tasks.grading.normalise import balance_braces, drop_approximation, strip_delimiters, unify
+from tasks.grading.normalize import balance_braces, drop_approximation, strip_delimiters, unify
 from tasks.models.model_check import weights
 from tasks.registry.database import _dumps
 from tasks.store.manifest import Manifest

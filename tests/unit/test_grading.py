@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tasks.grading.extract import extract, last_boxed, last_hash
 from tasks.grading.fast import quick_verdict
 from tasks.grading.math import grade_one
-from tasks.grading.normalise import key, tidy
+from tasks.grading.normalize import key, tidy
 from tasks.grading.numbers import read_number
 
 ROOT = Path(__file__).parents[2]

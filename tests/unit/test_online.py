@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tasks.training.online
-from erpd_core.advantages import group_normalised
+from erpd_core.advantages import group_normalized
 from erpd_core.batch import minibatches
 from erpd_core.config import (
     GRPO,
@@ -251,7 +251,7 @@ def test_an_engine_follows_the_policy_it_shares_and_the_trainer_is_none_the_wors
     assert lp_N.equal(score(load_policy(folder, runtime), batch, 4096)[0]), (
         "sampling leaves the trainer's forward as it was"
     )
-    advantage_N = group_normalised(batch.reward_S, batch.group_S)[batch.seq_N]
+    advantage_N = group_normalized(batch.reward_S, batch.group_S)[batch.seq_N]
     updates = optimize(
         policy,
         make_optimizer(policy, FAST),

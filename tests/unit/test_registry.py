@@ -327,7 +327,7 @@ def test_a_campaign_that_is_forgotten_holds_nothing_until_it_is_started_again(re
         **{"student": False, "signal": False, "lp-teacher": False},  # made from the teacher
         **{"teacher": True, "rollouts": True, "base": True},  # the teacher and its inputs
     }
-    assert [str(place) for place in registry.places(["student", "teacher"])] == [
+    assert [str(place) for place in registry.roles(["student", "teacher"])] == [
         "c-2:1.teacher",
         "c-1:1.student",
         "c-1:1.teacher",
@@ -408,7 +408,7 @@ def test_more_artifacts_than_a_statement_may_name_are_placed(registry: Registry,
     registry.attach("c-1", 1, "student", "last")
     assert [
         str(place)
-        for place in registry.places([*(f"none-{number}" for number in range(70_000)), "last"])
+        for place in registry.roles([*(f"none-{number}" for number in range(70_000)), "last"])
     ] == ["c-1:1.student"]
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.overhead import Span, covered, spans
 from deployments.output.progress_bars import Display
 from erpd_core.config import RuntimeConfig, SamplingConfig
-from flows.steps.recorder import cancel_all, run_once
+from flows.steps.recorder import allow_stages, cancel_all, run_once
 from tasks.execution.progress import Progress
 from tasks.execution.ray_cluster import max_concurrent_stages
 from tasks.execution.resource_requests import ResourceRequest, local_cpus
@@ -60,24 +60,24 @@ def test_a_failure_meets_everyone_who_waits_and_is_forgotten():
 
 
 def test_after_an_interrupt_nothing_more_is_asked_for():
-    cancel_all(True)
+    cancel_all()
     try:
         with pytest.raises(KeyboardInterrupt):
             run_once("teacher-3", Future)
     finally:
-        cancel_all(False)
+        allow_stages()
 
 
 def test_an_interrupt_wakes_who_waits_for_an_answer_that_will_not_come():
     wait = run_once("teacher-4", Submitted)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait)
-        cancel_all(True)
+        cancel_all()
         try:
             with pytest.raises(KeyboardInterrupt):
                 waiting.result(timeout=10)
         finally:
-            cancel_all(False)
+            allow_stages()
 
 
 def test_a_local_ray_has_the_whole_machine_and_a_stage_its_share(monkeypatch: pytest.MonkeyPatch):

@@ -447,4 +447,4 @@ def test_what_trainers_ask_and_their_stage_does_not(world: World):
     assert request_for(
         ScoreRollouts(policy=world.base, rollouts=world.rollouts), runtime
     ) == ResourceRequest(8, 4.0)
-    assert not runtime.model_copy(update={"ray": "off"}).trains_apart
+    assert not runtime.model_copy(update={"ray": "off"}).trains_on_actors

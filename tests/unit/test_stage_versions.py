@@ -39,7 +39,9 @@ def test_the_golden_file_knows_the_code_of_every_stage(now: dict):
     assert {"SampleRollouts", "ScoreRollouts", "TrainTeacher", "DistillStudent"} <= now.keys()
     teacher = now["TrainTeacher"]["modules"]
     assert {"erpd_core.optimize", "erpd_core.losses.sapo", "erpd_core.advantages"} <= teacher.keys()
-    assert "erpd_core.losses.sapo" not in now["SampleRollouts"]["modules"]
+    sampling = now["SampleRollouts"]["modules"]
+    assert {"tasks.grading.worker_main", "tasks.grading.code.runner"} <= sampling.keys()
+    assert "erpd_core.losses.sapo" not in sampling
     assert not any(module.startswith("tasks.store") for module in teacher)
 
 

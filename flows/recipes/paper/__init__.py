@@ -40,7 +40,7 @@ class PaperSetting(Frozen):
 
     If `section` begins with "inferred", the value is our inference, and `section` says from what.
 
-    Example: `PaperSetting(value=10, section="Sec. 4.4")`
+    **Example:** `PaperSetting(value=10, section="Sec. 4.4")`
     """
 
     value: Scalar | tuple[Scalar, ...]
@@ -50,7 +50,7 @@ class PaperSetting(Frozen):
 class PaperRow(Frozen):
     """One row of a table. A cell that the paper leaves blank is absent from `values`.
 
-    Example: `PaperRow(key="ce+distill", label="CE + Distillation", group="NBG4-3B",
+    **Example:** `PaperRow(key="ce+distill", label="CE + Distillation", group="NBG4-3B",
     values={"AIME24": 90.9, "KL": 0.02})`
     """
 

@@ -57,7 +57,7 @@ STYLE: Any = {
 class Point:
     """A measured policy.
 
-    Example: `Point("student 1", "student", 1, 0.08, {"test": score}, start="base")`
+    **Example:** `Point("student 1", "student", 1, 0.08, {"test": score}, start="base")`
     """
 
     name: str
@@ -74,7 +74,8 @@ class Point:
 class Run:
     """A training run: its records by step, and the validation scores of the kept steps.
 
-    Example: `Run("iteration 1", 1, [{"step": 1, "loss": 0.7}], validation={20: 0.85}, chosen=20)`
+    **Example:** `Run("iteration 1", 1, [{"step": 1, "loss": 0.7}], validation={20: 0.85},
+    chosen=20)`
     """
 
     name: str

@@ -49,7 +49,7 @@ from flows.reports.figures.style import (
 class Gained:
     """A policy's gain over its base with its 95 % interval, and the paper's gain, all in points.
 
-    Example: `Gained("ce", "student 1", "student", 27.0, 22.8, 31.2, paper=4.8)`
+    **Example:** `Gained("ce", "student 1", "student", 27.0, 22.8, 31.2, paper=4.8)`
     """
 
     arm: str
@@ -65,7 +65,7 @@ class Gained:
 class Placed:
     """A measured policy of an arm.
 
-    Example: `Placed("ce", "student", 1, 0.05, {"test": score}, strategy="S1")`
+    **Example:** `Placed("ce", "student", 1, 0.05, {"test": score}, strategy="S1")`
     """
 
     arm: str
@@ -82,7 +82,8 @@ class Placed:
 class Timeline:
     """An arm's policies by the time of work after which they existed.
 
-    Example: `Timeline("ce", [(0.0, base), (140.0, teacher)], kept=[[(60.0, 0.71), (120.0, 0.74)]])`
+    **Example:** `Timeline("ce", [(0.0, base), (140.0, teacher)], kept=[[(60.0, 0.71), (120.0,
+    0.74)]])`
     """
 
     arm: str

@@ -104,7 +104,7 @@ class JudgeClient:
     def ask(self, messages: list[dict[str, str]]) -> str | None:
         """The text of the reply; None if the server refuses this request (for example as too long).
 
-        Raises BudgetSpent, or JudgeError if the endpoint cannot be used.
+        **Raises:** BudgetSpent, or JudgeError if the endpoint cannot be used.
         """
         config = self.config
         body = {
@@ -202,7 +202,7 @@ class JudgeClient:
 def key_of(config: JudgeConfig) -> str | None:
     """The API key, from the environment; None if the config names no variable.
 
-    Raises ValueError if the variable is not set, or its text is not valid in a header.
+    **Raises:** ValueError if the variable is not set, or its text is not valid in a header.
     """
     if config.key_env is None:
         return None

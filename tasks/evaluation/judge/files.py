@@ -39,7 +39,7 @@ def judge_file(
     asked).
 
     **Returns:** The number of rows for each outcome of the judge, the number of correct rows by
-    rules and with the judge, and what the judge cost.
+        rules and with the judge, and what the judge cost.
     """
     rows = read_judge_rows(source)
     check_output(target)

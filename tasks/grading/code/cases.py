@@ -20,8 +20,8 @@ _AROUND = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
 class Tests:
     """The test cases of one problem.
 
-    Example: `read_tests({"inputs": ["[1]\\n2"], "outputs": ["[1, 2]"], "fn_name": "append"})` is
-    `Tests(fn_name="append", inputs=[b"[[1], 2]"], expected=[[1, 2]])`
+    **Example:** `read_tests({"inputs": ["[1]\\n2"], "outputs": ["[1, 2]"], "fn_name": "append"})`
+    is `Tests(fn_name="append", inputs=[b"[[1], 2]"], expected=[[1, 2]])`
     """
 
     fn_name: str | None
@@ -35,7 +35,7 @@ class Tests:
 def read_tests(unit_tests: object) -> Tests:
     """Read and check `{"inputs": [...], "outputs": [...], "fn_name": optional}` or its JSON.
 
-    Raises ValueError if the test cases are invalid.
+    **Raises:** ValueError if the test cases are invalid.
     """
     if isinstance(unit_tests, str):
         try:
@@ -111,7 +111,7 @@ def livecodebench_tests(row: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a row of livecodebench/code_generation_lite to `unit_tests`.
 
     **Returns:** `{"inputs", "outputs"}`, public cases before private ones, and `"fn_name"` if the
-    cases call a function.
+        cases call a function.
     **Raises:** ValueError if the cases have an unknown form.
     """
     cases = [*_cases(row["public_test_cases"]), *_cases(row["private_test_cases"])]
@@ -154,8 +154,8 @@ def unpickle_text(data: bytes) -> str:
     Only the opcodes are read. (An Unpickler without `find_class` would still allocate as much
     memory as a hostile memo index requests.)
 
-    Raises ValueError if an opcode does more than hold a string, or if there is not exactly one
-    string.
+    **Raises:** ValueError if an opcode does more than hold a string, or if there is not exactly one
+        string.
     """
     text: list[str] = []
     try:

@@ -15,7 +15,8 @@ def same_output(printed: str, expected: str) -> bool:
     Lines are equal as stripped text, or word by word as decimals. Blank lines count, except at the
     start and the end.
 
-    Example: `same_output("1.50 2\\n", "1.5 2.0")` is true; `same_output("1\\n2", "1 2")` is not.
+    **Example:** `same_output("1.50 2\\n", "1.5 2.0")` is true; `same_output("1\\n2", "1 2")` is
+    not.
     """
     lines, wanted = _lines(printed), _lines(expected)
     return len(lines) == len(wanted) and all(map(_same_line, lines, wanted))

@@ -17,7 +17,7 @@ def program(response: str) -> str | None:
 
     A block that is still open at the end of the response is not a program.
 
-    Example: `program("Read it:\n```python\nprint(input())\n```\nDone.") == "print(input())"`
+    **Example:** `program("Read it:\n```python\nprint(input())\n```\nDone.") == "print(input())"`
     """
     code: str | None = None
     fence = ""

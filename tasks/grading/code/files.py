@@ -20,7 +20,7 @@ from tasks.untrusted.output_files import check_output
 def read_code_rows(source: Path) -> list[tuple[dict[str, Any], Tests]]:
     """Read and check all rows of `source` and their test cases.
 
-    Raises ValueError with the file, the line and the remedy.
+    **Raises:** ValueError with the file, the line and the remedy.
     """
     return [_row(line, where) for where, line in text_lines(source)]
 

@@ -27,7 +27,7 @@ CodeVerdict = Literal["correct", "wrong", "timeout", "error"]
 class Outcome:
     """The outcome of a program on its test cases.
 
-    Example: `Outcome(verdict="wrong", passed=2, total=3, isolation="bubblewrap")`
+    **Example:** `Outcome(verdict="wrong", passed=2, total=3, isolation="bubblewrap")`
     """
 
     verdict: CodeVerdict
@@ -43,7 +43,7 @@ class Outcome:
 class CodeGrader:
     """Runs programs on their test cases. Each program gets a new sandbox, removed afterwards.
 
-    Example:
+    **Example:**
         with CodeGrader() as grader:
             grader.run([("print(int(input()) + 1)", read_tests({"inputs": ["1"], "outputs":
             ["2"]}))])
@@ -53,7 +53,7 @@ class CodeGrader:
         limits: Limits of a test case; None means the defaults.
         level: Required isolation level; None means the best that works on this machine.
     **Raises:** ValueError if `workers` is not positive. Grading raises SandboxError if no program
-    can be isolated.
+        can be isolated.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class CodeGrader:
         """Grade (JSON of unit_tests, response) pairs.
 
         **Returns:** The verdicts, in the order of the pairs. A response without a code block is
-        `unparsable`. A program that ends with an `error` is `wrong`.
+            `unparsable`. A program that ends with an `error` is `wrong`.
         **Raises:** ValueError for invalid test cases, before anything runs.
         """
         if extractor != "code":

@@ -239,8 +239,9 @@ def _may_change_user() -> bool:
 def readable_python() -> str:
     """A Python that an unprivileged user can start.
 
-    It is the running one, or the system's if the running one is in a private folder. Raises OSError
-    if there is neither.
+    It is the running one, or the system's if the running one is in a private folder.
+
+    **Raises:** OSError if there is neither.
     """
     for program in (sys.executable, "/usr/bin/python3"):
         if os.path.exists(program) and all(_open_to_all(place) for place in _path_parts(program)):

@@ -80,7 +80,9 @@ def best() -> tuple[Level, str]:
     """The first level that blocks every forbidden action, and its name in reports.
 
     The last level is used even if it does not; its name then says so, as in "limits without
-    network". Measured once per process. Raises SandboxError if no level works.
+    network". Measured once per process.
+
+    **Raises:** SandboxError if no level works.
     """
     reasons = []
     for level in LEVELS:

@@ -113,7 +113,7 @@ def run_case(
     """Run one case in a forked process, then kill and remove everything that it left.
 
     **Returns:** How the case ended (`exit`, `time`, `output`), its output, and its message on
-    `RESULT`.
+        `RESULT`.
     """
     source = os.memfd_create("input")
     send(source, data)

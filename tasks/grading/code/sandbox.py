@@ -58,7 +58,7 @@ class Sandbox:
 
     It is closed after a case that ends `lost`. Raises SandboxError if the runner cannot be started.
 
-    Example:
+    **Example:**
         with Sandbox("bubblewrap", "print(int(input()) + 1)", None, Limits(), slot=0) as sandbox:
             sandbox.run(b"41").output  # b"42\\n"
     """

@@ -14,9 +14,9 @@ from erpd_core.estimates import (
     Lengths,
     Machine,
     ModelShape,
-    campaign_tasks,
     costs,
     forward_flops,
+    planned_work,
     training_flops,
 )
 from erpd_core.estimates.campaign import PlannedWork
@@ -374,7 +374,7 @@ def config(**changes) -> CampaignConfig:
 
 
 def done(**changes) -> list[PlannedWork]:
-    return campaign_tasks(
+    return planned_work(
         config(**changes),
         {"prompts": 32, "validation": 8, "test": 16},
         Lengths(response=10, source="made up"),

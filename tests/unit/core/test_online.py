@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from erpd_core.advantages import group_normalised
+from erpd_core.advantages import group_normalized
 from erpd_core.batch import TokenBatch
 from erpd_core.config import GRPO, OnlineConfig, SamplingConfig
 from erpd_core.online import fresh_record, informative_groups, mean_record
@@ -38,7 +38,7 @@ def test_a_fresh_batch_by_hand():
 )
 def test_a_group_informs_when_its_outcomes_differ(rewards: list[float], expected: int):
     reward_S = torch.tensor(rewards, dtype=torch.float32)
-    assert informative_groups(group_normalised(reward_S, BATCH.group_S), BATCH.group_S) == expected
+    assert informative_groups(group_normalized(reward_S, BATCH.group_S), BATCH.group_S) == expected
 
 
 @pytest.mark.parametrize("samples", [3, 7, 16, 33])
@@ -46,7 +46,7 @@ def test_a_group_informs_when_its_outcomes_differ(rewards: list[float], expected
 def test_equal_outcomes_give_an_advantage_of_exactly_nothing(samples: int, reward: float):
     group_S = torch.zeros(samples, dtype=torch.int64)
     assert (
-        informative_groups(group_normalised(torch.full((samples,), reward), group_S), group_S) == 0
+        informative_groups(group_normalized(torch.full((samples,), reward), group_S), group_S) == 0
     )
 
 

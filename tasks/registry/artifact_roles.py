@@ -28,19 +28,19 @@ _LINKS = (
 
 def held(session: Session) -> list[ArtifactRole]:
     """All roles in campaigns that are not forgotten, newest campaign first."""
-    return _places(session, _LINKS.where(CampaignRow.forgotten_at.is_(None)))
+    return _roles(session, _LINKS.where(CampaignRow.forgotten_at.is_(None)))
 
 
-def places(session: Session, artifacts: Sequence[str]) -> list[ArtifactRole]:
+def roles(session: Session, artifacts: Sequence[str]) -> list[ArtifactRole]:
     """All roles of these artifacts, also in forgotten campaigns."""
     return [
         role
         for part in database.parts(artifacts)
-        for role in _places(session, _LINKS.where(Link.artifact_id.in_(part)))
+        for role in _roles(session, _LINKS.where(Link.artifact_id.in_(part)))
     ]
 
 
-def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[ArtifactRole]:
+def _roles(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> list[ArtifactRole]:
     rows = session.execute(query)
     return [
         ArtifactRole(campaign=campaign, iteration=iteration, role=role, artifact=artifact)
@@ -49,7 +49,7 @@ def _places(session: Session, query: sa.Select[tuple[str, int, str, str]]) -> li
 
 
 def is_held(session: Session, artifact: str) -> bool:
-    """Checks that a campaign that is not forgotten holds an artifact or anything made from it."""
+    """Whether a campaign that is not forgotten holds an artifact or anything made from it."""
     made = sa.select(EdgeRow.child).where(EdgeRow.parent == artifact).cte("made", recursive=True)
     made = made.union(sa.select(EdgeRow.child).where(EdgeRow.parent == made.c.child))
     it_or_made = (Link.artifact_id == artifact) | Link.artifact_id.in_(sa.select(made.c.child))

@@ -149,7 +149,7 @@ def key(text: str) -> str:
     The text is tidied, unwrapped from `\text{}` and stripped of spaces. A word is case-folded; a
     single letter is not.
 
-    Example: `key(r"\\text{Even}") == key("even")`, but `key("E") != key("e")`.
+    **Example:** `key(r"\\text{Even}") == key("even")`, but `key("E") != key("e")`.
     """
     text = tidy(text)
     while (inner := _WRAP.fullmatch(text)) is not None:

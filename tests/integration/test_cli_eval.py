@@ -235,7 +235,7 @@ def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path: Path
         "--benchmark",
         "tiny",
         "--count",
-        "160",
+        "400",
         "--k",
         "8",
         *SHORT,
@@ -249,6 +249,7 @@ def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(tmp_path: Path
         assert wait_until(
             lambda: list((home / "store" / "partial").glob("rollouts-*/shard-00000.parquet.sum")),
             300,
+            pause=0.02,
         )
     finally:
         started.send_signal(signal.SIGKILL)

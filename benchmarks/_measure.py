@@ -1,16 +1,13 @@
-"""Times two sides alternately, because a machine's speed drifts.
-
-Ratios are those of consecutive measurements; results are medians.
-"""
+"""Measures seconds, rates and memory, and describes the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,37 +25,6 @@ def rate(amount: float, work: Callable[[], object]) -> float:
     return amount / seconds(work)
 
 
-def in_turn(
-    ours: Callable[[], float], peer: Callable[[], float], rounds: int
-) -> list[tuple[float, float]]:
-    """Return `rounds` pairs of rates (ours, peer), after a warm-up of each.
-
-    The side that goes first alternates.
-    """
-    ours(), peer()
-    pairs = []
-    for number in range(rounds):
-        if number % 2:
-            second = peer()
-            pairs.append((ours(), second))
-        else:
-            first = ours()
-            pairs.append((first, peer()))
-    return pairs
-
-
-def compared(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    """Return the median rate of each side, and the median and range of the ratios of pairs."""
-    ratios = [ours / peer for ours, peer in pairs]
-    return {
-        "ours": round(statistics.median(ours for ours, _ in pairs), 2),
-        "peer": round(statistics.median(peer for _, peer in pairs), 2),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-        "pairs": len(pairs),
-    }
-
-
 def matrix_rate(repeats: int = 8) -> float:
     """Return the best float32 matrix rate, GFLOP/s, over a small model's shapes and a large one."""
     best = 0.0
@@ -67,6 +33,15 @@ def matrix_rate(repeats: int = 8) -> float:
         for _ in range(repeats):
             best = max(best, 2 * m * k * n / seconds(partial(torch.matmul, a, b)) / 1e9)
     return best
+
+
+def peak() -> int:
+    """Return this process's peak memory in bytes, mapped files included.
+
+    Unlike `ru_maxrss`, it does not include what the process had before it ran this program.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def machine() -> dict[str, Any]:

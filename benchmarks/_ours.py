@@ -42,12 +42,13 @@ def policy_folder(model: ModelConfig) -> Path:
 class Trainer:
     """A policy and its optimizer."""
 
-    def __init__(self, folder: Path, token_budget: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.policy: HFPolicy = load_policy(folder, RUNTIME)
         self.optimizer = make_optimizer(self.policy, OptimizerConfig(lr=1e-6))
-        self.token_budget = token_budget
 
-    def step(self, batch: TokenBatch, old_N: Tensor, signal_N: Tensor, loss: Loss) -> Record:
+    def step(
+        self, batch: TokenBatch, old_N: Tensor, signal_N: Tensor, loss: Loss, token_budget: int
+    ) -> Record:
         """Take one optimizer step on the whole batch."""
         (record,) = optimize(
             self.policy,
@@ -60,7 +61,7 @@ class Trainer:
             minibatch=batch.sequences,
             seed=0,
             max_grad_norm=1.0,
-            token_budget=self.token_budget,
+            token_budget=token_budget,
         )
         return record
 

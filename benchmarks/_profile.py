@@ -10,16 +10,17 @@ import sys
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import _ours
+from benchmarks._batches import BATCHES
 from benchmarks._report import quiet
-from benchmarks._work import our_step
+from benchmarks._work import BUDGETS, ours
 from tasks.host.machine import use_threads
 
 
 def main() -> None:
     quiet()
-    folder = _ours.smollm2()
+    shape, works = BATCHES[sys.argv[1]], ours(_ours.smollm2(), "sapo")
     use_threads(None)
-    _, step = our_step(folder, "sapo", sys.argv[1])
+    step = works.step(shape.batch(works.vocabulary, shape.sizes[-1]), BUDGETS[sys.argv[1]])
     step()  # the first step allocates memory that later ones reuse
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()

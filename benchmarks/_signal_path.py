@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks._measure import peak
 from benchmarks._synthetic import files, forget
 from erpd_core.batch import TokenBatch, minibatches
 from erpd_core.columns import Column
@@ -98,15 +99,6 @@ def _epoch(batch: TokenBatch, old_N: Column, signals: list[Column]) -> int:
         assert all(len(value) == tokens for value in values)
         read += tokens
     return read
-
-
-def peak() -> int:
-    """Return this process's peak memory in bytes, mapped files included.
-
-    Unlike `ru_maxrss`, it does not include what the process had before it ran this program.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ They have the form that a campaign leaves; tokens and log-probs are random.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +26,15 @@ VOCABULARY = 151_936
 PROMPT = 150
 POLICY = PolicyRef(id="policy-synthetic")
 
+Built = tuple[RolloutRef, list[LogprobRef]]
+"""A rollout and its columns."""
 
-def rollouts(store: Store, shards: int, length: int) -> RolloutRef:
-    """Store `shards` shards of `SEQUENCES` responses with `length` tokens each."""
+
+def rollouts(store: Store, shards: int, length: int, smaller: str | None = None) -> RolloutRef:
+    """Store `shards` shards of `SEQUENCES` responses with `length` tokens each.
+
+    The shards of a smaller rollout with this length are linked, not written again.
+    """
     count = SEQUENCES * shards
     ref = {
         "policy": POLICY,
@@ -38,36 +44,39 @@ def rollouts(store: Store, shards: int, length: int) -> RolloutRef:
         "tokens": count * length,
         "accuracy": 0.5,
     }
+    known = _known(store, smaller)
     with store.build("rollouts", {"shards": shards, "length": length}, {}, 1) as build:
         assert build is not None, "a store of its own"
         for number in range(shards):
-            build.put(shard_name(number), partial(_write_rows, number=number, length=length))
+            name = shard_name(number)
+            write = partial(_write_rows, number=number, length=length)
+            build.put(name, known.get(name, write))
         build.commit({})
         return RolloutRef(id=build.id, **ref)
 
 
-def column(store: Store, of: RolloutRef, number: int) -> LogprobRef:
-    """Store a column of log-probs of policy `number`: those of policy 0 plus noise."""
+def column(store: Store, of: RolloutRef, number: int, smaller: str | None = None) -> LogprobRef:
+    """Store a column of log-probs of policy `number`: those of policy 0 plus noise.
+
+    The shards of a smaller column of the same policy are linked, not written again.
+    """
+    known = _known(store, smaller)
     with store.build("column", {"number": number}, {"rollouts": of.id}, 1) as build:
         assert build is not None, "a store of its own"
         shards = of.sequences // SEQUENCES
         for shard in range(shards):
             size = of.tokens // shards
             name = Path(shard_name(shard)).with_suffix(".safetensors").name
-            build.put(name, partial(_write_column, shard=shard, number=number, size=size))
+            write = partial(_write_column, shard=shard, number=number, size=size)
+            build.put(name, known.get(name, write))
         build.commit({})
         return LogprobRef(id=build.id, policy=POLICY, rollouts=of.id)
 
 
-def part(store: Store, artifact: str, shards: int) -> str:
-    """Store the first shards of an artifact as a new artifact, by hard links to the same files."""
-    kind = artifact.partition("-")[0]
-    with store.build(kind, {"part": shards}, {"of": artifact}, 1) as build:
-        assert build is not None, "a store of its own"
-        for path in sorted(store.path(artifact).glob("shard-*"))[:shards]:
-            build.put(path.name, partial(os.link, path))
-        build.commit({})
-        return build.id
+def _known(store: Store, artifact: str | None) -> dict[str, Callable[[Path], object]]:
+    """Return what links each shard of an artifact, by name."""
+    paths = files(store, artifact) if artifact else []
+    return {path.name: partial(os.link, path) for path in paths}
 
 
 def files(store: Store, artifact: str) -> list[Path]:
@@ -128,22 +137,11 @@ def _write_column(path: Path, shard: int, number: int, size: int) -> None:
 
 
 def built(
-    store: Store, shards: int, length: int, columns: int
-) -> tuple[RolloutRef, list[LogprobRef]]:
-    """Store a rollout and its columns."""
-    of = rollouts(store, shards, length)
-    return of, [column(store, of, number) for number in range(columns)]
-
-
-def parts(
-    store: Store, of: RolloutRef, columns: list[LogprobRef], sizes: list[int]
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield the ids (rollout, columns) of the first `size` shards, for each of `sizes`."""
-    shards = of.sequences // SEQUENCES
-    for size in sizes:
-        ids = [column.id for column in columns]
-        yield (
-            (of.id, ids)
-            if size == shards
-            else (part(store, of.id, size), [part(store, id, size) for id in ids])
-        )
+    store: Store, shards: int, length: int, columns: int, smaller: Built | None = None
+) -> Built:
+    """Store a rollout and its columns, with the shards of a smaller batch of the same form."""
+    known: list[str | None] = [None] * (1 + columns)
+    if smaller:
+        known = [smaller[0].id, *(column.id for column in smaller[1])]
+    of = rollouts(store, shards, length, known[0])
+    return of, [column(store, of, number, below) for number, below in enumerate(known[1:])]

@@ -1,79 +1,46 @@
 """Measures independent work by one process and by two.
 
-`python -m benchmarks._workers` is a worker: it scores a batch once per line on stdin. Each worker
-has one thread, its own copy of the embedded model, and the same batch. It prints `ready` after a
-first pass over the batch.
+`python -m benchmarks._workers` is a worker; each request lets it score a batch once. Each worker
+has one thread, its own copy of the embedded model, and the same batch.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import statistics
-import subprocess
-import sys
-import time
-from contextlib import ExitStack
-from typing import IO, Any
+
+from benchmarks._budget import Deadline
+from benchmarks._measure import rate
+from benchmarks._pairs import Pair, Result, repeated
+from benchmarks._sides import serve, side
 
 SEQUENCES, LENGTH = 2048, 24
+WORK = (
+    f"scoring {SEQUENCES} responses of {LENGTH} tokens under the embedded model, one thread per "
+    f"worker"
+)
 
 
-def speed_up(rounds: int) -> dict[str, Any]:
-    """Compare two batches scored by one worker with one batch by each of two workers at once.
+def two_and_one(share: Deadline, rounds: int) -> list[Pair]:
+    """Compare one batch by each of two workers at once (ours) with both by one of them (peer)."""
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with (
+        side("benchmarks._workers", deadline=share.whole, **threads) as first,
+        side("benchmarks._workers", deadline=share.whole, **threads) as second,
+    ):
+        first.answer(), second.answer()
 
-    The two ways alternate, `rounds` times.
-    """
-    pairs = []
-    with ExitStack() as stack:
-        workers = [stack.enter_context(_worker()) for _ in range(2)]
-        for worker in workers:
-            assert _out(worker).readline().strip() == "ready"
-        for _ in range(rounds):
-            alone = sum(_together(workers[:1]) for _ in range(2))
-            pairs.append((alone, _together(workers)))
-        for worker in workers:
-            _in(worker).close()
-    return {
-        "one": round(statistics.median(alone for alone, _ in pairs), 3),
-        "two": round(statistics.median(both for _, both in pairs), 3),
-        "ratio": round(statistics.median(alone / both for alone, both in pairs), 3),
-        "ratio_range": [
-            round(min(alone / both for alone, both in pairs), 3),
-            round(max(alone / both for alone, both in pairs), 3),
-        ],
-        "tokens": 2 * SEQUENCES * LENGTH,
-        "rounds": rounds,
-        "work": f"scoring {SEQUENCES} responses of {LENGTH} tokens under the embedded model, one "
-        f"thread per worker",
-    }
+        def at_once() -> None:
+            for worker in (first, second):
+                worker.ask("score")
+            for worker in (first, second):
+                worker.answer()
 
+        def pair(*_: int) -> tuple[Result, Result]:
+            tokens = 2 * SEQUENCES * LENGTH
+            one = rate(tokens, lambda: [first("score"), first("score")])
+            return {"rate": rate(tokens, at_once)}, {"rate": one}
 
-def _worker() -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks._workers"]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def _together(workers: list[subprocess.Popen[str]]) -> float:
-    started = time.perf_counter()
-    for worker in workers:
-        print("go", file=_in(worker), flush=True)
-    for worker in workers:
-        assert _out(worker).readline().strip() == "done"
-    return time.perf_counter() - started
-
-
-def _in(worker: subprocess.Popen[str]) -> IO[str]:
-    assert worker.stdin is not None
-    return worker.stdin
-
-
-def _out(worker: subprocess.Popen[str]) -> IO[str]:
-    assert worker.stdout is not None
-    return worker.stdout
+        return repeated("workers", pair, share, rounds)
 
 
 def main() -> None:
@@ -95,11 +62,12 @@ def main() -> None:
         groups=[number // 16 for number in range(SEQUENCES)],
         rewards=[0.0] * SEQUENCES,
     )
-    score(policy, batch, 16_384)
-    print("ready", flush=True)
-    for _ in sys.stdin:
+
+    def work(_: object) -> Result:
         score(policy, batch, 16_384)
-        print("done", flush=True)
+        return {}
+
+    serve(work)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,113 @@
-r"""Compares our grading of 10,000 typical responses with plain Math-Verify.
+r"""Compares our grading of typical responses with plain Math-Verify.
 
-    python -m benchmarks.grading --json
+    python -m benchmarks.grading --json [--rounds 10] [--minutes 5]
 
 The responses are generated from a seed: a few hundred characters of working, then the answer. Two
 thirds of the answers are plain numbers and one third are formulas; half are right and half wrong.
-Both sides use one process per processor, at most 8, warmed up before the clock starts. The peer is
-`verify(parse(gold), parse(response))` with its own time limits, as in its manual, on every fifth
-response.
+Each pair has other responses, the same for both sides. Both use one process per processor, at most
+8, warmed up before the clock starts. The peer is `verify(parse(gold), parse(response))` with its
+own time limits, as in its manual.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import os
 import random
-import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from itertools import count
 from multiprocessing import get_context
+from typing import Any
 
+from benchmarks._budget import Deadline, in_shares
+from benchmarks._measure import rate
+from benchmarks._pairs import Once, Result, Row, compared, in_turn, repeated
+from benchmarks._report import finish, parser, quiet, said
+from benchmarks._sides import Side, both, serve
 from tasks.grading import Grader
 
-COUNT = 10_000
-EVERY = 5
-"""The peer grades every fifth response; rates are compared, not times."""
+SIZES = (100, 1000)
+"""Responses of the warm-up, and of a pair."""
+WORKERS = min(8, os.cpu_count() or 1)
+CHUNK = 20
+"""Responses that a process of the peer gets at a time."""
 
-Pair = tuple[str, str]
+Answer = tuple[str, str]
+"""A gold answer and a response."""
+Grade = Callable[[list[Answer]], list[bool]]
+"""Grades responses. Returns whether each is correct."""
+
+
+def main() -> None:
+    arguments = parser(__doc__, rounds=10)
+    arguments.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
+    args = arguments.parse_args()
+    if args.side:
+        serve_side(args.side)
+        return
+
+    def compare(_: str, share: Deadline) -> Row:
+        ways = (("--side", "ours"), ("--side", "peer"))
+        with both("benchmarks.grading", *ways, share.whole) as sides:
+            ours, peer = map(numbered, sides)
+            pairs = repeated("grading", in_turn(ours, peer), share, args.rounds, SIZES)
+        verdicts = [
+            verdict
+            for pair in pairs
+            for verdict in zip(pair.ours["correct"], pair.peer["correct"], strict=True)
+        ]
+        row: Row = {"responses": len(verdicts), **compared(pairs)}
+        row["correct"] = round(sum(ours for ours, _ in verdicts) / len(verdicts), 3)
+        row["same_verdict"] = round(sum(ours == peer for ours, peer in verdicts) / len(verdicts), 3)
+        return said(row)
+
+    rows = in_shares(["grading"], compare, args.deadline)
+    finish(args, "grading", "responses/s", rows, peer="Math-Verify 0.9", processes=WORKERS)
+
+
+def numbered(side: Side) -> Once:
+    """Return a side that grades other responses in each round."""
+    numbers = count()
+    return lambda size: side({"seed": next(numbers), "count": size})
+
+
+def serve_side(side: str) -> None:
+    """Grade the responses that requests name."""
+    with ExitStack() as stack:
+        grade = (ours if side == "ours" else peer)(stack)
+        grade([("x+1", r"\boxed{1+x}")] * WORKERS * CHUNK)
+
+        def round_(request: Any) -> Result:
+            answers = responses(**request)
+            correct: list[bool] = []
+            speed = rate(len(answers), lambda: correct.extend(grade(answers)))
+            return {"rate": speed, "correct": correct}
+
+        serve(round_)
+
+
+def ours(stack: ExitStack) -> Grade:
+    """Return our grading by warm workers."""
+    grader = stack.enter_context(Grader(workers=WORKERS))
+    return lambda answers: [verdict == "correct" for verdict in grader.grade_many(answers)]
+
+
+def peer(stack: ExitStack) -> Grade:
+    """Return Math-Verify in a pool of processes."""
+    pool = stack.enter_context(
+        ProcessPoolExecutor(WORKERS, get_context("spawn"), initializer=quiet)
+    )
+    return lambda answers: list(pool.map(plain, answers, chunksize=CHUNK))
+
+
+def plain(answer: Answer) -> bool:
+    """Return Math-Verify's verdict."""
+    from math_verify import parse, verify
+
+    gold, response = answer
+    return bool(verify(parse(f"${gold}$"), parse(response)))
 
 
 def written(draw: random.Random) -> tuple[str, str, str]:
@@ -46,87 +127,20 @@ def written(draw: random.Random) -> tuple[str, str, str]:
     return draw.choice(shapes)
 
 
-def responses(seed: int = 0) -> list[Pair]:
-    """Return `COUNT` pairs of a gold answer and a response."""
+def responses(seed: int, count: int) -> list[Answer]:
+    """Return gold answers and responses."""
     draw = random.Random(seed)
-    pairs = []
-    for _ in range(COUNT):
+    answers = []
+    for _ in range(count):
         gold, right, wrong = written(draw)
         answer = right if draw.random() < 0.5 else wrong
         steps = [
             f"Step {n}: we have ${draw.randint(2, 99)} + {draw.randint(2, 99)}x$, so it follows."
             for n in range(draw.randint(3, 12))
         ]
-        pairs.append((gold, "\n".join([*steps, f"Therefore the answer is $\\boxed{{{answer}}}$."])))
-    return pairs
-
-
-def plain(pair: Pair) -> bool:
-    """Return the peer's verdict."""
-    from math_verify import parse, verify
-
-    logging.disable(logging.WARNING)
-    gold, response = pair
-    return bool(verify(parse(f"${gold}$"), parse(response)))
-
-
-def measure() -> dict[str, object]:
-    """Measure ours, the peer, then ours again, which shows a change of the machine's speed."""
-    workers = min(8, os.cpu_count() or 1)
-    pairs = responses()
-    peer_pairs = pairs[::EVERY]
-    seconds: list[float] = []
-    with (
-        Grader(workers=workers) as grader,
-        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
-    ):
-        grader.grade_many([("x+1", r"\boxed{1+x}")] * workers)
-        list(pool.map(plain, [("x+1", "$1+x$")] * workers))
-        halves = (pairs[: COUNT // 2], pairs[COUNT // 2 :])
-        began = time.monotonic()
-        verdicts = grader.grade_many(halves[0])
-        seconds.append(time.monotonic() - began)
-        began = time.monotonic()
-        theirs = list(pool.map(plain, peer_pairs, chunksize=20))
-        peer = len(peer_pairs) / (time.monotonic() - began)
-        began = time.monotonic()
-        verdicts += grader.grade_many(halves[1])
-        seconds.append(time.monotonic() - began)
-    ours = COUNT / sum(seconds)
-    correct = verdicts.count("correct") / COUNT
-    agree = sum(
-        (verdict == "correct") == other
-        for verdict, other in zip(verdicts[::EVERY], theirs, strict=True)
-    ) / len(peer_pairs)
-    load = os.getloadavg()[0]
-    return {
-        "name": "grading",
-        "ours": round(ours, 1),
-        "peer": round(peer, 1),
-        "ratio": round(ours / peer, 2),
-        "unit": "responses/s",
-        "setup": f"{COUNT} responses, {correct:.0%} correct; peer: Math-Verify 0.9 on "
-        f"{len(peer_pairs)} of them, same verdict on {agree:.1%}; "
-        f"{workers} processes each; ours took {seconds[0]:.1f} s and {seconds[1]:.1f} s for its "
-        f"halves; load {load:.1f}",
-    }
-
-
-def main() -> None:
-    """Print the result; with `--json` as one JSON object on the last line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    as_json = parser.parse_args().json
-    result = measure()
-    if as_json:
-        print(json.dumps(result))
-    else:
-        print(
-            f"{result['ours']} responses/s, Math-Verify {result['peer']}: {result['ratio']} "
-            f"times\n{result['setup']}"
-        )
+        working = "\n".join([*steps, f"Therefore the answer is $\\boxed{{{answer}}}$."])
+        answers.append((gold, working))
+    return answers
 
 
 if __name__ == "__main__":

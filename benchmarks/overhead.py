@@ -1,32 +1,43 @@
 """Measures a campaign's overhead: all time except sampling, scoring, training, grading, evaluation.
 
-    python -m benchmarks.overhead --json [--recipe tiny] [--set runtime.cpus=1 ...]
+    python -m benchmarks.overhead --json [--recipe tiny] [--set runtime.cpus=1 ...] [--minutes 10]
 
-It runs `erpd run tiny` as a user types it, in a new ERPD_HOME. The campaign's events say when each
-stage began and ended. Work is the time in which at least one stage ran, except importing the model
-and drawing problems; it is the peer, a campaign without overhead. The rest is overhead: before the
-first stage, between stages, and after the last. `ratio` is work over the total.
+It runs `erpd run tiny` as a user types it, in a new ERPD_HOME: first with one iteration, then with
+as many as there is time for. The campaign's events say when each stage began and ended. Work is the
+time in which at least one stage ran, except importing the model and drawing problems; it is the
+peer, a campaign without overhead. The rest is overhead: before the first stage, between stages, and
+after the last. `ratio` is work over the total.
 
 The overhead's share of a 30-minute campaign is computed: the fixed part once, the time between
 stages as measured here, and work for the rest.
 
-The parts of the start are also measured alone, each in a new process. In a campaign most of them
-run in parallel.
+If the time is over during the first campaign, what it did until the end of its latest stage counts
+(`complete` is false).
+
+The parts of the start are also measured alone, each in a new process, if time is left. In a
+campaign most of them run in parallel.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any, NamedTuple
 
+from benchmarks._batches import doubled
+from benchmarks._budget import Deadline, TimeUp
+from benchmarks._pairs import Figure, Result, Row, compared, repeated
 from benchmarks._report import finish, parser, said
+from benchmarks._sides import output
+from flows.recipes.load import load_recipe
+
+SECONDS = Figure("seconds", less_is_better=True)
 
 LONG = 1800.0
 """Seconds of the campaign for which the share of overhead is computed."""
@@ -58,48 +69,85 @@ def main() -> None:
     arguments.add_argument("--recipe", default="tiny")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = arguments.parse_args()
-    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    sizes = doubled(1, load_recipe(args.recipe, args.set).iterations)
+
+    def campaign(iterations: int) -> list[str]:
+        settings = [*args.set, f"iterations={iterations}"]
+        return ["run", args.recipe, "--json", *(f"--set={setting}" for setting in settings)]
+
+    rows: dict[str, Row] = {}
+    details: list[Row] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        suppress(TimeUp),
+    ):
         home = Path(folder)
-        command = [
-            "run",
-            args.recipe,
-            "--json",
-            *(part for setting in args.set for part in ("--set", setting)),
-        ]
-        first = said(account(home, command))
-        again = said({"the same again, every stage stored": erpd(home / "home", *command)})
-        parts = said({f"{name} alone": python(home / name, code) for name, code in PARTS.items()})
-        commands = said(
-            {f"erpd {' '.join(words)}": erpd(home / "commands", *words) for words in COMMANDS}
-        )
+
+        def pair(number: int, size: int) -> tuple[Result, Result]:
+            ours = account(home / str(number), campaign(size), args.deadline)
+            if number and not ours["complete"]:
+                raise TimeUp  # the pair before says more
+            return ours, {"seconds": ours["work"]}
+
+        share = args.deadline.share(2)
+        pairs = repeated(args.recipe, pair, share, args.rounds, sizes, SECONDS)
+        last = pairs[-1]
+        row = {"iterations": last.size, **compared(pairs, SECONDS), **last.ours}
+        rows[args.recipe] = said(row)
+        for name, place, arguments_ in alone(str(len(pairs) - 1), campaign(last.size)):
+            details.append(said({name: seconds(home / place, arguments_, args.deadline)}))
     finish(
-        args.json,
+        args,
         "overhead",
         "s",
-        [first, again, parts, commands],
+        rows,
         recipe=args.recipe,
         overrides=args.set,
         peer="seconds in which a stage ran",
+        details=details,
     )
 
 
-def account(home: Path, command: Sequence[str]) -> dict[str, Any]:
-    """Run a campaign and split its seconds into work and overhead."""
+def alone(finished: str, campaign: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the name, the folder and the command of what is also measured alone."""
+    yield "the same again, every stage stored", finished, erpd(campaign)
+    for name, code in PARTS.items():
+        prepared = f"from tasks.host.home import prepare\nprepare()\n{code}"
+        yield f"{name} alone", name, ["-c", prepared]
+    for words in COMMANDS:
+        yield f"erpd {' '.join(words)}", "commands", erpd(words)
+
+
+def account(home: Path, campaign: Sequence[str], deadline: Deadline) -> Result:
+    """Run a campaign and split its seconds into work and overhead.
+
+    **Raises:** TimeUp if no work was finished in time.
+    """
     began = time.time()
-    erpd(home / "home", *command)
+    complete = False
+    with suppress(TimeUp):
+        seconds(home, erpd(campaign), deadline)
+        complete = True
     ended = time.time()
-    (events,) = (home / "home" / "logs").glob("*.events.jsonl")
-    every = spans([json.loads(line) for line in events.read_text().splitlines()])
+    lines = [
+        line
+        for path in (home / "logs").glob("*.events.jsonl")
+        for line in path.read_text().splitlines(keepends=True)
+        if line.endswith("\n")  # a campaign that is killed may leave a part of a line
+    ]
+    every = spans([json.loads(line) for line in lines])
     work = [span for span in every if not span.label.partition(": ")[2].startswith(NO_WORK)]
+    if not work:
+        raise TimeUp
     first, last = min(span.began for span in every), max(span.ended for span in every)
-    start, end, busy = first - began, ended - last, covered(work)
-    total = ended - began
+    total = (ended if complete else last) - began
+    start, end, busy = first - began, total - (last - began), covered(work)
     between = total - start - end - busy
     rest = LONG - start - end - between
     return {
-        "ours": round(total, 1),
-        "peer": round(busy, 1),
-        "ratio": round(busy / total, 3),
+        "complete": complete,
+        "seconds": round(total, 1),
+        "work": round(busy, 1),
         "before the first stage": round(start, 1),
         "between stages": round(between, 1),
         "stages": len(every),
@@ -132,27 +180,23 @@ def covered(spans: Sequence[Span]) -> float:
     return seconds
 
 
-def erpd(home: Path, *arguments: str) -> float:
-    """Return the seconds of an `erpd` command."""
-    return _seconds(home, ["-m", "deployments.cli", *arguments])
+def erpd(words: Sequence[str]) -> list[str]:
+    """Return Python's arguments for an `erpd` command."""
+    return ["-m", "deployments.cli", *words]
 
 
-def python(home: Path, code: str) -> float:
-    """Return the seconds of Python code in a prepared ERPD_HOME."""
-    return _seconds(home, ["-c", f"from tasks.host.home import prepare\nprepare()\n{code}"])
+def seconds(home: Path, arguments: Sequence[str], deadline: Deadline) -> float:
+    """Return the seconds of `python ARGUMENTS` in an ERPD_HOME.
 
-
-def _seconds(home: Path, arguments: Sequence[str]) -> float:
-    """Return the seconds of a Python process. Raises CalledProcessError if it fails."""
+    **Raises:** TimeUp if the deadline ended it, CalledProcessError if it failed.
+    """
     home.mkdir(exist_ok=True)
     own = ("ERPD_", "PREFECT_", "RAY_", "MLFLOW_", "TMPDIR")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(own)} | {
         "ERPD_HOME": str(home)
     }
     started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True
-    )
+    output(arguments, deadline, env=environment, stdout=DEVNULL)
     return round(time.perf_counter() - started, 2)
 
 

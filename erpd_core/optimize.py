@@ -17,7 +17,7 @@ from erpd_core.kl import k2
 from erpd_core.logprobs import fused_loss, token_logprobs
 from erpd_core.losses import LOSSES, LossInputs, Metrics, Totals
 from erpd_core.parallel import SINGLE, WorkerGroup, local, partition
-from erpd_core.signals import Signal
+from erpd_core.signals import FixedSignal, Signal
 from erpd_core.step_statistics import Record, StepStatistics
 
 
@@ -110,10 +110,18 @@ def optimize(
         token_budget: Input tokens of one forward pass, at most.
         workers: The processes that train this model together. Each makes the same call, works on
             its part of every minibatch, and yields the same records.
-    **Yields:** The record of each step, after it is taken.
+    **Yields:** The record of each step, after it is taken. Responses that need no pass
+        (`skips_zero_signal` of the loss) are not part of its statistics; `skipped` counts them.
     **Raises:** Fault, before the update, if a number of the record is not finite.
     """
-    job = _Job(model, optimizer, batch, old_N, signal, loss, max_grad_norm, token_budget, workers)
+    needed_S = (
+        signal.present_S(batch.offset_S)
+        if loss.skips_zero_signal and isinstance(signal, FixedSignal)
+        else None
+    )
+    job = _Job(
+        model, optimizer, batch, old_N, signal, loss, needed_S, max_grad_norm, token_budget, workers
+    )
     order = minibatches(batch.sequences, minibatch, seed, start)
     for step in range(start + 1, steps + 1):
         yield _Step(job, next(order), step).take()
@@ -129,6 +137,8 @@ class _Job:
     old_N: Column
     signal: Signal
     loss: Loss
+    needed_S: Tensor | None
+    """bool [S]: the responses that need a pass; None if all do."""
     max_grad_norm: float
     token_budget: int
     workers: WorkerGroup
@@ -148,7 +158,8 @@ class _Step:
         """Accumulate gradients, check every number, update the weights."""
         model, workers = self.job.model, self.job.workers
         self.job.optimizer.zero_grad(set_to_none=True)
-        own_S = partition(self.job.batch, self.chosen_S, workers.size)[workers.rank]
+        needed_S = self._needed()
+        own_S = partition(self.job.batch, needed_S, workers.size)[workers.rank]
         micros = model.plan(self.job.batch, own_S, self.job.token_budget)
         most = max(workers.gather(len(micros)))  # before the first collective of the model
         value = 0.0
@@ -160,9 +171,22 @@ class _Step:
         norm = workers.clip(model.parameters(), self.job.max_grad_norm)
         statistics = self.statistics.record(workers)
         record = {"step": self.number, "loss": value, "grad_norm": norm, **statistics}
+        if self.job.needed_S is not None:
+            record["skipped"] = len(self.chosen_S) - len(needed_S)
         require_finite(record, self.number, self._suspects)
         self.job.optimizer.step()
         return record
+
+    def _needed(self) -> Tensor:
+        """The responses of the minibatch that need a pass: at least the shortest one.
+
+        The optimizer thus always gets gradients, and moves by its momentum where they are all zero.
+        """
+        if self.job.needed_S is None:
+            return self.chosen_S
+        needed_S = self.chosen_S[self.job.needed_S[self.chosen_S]]
+        shortest = self.job.batch.length_S[self.chosen_S].argmin()
+        return needed_S if len(needed_S) else self.chosen_S[shortest][None]
 
     def _backward(self, micro: Any) -> float:
         """Add a micro-batch's gradients; returns what it adds to the minibatch's loss."""

@@ -86,6 +86,28 @@ class ProblemsRef(Frozen):
     """
 
 
+class Refill(Frozen):
+    """What was sampled until a batch had enough groups with both right and wrong responses."""
+
+    wanted: int
+    """Groups with both that the batch was to have."""
+    sampled: int
+    """Prompts that were sampled."""
+    all_right: int
+    """Groups left out because every response was right."""
+    all_wrong: int
+    """Groups left out because no response was right."""
+    surplus: int
+    """Groups with both that were sampled beyond those wanted."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sampled} prompts were sampled for {self.wanted} groups with both right and "
+            f"wrong responses; left out: {self.all_right} all right, {self.all_wrong} all wrong, "
+            f"{self.surplus} more than wanted"
+        )
+
+
 class RolloutRef(Frozen):
     """Graded samples of one policy on one problem list: tokens, text and verdicts in shards."""
 
@@ -99,6 +121,8 @@ class RolloutRef(Frozen):
     """Response tokens over all sequences: the length N of every column over this batch."""
     accuracy: float
     """Share of right responses."""
+    refill: Refill | None = None
+    """What was left out; None if all groups were kept."""
 
 
 class JudgedRef(Frozen):
@@ -168,6 +192,61 @@ class TrainingRef(Frozen):
     @property
     def last(self) -> PolicyRef:
         return self.trail[-1]
+
+
+class Contestant(Frozen):
+    """How a policy fared in a race."""
+
+    name: str
+    policy: PolicyRef
+    samples: int
+    """Samples per problem that it was given."""
+    avg: float
+    """Mean accuracy over them, 0 to 1."""
+    kl_old: float | None = None
+    """KL(policy || the iteration's start) on the first round's samples, nats per token; None if the
+    race has no KL budget.
+    """
+    dropped: str | None = None
+    """Why it left the race; None if it stayed to the end."""
+
+
+class RaceRef(Frozen):
+    """The result of a race of policies on the validation problems."""
+
+    id: str
+    winner: str
+    """Name of the winner."""
+    contestants: tuple[Contestant, ...]
+    problems: int
+    budget: int
+    """Maximum samples per problem of one contestant."""
+    full: int
+    """Samples per problem that every contestant would get without a race."""
+    kl_budget: float | None = None
+    """Maximum KL to the iteration's start, nats per token."""
+
+    @property
+    def policy(self) -> PolicyRef:
+        """The winner."""
+        return next(each.policy for each in self.contestants if each.name == self.winner)
+
+    @property
+    def spent(self) -> int:
+        """Samples per problem over all contestants."""
+        return sum(each.samples for each in self.contestants)
+
+    @property
+    def saved(self) -> float:
+        """Share of the samples of a full selection that were not needed."""
+        return 1 - self.spent / (self.full * len(self.contestants))
+
+
+class GainRef(Frozen):
+    """Validation samples of a policy, drawn until its gain over the start was proven."""
+
+    id: str
+    rollouts: RolloutRef
 
 
 class Score(Frozen):

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from erpd_core.columns import Column, stretches
+from erpd_core.columns import Column, PerSequence, stretches
 from erpd_core.config import SignalSpec
 from erpd_core.faults import Fault
 
@@ -210,6 +210,20 @@ class FixedSignal:
 
     def at(self, index: Tensor, lp_N: Tensor) -> Tensor:
         return self.signal_N[index].to(lp_N.device)
+
+    def present_S(self, offset_S: Tensor) -> Tensor:
+        """bool [S]: whether any token of a sequence has a signal.
+
+        **Arguments:**
+            offset_S: int64 [S + 1], as in `TokenBatch`.
+        """
+        if isinstance(self.signal_N, PerSequence):
+            return self.signal_N.value_S != 0
+        present_S = torch.zeros(len(offset_S) - 1, dtype=torch.bool)
+        for stretch in stretches(len(self.signal_N)):
+            there = stretch.start + self.signal_N[stretch].nonzero().squeeze(1)
+            present_S[torch.searchsorted(offset_S, there, right=True) - 1] = True
+        return present_S
 
 
 @dataclass(frozen=True)

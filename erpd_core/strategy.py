@@ -16,11 +16,11 @@ taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from erpd_core.config import DecisionConfig, Fallback
 from erpd_core.refs import Decision
-from erpd_core.scoring import Outcomes, avg_at_k, compare
+from erpd_core.scoring import Comparison, Outcomes, avg_at_k, compare
 
 
 def decide(
@@ -32,6 +32,7 @@ def decide(
     weak_available: bool,
     online_available: bool = False,
     before: Sequence[str] = (),
+    compare: Callable[[Outcomes, Outcomes], Comparison] = compare,
 ) -> Decision:
     """Choose the strategy of one iteration.
 
@@ -44,6 +45,7 @@ def decide(
         weak_available: Whether the recipe has an unlearned teacher.
         online_available: Whether the recipe has an online stage.
         before: Strategies of the iterations before this one.
+        compare: The paired comparison of two policies' outcomes.
     **Returns:** The decision; its `evidence` holds every number behind it. The strategy is `stop`
         if nothing that is allowed applies.
     """

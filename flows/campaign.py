@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from prefect import flow
@@ -11,22 +13,36 @@ from prefect.states import State
 
 from erpd_core.config import CampaignConfig
 from erpd_core.faults import Fault
-from erpd_core.refs import EvalReport, Frozen, PolicyRef, ProblemsRef
+from erpd_core.refs import Decision, EvalReport, Frozen, PolicyRef, ProblemsRef
 from flows.live.progress import Live, log_line, name_run
 from flows.live.publish import publish
 from flows.recipes.forms import What
 from flows.steps.context import CampaignState, seed_for
+from flows.steps.evaluations import Evaluations
 from flows.steps.hooks import HOOKS
 from flows.steps.human_decision import DecisionRequest, ask_elsewhere, can_suspend
-from flows.steps.iteration import IterationResult, run_iteration
+from flows.steps.iteration import IterationEnd, run_iteration
 from flows.steps.preflight import PreparedCampaign, prepare_campaign
 from flows.steps.recorder import CampaignRecorder, StageCall
-from flows.steps.selection import evaluation_stage, validation_stage
+from flows.steps.selection import validation_stage
 from flows.steps.tracking_queue import TrackingQueue
 from tasks.datasets import draw_problems
+from tasks.execution.progress import session
 from tasks.execution.submit import StageRunner
 from tasks.host.shutdown import stop_in, why_stopped
 from tasks.registry import open_registry
+
+
+class IterationResult(Frozen):
+    """An iteration's entry in the JSON of `erpd run`."""
+
+    index: int
+    strategy: str
+    decision: Decision
+    teacher: EvalReport
+    student: EvalReport
+    seconds: dict[str, float]
+    """Phase -> seconds of work."""
 
 
 class CampaignResult(Frozen):
@@ -64,11 +80,11 @@ def carry_out(prepared: PreparedCampaign, recipe: str) -> CampaignResult:
     # MLflow's parameters never change, and the number of iterations may grow.
     params = {key: value for key, value in config.spec().items() if key != "iterations"}
     tracking = TrackingQueue(prepared.id, params)
-    recorder = CampaignRecorder.open(prepared.id, config, tracking=tracking)
+    recorder = CampaignRecorder.open(prepared.id, config, tracking)
     tracking.submit(lambda tracker, run: tracker.tag(run, {**recorder.tags, "fault": "none"}))
     status = "failed"
     try:
-        with Live(recorder, config.iterations):
+        with session(recorder.events), Live(recorder, config.iterations):
             result = Campaign(prepared, recipe, recorder).run()
         status = "completed"
         return result
@@ -103,10 +119,15 @@ run_campaign = flow(name="campaign", task_runner=StageRunner(), validate_paramet
 
 
 class Campaign:
-    """The steps of a campaign: the base first, then its iterations."""
+    """The steps of a campaign: the base first, then its iterations.
+
+    Policies are evaluated while the next iteration runs.
+    """
 
     def __init__(self, prepared: PreparedCampaign, recipe: str, recorder: CampaignRecorder) -> None:
         self.prepared, self.recipe, self.recorder = prepared, recipe, recorder
+        self.results: list[IterationResult] = []
+        self._unfinished: list[IterationEnd] = []
 
     @property
     def config(self) -> CampaignConfig:
@@ -114,16 +135,15 @@ class Campaign:
 
     def run(self) -> CampaignResult:
         """Measure the base, then run every iteration; a decision to stop ends the campaign."""
-        state, report = self._begin()
-        results: list[IterationResult] = []
-        for index in range(1, self.config.iterations + 1):
-            result = self._iteration(index, state)
-            if result is None:
-                break
-            results.append(result)
-            if index < self.config.iterations:  # the last one is published at the end
-                publish(self.recorder)
-            state = _after(state, result)
+        base, validation, benchmarks = self._inputs()
+        with closing(Evaluations(self.config, base, benchmarks, self.recorder)) as evaluations:
+            self.evaluations = evaluations
+            evaluations.start(0, "base", base, base)
+            self._record_problems(validation, benchmarks)
+            self._iterate(base, validation, benchmarks)
+            evaluations.wait()
+            self._finish_iterations()
+            report = evaluations.reports(0)["base"]
         self.recorder.tracking.flush()
         pages = self.recorder.tracking.pages()
         assert pages, "everything was written, so MLflow was reached"
@@ -132,15 +152,29 @@ class Campaign:
             status="completed",
             recipe=self.recipe,
             base=report,
-            iterations=tuple(results),
+            iterations=tuple(self.results),
             tracked=pages[0],
         )
 
-    def _iteration(self, index: int, state: CampaignState) -> IterationResult | None:
-        """An iteration's result, after the decision that a user has to make, if any.
+    def _iterate(
+        self, base: PolicyRef, validation: ProblemsRef, benchmarks: dict[str, ProblemsRef]
+    ) -> None:
+        state = CampaignState(
+            base=base, start=base, students={}, validation=validation, benchmarks=benchmarks
+        )
+        for index in range(1, self.config.iterations + 1):
+            ahead = validation_stage(self.config, state.start, validation)
+            who = "student" if index > 1 else "base"
+            self.recorder.at(index - 1).start_ahead(ahead, f"validate {who}")
+            end = self._iteration(index, state)
+            self._unfinished.append(end)
+            self._finish_iterations()
+            if end.decision.strategy == "stop":
+                break
+            state = _after(state, end)
 
-        None if the decision is to stop.
-        """
+    def _iteration(self, index: int, state: CampaignState) -> IterationEnd:
+        """Run an iteration, after the decision that a user has to make, if any."""
         runtime = self.config.runtime
         asks = not can_suspend(runtime.answer_seconds, runtime.pause_seconds)
         while True:
@@ -152,32 +186,37 @@ class Campaign:
             self.recorder.tracking.flush()
             self.recorder.at(index).record_decision(ask_elsewhere(result))
 
-    def _begin(self) -> tuple[CampaignState, EvalReport]:
-        """Import the base, draw the problems and measure the base, in parallel where possible."""
-        base, validation, benchmarks = self._inputs()
-        validating = validation_stage(self.config, base, validation)
-        evaluating = evaluation_stage(self.config, base, base, base, benchmarks)
-        validations = self.recorder.start(
-            [StageCall(validating, "validate base", "base validation")]
-        )
-        evaluations = self.recorder.start(
-            [StageCall(evaluating, "evaluate base", "base evaluation")]
-        )
-        (start_validation,), (report,) = validations(), evaluations()
-        self.recorder.record_report("base", report, evaluating)
+    def _finish_iterations(self) -> None:
+        """Record the iterations whose evaluations have ended, and publish the report."""
+        self.evaluations.record_ended()
+        while self._unfinished and self.evaluations.complete(self._unfinished[0].index):
+            end = self._unfinished.pop(0)
+            reports = self.evaluations.reports(end.index)
+            seconds = {**end.seconds, **self.evaluations.seconds(end.index)}
+            self.recorder.registry.iteration(
+                self.recorder.campaign, end.index, "completed", seconds
+            )
+            if end.decision.strategy == "stop":
+                return
+            self.results.append(
+                IterationResult(
+                    index=end.index,
+                    strategy=end.decision.strategy,
+                    decision=end.decision,
+                    teacher=reports.get("teacher", reports["student"]),
+                    student=reports["student"],
+                    seconds=seconds,
+                )
+            )
+            if end.index < self.config.iterations:  # the last one is published at the end
+                publish(self.recorder)
+
+    def _record_problems(
+        self, validation: ProblemsRef, benchmarks: Mapping[str, ProblemsRef]
+    ) -> None:
         self.recorder.record_problems(validation, "validation")
         for problems in benchmarks.values():
             self.recorder.record_problems(problems, "test")
-        state = CampaignState(
-            base=base,
-            start=base,
-            start_validation=start_validation,
-            students={},
-            student_validations={},
-            validation=validation,
-            benchmarks=benchmarks,
-        )
-        return state, report
 
     def _inputs(self) -> tuple[PolicyRef, ProblemsRef, dict[str, ProblemsRef]]:
         """The base model, the validation problems, and the problems of each benchmark."""
@@ -197,16 +236,13 @@ class Campaign:
         return base, validation, dict(zip(evaluation.benchmarks, benchmarks, strict=True))
 
 
-def _after(state: CampaignState, result: IterationResult) -> CampaignState:
+def _after(state: CampaignState, end: IterationEnd) -> CampaignState:
     """The state of the campaign after an iteration."""
-    index = result.index
     return state.model_copy(
         update={
-            "start": result.student_policy,
-            "start_validation": result.student_validation,
-            "students": {**state.students, index: result.student_policy},
-            "strategies": (*state.strategies, result.strategy),
-            "student_validations": {**state.student_validations, index: result.student_validation},
+            "start": end.student,
+            "students": {**state.students, end.index: end.student},
+            "strategies": (*state.strategies, end.decision.strategy),
         }
     )
 

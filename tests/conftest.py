@@ -19,6 +19,22 @@ if TYPE_CHECKING:
     from study_lab import Lab
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-long", action="store_true", help="leave out the tests marked long")
+    parser.addoption(
+        "--changed-since",
+        metavar="REF",
+        help="with --without-long: run the long tests of packages that differ from this commit",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--without-long"):
+        from long_tests import leave_out
+
+        leave_out(config, items)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); default 15: next to other work they starve into time-outs

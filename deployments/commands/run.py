@@ -137,15 +137,12 @@ def _say_where_to_look(console: Console, report: Path, started: float) -> None:
 def result_json(result: Any, report: Path) -> dict[str, Any]:
     """Return the JSON object that `erpd run --json` prints."""
     ui = mlflow_ui()
-    hidden = {"teacher_policy", "student_policy", "student_validation"}
     return {
         "campaign": result.campaign,
         "status": result.status,
         "recipe": result.recipe,
         "base": result.base.model_dump(mode="json"),
-        "iterations": [
-            iteration.model_dump(mode="json", exclude=hidden) for iteration in result.iterations
-        ],
+        "iterations": [iteration.model_dump(mode="json") for iteration in result.iterations],
         "mlflow_url": f"{ui}{result.tracked}" if ui else mlflow_url(),
         "report": str(report),
     }

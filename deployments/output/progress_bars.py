@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tasks.execution.progress import follow
+from tasks.execution.progress import SESSION, follow
 from tasks.untrusted.display_text import visible
 
 
@@ -87,6 +87,8 @@ class Display:
 
     def _show(self, path: Path, event: dict[str, Any]) -> None:
         label, status = event["label"], event.get("status")
+        if label == SESSION:
+            return
         key = path, label
         if status == "started":
             self.since[key] = event["time"]

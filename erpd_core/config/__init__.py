@@ -50,6 +50,7 @@ from erpd_core.config.problems import (
 )
 from erpd_core.config.runtime import RuntimeConfig
 from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
+from erpd_core.config.selection import FullSelection, RaceSelection
 from erpd_core.config.training import RunConfig, TrainConfig, WeakTeacherConfig
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "Extractor",
     "Fallback",
     "FileProblems",
+    "FullSelection",
     "GymProblems",
     "HubModel",
     "HubProblems",
@@ -92,6 +94,7 @@ __all__ = [
     "OverlapConfig",
     "PackagedModel",
     "ProblemsConfig",
+    "RaceSelection",
     "Reader",
     "Reinforce",
     "RunConfig",

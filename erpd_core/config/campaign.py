@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -13,6 +13,7 @@ from erpd_core.config.online import OnlineConfig
 from erpd_core.config.problems import ProblemsConfig
 from erpd_core.config.runtime import RuntimeConfig
 from erpd_core.config.sampling import EvaluationConfig, SamplingConfig
+from erpd_core.config.selection import FullSelection
 from erpd_core.config.training import RunConfig, TrainConfig, WeakTeacherConfig
 
 Fallback = Literal["S2", "S3", "online"]
@@ -205,6 +206,13 @@ class CampaignConfig(Config):
                 seen.append(here)
                 here = self.runs[here].init.partition("@")[0]
 
-    def spec(self) -> dict[str, object]:
-        """The part that identities are made of: everything but `runtime` and `description`."""
-        return self.model_dump(mode="json", exclude={"runtime", "description"})
+    def spec(self) -> dict[str, Any]:
+        """The part that identities are made of: everything but `runtime` and `description`.
+
+        It omits a full selection, so that campaigns from before there were races keep their
+        identity.
+        """
+        spec: dict[str, Any] = self.model_dump(mode="json", exclude={"runtime", "description"})
+        if isinstance(self.evaluation.selection, FullSelection):
+            del spec["evaluation"]["selection"]
+        return spec

@@ -26,6 +26,8 @@ class _Loss(Config):
 
     SEQUENCE_LEVEL: ClassVar[bool] = False
     """Whether it needs whole responses. Other losses are sums over tokens, computed in chunks."""
+    IDLE_AT_ZERO: ClassVar[bool] = False
+    """Whether a token whose signal is 0 adds nothing to its gradient."""
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None]
     """What a batch must contain; None if any outcomes will do. Every loss states it."""
 
@@ -41,10 +43,20 @@ class _Loss(Config):
         """What a batch must contain for this loss, with these settings, to learn from it."""
         return self.REQUIRED_OUTCOMES
 
+    @property
+    def skips_zero_signal(self) -> bool:
+        """Whether responses without a signal need no pass.
+
+        That is so if the loss is idle there, and neither a KL penalty nor an entropy bonus acts on
+        every token.
+        """
+        return self.IDLE_AT_ZERO and not self.kl_weight and not self.entropy_weight
+
 
 class GRPO(_Loss):
     """Hard-clipped surrogate on group-normalized rewards (Sec. 4.1)."""
 
+    IDLE_AT_ZERO: ClassVar[bool] = True
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
 
     kind: Literal["grpo"] = "grpo"
@@ -60,6 +72,7 @@ class PPO(_Loss):
     The paper gives PPO no clip; 0.2 is PPO's own.
     """
 
+    IDLE_AT_ZERO: ClassVar[bool] = True
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "both"
 
     kind: Literal["ppo"] = "ppo"
@@ -78,6 +91,7 @@ class PPO(_Loss):
 class SAPO(_Loss):
     """Soft-clipped surrogate: a sigmoid of the ratio instead of a cut (Sec. 4.1; tau_neg 1.05)."""
 
+    IDLE_AT_ZERO: ClassVar[bool] = True
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
 
     kind: Literal["sapo"] = "sapo"
@@ -135,6 +149,7 @@ class Reinforce(_Loss):
     Nothing keeps it near old, unless `kl_weight` is set.
     """
 
+    IDLE_AT_ZERO: ClassVar[bool] = True
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
 
     kind: Literal["reinforce"] = "reinforce"
@@ -146,6 +161,7 @@ class CISPO(_Loss):
     The weight is bounded from above and has a stopped gradient, so every token keeps a gradient.
     """
 
+    IDLE_AT_ZERO: ClassVar[bool] = True
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
 
     kind: Literal["cispo"] = "cispo"
@@ -163,6 +179,7 @@ class VESPO(_Loss):
     """
 
     SEQUENCE_LEVEL: ClassVar[bool] = True
+    IDLE_AT_ZERO: ClassVar[bool] = True
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
 
     kind: Literal["vespo"] = "vespo"
@@ -186,6 +203,7 @@ class DISPO(_Loss):
     of 5.
     """
 
+    IDLE_AT_ZERO: ClassVar[bool] = True
     REQUIRED_OUTCOMES: ClassVar[RequiredOutcomes | None] = "mixed_groups"
 
     kind: Literal["dispo"] = "dispo"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -90,6 +90,20 @@ class _Draw(Config):
     """Seed of the draw. With a seed every draw is the same. If not set, it is the campaign's seed,
     for training prompts together with the iteration.
     """
+    informative: PositiveInt | None = None
+    """Groups with both right and wrong responses that a fixed batch needs. Its prompts are sampled
+    shard by shard until there are that many or all `count` are used; other groups are left out. If
+    not set, all prompts are sampled and all groups kept. For training prompts only.
+    """
+
+    @model_validator(mode="after")
+    def _enough_to_choose_from(self) -> Self:
+        if self.informative and self.count and self.informative > self.count:
+            raise ValueError(
+                f"informative ({self.informative}) must not exceed count ({self.count}), the "
+                f"number of prompts that may be sampled for it"
+            )
+        return self
 
 
 class _Problems(_Draw):

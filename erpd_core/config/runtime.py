@@ -37,6 +37,10 @@ class RuntimeConfig(Config):
     """The device of model calls."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The number format of weights and arithmetic."""
+    niceness: Annotated[int, Field(ge=0, le=19)] = 0
+    """Niceness of the workers of a local Ray. 0 gives them the same share of a busy machine as
+    other processes get; Ray's own default, 15, leaves them almost nothing there.
+    """
     cpus: PositiveInt | None = None
     """CPU threads of one stage; if not set, all threads of the machine."""
     gpus: NonNegative = 0.0

@@ -17,6 +17,7 @@ from pydantic import (
 from erpd_core.config.common import Config
 from erpd_core.config.judge import JudgeConfig
 from erpd_core.config.problems import ProblemsConfig
+from erpd_core.config.selection import RaceSelection, Selection
 
 LONGEST_NAME = 64
 """Maximum characters of a benchmark's name, which is used in table headers, file names and MLflow
@@ -83,6 +84,8 @@ class EvaluationConfig(Config):
     """Samples per problem of single benchmarks, instead of `sampling.samples` (Sec. 4.1: BeyondAIME
     16, IMO AnswerBench 4).
     """
+    selection: Selection = Field(default_factory=RaceSelection, discriminator="kind")
+    """How policies are selected on the validation problems."""
     signal: bool = False
     """Whether to score the student on the fixed batch too and record, token by token, how far it
     followed its teacher (Fig. 7, Fig. 10).
@@ -95,16 +98,20 @@ class EvaluationConfig(Config):
 
     @field_validator("validation", "benchmarks")
     @classmethod
-    def _no_overlap(
+    def _nothing_of_prompts(
         cls, given: ProblemsConfig | dict[str, ProblemsConfig]
     ) -> ProblemsConfig | dict[str, ProblemsConfig]:
-        if any(
-            getattr(source, "overlap", None)
-            for source in (given.values() if isinstance(given, dict) else [given])
-        ):
-            raise ValueError(
-                "overlap belongs to prompts: it checks them against these problems; move it there"
-            )
+        for source in given.values() if isinstance(given, dict) else [given]:
+            if getattr(source, "overlap", None):
+                raise ValueError(
+                    "overlap belongs to prompts: it checks them against these problems; move it "
+                    "there"
+                )
+            if source.informative:
+                raise ValueError(
+                    "informative belongs to prompts: every problem of an evaluation counts; move "
+                    "it there"
+                )
         return given
 
     @field_validator("benchmarks")

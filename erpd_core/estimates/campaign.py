@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
-from erpd_core.config import PPO, CampaignConfig, Loss, SamplingConfig, Strategy
+from erpd_core.config import PPO, CampaignConfig, Loss, RaceSelection, SamplingConfig, Strategy
 from erpd_core.estimates.work import Batch
 from erpd_core.refs import Frozen
 from erpd_core.schedule import (
@@ -127,9 +127,16 @@ class _Walk:
         sides = config.distill.sides(choice) if is_strategy(choice) else ()
         for name in run_order(config, [*runs, *runs_of(sides)]):
             yield from self._run(name, batch)
-        candidates = len(config.teacher.trail) if "teacher" in runs else 1
-        sampling = config.evaluation.validation_sampling
-        yield self._sample("validation", "validation", sampling, candidates, "teacher: ")
+        yield from self._select(len(config.teacher.trail) if "teacher" in runs else 1, "teacher: ")
+        if self._racing:  # until its gain is proven, which is assumed to take half of the samples
+            sampling = config.evaluation.validation_sampling
+            yield self._sample(
+                "validation",
+                "validation",
+                sampling,
+                about="teacher against start: ",
+                samples=(sampling.samples + 1) // 2,
+            )
         if is_strategy(choice):
             scored = [side for side in scored_sides(sides) if side != "base" or self.index > 1]
             if scored:
@@ -158,13 +165,21 @@ class _Walk:
             candidates += kept
             what = f"student {name}".rstrip()
             yield self._train("distill", what, batch, steps, config.minibatch, config.loss, kept)
-        if validates_students(config, choice):
-            yield self._sample("validation", "validation", sampling, candidates, "students: ")
-            seen = self.lengths.batch(self.problems["validation"], sampling)
-            count = (candidates + 1) * self._references
-            yield self._score("validation", "KL of teacher and students", seen, sampling, count)
-        else:
-            yield self._sample("validation", "validation", sampling, 1, "student: ")
+        chooses = validates_students(config, choice)
+        if chooses:
+            yield from self._select(candidates, "students: ")
+            limited = config.kl_budget or config.kl_budget_of_teacher
+            seen = self.lengths.batch(
+                self.problems["validation"],
+                sampling,
+                self._racing.rounds(sampling.samples)[0] if self._racing else None,
+            )
+            columns = 2 if self._racing else self._references
+            if limited or not self._racing:
+                what = "KL of teacher and students"
+                yield self._score("validation", what, seen, sampling, (candidates + 1) * columns)
+        if (self._racing or not chooses) and self.index < self.config.iterations:
+            yield self._sample("validation", "validation", sampling, about="student: ")
 
     def _online(self) -> Iterator[PlannedWork]:
         online = self.config.online
@@ -196,14 +211,30 @@ class _Walk:
             ),
         ):
             yield task.model_copy(update={"online": True})
-        yield self._sample(
-            "validation",
-            "validation",
-            self.config.evaluation.validation_sampling,
-            len(online.trail),
-            "online: ",
-        )
+        yield from self._select(len(online.trail), "online: ")
         yield from self._evaluate("evaluate", 1, self._references)
+
+    # ------------------------------------------------------------------------------------ selection
+
+    @property
+    def _racing(self) -> RaceSelection | None:
+        selection = self.config.evaluation.selection
+        return selection if isinstance(selection, RaceSelection) else None
+
+    def _select(self, candidates: int, about: str) -> Iterator[PlannedWork]:
+        """Sampling of the candidates for one place.
+
+        A race is assumed to drop half of them in every round, down to two that stay to the end.
+        """
+        sampling = self.config.evaluation.validation_sampling
+        if self._racing is None:
+            yield self._sample("validation", "validation", sampling, candidates, about)
+        elif candidates > 1:
+            for samples in self._racing.rounds(sampling.samples):
+                yield self._sample(
+                    "validation", "validation", sampling, candidates, about, samples=samples
+                )
+                candidates = max(2, (candidates + 1) // 2)
 
     # -------------------------------------------------------------------------------- training runs
 

@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 
 from flows.live.artifacts import LiveArtifact
 from flows.steps.recorder import CampaignRecorder
-from tasks.execution.progress import follow
+from tasks.execution.progress import SESSION, follow
 from tasks.host.services import mlflow_ui
 from tasks.untrusted.display_text import one_line
 
@@ -75,7 +75,8 @@ class Live:
                 get_logger("erpd").debug("not shown: %r", error)
 
     def _show(self) -> None:
-        events, self._position = follow(self.recorder.events, self._position)
+        read, self._position = follow(self.recorder.events, self._position)
+        events = [event for event in read if event["label"] != SESSION]
         for event in events:
             self._note(event)
         if events:

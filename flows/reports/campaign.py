@@ -22,6 +22,7 @@ from erpd_core.config import CampaignConfig
 from erpd_core.refs import Score
 from flows.recipes.load import load_recipe, setting_text
 from flows.reports.evaluation_details import measures
+from flows.reports.races import race_scores, races_of, samples_saved
 from flows.reports.results import (
     PolicyRow,
     benchmarks_of,
@@ -34,7 +35,10 @@ from flows.reports.results import (
     summary,
     table_rows,
 )
+from flows.reports.timeline_text import headline, idle_sentence, session_rows
+from tasks.execution.timeline import Timeline, read_timeline
 from tasks.host.atomic_files import write_atomically
+from tasks.host.home import events_path
 from tasks.registry import Attached, CampaignRecord, IterationRecord, Registry
 from tasks.store import Store
 from tasks.untrusted.display_text import visible_lines
@@ -42,7 +46,14 @@ from tasks.untrusted.display_text import visible_lines
 if TYPE_CHECKING:  # slow to import
     from flows.reports.figures.campaign import Run
 
-PNGS = ("score_vs_kl.png", "teacher.png", "unlearned.png", "student.png", "time.png")
+PNGS = (
+    "score_vs_kl.png",
+    "teacher.png",
+    "unlearned.png",
+    "student.png",
+    "timeline.png",
+    "time.png",
+)
 
 # ------------------------------------------------------------------------------------------ command
 
@@ -179,16 +190,22 @@ FILTERS = {
 }
 
 
-def write_report(registry: Registry, store: Store, campaign_id: str, folder: Path) -> Path:
+def write_report(
+    registry: Registry, store: Store, campaign_id: str, folder: Path, events: Path | None = None
+) -> Path:
     """Write `report.html` (self-contained) and its PNGs into `folder`.
 
+    **Arguments:**
+        events: File of the campaign's events; if None, the one in ERPD_HOME. Without such a file,
+            the report has no timeline.
     **Returns:** The path of the page.
     **Raises:** LookupError for an unknown campaign.
     """
     campaign = registry.campaign(campaign_id)
     iterations, attached = registry.iterations(campaign.id), registry.artifacts(campaign.id)
     rows = table_rows(registry, campaign.id)
-    pictures = _pictures(rows, iterations, attached, store)
+    timeline = read_timeline(events or events_path(campaign.id))
+    pictures = _pictures(rows, iterations, attached, store, timeline)
     best = next((row for row in rows if row.best), None)
     line, exact = command(campaign)
     return write_page(
@@ -213,8 +230,12 @@ def write_report(registry: Registry, store: Store, campaign_id: str, folder: Pat
         phases=list(
             dict.fromkeys(phase for iteration in iterations for phase in iteration.seconds)
         ),
+        timeline=(headline(timeline), idle_sentence(timeline)) if timeline else None,
+        sessions=session_rows(timeline) if timeline else [],
         attached=attached,
         data=data_lines(attached),
+        races=(races := races_of(attached)),
+        saved=samples_saved(races),
         lineage=_lineage(registry, best),
         config=yaml.safe_dump(campaign.config, sort_keys=False, allow_unicode=True, width=110),
     )
@@ -279,8 +300,10 @@ def _pictures(
     iterations: Sequence[IterationRecord],
     attached: Sequence[Attached],
     store: Store,
+    timeline: Timeline | None,
 ) -> dict[str, bytes]:
     from flows.reports.figures import campaign as figures
+    from flows.reports.figures.timeline import timeline_chart
 
     measured = []
     for row in rows:
@@ -302,6 +325,7 @@ def _pictures(
         "teacher.png": figures.training_curves(_runs(attached, store, "teacher", chosen)),
         "unlearned.png": figures.training_curves(_runs(attached, store, "unlearned", {})),
         "student.png": figures.training_curves(_runs(attached, store, "student", {})),
+        "timeline.png": timeline_chart(timeline) if timeline else None,
         "time.png": figures.time_by_phase(
             {f"iteration {row.index}": row.seconds for row in iterations if row.seconds}
         ),
@@ -336,8 +360,13 @@ def _runs(
 
 
 def validation_scores(attached: Sequence[Attached], iteration: int, role: str) -> dict[int, float]:
-    """Step -> validation score of a training run's kept policies, as a share of 1."""
-    scores = {}
+    """Step -> validation score of a training run's kept policies, as a share of 1.
+
+    After a race it is the average over the race's samples.
+    """
+    scores = race_scores(attached, iteration, role)
+    if scores:
+        return scores
     for row in attached:
         ref = row.artifact.meta.get("ref") or {}
         if (

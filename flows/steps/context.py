@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from erpd_core.config import CampaignConfig
-from erpd_core.refs import Frozen, PolicyRef, ProblemsRef, RolloutRef
+from erpd_core.refs import Frozen, PolicyRef, ProblemsRef
 from flows.steps.recorder import CampaignRecorder
 from tasks.datasets import draw_problems
 
@@ -17,10 +17,8 @@ class CampaignState(Frozen):
     base: PolicyRef
     start: PolicyRef
     """The policy that the iteration starts from: the last student, at first the base."""
-    start_validation: RolloutRef
     students: dict[int, PolicyRef]
     """Students of earlier iterations; the last one is the start."""
-    student_validations: dict[int, RolloutRef]
     strategies: tuple[str, ...] = ()
     """The strategy of each earlier iteration."""
     validation: ProblemsRef

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from erpd_core.config import PPO, DistillPhase, RunConfig
 from erpd_core.refs import Decision, LogprobRef, PolicyRef, Role, RolloutRef, TrainingRef, ValuesRef
@@ -10,11 +10,18 @@ from erpd_core.schedule import run_config, run_dependencies, runs_of, scored_sid
 from flows.steps.context import IterationContext
 from flows.steps.recorder import PendingResults, StageCall
 from tasks.rollouts import SampleRollouts
+from tasks.rollouts.informative import SampleInformative
 from tasks.rollouts.score import ScoreRollouts
 from tasks.training.batch_check import batch_outcomes
 from tasks.training.critic import TrainCritic
 from tasks.training.student import SidedSignal, SignalPhase
 from tasks.training.teacher import TrainTeacher
+
+WatchTraining = Callable[[TrainTeacher, str], Callable[[], None]]
+
+
+def _unwatched(stage: TrainTeacher, role: str) -> Callable[[], None]:
+    return lambda: None
 
 
 class FixedBatch:
@@ -37,8 +44,11 @@ class FixedBatch:
             sampling=context.config.sampling,
             seed=context.seed("rollouts"),
         )
+        if informative := context.config.prompts.informative:
+            sampling = SampleInformative(**dict(sampling), informative=informative)
         rollouts = context.recorder.run(sampling, "sample the fixed batch", "rollouts")
-        context.recorder.record_outcomes(batch_outcomes(context.recorder.store, rollouts))
+        outcomes = batch_outcomes(context.recorder.store, rollouts)
+        context.recorder.record_outcomes(outcomes, rollouts.refill)
         batch = cls(context, rollouts)
         batch.columns({"score the batch under old": context.state.start})
         return batch
@@ -72,20 +82,26 @@ class FixedBatch:
         self.train([name])
         return self._trained[name]
 
-    def train(self, names: Sequence[str]) -> None:
-        """Train runs and the runs they start from, in parallel where they are independent."""
+    def train(self, names: Sequence[str], watch: WatchTraining = _unwatched) -> None:
+        """Train runs and the runs they start from, in parallel where they are independent.
+
+        **Arguments:**
+            watch: Gets the stage and the role of each run, and returns what is called about every
+                second while it trains.
+        """
         needs = run_dependencies(self.context.config, names)
         while left := [name for name in needs if name not in self._trained]:
             ready = [name for name in left if self._trained.keys() >= needs[name]]
-            for name, results in [(name, self._start(name)) for name in ready]:
-                (training,) = results()
-                self._trained[name] = training
+            started = [(name, *self._start(name)) for name in ready]
+            for name, stage, results in started:
                 _, called = _role(name)
+                (training,) = results(watch(stage, called))
+                self._trained[name] = training
                 loss = run_config(self.context.config, name).loss.kind
                 self.recorder.record_policies(training.trail, called)
                 self.recorder.record_training(called, training, {"loss": loss})
 
-    def _start(self, name: str) -> PendingResults[TrainingRef]:
+    def _start(self, name: str) -> tuple[TrainTeacher, PendingResults[TrainingRef]]:
         config = run_config(self.context.config, name)
         role, called = _role(name)
         init = self.policy(config.init) if isinstance(config, RunConfig) else self.state.start
@@ -99,7 +115,7 @@ class FixedBatch:
             values=self._values(config.loss, init) if isinstance(config.loss, PPO) else None,
         )
         label = f"train {called} ({config.loss.kind}, {config.steps} steps)"
-        return self.recorder.start([StageCall(stage, label, f"{called} training")])
+        return stage, self.recorder.start([StageCall(stage, label, f"{called} training")])
 
     def _values(self, loss: PPO, init: PolicyRef) -> ValuesRef:
         """Fit PPO's critic to the batch, and return its values."""

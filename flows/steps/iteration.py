@@ -5,41 +5,41 @@ An iteration may be an on-policy stage instead (Fig. 8).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from prefect import flow
 from prefect.states import Completed, State
 
-from erpd_core.config import CampaignConfig, Strategy
-from erpd_core.refs import Decision, EvalReport, Frozen, PolicyRef, RolloutRef, TrainingRef
+from erpd_core.config import CampaignConfig, RaceSelection, Strategy
+from erpd_core.refs import Decision, Frozen, PolicyRef, TrainingRef
 from erpd_core.schedule import first_runs, validates_students
 from erpd_core.strategy import decide
 from flows.steps.context import CampaignState, IterationContext
+from flows.steps.evaluations import Evaluations
 from flows.steps.fixed_batch import FixedBatch
 from flows.steps.human_decision import DecisionRequest, ask_here, evidence_text
-from flows.steps.recorder import CampaignRecorder, PendingResults, StageCall
-from flows.steps.selection import Selection
+from flows.steps.racing import Racing
+from flows.steps.recorder import PendingResults, StageCall
+from flows.steps.selection import FullSelection, Selection
 from tasks.evaluation.signal_statistics import MeasureSignal
 from tasks.execution.submit import StageRunner
-from tasks.rollouts import outcomes
 from tasks.training.online import TrainOnline
 from tasks.training.student import DistillStudent, SignalPhase
+from tasks.training.teacher import TrainTeacher
 
 
-class IterationResult(Frozen):
-    """An iteration's entry in the JSON of `erpd run`, with the policies it made."""
+class IterationEnd(Frozen):
+    """What an iteration has made; the evaluation of its policies may still run."""
 
     index: int
-    strategy: str
     decision: Decision
-    teacher: EvalReport
-    student: EvalReport
+    teacher: PolicyRef | None
+    """None in an on-policy stage without a teacher."""
+    student: PolicyRef
+    """The policy from which the next iteration starts."""
     seconds: dict[str, float]
-    """Phase -> seconds of work."""
-    teacher_policy: PolicyRef
-    student_policy: PolicyRef
-    student_validation: RolloutRef
+    """Phase -> seconds of work, without evaluations."""
 
 
 class Undecided(Exception):
@@ -58,16 +58,17 @@ class Undecided(Exception):
 )
 def run_iteration(
     config: CampaignConfig, index: int, state: CampaignState, campaign: str, asks: bool = True
-) -> IterationResult | DecisionRequest | State[DecisionRequest] | None:
+) -> IterationEnd | DecisionRequest | State[DecisionRequest]:
     """Run iteration `index` (1, 2, ...) of a campaign from `state.start`, as a Prefect flow.
 
     **Arguments:**
         asks: Whether the flow may ask a user itself; otherwise it returns the request.
-    **Returns:** The result; None if the decision is to stop; the request if a user has to decide.
+    **Returns:** What it made; the request if a user has to decide.
     """
-    recorder = CampaignRecorder.open(campaign, config, index)
+    evaluations = Evaluations.of(campaign)
+    context = IterationContext(config, index, state, evaluations.recorder_of(index))
     try:
-        return Iteration(IterationContext(config, index, state, recorder), asks).run()
+        return Iteration(context, evaluations, asks).run()
     except Undecided as undecided:
         return Completed(name="Waits", message=str(undecided), data=undecided.request)
 
@@ -75,105 +76,87 @@ def run_iteration(
 class Iteration:
     """The steps of one iteration, in the order they are taken."""
 
-    def __init__(self, context: IterationContext, asks: bool = True) -> None:
-        self.context, self.asks = context, asks
+    def __init__(
+        self, context: IterationContext, evaluations: Evaluations, asks: bool = True
+    ) -> None:
+        self.context, self.evaluations, self.asks = context, evaluations, asks
         self.index, self.state, self.recorder = context.index, context.state, context.recorder
-        self.selection = Selection(context)
+        self.selection = _selection(context)
 
     @property
     def config(self) -> CampaignConfig:
         return self.context.config
 
-    def run(self) -> IterationResult | None:
-        """Run the iteration. Returns None if the decision is to stop."""
+    def run(self) -> IterationEnd:
+        """Run the iteration; its policies are evaluated in the background."""
         self.recorder.registry.iteration(self.recorder.campaign, self.index)
         if self.config.decision.fixed_for(self.index) == "online":
             decision = Decision(strategy="online", reason="fixed by the recipe")
             self.recorder.record_decision(decision)
             return self._online(decision, None)
         batch = FixedBatch.sample(self.context)
-        teacher, validation = self._train_teacher(batch)
-        batch.teacher = teacher
-        decision = self._decide(teacher, validation)
+        teacher = batch.teacher = self._train_teacher(batch)
+        decision = self._decide(teacher)
+        self._evaluate("teacher", teacher)
         if decision.strategy == "stop":
-            self.selection.evaluate({"teacher": teacher})()
-            self._complete()
-            return None
+            return self._end(decision, teacher, self.state.start)
         if decision.strategy == "online":
             return self._online(decision, teacher)
-        teacher_reports = self.selection.evaluate({"teacher": teacher})  # parallel to distillation
         student = teacher if decision.strategy == "none" else self._distil(batch, teacher, decision)
         if student.role != "student":
             self.recorder.record_policies([student], "student")
-        validations = self.selection.validate([student], "student")
-        student_reports = self.selection.evaluate({"student": student})
+        self._evaluate("student", student)
         if self.config.evaluation.signal:
             self._measure_signal(batch, teacher, student)
-        (student_validation,) = validations()
-        reports = teacher_reports() | student_reports()
-        return self._result(decision, teacher, student, student_validation, reports)
+        return self._end(decision, teacher, student)
 
-    def _online(self, decision: Decision, teacher: PolicyRef | None) -> IterationResult:
-        """Run an on-policy stage. Without a teacher, the result has the student in its place."""
-        student, validation = self._train_online()
+    def _online(self, decision: Decision, teacher: PolicyRef | None) -> IterationEnd:
+        student = self._train_online()
         self.recorder.record_policies([student], "student")
-        policies = {"teacher": teacher, "student": student} if teacher else {"student": student}
-        reports = self.selection.evaluate(policies)()
-        return self._result(decision, teacher, student, validation, reports)
+        self._evaluate("student", student)
+        return self._end(decision, teacher, student)
 
-    def _result(
-        self,
-        decision: Decision,
-        teacher: PolicyRef | None,
-        student: PolicyRef,
-        validation: RolloutRef,
-        reports: Mapping[str, EvalReport],
-    ) -> IterationResult:
-        self._complete()
-        return IterationResult(
-            index=self.index,
-            strategy=decision.strategy,
-            decision=decision,
-            teacher=reports.get("teacher", reports["student"]),
-            student=reports["student"],
-            seconds=self.recorder.seconds,
-            teacher_policy=teacher or student,
-            student_policy=student,
-            student_validation=validation,
-        )
+    def _evaluate(self, role: str, policy: PolicyRef) -> None:
+        self.evaluations.start(self.index, role, policy, self.state.start)
 
-    def _complete(self) -> None:
-        self.recorder.registry.iteration(
-            self.recorder.campaign, self.index, "completed", self.recorder.seconds
+    def _end(
+        self, decision: Decision, teacher: PolicyRef | None, student: PolicyRef
+    ) -> IterationEnd:
+        seconds = self.recorder.seconds
+        return IterationEnd(
+            index=self.index, decision=decision, teacher=teacher, student=student, seconds=seconds
         )
 
     # ------------------------------------------------------------------------- teacher and decision
 
-    def _train_teacher(self, batch: FixedBatch) -> tuple[PolicyRef, RolloutRef]:
-        """The teacher at the step with the best validation score, and its validation samples.
+    def _train_teacher(self, batch: FixedBatch) -> PolicyRef:
+        """The teacher at the step that validation selects.
 
         A fixed strategy that does not use the teacher trains only its own runs.
         """
         runs = first_runs(self.config, self.config.decision.fixed_for(self.index))
-        batch.train(runs)
+        batch.train(runs, self._watch_teacher)
         if "teacher" in runs:
             return self.selection.best(batch.run("teacher"), "teacher")
-        last = batch.run(runs[0]).last
-        (validation,) = self.selection.validate([last], "unlearned teacher")()
-        return last, validation
+        return batch.run(runs[0]).last
 
-    def _decide(self, teacher: PolicyRef, validation: RolloutRef) -> Decision:
-        store = self.recorder.store
-        students = self.state.student_validations
+    def _watch_teacher(self, stage: TrainTeacher, role: str) -> Callable[[], None]:
+        """Start validating the kept steps of the teacher while it trains."""
+        chosen_among = role == "teacher" and len(stage.trail) > 1
+        return self.selection.start_ahead(stage, role) if chosen_among else lambda: None
+
+    def _decide(self, teacher: PolicyRef) -> Decision:
+        start, validation = self.selection.samples_for_decision(teacher)
         decision = decide(
             self.config.decision,
             self.index,
-            start=outcomes(store, self.state.start_validation),
-            teacher=outcomes(store, validation),
-            students={index: outcomes(store, ref) for index, ref in students.items()},
+            start=start,
+            teacher=validation,
+            students=self.selection.outcomes_of(self.state.students),
             weak_available=self.config.weak_teacher is not None,
             online_available=self.config.online is not None,
             before=self.state.strategies,
+            compare=self.selection.compare,
         )
         evidence = {**decision.evidence, "teacher_step": teacher.step}
         decision = decision.model_copy(update={"evidence": evidence})
@@ -191,7 +174,7 @@ class Iteration:
         self.context = replace(
             self.context, config=self.config.model_copy(update={"distill": distill})
         )
-        self.selection = Selection(self.context)
+        self.selection = _selection(self.context)
 
     def _answered(self) -> Decision | None:
         """The decision that a user made before this process was started, if any."""
@@ -223,6 +206,7 @@ class Iteration:
 
     def _distance(self) -> dict[str, object]:
         """The KL of the campaign's last student from the base."""
+        self.evaluations.wait()
         reports = self.recorder.registry.reports(self.recorder.campaign)
         students = [row for row in reports if row.role == "student"]
         return {"kl_base_so_far": students[-1].report.kl_base} if students else {}
@@ -234,16 +218,18 @@ class Iteration:
         config = self.config.distill
         strategy: Strategy = decision.strategy  # type: ignore[assignment]
         alternatives = batch.phases(config.alternatives(strategy), config.steps, decision)
+        stages = {name: self._distillation(batch, phases) for name, phases in alternatives.items()}
         pending = {
-            name: self._start_distillation(batch, name, phases, strategy)
-            for name, phases in alternatives.items()
+            name: self._start_distillation(stage, name, strategy) for name, stage in stages.items()
         }
         trainings: dict[str, TrainingRef] = {}
+        chooses = validates_students(config, strategy)
         for name, results in pending.items():
-            (trainings[name],) = results()
+            look = self.selection.start_ahead(stages[name], "student")
+            (trainings[name],) = results(look if chooses else lambda: None)
             run = _student_name(name).replace(" ", "-")
             self.recorder.record_training(run, trainings[name], {"strategy": strategy})
-        if validates_students(config, strategy):
+        if chooses:
             student = self.selection.best_student(teacher, trainings)
         else:
             student = next(iter(trainings.values())).last
@@ -253,11 +239,9 @@ class Iteration:
         self.recorder.record_policies([*others, student], "student")
         return student
 
-    def _start_distillation(
-        self, batch: FixedBatch, name: str, phases: tuple[SignalPhase, ...], strategy: Strategy
-    ) -> PendingResults[TrainingRef]:
+    def _distillation(self, batch: FixedBatch, phases: tuple[SignalPhase, ...]) -> DistillStudent:
         config = self.config.distill
-        stage = DistillStudent(
+        return DistillStudent(
             init=self.state.start,
             rollouts=batch.rollouts,
             old=batch.old,
@@ -270,6 +254,10 @@ class Iteration:
             phases=phases,
             kl_stop=config.kl_stop,
         )
+
+    def _start_distillation(
+        self, stage: DistillStudent, name: str, strategy: Strategy
+    ) -> PendingResults[TrainingRef]:
         student = _student_name(name)
         call = StageCall(stage, f"distil the {student} ({strategy})", f"{student} training")
         return self.recorder.start([call])
@@ -289,11 +277,8 @@ class Iteration:
 
     # ------------------------------------------------------------------------------------ on policy
 
-    def _train_online(self) -> tuple[PolicyRef, RolloutRef]:
-        """Train on policy from the start (Fig. 8).
-
-        **Returns:** The policy with the best validation score, and its validation samples.
-        """
+    def _train_online(self) -> PolicyRef:
+        """Train on policy from the start (Fig. 8); returns the step that validation selects."""
         config = self.config.online
         assert config is not None, "the config checks that online stages have their section"
         stage = TrainOnline(
@@ -303,10 +288,16 @@ class Iteration:
             seed=self.context.seed("online"),
         )
         label = f"train on policy ({config.steps} steps)"
-        training = self.recorder.run(stage, label, "online training")
+        pending = self.recorder.start([StageCall(stage, label, "online training")])
+        (training,) = pending(self.selection.start_ahead(stage, "online"))
         self.recorder.record_policies(training.trail, "online")
         self.recorder.record_training("online", training, {"loss": config.loss.kind})
         return self.selection.best(training, "online")
+
+
+def _selection(context: IterationContext) -> Selection:
+    raced = isinstance(context.config.evaluation.selection, RaceSelection)
+    return Racing(context) if raced else FullSelection(context)
 
 
 def _student_name(alternative: str) -> str:

@@ -108,15 +108,15 @@ def _identity(config: CampaignConfig, base: ImportPolicy, draws: dict[str, DrawP
     """
     spec = config.spec() | {"model": base.identity()}
     spec |= {"sources": {name: stage.spec() for name, stage in draws.items()}}
-    spec["prompts"] = None
+    informative = config.prompts.informative
+    spec["prompts"] = {"informative": informative} if informative else None
     del spec["iterations"]
     judge = {}
     if config.evaluation.judge:
         from tasks.evaluation.judge.prompt import judge_spec  # slow to import
 
         judge = {"judge": judge_spec(config.evaluation.judge)}
-    kept = config.evaluation.model_dump(
-        mode="json", include={"validation_sampling", "sampling", "samples", "signal"}
-    )
+    by_files = {"validation", "benchmarks", "judge"}
+    kept = {key: value for key, value in spec["evaluation"].items() if key not in by_files}
     spec["evaluation"] = kept | judge
     return f"{config.name}-{identity('campaign', spec, {}, 1)[-10:]}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 from erpd_core.batch_outcomes import BatchOutcomes
 from erpd_core.config import CampaignConfig, RuntimeConfig
@@ -18,6 +18,8 @@ from erpd_core.refs import (
     Overlap,
     PolicyRef,
     ProblemsRef,
+    RaceRef,
+    Refill,
     TrainingRef,
     ValuesRef,
 )
@@ -28,47 +30,76 @@ from tasks.evaluation.result_files import load_details
 from tasks.execution.prefect_tasks import report_cache_hit
 from tasks.execution.progress import Progress
 from tasks.execution.stage import Ref, Stage
-from tasks.execution.submit import submit, wait_for
+from tasks.execution.submit import has_ended, submit, wait_for
 from tasks.host.home import events_path
 from tasks.registry import Registry, open_registry
 from tasks.store import Store, open_store
 from tasks.tracking import TrackedRun, Tracker
 from tasks.training.base import load_records
 
-PendingResults = Callable[[], list[Ref]]
-"""Waits for started stages, records their artifacts, and returns their results. Call it once."""
-
 _lock = threading.Lock()
 _cancelled = threading.Event()
-_in_flight: dict[str, Any] = {}
-"""Artifact -> future of this process's task that makes it."""
+_in_flight: dict[str, Submission] = {}
+"""Artifact -> this process's task that makes it, until somebody has waited for it."""
 
 
-def run_once(artifact: str, submit_task: Callable[[], Any]) -> Callable[[], Any]:
+@dataclass(frozen=True)
+class Submission:
+    """A submitted Prefect task that makes an artifact. Call it to wait for the result."""
+
+    artifact: str
+    future: Any
+
+    def __call__(self, meanwhile: Callable[[], object] = lambda: None) -> Any:
+        """Wait for the result.
+
+        **Arguments:**
+            meanwhile: Called about every second.
+        **Raises:** The exception of the task; KeyboardInterrupt after `cancel_all`.
+        """
+
+        def poll() -> None:
+            if _cancelled.is_set():
+                raise KeyboardInterrupt
+            meanwhile()
+
+        try:
+            return wait_for(self.future, poll)
+        finally:
+            with _lock:
+                if _in_flight.get(self.artifact) is self:
+                    del _in_flight[self.artifact]
+
+    @property
+    def ended(self) -> bool:
+        return has_ended(self.future)
+
+
+@dataclass(frozen=True)
+class StoredResult(Generic[Ref]):
+    """A result that the store held; like a `Submission` that has ended."""
+
+    ref: Ref
+    ended: ClassVar[bool] = True
+
+    def __call__(self, meanwhile: Callable[[], object]) -> Ref:
+        return self.ref
+
+
+def run_once(artifact: str, submit_task: Callable[[], Any]) -> Submission:
     """Submit the task that makes an artifact, unless this process is making it already.
 
     Without this, the task of a second flow would occupy one of Ray's slots only to wait for the
     first one's lock in the store.
 
-    **Returns:** A function that waits for the result.
     **Raises:** KeyboardInterrupt after `cancel_all`.
     """
     if _cancelled.is_set():
         raise KeyboardInterrupt
     with _lock:
         if artifact not in _in_flight:
-            _in_flight[artifact] = submit_task()
-        future = _in_flight[artifact]
-
-    def wait() -> Any:
-        try:
-            return wait_for(future, _cancelled.is_set)
-        finally:
-            with _lock:
-                if _in_flight.get(artifact) is future:
-                    del _in_flight[artifact]
-
-    return wait
+            _in_flight[artifact] = Submission(artifact, submit_task())
+        return _in_flight[artifact]
 
 
 def cancel_all() -> None:
@@ -94,6 +125,34 @@ class StageCall(Generic[Ref]):
 
 
 @dataclass(frozen=True)
+class PendingResults(Generic[Ref]):
+    """Started stages. Call it once, to wait, record their artifacts and get their results."""
+
+    recorder: CampaignRecorder
+    calls: Sequence[StageCall[Ref]]
+    phase: Phase | None
+    results: Sequence[Submission | StoredResult[Ref]]
+    """One for each call."""
+
+    def __call__(self, meanwhile: Callable[[], object] = lambda: None) -> list[Ref]:
+        """Wait for the results; `meanwhile` is called about every second."""
+
+        def poll() -> None:
+            self.recorder.meanwhile()
+            meanwhile()
+
+        refs = [result(poll) for result in self.results]
+        for call in self.calls:
+            self.recorder.record_stage(call, self.phase)
+        return refs
+
+    @property
+    def ended(self) -> bool:
+        """Whether no wait is needed."""
+        return all(result.ended for result in self.results)
+
+
+@dataclass(frozen=True)
 class CampaignRecorder:
     """Runs the stages of one iteration, and records results in the registry and in MLflow.
 
@@ -113,22 +172,22 @@ class CampaignRecorder:
     """Tags of every MLflow run of the campaign."""
     iteration: int = 0
     """The iteration being recorded; 0 is the base model."""
+    meanwhile: Callable[[], object] = field(default=lambda: None, repr=False)
+    """Called about every second while the recorder waits for a stage."""
     seconds: dict[str, float] = field(default_factory=dict, repr=False)
     """Phase of this iteration -> seconds of work, over all sessions."""
     recorded: set[str] = field(default_factory=set, repr=False)
-    """Artifacts that this recorder has put into the registry."""
+    """Artifacts that this process has put into the registry for the campaign."""
+    shown: set[str] = field(default_factory=set, repr=False)
+    """Artifacts whose stage this process has shown, as computed or as cached."""
     decided: dict[int, str] = field(default_factory=dict, repr=False)
     """Iteration -> its strategy."""
 
     @classmethod
     def open(
-        cls,
-        campaign: str,
-        config: CampaignConfig,
-        iteration: int = 0,
-        tracking: TrackingQueue | None = None,
+        cls, campaign: str, config: CampaignConfig, tracking: TrackingQueue
     ) -> CampaignRecorder:
-        """The recorder of a campaign that is in the registry."""
+        """The recorder of a campaign that is in the registry, for the base model."""
         registry = open_registry()
         row = registry.campaign(campaign)
         return cls(
@@ -138,13 +197,12 @@ class CampaignRecorder:
             store=open_store(),
             registry=registry,
             events=events_path(campaign),
-            tracking=tracking or TrackingQueue.of(campaign),
+            tracking=tracking,
             tags={
                 "recipe": row.recipe,
                 "seed": str(config.seed),
                 "git_commit": row.git_commit or "none",
             },
-            iteration=iteration,
         )
 
     def at(self, iteration: int) -> CampaignRecorder:
@@ -165,24 +223,27 @@ class CampaignRecorder:
         A result that the store holds is shown as Cached. Seconds count towards `phase`, by default
         the stage's own.
         """
-        waits = [self._begin(call.stage, f"{self.iteration}: {call.label}") for call in calls]
+        submitted = [self._begin(call.stage, f"{self.iteration}: {call.label}") for call in calls]
+        return PendingResults(self, calls, phase, submitted)
 
-        def results() -> list[Ref]:
-            refs = [wait() for wait in waits]
-            for call in calls:
-                self._attach(call.stage.identity(), call.role)
-                self._count_seconds(call.stage, phase)
-            return refs
+    def start_ahead(self, stage: Stage[Any], label: str) -> None:
+        """Start a stage that will be requested later."""
+        self._begin(stage, f"{self.iteration}: {label}")
 
-        return results
+    def record_stage(self, call: StageCall[Any], phase: Phase | None) -> None:
+        """Record the artifact of a finished stage in its role, and count its seconds."""
+        self._attach(call.stage.identity(), call.role)
+        self._count_seconds(call.stage, phase)
 
-    def _begin(self, stage: Stage[Ref], title: str) -> Callable[[], Ref]:
-        stored = stage.stored(self.store)
-        if stored is not None:
-            Progress(self.events, title).event(status="cached")
-            report_cache_hit(title, stored, return_state=True)
-            return lambda: stored
+    def _begin(self, stage: Stage[Ref], title: str) -> Submission | StoredResult[Ref]:
         artifact = stage.identity()
+        if artifact not in _in_flight and (stored := stage.stored(self.store)) is not None:
+            if artifact not in self.shown:
+                self.shown.add(artifact)
+                Progress(self.events, title).event(status="cached")
+                report_cache_hit(title, stored, return_state=True)
+            return StoredResult(stored)
+        self.shown.add(artifact)
         return run_once(artifact, lambda: submit(stage, self.runtime, title, self.events))
 
     def _count_seconds(self, stage: Stage[Any], phase: Phase | None) -> None:
@@ -249,16 +310,30 @@ class CampaignRecorder:
         self._log_text("decisions", decision.model_dump_json(indent=1))
         self.say(f"{self.iteration}: decided {decision.strategy}: {decision.reason}")
 
-    def record_outcomes(self, outcomes: BatchOutcomes) -> None:
-        """Record how many responses of the fixed batch are right, wrong, cut or empty."""
+    def record_outcomes(self, outcomes: BatchOutcomes, refill: Refill | None) -> None:
+        """Record how many responses of the fixed batch are right, wrong, cut or empty.
+
+        Also records which groups were left out, if some were.
+        """
         self._log_text("outcomes", outcomes.model_dump_json(indent=1))
         self.say(f"{self.iteration}: {outcomes}")
+        if refill:
+            self._log_text("refill", refill.model_dump_json(indent=1))
+            self.say(f"{self.iteration}: {refill}")
 
     def record_selection(self, evidence: Mapping[str, Any]) -> None:
         """Record which kept step became the student, and the scores and KL it was chosen by."""
         self._log_text("selections", json.dumps(evidence, indent=1))
         chosen = f"step {evidence['chosen']['step']} {evidence['chosen']['alternative']}".rstrip()
         self.say(f"{self.iteration}: chose the student of {chosen}")
+
+    def record_race(self, role: str, race: RaceRef) -> None:
+        """Record a race: who won, who was dropped when, and the samples it needed."""
+        self._log_text("races", race.model_dump_json(indent=1), f"{self.iteration}-{role}")
+        self.say(
+            f"{self.iteration}: {race.winner} wins among {len(race.contestants)} policies, with "
+            f"{race.saved:.0%} fewer samples than a full selection"
+        )
 
     def record_problems(self, problems: ProblemsRef, context: str) -> None:
         """Log a problem list as a dataset of the campaign's MLflow run."""
@@ -280,6 +355,10 @@ class CampaignRecorder:
     def record_report(self, role: str, report: EvalReport, stage: EvaluatePolicy) -> None:
         """Record an evaluation: the report in the registry, and with its details in MLflow."""
         self.registry.record_report(self.campaign, self.iteration, role, report)
+        scores = ", ".join(
+            f"{100 * score.avg:.1f} % on {name}" for name, score in report.scores.items()
+        )
+        self.say(f"{self.iteration}: {role} scores {scores}")
         details = load_details(self.store, stage.identity())
         prefix = None if role in ("base", "student") else role
 
@@ -307,8 +386,8 @@ class CampaignRecorder:
         self.tracking.submit(lambda tracker, run: tracker.tag(run, {"fault": reason}))
         self.say(f"ends: {reason}")
 
-    def _log_text(self, folder: str, text: str) -> None:
-        name = f"{folder}/{self.iteration}.json"
+    def _log_text(self, folder: str, text: str, stem: str | None = None) -> None:
+        name = f"{folder}/{stem or self.iteration}.json"
         self.tracking.submit(lambda tracker, run: tracker.log_text(run, text, name))
 
     @contextmanager

@@ -1,17 +1,25 @@
-"""Selection of policies on the validation problems, and their evaluation on the benchmarks."""
+"""Selection of policies on the validation problems, by all samples of all of them.
+
+Choices depend on validation only, never on the benchmarks.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, RolloutRef, TrainingRef
-from erpd_core.scoring import avg_at_k
+from erpd_core.scoring import Comparison, Outcomes, avg_at_k, compare
 from flows.steps.context import IterationContext, seed_for
 from flows.steps.recorder import PendingResults, StageCall
 from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.execution.ray_cluster import max_concurrent_stages
+from tasks.execution.stage import Stage
 from tasks.rollouts import SampleRollouts, outcomes
+from tasks.training.base import Training
 
 
 def validation_stage(
@@ -26,49 +34,41 @@ def validation_stage(
     )
 
 
-def evaluation_stage(
-    config: CampaignConfig,
-    policy: PolicyRef,
-    old: PolicyRef,
-    base: PolicyRef,
-    benchmarks: Mapping[str, ProblemsRef],
-) -> EvaluatePolicy:
-    """The stage that evaluates a policy on every benchmark; one seed for all policies."""
-    return EvaluatePolicy(
-        policy=policy,
-        old=old,
-        base=base,
-        benchmarks=dict(benchmarks),
-        sampling=config.evaluation.sampling,
-        samples=config.evaluation.samples,
-        judge=config.evaluation.judge,
-        seed=seed_for(config, 0, "benchmarks"),
-    )
-
-
-class Selection:
-    """Validates and evaluates the policies of one iteration.
-
-    Choices depend on validation scores only, never on the benchmarks.
-    """
+class Selection(ABC):
+    """Selects among the policies of one iteration on the validation problems."""
 
     def __init__(self, context: IterationContext) -> None:
         self.context, self.state, self.recorder = context, context.state, context.recorder
 
-    # ----------------------------------------------------------------------------------- validation
+    @abstractmethod
+    def best(self, training: TrainingRef, role: str) -> PolicyRef:
+        """The kept policy with the highest validation score. Ties go to the earliest step."""
 
-    def best(self, training: TrainingRef, role: str) -> tuple[PolicyRef, RolloutRef]:
-        """The kept policy with the highest validation score, and its validation samples.
+    @abstractmethod
+    def best_student(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
+        """The kept student with the highest validation score within the KL budget.
 
-        Ties go to the earliest step.
+        Ties go to the earliest. If none is within the budget, the first one is taken.
+
+        **Arguments:**
+            teacher: `kl_budget_of_teacher` is a share of its KL to the start.
+            trainings: Name of the alternative -> its distillation.
         """
-        validations = self.validate(training.trail, role)()
-        scores = [avg_at_k(outcomes(self.recorder.store, ref)).avg for ref in validations]
-        best = scores.index(max(scores))
-        return training.trail[best], validations[best]
+
+    @abstractmethod
+    def samples_for_decision(self, teacher: PolicyRef) -> tuple[Outcomes, Outcomes]:
+        """Validation outcomes of the iteration's start and of its teacher."""
+
+    @abstractmethod
+    def compare(self, a: Outcomes, b: Outcomes) -> Comparison:
+        """The paired comparison on which a decision rests."""
+
+    @abstractmethod
+    def first_stage(self, policy: PolicyRef, role: str) -> Stage[Any]:
+        """The stage that measures a policy as far as it needs no other policy."""
 
     def validate(self, policies: Sequence[PolicyRef], role: str) -> PendingResults[RolloutRef]:
-        """Start sampling policies on the validation problems."""
+        """Start drawing all validation samples of policies."""
         calls = [
             StageCall(
                 validation_stage(self.context.config, policy, self.state.validation),
@@ -79,15 +79,55 @@ class Selection:
         ]
         return self.recorder.start(calls, phase="validation")
 
-    def best_student(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
-        """The kept student with the highest validation score within the KL budget.
+    def outcomes_of(self, policies: Mapping[int, PolicyRef]) -> dict[int, Outcomes]:
+        """Iteration -> all validation outcomes of its student."""
+        refs = self.validate(list(policies.values()), "student")()
+        return {
+            index: outcomes(self.recorder.store, ref)
+            for index, ref in zip(policies, refs, strict=True)
+        }
 
-        Ties go to the earliest. If none is within the budget, the first one is taken.
+    def start_ahead(self, stage: Training, role: str) -> Callable[[], None]:
+        """A function that starts sampling the policies which a running training has kept.
 
-        **Arguments:**
-            teacher: `kl_budget_of_teacher` is a share of its KL to the start.
-            trainings: Name of the alternative -> its distillation.
+        Call it while the training runs. It does nothing if no second stage can run beside it.
         """
+        begun: set[str] = set()
+        beside = max_concurrent_stages(self.context.config.runtime) > 1
+
+        def look() -> None:
+            for policy in stage.kept_so_far(self.recorder.store) if beside else ():
+                if policy.id not in begun:
+                    begun.add(policy.id)
+                    self.recorder.start_ahead(
+                        self.first_stage(policy, role), f"validate {role} (step {policy.step})"
+                    )
+
+        return look
+
+
+class FullSelection(Selection):
+    """Draws all validation samples of every candidate."""
+
+    def best(self, training: TrainingRef, role: str) -> PolicyRef:
+        validations = self.validate(training.trail, role)()
+        scores = [avg_at_k(outcomes(self.recorder.store, ref)).avg for ref in validations]
+        return training.trail[scores.index(max(scores))]
+
+    def samples_for_decision(self, teacher: PolicyRef) -> tuple[Outcomes, Outcomes]:
+        (start,) = self.validate([self.state.start], "start")()
+        (validation,) = self.validate([teacher], teacher.role)()
+        return outcomes(self.recorder.store, start), outcomes(self.recorder.store, validation)
+
+    def compare(self, a: Outcomes, b: Outcomes) -> Comparison:
+        return compare(a, b)
+
+    def first_stage(self, policy: PolicyRef, role: str) -> Stage[Any]:
+        if role == "student":
+            return self._report_stage(policy)
+        return validation_stage(self.context.config, policy, self.state.validation)
+
+    def best_student(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
         config = self.context.config.distill
         tried = [
             (name, policy) for name, training in trainings.items() for policy in training.trail
@@ -116,14 +156,7 @@ class Selection:
         """Scores and KL on the validation samples, the same samples that `validate` draws."""
         calls = [
             StageCall(
-                EvaluatePolicy(
-                    policy=policy,
-                    old=self.state.start,
-                    base=self.state.base,
-                    benchmarks={"validation": self.state.validation},
-                    sampling=self.context.config.evaluation.validation_sampling,
-                    seed=seed_for(self.context.config, 0, "validation"),
-                ),
+                self._report_stage(policy),
                 f"measure {policy.role} (step {policy.step}) on validation",
                 "validation report",
             )
@@ -131,36 +164,12 @@ class Selection:
         ]
         return self.recorder.start(calls, phase="validation")()
 
-    # ----------------------------------------------------------------------------------- benchmarks
-
-    def evaluate(self, policies: Mapping[str, PolicyRef]) -> Callable[[], dict[str, EvalReport]]:
-        """Start evaluating policies on the benchmarks.
-
-        **Arguments:**
-            policies: Role -> policy.
-        **Returns:** A function that waits, records the reports, and returns role -> report.
-        """
-        stages = {
-            role: evaluation_stage(
-                self.context.config,
-                policy,
-                self.state.start,
-                self.state.base,
-                self.state.benchmarks,
-            )
-            for role, policy in policies.items()
-        }
-        results = self.recorder.start(
-            [
-                StageCall(stage, f"evaluate {role}", f"{role} evaluation")
-                for role, stage in stages.items()
-            ]
+    def _report_stage(self, policy: PolicyRef) -> EvaluatePolicy:
+        return EvaluatePolicy(
+            policy=policy,
+            old=self.state.start,
+            base=self.state.base,
+            benchmarks={"validation": self.state.validation},
+            sampling=self.context.config.evaluation.validation_sampling,
+            seed=seed_for(self.context.config, 0, "validation"),
         )
-
-        def reports() -> dict[str, EvalReport]:
-            role_reports = dict(zip(policies, results(), strict=True))
-            for role, report in role_reports.items():
-                self.recorder.record_report(role, report, stages[role])
-            return role_reports
-
-        return reports

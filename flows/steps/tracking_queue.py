@@ -24,11 +24,6 @@ PAUSE_SECONDS = 5.0
 """Time between two tries while MLflow cannot be reached."""
 FLUSH_SECONDS = 600.0
 """Longest wait of `TrackingQueue.flush`."""
-_lock = threading.Lock()
-_queues: dict[str, TrackingQueue] = {}
-"""Campaign -> its open queue. A campaign's flow and those of its iterations share one, so that
-writes keep their order.
-"""
 
 
 def open_tracker() -> Tracker:
@@ -49,15 +44,6 @@ class TrackingQueue:
         self._given_up = threading.Event()
         self._pending: list[Future[Any]] = []
         self._opened = self._thread.submit(self._retrying, lambda: _open(campaign, params or {}))
-        with _lock:
-            _queues[campaign] = self
-
-    @classmethod
-    def of(cls, campaign: str) -> TrackingQueue:
-        """The open queue of the campaign in this process; a new one if there is none."""
-        with _lock:
-            queue = _queues.get(campaign)
-        return queue or cls(campaign)
 
     def submit(self, write: Write) -> None:
         """Queue a call of `write(tracker, run)`; it runs in the caller's context."""
@@ -103,10 +89,7 @@ class TrackingQueue:
                 ) from None
 
     def close(self) -> None:
-        """Close the queue after a flush. A later `of` for this campaign opens another one."""
-        with _lock:
-            if _queues.get(self.campaign) is self:
-                del _queues[self.campaign]
+        """Close the queue after a flush."""
         self._thread.shutdown(wait=False)
 
     def pages(self) -> tuple[str, str] | None:
@@ -121,8 +104,6 @@ class TrackingQueue:
 
 
 def _open(campaign: str, params: Mapping[str, Any]) -> tuple[Tracker, TrackedRun]:
-    # The flows of a campaign and of its iterations open one after the other: the first creates the
-    # run, the others find it.
     with _mlflow_lock:
         tracker = open_tracker()
         return tracker, tracker.campaign_run(campaign, campaign, params, {})

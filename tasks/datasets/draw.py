@@ -55,7 +55,8 @@ class DrawProblems(Stage[ProblemsRef]):
 
     def spec(self) -> dict[str, Any]:
         pooled = self.digest is not None
-        source = self.source.model_dump(mode="json", exclude=PLACE if pooled else {"seed"})
+        hidden = {"informative", *(PLACE if pooled else {"seed"})}
+        source = self.source.model_dump(mode="json", exclude=hidden)
         source = {
             key: value for key, value in source.items() if key not in LATER or value != LATER[key]
         }

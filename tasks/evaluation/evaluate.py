@@ -27,6 +27,7 @@ from tasks.execution.progress import Progress
 from tasks.execution.stage import Context, Stage, Verb, get_or_compute
 from tasks.grading import EXTRACTORS
 from tasks.rollouts import SampleRollouts, outcomes
+from tasks.rollouts.samplers import kept_engines
 from tasks.rollouts.score import ScoreRollouts, load_column
 from tasks.store import Build
 
@@ -82,22 +83,10 @@ class EvaluatePolicy(Stage[EvalReport]):
         judged: dict[str, JudgedRef] = {}
         totals = dict.fromkeys(("kl_old", "kl_base", "entropy"), 0.0)
         tokens = sequences = 0
-        for name, problems in self.benchmarks.items():
-            part = dataclasses.replace(
-                context,
-                progress=Progress(context.progress.path, f"{context.progress.label} on {name}"),
-            )
-            sampling = self.sampling.model_copy(
-                update={"samples": self.samples.get(name, self.sampling.samples)}
-            )
-            rollouts = get_or_compute(
-                SampleRollouts(
-                    policy=self.policy, problems=problems, sampling=sampling, seed=self.seed
-                ),
-                part,
-            )
+        for name, rollouts in self._sample(context).items():
+            part = _on(context, name)
             tried = outcomes(context.store, rollouts)
-            if self.judge and problems.extractor != "code":
+            if self.judge and rollouts.problems.extractor != "code":
                 judging = dataclasses.replace(
                     part, progress=Progress(part.progress.path, f"{part.progress.label}, judge")
                 )
@@ -132,6 +121,24 @@ class EvaluatePolicy(Stage[EvalReport]):
         build.put("report.json", lambda path: path.write_text(report.model_dump_json(indent=1)))
         return report
 
+    def _sample(self, context: Context) -> dict[str, RolloutRef]:
+        """Benchmark -> samples of the policy, by engines that start once for all benchmarks."""
+        with kept_engines(context.runtime):
+            return {
+                name: get_or_compute(
+                    SampleRollouts(
+                        policy=self.policy,
+                        problems=problems,
+                        sampling=self.sampling.model_copy(
+                            update={"samples": self.samples.get(name, self.sampling.samples)}
+                        ),
+                        seed=self.seed,
+                    ),
+                    _on(context, name),
+                )
+                for name, problems in self.benchmarks.items()
+            }
+
     def _sums(self, context: Context, rollouts: RolloutRef) -> dict[str, float]:
         """Sums over the policy's own response tokens, in nats.
 
@@ -151,6 +158,12 @@ class EvaluatePolicy(Stage[EvalReport]):
             "kl_base": float(k1(own, column(self.base)).sum()),
             "entropy": float(column(self.policy, "entropy").sum()),
         }
+
+
+def _on(context: Context, benchmark: str) -> Context:
+    """The context with progress that names the benchmark."""
+    label = f"{context.progress.label} on {benchmark}"
+    return dataclasses.replace(context, progress=Progress(context.progress.path, label))
 
 
 def _details(

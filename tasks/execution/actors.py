@@ -32,52 +32,6 @@ class Watch(Protocol[Seen]):
         """Report a death."""
 
 
-def map_over_actors(
-    make: Callable[[Callable[..., Any]], Any],
-    call: Callable[[Any, Item], Any],
-    items: Sequence[Item],
-    watch: Watch[Item],
-    request: ResourceRequest,
-    count: int,
-    deadline: float,
-) -> Iterator[tuple[Item, Any]]:
-    """Each item with its result, as they are finished, computed by a pool of Ray actors.
-
-    An actor is kept from item to item. When one dies, another actor starts its item again.
-
-    Closing the iterator kills the actors. They also end with this process, however it ends, because
-    it owns them.
-
-    **Arguments:**
-        make: `make(start)` calls `start(Class, *arguments)` to create an actor.
-        call: `call(actor, item)` makes the remote call.
-        watch: Says whether an item advances, and reports deaths.
-        request: What each actor requests of Ray.
-        count: Number of actors.
-        deadline: Seconds without a new sign of its item after which an actor counts as wedged and
-            is killed.
-    **Raises:** RuntimeError if actors die `DEATHS` times at one item. An exception of an actor is
-        raised unchanged.
-    """
-    import ray
-
-    def start(kind: type[Any], *arguments: Any) -> Any:
-        return (
-            ray.remote(kind)
-            .options(**request.options, max_restarts=0, max_task_retries=0)
-            .remote(*arguments)
-        )
-
-    pool = _ActorPool(lambda: make(start), call, items, watch, count, deadline)
-    try:
-        while pool.todo or pool.working:
-            yield from pool.results()
-            watch.show()
-    finally:
-        for slot in pool.slots.values():
-            ray.kill(slot.actor)
-
-
 @dataclass
 class _ActorSlot:
     """An actor and the index of its item; None until it has started, which may take long."""
@@ -89,33 +43,81 @@ class _ActorSlot:
     until: float = math.inf
 
 
-class _ActorPool(Generic[Item]):
-    """The actors of one `map_over_actors`.
+class ActorPool(Generic[Item]):
+    """A pool of Ray actors that work on items.
+
+    An actor is kept from item to item. When one dies, another actor starts its item again. The
+    actors also end with this process, however it ends, because it owns them.
 
     `slots` maps the reference that an actor's result will arrive at to its slot. `todo` holds the
     indices of the items that no actor is working on.
+
+    **Arguments:**
+        make: `make(start)` calls `start(Class, *arguments)` to create an actor.
+        call: `call(actor, item)` makes the remote call.
+        request: What each actor requests of Ray.
+        count: Number of actors.
+        deadline: Seconds without a new sign of its item after which an actor counts as wedged and
+            is killed.
+        keep: Whether an actor that has no item left stays for the next `map`; otherwise it is
+            killed, to free what it holds.
     """
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        make: Callable[[Callable[..., Any]], Any],
         call: Callable[[Any, Item], Any],
-        items: Sequence[Item],
-        watch: Watch[Item],
+        request: ResourceRequest,
         count: int,
         deadline: float,
+        keep: bool = False,
     ) -> None:
-        self.make, self.call, self.items, self.watch, self.count, self.deadline = (
+        self.make, self.call, self.request, self.count, self.deadline, self.keep = (
             make,
             call,
-            items,
-            watch,
+            request,
             count,
             deadline,
+            keep,
         )
-        self.todo = deque(range(len(items)))
+        self.items: Sequence[Item] = ()
+        self.todo: deque[int] = deque()
         self.slots: dict[Any, _ActorSlot] = {}
+        self.idle: list[Any] = []
         self.deaths: Counter[int | None] = Counter()
+
+    def map(self, items: Sequence[Item], watch: Watch[Item]) -> Iterator[tuple[Item, Any]]:
+        """Each item with its result, as they are finished. Closing the iterator kills the actors.
+
+        **Arguments:**
+            watch: Says whether an item advances, and reports deaths.
+        **Raises:** RuntimeError if actors die `DEATHS` times at one item. An exception of an actor
+            is raised unchanged.
+        """
+        self.items, self.watch, self.todo, self.deaths = (
+            items,
+            watch,
+            deque(range(len(items))),
+            Counter(),
+        )
+        complete = False
+        try:
+            while self.todo or self.working:
+                yield from self.results()
+                watch.show()
+            complete = True
+        finally:
+            if not (complete and self.keep):
+                self.close()
+
+    def close(self) -> None:
+        """Kill the actors."""
+        import ray
+
+        for actor in [*(slot.actor for slot in self.slots.values()), *self.idle]:
+            ray.kill(actor)
+        self.slots.clear()
+        self.idle.clear()
 
     @property
     def working(self) -> list[tuple[_ActorSlot, Item]]:
@@ -130,8 +132,10 @@ class _ActorPool(Generic[Item]):
         """
         import ray
 
+        while self.idle and self.todo:
+            self._assign(self.idle.pop())
         while len(self.slots) < min(self.count, len(self.todo) + len(self.working)):
-            actor = self.make()
+            actor = self.make(self._start)
             self.slots[actor.__ray_ready__.remote()] = _ActorSlot(actor)
         ready, _ = ray.wait(list(self.slots), timeout=POLL_SECONDS)
         results: list[tuple[Item, Any]] = []
@@ -151,12 +155,24 @@ class _ActorPool(Generic[Item]):
         self._kill_wedged()
         return results
 
+    def _start(self, kind: type[Any], *arguments: Any) -> Any:
+        import ray
+
+        return (
+            ray.remote(kind)
+            .options(**self.request.options, max_restarts=0, max_task_retries=0)
+            .remote(*arguments)
+        )
+
     def _assign(self, actor: Any) -> None:
-        """Give the actor the next item; kill it if none is left, to free what it holds."""
+        """Give the actor the next item; without one it becomes idle, or is killed."""
         import ray
 
         if not self.todo:
-            ray.kill(actor)
+            if self.keep:
+                self.idle.append(actor)
+            else:
+                ray.kill(actor)
             return
         number = self.todo.popleft()
         item = self.items[number]

@@ -9,10 +9,13 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+SESSION = "session"
+"""Label of the two events with which a session of a campaign begins and ends."""
 
 
 @dataclass
@@ -52,6 +55,30 @@ class Progress:
             os.close(fd)
 
 
+@contextlib.contextmanager
+def session(events: Path) -> Iterator[None]:
+    """Record in a campaign's events when one of its sessions begins and ends, however it ends.
+
+    A session is the time from one start of the campaign to its end, stop or suspension. One that is
+    killed has no event for its end. A disk that is full keeps no session from running.
+    """
+    progress = Progress(events, SESSION)
+    with contextlib.suppress(OSError):
+        progress.event(status="begins", pid=os.getpid())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            progress.event(status="ends")
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Every complete event of a file, one after the other; none if there is no file."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from _events(file)
+
+
 def follow(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
     """Complete events after byte `position`, and the position to continue from."""
     if not path.exists():
@@ -60,10 +87,10 @@ def follow(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
         file.seek(position)
         data = file.read()
     complete = data.rfind(b"\n") + 1
-    return list(_events(data[:complete])), position + complete
+    return list(_events(data[:complete].splitlines())), position + complete
 
 
-def _events(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.splitlines():
+def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
         with contextlib.suppress(ValueError):  # cut short by a full disk
             yield json.loads(line)

@@ -98,6 +98,7 @@ def _start(runtime: RuntimeConfig) -> None:
                 log_to_driver=False,
                 configure_logging=False,
                 object_store_memory=256 << 20,  # references travel, tensors do not
+                _system_config={"worker_niceness": runtime.niceness},
                 _temp_dir=str(home() / "ray"),
                 _node_ip_address="127.0.0.1",
             )

@@ -62,6 +62,22 @@ def trainer_request(runtime: RuntimeConfig) -> ResourceRequest:
     )
 
 
+def actors_request(verb: str, runtime: RuntimeConfig) -> ResourceRequest:
+    """What the actors of a stage request together.
+
+    **Arguments:**
+        verb: The stage's verb: `score` uses scorers, `train` and `distill` trainers, others
+            samplers.
+    """
+    if verb == "score":
+        each, count = scorer_request(runtime), runtime.scorers
+    elif verb in ("train", "distill"):
+        each, count = trainer_request(runtime), runtime.trainers
+    else:
+        each, count = sampler_request(runtime), runtime.samplers
+    return ResourceRequest(count * each.cpus, count * each.gpus)
+
+
 def local_cpus(runtime: RuntimeConfig) -> int:
     """CPUs of a local Ray: all of the machine's, so that smaller stages run side by side."""
     return max(cores(), stage_cpus(runtime))

@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from erpd_core.config import RuntimeConfig
 from erpd_core.refs import Frozen
 from erpd_core.schedule import Phase
+from tasks.execution.placement import placement
 from tasks.execution.progress import Progress
+from tasks.execution.resource_requests import ResourceRequest, actors_request, stage_request
 from tasks.host.machine import give_back_memory, use_threads
 from tasks.store import Build, Store, identity, open_store
 
@@ -142,10 +144,18 @@ def get_or_compute(stage: Stage[Ref], context: Context) -> Ref:
     return stored
 
 
+def held_by(stage: Stage[Any], runtime: RuntimeConfig) -> ResourceRequest:
+    """What a running stage holds: its own request, or those of its actors together."""
+    if stage.runs_on_actors(runtime):
+        return actors_request(stage.VERB, runtime)
+    return ResourceRequest(1, 0.0) if stage.CPU_ONLY else stage_request(runtime)
+
+
 def run_stage(stage: Stage[Ref], runtime: RuntimeConfig, label: str, events: Path | None) -> Ref:
     """Body of a Prefect task: `get_or_compute` in this process, with progress in `events`."""
     progress = Progress(events, label)
-    progress.event(status="started")
+    where = placement(held_by(stage, runtime), runtime)
+    progress.event(status="started", phase=stage.PHASE, resource=where)
     ref = get_or_compute(stage, Context(open_store(), runtime, progress))
     progress.event(status="finished")
     return ref

@@ -13,11 +13,11 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from erpd_core.config import RuntimeConfig
 from tasks.execution.prefect_tasks import PREFECT_TASKS
 from tasks.execution.ray_cluster import ensure_ray
-from tasks.execution.resource_requests import ResourceRequest, stage_request
-from tasks.execution.stage import Stage
+from tasks.execution.resource_requests import ResourceRequest
+from tasks.execution.stage import Stage, held_by
 
-CANCEL_POLL_SECONDS = 1.0
-"""How soon a waiting thread notices that work was cancelled."""
+POLL_SECONDS = 1.0
+"""How often a waiting thread looks up: for a cancellation, and for other work to start."""
 
 
 class StageRunner(TaskRunner[Any]):
@@ -73,28 +73,36 @@ def submit(stage: Stage[Any], runtime: RuntimeConfig, label: str, events: Path) 
         return task.submit(stage, runtime, label, events)
 
 
-def wait_for(future: Any, cancelled: Callable[[], bool]) -> Any:
+def wait_for(future: Any, poll: Callable[[], object]) -> Any:
     """Wait for a submitted stage; returns its result.
 
     Signal handlers run while this waits. `ray.get` would drop every exception that they raise,
     except KeyboardInterrupt.
 
-    **Raises:** The exception of the stage; KeyboardInterrupt once `cancelled()` is true, because a
-        stopped Ray never responds.
+    **Arguments:**
+        poll: Called every `POLL_SECONDS`. What it raises ends the wait: a stopped Ray never
+            responds.
+    **Raises:** The exception of the stage, or of `poll`.
     """
-    work = future.wrapped_future
-    working = [work if isinstance(work, futures.Future) else work.future()]
-    while not futures.wait(working, timeout=CANCEL_POLL_SECONDS).done:
-        if cancelled():
-            raise KeyboardInterrupt
+    working = [_working(future)]
+    while not futures.wait(working, timeout=POLL_SECONDS).done:
+        poll()
     return future.result()
+
+
+def has_ended(future: Any) -> bool:
+    """Whether a submitted stage has a result or has failed."""
+    return _working(future).done()
+
+
+def _working(future: Any) -> futures.Future[Any]:
+    work = future.wrapped_future
+    return work if isinstance(work, futures.Future) else work.future()
 
 
 def request_for(stage: Stage[Any], runtime: RuntimeConfig) -> ResourceRequest:
     """What a stage's task requests of Ray; nothing if it only waits for actors."""
-    if stage.runs_on_actors(runtime):
-        return ResourceRequest(0, 0.0)
-    return ResourceRequest(1, 0.0) if stage.CPU_ONLY else stage_request(runtime)
+    return ResourceRequest(0, 0.0) if stage.runs_on_actors(runtime) else held_by(stage, runtime)
 
 
 def _on_own_node(runtime: RuntimeConfig) -> dict[str, Any]:

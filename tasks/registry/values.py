@@ -9,7 +9,16 @@ from erpd_core.refs import Decision, EvalReport, Frozen
 
 Status = Literal["running", "completed", "failed", "killed"]
 Kind = Literal[
-    "policy", "rollouts", "column", "signal", "problems", "training", "critic", "evaluation"
+    "policy",
+    "rollouts",
+    "column",
+    "signal",
+    "problems",
+    "training",
+    "critic",
+    "evaluation",
+    "race",
+    "gain",
 ]
 
 

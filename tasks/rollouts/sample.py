@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
 from erpd_core.faults import Fault
-from erpd_core.refs import PolicyRef, ProblemsRef, RolloutRef
+from erpd_core.refs import PolicyRef, ProblemsRef, Refill, RolloutRef
 from erpd_core.schedule import Phase
 from tasks.datasets import load_problems
 from tasks.execution.stage import Context, Stage, Verb
@@ -35,6 +36,8 @@ class SampleRollouts(Stage[RolloutRef]):
     REF: ClassVar[type] = RolloutRef
     VERB: ClassVar[Verb] = "rollouts"
     PHASE: ClassVar[Phase | None] = "rollouts"
+    PREFIX: ClassVar[str] = ""
+    """Prefix of the names of its shards, before they are what the stage returns."""
 
     policy: PolicyRef
     problems: ProblemsRef
@@ -52,6 +55,11 @@ class SampleRollouts(Stage[RolloutRef]):
 
     def compute(self, context: Context, build: Build) -> RolloutRef:
         shards = self._shards(context, build)
+        self._complete(context, build, shards)
+        return self._ref(build, [shard.path.name for shard in shards])
+
+    def _complete(self, context: Context, build: Build, shards: Sequence[Shard]) -> None:
+        """Sample the shards that the build does not have yet."""
         total = sum(len(shard.problems) for shard in shards) * self.sampling.samples
         todo = []
         for shard in shards:
@@ -63,17 +71,22 @@ class SampleRollouts(Stage[RolloutRef]):
         if todo:
             self._sample(context, build, todo, total)
             context.progress(total, total)
-        return self._ref(build, [shard.path.name for shard in shards])
 
     def _shards(self, context: Context, build: Build) -> list[Shard]:
         problems, size = load_problems(context.store, self.problems), self.sampling.shard
-        names = {start: shard_name(start // size) for start in range(0, len(problems), size)}
+        names = {
+            start: self.PREFIX + shard_name(start // size)
+            for start in range(0, len(problems), size)
+        }
         fewer = self._fewer(context)
         return [
             Shard(
-                build.folder / name,
-                tuple(problems[start : start + size]),
-                fewer / name if fewer else None,
+                path=build.folder / name,
+                problems=tuple(problems[start : start + size]),
+                policy=context.store.path(self.policy.id),
+                sampling=self.sampling,
+                seed=self.seed,
+                fewer=fewer / name if fewer else None,
             )
             for start, name in names.items()
         ]
@@ -82,12 +95,9 @@ class SampleRollouts(Stage[RolloutRef]):
         missing = sum(len(shard.problems) for shard in todo) * self.sampling.samples
         known = sum(shard.known for shard in todo)
         meter = Meter(context.progress, todo, total - missing + known, total)
-        policy = context.store.path(self.policy.id)
         with (
             open_grader(self.problems.extractor) as grader,
-            closing(
-                sample_shards(todo, policy, context.runtime, self.sampling, self.seed, meter)
-            ) as tables,
+            closing(sample_shards(todo, context.runtime, meter)) as tables,
         ):
             for shard, rows in tables:
                 table = grade_rows(rows, shard.problems, grader, self.problems.extractor)
@@ -109,7 +119,7 @@ class SampleRollouts(Stage[RolloutRef]):
                 return context.store.path(smaller) if cost >= context.runtime.redo_seconds else None
         return None
 
-    def _ref(self, build: Build, names: list[str]) -> RolloutRef:
+    def _ref(self, build: Build, names: list[str], refill: Refill | None = None) -> RolloutRef:
         sequences = tokens = 0
         reward = 0.0
         for name in names:
@@ -125,6 +135,7 @@ class SampleRollouts(Stage[RolloutRef]):
             )
         return RolloutRef(
             id=build.id,
+            refill=refill,
             policy=self.policy,
             problems=self.problems,
             samples=self.sampling.samples,

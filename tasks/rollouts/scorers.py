@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tasks.execution.resource_requests import scorer_request
 from tasks.host.machine import use_threads
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import load_batch
-from tasks.rollouts.shard_workers import map_over_shards, no_tick
+from tasks.rollouts.shard_workers import ShardWorkers, no_tick
 
 
 class Scorer:
@@ -54,14 +55,11 @@ class _Watch:
 def score_shards(
     shards: Sequence[Path], policy: Path, runtime: RuntimeConfig, progress: Progress
 ) -> Generator[tuple[Path, dict[str, Tensor]]]:
-    """Each shard with its columns, as they are finished (`map_over_shards`)."""
+    """Each shard with its columns, as they are finished (`ShardWorkers.map`)."""
     count = min(runtime.scorers, len(shards))
     actors = (count, scorer_request(runtime)) if runtime.scores_on_actors else None
-    return map_over_shards(
-        Scorer,
-        lambda own: (policy, own, progress.say),
-        shards,
-        runtime,
-        _Watch(progress.say),
-        actors,
+    workers: ShardWorkers[Path] = ShardWorkers(
+        Scorer, lambda own: (policy, own, progress.say), runtime, actors
     )
+    with closing(workers):
+        yield from workers.map(shards, _Watch(progress.say))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from erpd_core.config import SamplingConfig
 from erpd_core.refs import Problem
 from tasks.engines import Sample
 from tasks.rollouts.rows import SampleIndex
@@ -23,6 +24,10 @@ class Shard:
     path: Path
     """Where the stage builds the file."""
     problems: tuple[Problem, ...]
+    policy: Path
+    """Folder of the policy that is sampled."""
+    sampling: SamplingConfig
+    seed: int
     fewer: Path | None = None
     """A stored shard of the same problems and policy with fewer samples. These are this shard's
     first samples.

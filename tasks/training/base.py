@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
+from erpd_core.config import Loss
 from erpd_core.finite import require_finite_weights
 from erpd_core.parallel import SINGLE, WorkerGroup
 from erpd_core.refs import PolicyRef, Role, TrainingRef, ValuesRef
@@ -27,6 +29,16 @@ class Training(Stage[TrainingRef]):
     init: PolicyRef
     role: Role
     seed: int
+
+    @property
+    @abstractmethod
+    def trail(self) -> tuple[int, ...]:
+        """The steps whose policies are kept, ascending; the last one ends the run."""
+
+    def kept_so_far(self, store: Store) -> list[PolicyRef]:
+        """The kept policies that the store has already, while the training may still run."""
+        kept = (self._policy_ref(self.identity(), step) for step in self.trail)
+        return [policy for policy in kept if store.path(policy.id).exists()]
 
     def stored(self, store: Store) -> TrainingRef | None:
         """The result, if the store holds the training and all its kept policies undamaged.
@@ -123,6 +135,14 @@ class KeptPolicy(Stage[PolicyRef]):
         raise LookupError(
             f"step {self.step} of {self.training} is not in the store; run the training again"
         )
+
+
+def skipping(loss: Loss) -> dict[str, Any]:
+    """The part of a training's spec that says whether it skips responses without a signal.
+
+    It is empty for losses that skip nothing, whose trainings keep the identity they had before.
+    """
+    return {"skips": "zero signal"} if loss.skips_zero_signal else {}
 
 
 def load_records(store: Store, ref: TrainingRef | ValuesRef) -> list[Record]:

@@ -34,7 +34,7 @@ from tasks.grading import AnyGrader, open_grader
 from tasks.models.policy import HFPolicy, load_policy
 from tasks.rollouts import sample_and_grade, seed_of, to_batch
 from tasks.store import Build
-from tasks.training.base import Training
+from tasks.training.base import Training, skipping
 from tasks.training.checkpoint import resume
 
 
@@ -48,9 +48,14 @@ class TrainOnline(Training):
     problems: ProblemsRef
     config: OnlineConfig
 
+    @property
+    def trail(self) -> tuple[int, ...]:
+        return self.config.trail
+
     def spec(self) -> dict[str, Any]:
         config = self.config.model_dump(mode="json", exclude={"keep"})
-        return {"config": config, "role": self.role, "trail": self.config.trail, "seed": self.seed}
+        spec = {"config": config, "role": self.role, "trail": self.trail, "seed": self.seed}
+        return spec | skipping(self.config.loss)
 
     def inputs(self) -> dict[str, str]:
         return {"init": self.init.id, "problems": self.problems.id}
@@ -79,8 +84,8 @@ class TrainOnline(Training):
             with placed("online training"):
                 for record in loop.steps(done):
                     records.append(record)
-                    self.after_step(context, build, policy, optimizer, records, self.config.trail)
-        return self.finish(build, records, self.config.trail)
+                    self.after_step(context, build, policy, optimizer, records, self.trail)
+        return self.finish(build, records, self.trail)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tasks.execution.stage import Context, Verb
 from tasks.rollouts import load_batch, shards
 from tasks.rollouts.score import load_column
 from tasks.store import Store
+from tasks.training.base import skipping
 from tasks.training.batch_check import check_learning_signal
 from tasks.training.off_policy import OffPolicyTraining, TrainingPhase, TrainingPlan
 
@@ -45,12 +46,17 @@ class TrainTeacher(OffPolicyTraining):
             )
         return self
 
+    @property
+    def trail(self) -> tuple[int, ...]:
+        return self.config.trail
+
     def spec(self) -> dict[str, Any]:
         return {
             "config": self.config.model_dump(mode="json"),
             "role": self.role,
-            "trail": self.config.trail,
+            "trail": self.trail,
             "seed": self.seed,
+            **skipping(self.config.loss),
         }
 
     def inputs(self) -> dict[str, str]:
@@ -66,7 +72,7 @@ class TrainTeacher(OffPolicyTraining):
             phases=[TrainingPhase(self.config.loss, advantages, self.config.steps)],
             optimizer=self.config.optimizer,
             minibatch=self.config.minibatch,
-            keep=self.config.trail,
+            keep=self.trail,
         )
 
     def _advantages(self, store: Store, batch: TokenBatch) -> Column:

@@ -20,7 +20,7 @@ from prefect_pages import Prefect
 
 from tasks.registry import Registry
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 Photograph = Any
 
 

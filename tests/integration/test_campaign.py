@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from helpers import (
     wait_until,
 )
 
+from tasks.execution.timeline import read_timeline
 from tasks.registry import Registry
 from tasks.store import Store
 
@@ -144,7 +146,7 @@ def test_the_second_run_gives_the_same_numbers(first: dict[str, Any], second: An
 
 
 def test_the_second_run_finds_every_stage_in_the_store(undisturbed: Campaign, second: Any):
-    statuses = {event.get("status") for event in second[1]}
+    statuses = {event.get("status") for event in second[1] if event["label"] != "session"}
     assert statuses == {"cached", "said"}
     worked = [
         event["label"] for event in events(undisturbed.home) if event.get("status") == "finished"
@@ -312,6 +314,23 @@ def test_the_report_is_one_page_that_needs_nothing_else(first: dict[str, Any]):
         first["campaign"] in page and f"{100 * first['base']['scores']['test']['avg']:.1f}" in page
     )
     assert "<script src" not in page and 'href="http' not in page.replace("https://arxiv", "")
+
+
+def test_the_report_shows_when_the_stages_ran_and_how_much_was_idle(
+    undisturbed: Campaign, first: dict[str, Any]
+):
+    path = Path(first["report"])
+    idle = re.search(r"Idle: ([0-9.]+) % of the CPU-seconds", path.read_text())
+    assert idle is not None and 0 < float(idle[1]) < 100
+    assert (path.parent / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+    timeline = read_timeline(undisturbed.home / "logs" / f"{first['campaign']}.events.jsonl")
+    assert timeline is not None
+    runs = [run for session in timeline.sessions for run in session.runs]
+    assert all(run.finished and run.node and run.pid and run.cpus >= 1 for run in runs)
+    unnamed = {run.label for run in runs if run.phase is None}
+    assert all(label.startswith(("draw ", "import ")) for label in unnamed), unnamed
+    assert {run.iteration for run in runs} == {0, 1, 2}
 
 
 # ---------------------------------------------------------------------------------------------- Ray

@@ -23,7 +23,7 @@ from helpers import SHRUNK, no_process_left, processes_of, python, sets, wait_un
 
 from deployments.servers.local_platform import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,7 @@ def folder(undisturbed: Campaign) -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.long
 def test_every_damaged_part_is_named_and_made_again(folder: Path, undisturbed: Campaign):
     harmed = harm_every_part(folder / "home")
     again = run_campaign(folder, arguments=undisturbed.arguments)

@@ -280,6 +280,7 @@ def test_iterations_are_added_one_by_one_and_meet_in_one_campaign(platform: Plat
         assert [iteration.index for iteration in registry.iterations(ran[0]["name"])] == [1, 2]
 
 
+@pytest.mark.long
 def test_a_long_wait_gives_its_place_back_and_goes_on_where_it_was(platform: Platform):
     """A deployed campaign that waits for a decision is suspended: its process ends and another run
     proceeds. The decision resumes it.
@@ -314,6 +315,7 @@ def test_a_long_wait_gives_its_place_back_and_goes_on_where_it_was(platform: Pla
     assert not list((platform.home / "waiting").glob("*.json"))
 
 
+@pytest.mark.long
 def test_cancelling_stops_the_workers_and_leaves_nothing_behind(platform: Platform):
     # processes of an earlier run may still be ending
     before = {process.pid for process in processes_of(platform.home)}
@@ -346,6 +348,7 @@ def kill_a_run(platform: Platform, seed: int) -> None:
         platform.until(id, "Crashed")
 
 
+@pytest.mark.long
 def test_a_run_whose_process_dies_is_crashed(platform: Platform):
     kill_a_run(platform, seed=8)
     assert wait_until(lambda: platform.status_of(8) == "killed", 30), platform.status_of(8)
@@ -409,6 +412,7 @@ def test_a_schedule_that_cannot_be_is_refused_in_one_line(
     )
 
 
+@pytest.mark.long
 def test_a_report_is_written_while_a_campaign_runs(platform: Platform):
     with platform.cancelling(
         platform.start(

@@ -126,6 +126,7 @@ def test_the_link_in_the_json_opens_the_campaigns_page(links: dict[str, str], ca
     assert {metric["key"] for metric in shown["data"]["metrics"]} >= {"score/test", "kl/base"}
 
 
+@pytest.mark.long
 def test_a_server_that_died_is_noticed_and_replaced(
     home: Path, links: dict[str, str], campaign: Campaign
 ):

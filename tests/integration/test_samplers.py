@@ -219,6 +219,7 @@ def test_a_wedged_actor_is_found_by_the_deadline(
     assert wait_until(lambda: not psutil.pid_exists(pid), 20), "the stopped process is gone"
 
 
+@pytest.mark.long
 def test_a_killed_actors_shard_goes_on_at_the_sample(
     ray_home: Path, store: Store, stage: SampleRollouts, undisturbed_rollouts: Manifest
 ):
@@ -264,6 +265,7 @@ def test_what_a_sampler_raises_is_raised(
     assert wait_until(lambda: not actors(), 20)
 
 
+@pytest.mark.long
 def test_actors_die_with_their_stage(ray_home: Path, store: Store, stage: SampleRollouts):
     """The stage is a Ray task that requests no CPUs; its worker is killed while its actors
     sample.

@@ -121,6 +121,7 @@ def test_two_actors_write_the_columns_of_one_process(
     assert wait_until(lambda: not actors(), 20), "no actor stays"
 
 
+@pytest.mark.long
 def test_a_scorer_that_dies_loses_its_shard_in_hand_and_nothing_else(
     ray_home: Path,
     store: Store,

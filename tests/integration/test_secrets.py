@@ -21,7 +21,7 @@ import psutil
 import pytest
 from helpers import Campaign, campaign_arguments, erpd, migrated, no_process_left, processes_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 MARK = "canary7f3e"
 SECRETS = {

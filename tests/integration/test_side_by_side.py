@@ -6,6 +6,7 @@ The results stay the same, and shared stages run once.
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from typing import Any
 
 import pytest
 from helpers import Campaign, events, no_process_left, numbers, run_campaign
+
+from flows.reports.timeline_bars import bars
+from tasks.execution.timeline import read_timeline
+from tasks.host.machine import cores
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.ray]
 
@@ -113,6 +118,18 @@ def test_never_more_at_once_than_there_is_room(on_ray: Campaign):
         running += change
         most = max(most, running)
     assert 2 <= most <= (os.cpu_count() or 1), "at most one stage per processor"
+
+
+def test_the_timeline_shows_the_stages_of_each_arm_on_the_cpus_of_this_machine(on_ray: Campaign):
+    for path in (on_ray.home / "logs").glob("*.events.jsonl"):
+        timeline = read_timeline(path)
+        assert timeline is not None and timeline.unit == "CPU" and 0 < timeline.idle < 1
+        (session,) = timeline.sessions
+        assert session.capacity == {socket.gethostname(): cores()}
+        assert session.start_up is not None and session.close_down is not None
+        assert {(run.node, run.amount) for run in session.runs} == {(socket.gethostname(), 1)}
+        assert all(run.finished and run.pid for run in session.runs)
+        assert all(0 <= bar.low < bar.high <= cores() for bar in bars(session))
 
 
 def test_what_arms_share_is_worked_out_once(on_ray: Campaign):

@@ -104,10 +104,14 @@ def stopped(
 @pytest.mark.parametrize(
     ("interrupt", "says"),
     [
-        (send("SIGTERM"), "interrupted"),
-        (node_killed, r"Ray's node of this process \(\S+\) is gone, killed or out of memory; .*"),
+        pytest.param(send("SIGTERM"), "interrupted", id="told"),
+        pytest.param(
+            node_killed,
+            r"Ray's node of this process \(\S+\) is gone, killed or out of memory; .*",
+            id="node",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["told", "node"],
 )
 def test_a_stopped_campaign_says_so_and_leaves_no_process(
     short_home: Path, interrupt: Callable[..., None], says: str

@@ -329,6 +329,7 @@ tracker.finish(run)
 """  # noqa: E501
 
 
+@pytest.mark.long
 def test_a_logger_killed_in_the_middle_leaves_whole_steps_and_is_resumed_without_a_gap(
     tracker: Tracker, tmp_path: Path
 ):
@@ -406,6 +407,7 @@ def tables_of(database: Path) -> int:
             return 0
 
 
+@pytest.mark.long
 def test_two_processes_make_one_store(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     loggers = [

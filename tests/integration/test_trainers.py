@@ -138,6 +138,7 @@ def test_a_killed_worker_is_replaced_and_the_trajectory_is_the_same(
     }
 
 
+@pytest.mark.long
 def test_a_killed_stage_goes_on_and_nobody_holds_its_room(
     ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store
 ):

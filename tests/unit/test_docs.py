@@ -70,5 +70,5 @@ def test_readme_names_commands() -> None:
 def test_python_names_are_found_where_they_are() -> None:
     assert isinstance(python_name_exists, types.FunctionType)
     assert python_name_exists("erpd_core.losses.LossInputs.per_sequence")
-    assert python_name_exists("flows.steps.iteration.IterationResult.seconds")
+    assert python_name_exists("flows.campaign.IterationResult.seconds")
     assert not python_name_exists("erpd_core.losses.LossInputs.nothing")

@@ -35,6 +35,7 @@ from erpd_core.config import (
     OnlineConfig,
     OptimizerConfig,
     OverlapConfig,
+    RaceSelection,
     RuntimeConfig,
     SamplingConfig,
     SignalSpec,
@@ -47,11 +48,14 @@ from flows.recipes.load import load_recipe
 from flows.steps.preflight import campaign_id
 from tasks.datasets import DrawProblems, draw_problems
 from tasks.evaluation.evaluate import EvaluatePolicy
+from tasks.evaluation.gain import ProveGain
 from tasks.evaluation.judge.rollouts import JudgeRollouts
+from tasks.evaluation.race import RacePolicies, TrustRegion
 from tasks.evaluation.signal_statistics import MeasureSignal
 from tasks.execution.stage import Stage
 from tasks.models.import_policy import ASSETS, ImportPolicy, import_policy
 from tasks.rollouts import SampleRollouts
+from tasks.rollouts.informative import SampleInformative
 from tasks.rollouts.score import ScoreRollouts
 from tasks.training.base import KeptPolicy
 from tasks.training.critic import TrainCritic
@@ -79,6 +83,8 @@ ONLINE = OnlineConfig(steps=9, keep=(3,), sampling=SAMPLING)
 VALUES = ValuesRef(id="critic-a", init=POLICY, rollouts="rollouts-a", explained_variance=0.5)
 SIGNAL = SidedSignal(spec=SignalSpec(), numerator=NEW, denominator=OLD)
 PHASE = SignalPhase(signals=(SIGNAL,), steps=4)
+
+TRUST = TrustRegion(old=POLICY, budget=0.1, teacher=OTHER, teacher_share=0.5)
 
 STAGES: dict[str, Stage[Any]] = {
     "ImportPolicy": ImportPolicy(
@@ -142,6 +148,26 @@ STAGES: dict[str, Stage[Any]] = {
         seed=1,
     ),
     "JudgeRollouts": JudgeRollouts(rollouts=ROLLOUTS, judge=JUDGE),
+    "SampleInformative": SampleInformative(
+        policy=POLICY, problems=PROBLEMS, sampling=SAMPLING, seed=1, informative=2
+    ),
+    "RacePolicies": RacePolicies(
+        candidates={"a": POLICY, "b": OTHER},
+        problems=PROBLEMS,
+        sampling=SAMPLING,
+        race=RaceSelection(),
+        seed=1,
+        trust=TRUST,
+    ),
+    "ProveGain": ProveGain(
+        policy=OTHER,
+        start=ROLLOUTS,
+        sampling=SAMPLING,
+        seed=1,
+        first=1,
+        alpha=0.05,
+        min_gain=0.0,
+    ),
 }
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
@@ -267,6 +293,32 @@ ASKED: dict[str, list[dict[str, Any]]] = {
                 {"max_new_tokens": 25},
             )
         ),
+    ],
+    "SampleInformative": [{"informative": 3}, {"seed": 2}],
+    "RacePolicies": [
+        {"candidates": {"b": OTHER, "a": POLICY}},
+        {"candidates": {"a": POLICY, "c": OTHER}},
+        {"problems": ProblemsRef(id="problems-b", name="prompts", count=4)},
+        {"sampling": SAMPLING.model_copy(update={"temperature": 0.7})},
+        {"seed": 2},
+        {"trust": None},
+        *(
+            {"race": RaceSelection(**more)}
+            for more in ({"round": 2}, {"samples": 1}, {"alpha": 0.1})
+        ),
+        *(
+            {"trust": TRUST.model_copy(update=more)}
+            for more in ({"budget": None}, {"teacher_share": 0.4}, {"teacher": POLICY})
+        ),
+    ],
+    "ProveGain": [
+        {"policy": POLICY},
+        {"start": ROLLOUTS.model_copy(update={"id": "rollouts-b"})},
+        {"sampling": SAMPLING.model_copy(update={"temperature": 0.7})},
+        {"seed": 2},
+        {"first": 2},
+        {"alpha": 0.1},
+        {"min_gain": 0.01},
     ],
     "ScoreRollouts": [
         {"policy": OTHER},
@@ -409,6 +461,7 @@ OTHER_RUNTIME = {
     "sampler_gpus": 0.5,
     "sampler_deadline": 60.0,
     "redo_seconds": 0.0,
+    "niceness": 15,
     "trainers": 4,
     "trainer_cpus": 2,
     "trainer_gpus": 1,
@@ -554,6 +607,10 @@ ASKED_OF_A_CAMPAIGN = [
     "distill.S3=[{signal: {denominator: base}}]",
     "evaluation.validation.count=9",
     "evaluation.validation_sampling.samples=3",
+    "evaluation.selection={kind: full}",
+    "evaluation.selection.round=3",
+    "evaluation.selection.alpha=0.1",
+    "prompts.informative=9",
     "evaluation.benchmarks.test.count=9",
     "evaluation.benchmarks.more={kind: tiny}",
     "evaluation.sampling.top_p=0.5",
@@ -579,6 +636,12 @@ def test_whatever_is_asked_of_a_campaign_affects_its_identity():
     }
     assert [override for override, identity in identities.items() if identity == base] == []
     assert len(set(identities.values())) == len(identities)
+
+
+def test_a_full_selection_is_that_of_campaigns_from_before_there_were_races():
+    spec = load_recipe("tiny", ["evaluation.selection={kind: full}"]).spec()
+    assert "selection" not in spec["evaluation"]
+    assert "selection" in load_recipe("tiny").spec()["evaluation"]
 
 
 # -------------------------------------------------------------------------------------------- paths

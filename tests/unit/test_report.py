@@ -37,7 +37,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.registry = Registry(f"sqlite:///{folder}/registry.db")
         self.store = Store(folder / "store")
-        self.out = folder / "out"
+        self.out, self.events = folder / "out", folder / "events.jsonl"
 
     def start(self, recipe: str = "tiny", settings: tuple[str, ...] = (), **changes: Any) -> Lab:
         config = load_recipe(recipe, settings).model_dump(mode="json") | changes
@@ -144,8 +144,15 @@ class Lab:
         self.registry.attach("tiny-1", iteration, role, f"{kind}-{name}")
         return name
 
-    def write(self) -> Page:
-        return Page(write_report(self.registry, self.store, "tiny-1", self.out))
+    def log(self, label: str, at: float, status: str, **fields: Any) -> None:
+        """Append an event, `at` seconds after the campaign began."""
+        event = {"label": label, "time": 1.8e9 + at, "status": status, **fields}
+        with self.events.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def write(self, folder: Path | None = None) -> Page:
+        folder = folder or self.out
+        return Page(write_report(self.registry, self.store, "tiny-1", folder, self.events))
 
 
 def record(step: int) -> dict[str, float]:
@@ -192,6 +199,11 @@ def run_campaign(lab: Lab) -> None:
     lab.policy("teacher3", "teacher", 60, 3)
     lab.measure(3, "teacher", "teacher3", 0.30, 0.40, test=0.800)
     lab.measure(3, "student", "student2", 0.0, 0.08, test=0.812)
+    where = {"node": "box", "pid": 7, "cpus": 2, "gpus": 0.0, "nodes": {"box": [4, 0]}}
+    lab.log("session", 0.0, "begins", pid=6)
+    lab.log("1: train teacher (ce, 60 steps)", 5.0, "started", phase="teacher", resource=where)
+    lab.log("1: train teacher (ce, 60 steps)", 45.0, "finished")
+    lab.log("session", 50.0, "ends")
     lab.registry.campaign_finished("tiny-1")
 
 
@@ -346,6 +358,18 @@ def test_pictures_are_whole_and_the_same_in_the_page_and_beside_it(finished: Lab
         assert width > 800 and height > 200
 
 
+def test_the_timeline_is_a_sentence_a_picture_and_a_row_of_each_session(page: Page):
+    # 2 of 4 CPUs for 40 of 50 s: 80 of 200 CPU-seconds
+    assert (
+        "Idle: 60.0 % of the CPU-seconds (10.0 % in start-up, 10.0 % in close-down, 40.0 % between "
+        "stages or next to them), over 50 s on 4 CPUs." in page.text
+    )
+    row = ["1", "2027-01-15 08:00:00 UTC", "–", "50.0", "4 CPUs", "1", "0", "0", "5.0", "5.0"]
+    assert [*row, "60.0"] in page.rows
+    alternative = [str(attributes["alt"]) for tag, attributes in page.tags if tag == "img"]
+    assert any("Timeline: 50 s in 1 session, 60.0 % idle" in text for text in alternative)
+
+
 def test_the_page_asks_for_nothing_outside_itself(page: Page):
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "action"):
@@ -365,7 +389,8 @@ def test_hostile_text_stays_text(lab: Lab):
 
 
 def test_the_same_data_gives_the_same_bytes(finished: Lab, tmp_path: Path):
-    again = write_report(finished.registry, finished.store, "tiny-1", tmp_path / "elsewhere").parent
+    again = tmp_path / "elsewhere"
+    finished.write(again)
     names = sorted(path.name for path in finished.out.iterdir())
     assert names == sorted([*PNGS, "report.html"])
     assert all((finished.out / name).read_bytes() == (again / name).read_bytes() for name in names)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import _synthetic
+from benchmarks._budget import Deadline, TimeUp
+from benchmarks._curves import Batches, exponents, growing
 from benchmarks._signal_path import measure
-from benchmarks.scale import draw, exponents
+from benchmarks.scale import draw
 from tasks.rollouts import load_batch
 from tasks.rollouts.columns import stored_column
 from tasks.store import Store
@@ -40,17 +43,40 @@ def test_a_made_up_batch_is_what_a_campaign_would_leave_and_every_token_of_it_is
     assert all(seconds > 0 for seconds in measured["seconds"].values())
 
 
-def test_a_part_of_a_batch_is_its_first_shards(tmp_path: Path):
+def test_a_larger_batch_has_the_shards_of_the_smaller_and_does_not_write_them_again(
+    tmp_path: Path,
+):
     store = Store(tmp_path)
-    of, columns = _synthetic.built(store, shards=3, length=10, columns=2)
-    (rollouts, some), (all_rollouts, _) = _synthetic.parts(store, of, columns, [2, 3])
-    assert all_rollouts == of.id
-    first, every = (
-        load_batch(iter(_synthetic.files(store, artifact))) for artifact in (rollouts, all_rollouts)
-    )
-    assert first.sequences == 2 * _synthetic.SEQUENCES
-    assert torch.equal(first.token_N[:], every.token_N[: first.tokens])
-    assert all(store.has(artifact) for artifact in some)
+    small = _synthetic.built(store, shards=2, length=10, columns=2)
+    large = _synthetic.built(store, shards=3, length=10, columns=2, smaller=small)
+    ids = [[of.id, *(column.id for column in columns)] for of, columns in (small, large)]
+    for below, above in zip(*ids, strict=True):
+        known, every = _synthetic.files(store, below), _synthetic.files(store, above)
+        assert [path.stat().st_ino for path in known] == [path.stat().st_ino for path in every[:2]]
+        assert store.has(above)
+    alone = Store(tmp_path / "alone")
+    at_once, _ = _synthetic.built(alone, shards=3, length=10, columns=0)
+    batches = [
+        load_batch(iter(_synthetic.files(*place)))
+        for place in ((store, large[0].id), (alone, at_once.id))
+    ]
+    assert torch.equal(batches[0].token_N[:], batches[1].token_N[:])
+
+
+def test_a_curve_ends_with_the_time_and_keeps_its_largest_points():
+    def measure(size: int) -> dict:
+        time.sleep(0.01 * size)
+        return {"size": size}
+
+    points = growing("x", (1, 2, 3, 4, 5, 6, 10_000), measure, Deadline(30))
+    assert [point["size"] for point in points] == [3, 4, 5, 6]
+    with pytest.raises(TimeUp):
+        growing("x", (1,), measure, Deadline(0))
+
+
+def test_a_measurement_that_the_deadline_ends_is_left_out(tmp_path: Path):
+    with pytest.raises(TimeUp):
+        Batches(tmp_path, length=10, columns=2, deadline=Deadline(0.01)).point(1)
 
 
 def test_growth_is_the_slope_between_the_smallest_and_the_largest_point():
@@ -68,6 +94,7 @@ def test_growth_is_the_slope_between_the_smallest_and_the_largest_point():
         "short": None,
         "memory": pytest.approx(1.0),
     }
+    assert exponents([point(100, 1.0)]) == {}
 
 
 def test_curves_are_drawn(tmp_path: Path):
@@ -83,9 +110,7 @@ def test_curves_are_drawn(tmp_path: Path):
         for x in (1, 2)
     ]
     rows = [{"x": x, "seconds": {"write": x, "lineage": x}} for x in (1, 2)]
-    draw(
-        {"tokens": points, "trajectories": points, "columns": points, "registry rows": rows},
-        points[-1],
-        tmp_path / "scale.png",
-    )
-    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+    curves = {"trajectories": points, "registry rows": rows, "tokens": points, "columns": points}
+    for number, kept in enumerate((curves, {"tokens": points[:1]})):
+        draw(kept, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")

@@ -30,6 +30,16 @@ INK, GREY, FAINT = "#2b2f36", "#767c86", "#dfe2e6"
 BASE, TEACHER, STUDENT, FRONT = "#55595f", "#d55e00", "#0072b2", "#009e73"
 LOOK = {"base": (BASE, "s"), "teacher": (TEACHER, "^"), "student": (STUDENT, "o")}
 ORDINAL = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#2b2f36")
+PHASE_COLORS = {
+    "rollouts": "#0072b2",
+    "score": "#56b4e9",
+    "teacher": "#d55e00",
+    "distill": "#009e73",
+    "validation": "#e69f00",
+    "evaluate": "#cc79a7",
+    "online": "#2b2f36",
+}
+"""Phase -> its colour, in the order of legends."""
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -404,9 +414,9 @@ def time_by_phase(seconds: Mapping[str, Mapping[str, float]]) -> Figure | None:
         figure = new_figure(9, 1.3 + 0.42 * len(seconds))
         axes = figure.add_subplot()
         names, left = list(seconds), [0.0] * len(seconds)
-        for number, phase in enumerate(phases):
+        for phase in phases:
             width = [seconds[name].get(phase, 0.0) / size for name in names]
-            color = (*ORDINAL[:6], GREY, "#a6761d", "#b8bcc2")[number % 9]
+            color = PHASE_COLORS.get(phase, GREY)
             axes.barh(
                 names,
                 width,

@@ -390,10 +390,10 @@ def test_an_iteration_of_strategy_1_in_order():
         "rollouts: sample prompts x1",
         "score: score under old x1",
         "teacher: train teacher: sapo x1",
-        "validation: sample teacher: validation x2",
+        *["validation: sample teacher: validation x2"] * 8,
+        "validation: sample teacher against start: validation x1",
         "score: score sides of the signals x1",
         "distill: train student x1",
-        "validation: sample student: validation x1",
         "evaluate: sample benchmarks x2",
         "evaluate: score benchmarks x4",
     ]
@@ -451,10 +451,36 @@ def test_ppo_fits_a_critic_first_and_online_stages_sample_at_each_step():
     ]
 
 
-def test_selection_on_validation_measures_every_kept_student():
-    planned = names(done(distill={"select": "validation", "keep": [2, 5], "steps": 9}))
+FULL = {
+    "validation": {"kind": "tiny", "count": 8},
+    "benchmarks": {"test": {"kind": "tiny", "count": 16}},
+    "selection": {"kind": "full"},
+}
+KEPT = {"select": "validation", "keep": [2, 5], "steps": 9}
+
+
+def test_a_full_selection_measures_every_kept_student():
+    planned = names(done(distill=KEPT, evaluation=FULL))
     assert "validation: sample students: validation x3" in planned
     assert "validation: score KL of teacher and students x8" in planned
+
+
+def test_a_race_is_taken_to_halve_its_field_down_to_two():
+    """Eight rounds of four samples; the KL is measured on the first, if there is a budget."""
+    tasks = done(distill={**KEPT, "keep": [1, 2, 3, 4], "kl_budget": 0.1})
+    rounds = [work for work in tasks if work.what == "sample students: validation"]
+    assert [work.repeat for work in rounds] == [5, 3, 2, 2, 2, 2, 2, 2]
+    assert {work.batch.samples for work in rounds} == {4}
+    kl = next(work for work in tasks if work.what == "score KL of teacher and students")
+    assert (kl.repeat, kl.batch.samples) == (12, 4), "two columns of five students and the teacher"
+    unlimited = names(done(distill=KEPT))
+    assert not any("KL of" in line for line in unlimited)
+
+
+def test_a_student_is_validated_for_the_next_iteration_alone():
+    last, earlier = names(done()), names(done(iterations=2))
+    sampling = "validation: sample student: validation x1"
+    assert sampling not in last and sampling in earlier
 
 
 def test_what_stays_on_disk():

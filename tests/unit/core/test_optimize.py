@@ -12,6 +12,7 @@ from erpd_core.config import (
     DISPO,
     GRPO,
     MSE,
+    PPO,
     SAPO,
     SFT,
     VESPO,
@@ -246,6 +247,66 @@ def test_the_token_budget_does_not_change_the_result(loss):
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
         for ours, expected in zip(records, results[0][1]):
             assert ours == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+IDLE = [SAPO(), GRPO(), PPO(), Reinforce(), CISPO(), VESPO(), DISPO()]
+MIXED_S = torch.tensor([1.0, -1.0, 0, 0, 1.0, -1.0, 0, 0])
+"""The advantages of groups of which every second one has one outcome only."""
+
+
+class CountingPolicy(BigramPolicy):
+    """Counts the sequences that pass through it."""
+
+    passes = 0
+
+    def plan(self, batch, sequences, token_budget):
+        self.passes += len(sequences)
+        return super().plan(batch, sequences, token_budget)
+
+
+def stepped(loss, signal, config=None, steps=6):
+    """A run with momentum and weight decay; `config` may turn skipping off."""
+    run = Run()
+    run.policy = CountingPolicy()
+    run.optimizer = make_optimizer(run.policy, OptimizerConfig(lr=0.02, weight_decay=0.1))
+    return run, run.train(config or loss, steps=steps, signal=signal)
+
+
+@pytest.mark.parametrize("loss", IDLE, ids=lambda c: c.kind)
+@pytest.mark.parametrize("column", ["per sequence", "per token"])
+def test_responses_without_a_signal_get_no_pass_and_change_nothing(loss, column):
+    signal = BATCH.per_token(MIXED_S)
+    signal = signal if column == "per sequence" else signal[:]
+    run, records = stepped(loss, signal)
+    never = type(loss)(kl_weight=1e-12)  # a penalty on every token, too small to matter
+    whole, expected = stepped(never, signal)
+    assert (run.policy.passes, whole.policy.passes) == (12, 24)
+    assert sum(record["skipped"] for record in records) == 12 and "skipped" not in expected[0]
+    for ours, theirs in zip(run.policy.state(), whole.policy.state()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(records, expected):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4, abs=1e-6)
+
+
+def test_a_minibatch_without_any_signal_still_moves_by_momentum():
+    """Its step is that of zero gradients, not no step."""
+    signal = BATCH.per_token(torch.tensor([1.0, -1.0, 0, 0, 0, 0, 0, 0]))
+    run, records = stepped(SAPO(), signal, steps=8)
+    whole, _ = stepped(SAPO(), signal, SAPO(kl_weight=1e-12), steps=8)
+    assert 3 in {record["skipped"] for record in records}, "one of four had its pass"
+    for ours, theirs in zip(run.policy.state(), whole.policy.state()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [SAPO(kl_weight=0.1), GRPO(entropy_weight=0.1), CE(), MSE(), SFT(), Distill()],
+    ids=lambda c: f"{c.kind} {c.kl_weight} {c.entropy_weight}",
+)
+def test_a_loss_that_acts_without_a_signal_skips_nothing(loss):
+    run, records = stepped(loss, BATCH.per_token(MIXED_S), steps=2)
+    assert run.policy.passes == 8 and "skipped" not in records[0]
 
 
 def test_the_seed_is_the_only_source_of_chance():

@@ -27,15 +27,15 @@ class RaceSelection(Config):
     round: PositiveInt = 4
     """Samples per problem of a round."""
     samples: PositiveInt | None = None
-    """Maximum samples per problem of one candidate in a race: those of `validation_sampling`, or
-    this number if it is smaller.
+    """Maximum samples per problem of one candidate in a race; if not set, half of those of
+    `validation_sampling`. The other half costs more than it changes (docs/results/racing.md).
     """
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Probability, at most, that a race drops its best candidate."""
 
     def rounds(self, samples: int) -> list[int]:
-        """Samples per problem of each round, if a candidate may have `samples` at most."""
-        full, rest = divmod(min(self.samples or samples, samples), self.round)
+        """Samples per problem of each round, where a full selection would take `samples`."""
+        full, rest = divmod(min(self.samples or (samples + 1) // 2, samples), self.round)
         return [self.round] * full + ([rest] if rest else [])
 
 

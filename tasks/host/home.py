@@ -81,6 +81,9 @@ def point() -> Path:
         "DO_NOT_TRACK": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # OpenMP's threads spin while they wait for each other: where another process has a core,
+        # an optimizer step then takes ten times as long, or much longer
+        "OMP_WAIT_POLICY": "PASSIVE",
     }.items():
         os.environ.setdefault(name, value)
     if login := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):

@@ -18,10 +18,9 @@ from erpd_core.attention import FlatRow, shared_prefix_attention, shared_prefix_
 from erpd_core.batch import TokenBatch
 from erpd_core.layout import MicroBatch, plan
 from erpd_core.padded import PaddedBatch, plan_padded
-from tasks.models.hf import AttentionInterface
 
 SHARED = "erpd_shared"
-AttentionInterface.register(SHARED, shared_prefix_attention)
+"""Name under which transformers knows our attention."""
 
 MIXERS = {"full_attention": None, "sliding_attention": None, "linear_attention": "linear_attn"}
 """Kind of layer -> the module in it that carries state from token to token.
@@ -77,6 +76,9 @@ class SharedRows:
         for name, module in model.named_modules():
             if name.rpartition(".")[2] in mixers:
                 module.forward = partial(_recurrence, module.forward)
+        from tasks.models.hf import AttentionInterface  # slow to import
+
+        AttentionInterface.register(SHARED, shared_prefix_attention)
         model.set_attn_implementation(SHARED)
 
     def plan(self, batch: TokenBatch, sequences: Tensor, token_budget: int) -> list[MicroBatch]:

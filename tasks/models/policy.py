@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ from torch.utils.checkpoint import checkpoint
 from erpd_core.batch import TokenBatch
 from erpd_core.config import RuntimeConfig
 from tasks.host.machine import device_name
-from tasks.models.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from tasks.models.layouts import Layout, choose_rows, require_plain_head
 from tasks.models.model_files import trusts_code
+
+if TYPE_CHECKING:
+    from tasks.models.hf import PreTrainedTokenizerBase
 
 
 class HFPolicy:
@@ -124,6 +126,8 @@ def load_model(folder: Path, runtime: RuntimeConfig) -> Any:
     **Raises:** ValueError if the weights lack tensors of the model: transformers would draw them at
         random and continue.
     """
+    from tasks.models.hf import AutoModelForCausalLM  # slow to import
+
     model, loading_info = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, runtime.dtype),
@@ -151,9 +155,12 @@ def load_policy(
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(
+    from tasks.models.hf import AutoTokenizer  # slow to import
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=trusts_code(folder), local_files_only=True
     )
+    return tokenizer
 
 
 def vocabulary(folder: Path) -> int:
@@ -168,6 +175,8 @@ def context_length(folder: Path) -> int:
 
     Unbounded if its config gives no limit.
     """
+    from tasks.models.hf import AutoConfig  # slow to import
+
     config = AutoConfig.from_pretrained(
         folder, trust_remote_code=trusts_code(folder), local_files_only=True
     ).get_text_config()

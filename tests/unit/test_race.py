@@ -67,7 +67,7 @@ def race_of(
         "candidates": {f"step {policy.step}": policy for policy in training.trail},
         "problems": validation,
         "sampling": SAMPLING,
-        "race": RaceSelection(round=4),
+        "race": RaceSelection(round=4, samples=16),
         "seed": 5,
     }
     return RacePolicies(**settings | changes)
@@ -136,7 +136,7 @@ def test_the_first_policy_wins_if_all_are_beyond_the_budget(
 
 @pytest.mark.parametrize(
     ("changes", "rounds"),
-    [({"round": 4}, [4, 4, 4, 4]), ({"round": 6}, [6, 6, 4]), ({"round": 4, "samples": 5}, [4, 1])],
+    [({"round": 4}, [4, 4]), ({"round": 6, "samples": 99}, [6, 6, 4]), ({"samples": 5}, [4, 1])],
 )
 def test_rounds_add_up_to_the_samples_that_are_allowed(
     world: World,

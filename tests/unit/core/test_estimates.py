@@ -390,7 +390,7 @@ def test_an_iteration_of_strategy_1_in_order():
         "rollouts: sample prompts x1",
         "score: score under old x1",
         "teacher: train teacher: sapo x1",
-        *["validation: sample teacher: validation x2"] * 8,
+        *["validation: sample teacher: validation x2"] * 4,
         "validation: sample teacher against start: validation x1",
         "score: score sides of the signals x1",
         "distill: train student x1",
@@ -466,10 +466,10 @@ def test_a_full_selection_measures_every_kept_student():
 
 
 def test_a_race_is_taken_to_halve_its_field_down_to_two():
-    """Eight rounds of four samples; the KL is measured on the first, if there is a budget."""
+    """Four rounds of four samples, half of 32; a KL budget is measured on the first."""
     tasks = done(distill={**KEPT, "keep": [1, 2, 3, 4], "kl_budget": 0.1})
     rounds = [work for work in tasks if work.what == "sample students: validation"]
-    assert [work.repeat for work in rounds] == [5, 3, 2, 2, 2, 2, 2, 2]
+    assert [work.repeat for work in rounds] == [5, 3, 2, 2]
     assert {work.batch.samples for work in rounds} == {4}
     kl = next(work for work in tasks if work.what == "score KL of teacher and students")
     assert (kl.repeat, kl.batch.samples) == (12, 4), "two columns of five students and the teacher"

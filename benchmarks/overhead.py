@@ -48,7 +48,7 @@ PARTS = {
     "local_platform.prefect_api() as "
     "url: local_platform.wait_for_prefect(url)",
     "ray": "from erpd_core.config import RuntimeConfig\nfrom tasks.execution.ray_cluster import "
-    "ensure_ray\nensure_ray(RuntimeConfig())",
+    "ensure_ray, stop_ray\nensure_ray(RuntimeConfig())\nstop_ray()",
     "mlflow": "from flows.steps.tracking_queue import open_tracker\nopen_tracker()",
     "registry": "from tasks.registry import open_registry\nopen_registry()",
 }

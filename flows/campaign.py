@@ -74,13 +74,17 @@ def carry_out(prepared: PreparedCampaign, recipe: str) -> CampaignResult:
     name_run(prepared.id)
     config = prepared.config
     commit = _git_commit()
-    open_registry().campaign_started(
+    registry = open_registry()
+    repeated = any(
+        row.id == prepared.id and row.status == "completed" for row in registry.campaigns()
+    )
+    registry.campaign_started(
         prepared.id, config.name, recipe, config.model_dump(mode="json"), commit
     )
     # MLflow's parameters never change, and the number of iterations may grow.
     params = {key: value for key, value in config.spec().items() if key != "iterations"}
     tracking = TrackingQueue(prepared.id, params)
-    recorder = CampaignRecorder.open(prepared.id, config, tracking)
+    recorder = CampaignRecorder.open(prepared.id, config, tracking, repeated)
     tracking.submit(lambda tracker, run: tracker.tag(run, {**recorder.tags, "fault": "none"}))
     status = "failed"
     try:

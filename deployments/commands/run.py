@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,6 @@ STAGE_MODULES = (
     "tasks.training.teacher",
 )
 """Slow imports that most stages share. Ray's workers import them while the campaign starts."""
-Ready = Callable[[str, str, Sequence[PreparedCampaign]], None]
-"""Takes a run's name, description and campaigns; returns when the server answers."""
 
 
 def run_campaign_in_foreground(
@@ -40,10 +40,10 @@ def run_campaign_in_foreground(
     **Returns:** The JSON object of `erpd run --json`.
     """
     started = time.monotonic()
-    with _servers(console) as ready:
+    _title(console, prepared.id, prepared.config.description)
+    with _servers(console, [prepared], "flows.campaign"):
         from flows.campaign import CampaignResult, run_campaign
 
-        ready(prepared.id, prepared.config.description, [prepared])
         with Display({events_path(prepared.id): ""}, console):
             result: CampaignResult = run_campaign(prepared, recipe)
     report = show_campaign(prepared.id, console)
@@ -58,10 +58,10 @@ def run_study_in_foreground(prepared: PreparedStudy, console: Console) -> dict[s
         each with its `arm`. It also has `arms`, a mapping arm -> campaign.
     """
     started = time.monotonic()
-    with _servers(console) as ready:
+    _title(console, prepared.id, prepared.study.description)
+    with _servers(console, list(prepared.arms.values()), "flows.ablation"):
         from flows.ablation import StudyResult, run_study
 
-        ready(prepared.id, prepared.study.description, list(prepared.arms.values()))
         count = len(prepared.arms)
         headings = {
             events_path(campaign): f"{arm} ({number} of {count})"
@@ -82,35 +82,42 @@ def run_study_in_foreground(prepared: PreparedStudy, console: Console) -> dict[s
     return {**first, "campaign": prepared.id, "iterations": iterations, "arms": campaigns}
 
 
+def _title(console: Console, name: str, description: str) -> None:
+    console.print(f"[bold]{name}[/]  {description}", highlight=False)
+
+
 @contextmanager
-def _servers(console: Console) -> Iterator[Ready]:
+def _servers(
+    console: Console, campaigns: Sequence[PreparedCampaign], flow_module: str
+) -> Iterator[None]:
     """Context manager that provides a Prefect server during a run and stops Ray after it.
 
-    Yields a function that prints the run's name and waits for the server. A server that outlives
-    this process gets an automation that marks the run Crashed if the process is killed.
+    Prefect's server, Ray and its workers start while this process imports the flow. A server that
+    outlives this process gets an automation that marks the run Crashed if the process is killed.
     """
     outlives_us = "PREFECT_API_URL" in os.environ
-    # the server starts while the caller's slow imports run
     with local_platform.prefect_api() as prefect_url:
-        from deployments.servers.dead_runs import watch_for_dead_runs
         from tasks.execution.ray_cluster import start_ahead, stop_ray
 
-        def ready(name: str, description: str, campaigns: Sequence[PreparedCampaign]) -> None:
+        importing = threading.Thread(target=importlib.import_module, args=(flow_module,))
+        importing.start()
+        try:
             if runtime := _first_unfinished(campaigns):
                 start_ahead(runtime, STAGE_MODULES)
-            console.print(f"[bold]{name}[/]  {description}", highlight=False)
+            importing.join()
+            local_platform.wait_for_prefect(prefect_url)
             console.print(
                 f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}",
                 style="dim",
                 highlight=False,
             )
-            local_platform.wait_for_prefect(prefect_url)
             if outlives_us:
-                asyncio.run(watch_for_dead_runs())
+                from deployments.servers.dead_runs import watch_for_dead_runs
 
-        try:
-            yield ready
+                asyncio.run(watch_for_dead_runs())
+            yield
         finally:
+            importing.join()
             stop_ray()
 
 

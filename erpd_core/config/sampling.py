@@ -96,6 +96,11 @@ class EvaluationConfig(Config):
     Qwen3.5). Validation, on which everything is selected, uses the rules alone.
     """
 
+    @field_validator("selection", mode="before")
+    @classmethod
+    def _a_race_unless_it_says_otherwise(cls, given: Any) -> Any:
+        return {"kind": "race", **given} if isinstance(given, dict) else given
+
     @field_validator("validation", "benchmarks")
     @classmethod
     def _nothing_of_prompts(

@@ -23,8 +23,14 @@ from tasks.untrusted.display_text import markdown, markdown_table
 
 
 def publish(recorder: CampaignRecorder) -> None:
-    """Write and publish the report in the background; each call replaces the last report."""
-    recorder.tracking.submit(lambda tracker, run: _publish(recorder, tracker, run))
+    """Write and publish the report in the background; each call replaces the last report.
+
+    Does nothing if a complete campaign is run again and nothing had to be computed.
+    """
+    written = (reports_path(recorder.campaign) / "report.html").exists()
+    if recorder.repeated and not recorder.computed and written:
+        return
+    recorder.tracking.submit_latest("report", lambda tracker, run: _publish(recorder, tracker, run))
 
 
 def _publish(recorder: CampaignRecorder, tracker: Tracker, run: TrackedRun) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -30,7 +32,7 @@ from tasks.evaluation.result_files import load_details
 from tasks.execution.prefect_tasks import report_cache_hit
 from tasks.execution.progress import Progress
 from tasks.execution.stage import Ref, Stage
-from tasks.execution.submit import has_ended, submit, wait_for
+from tasks.execution.submit import submit, wait_for, work_of
 from tasks.host.home import events_path
 from tasks.registry import Registry, open_registry
 from tasks.store import Store, open_store
@@ -64,7 +66,8 @@ class Submission:
             meanwhile()
 
         try:
-            return wait_for(self.future, poll)
+            wait_for(self._work, poll)
+            return self.future.result()
         finally:
             with _lock:
                 if _in_flight.get(self.artifact) is self:
@@ -72,7 +75,11 @@ class Submission:
 
     @property
     def ended(self) -> bool:
-        return has_ended(self.future)
+        return self._work.done()
+
+    @cached_property
+    def _work(self) -> Future[Any]:
+        return work_of(self.future)
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,10 @@ class CampaignRecorder:
     """Phase of this iteration -> seconds of work, over all sessions."""
     recorded: set[str] = field(default_factory=set, repr=False)
     """Artifacts that this process has put into the registry for the campaign."""
+    repeated: bool = False
+    """Whether the campaign was complete when this run began."""
+    computed: set[str] = field(default_factory=set, repr=False)
+    """Artifacts that this run had to compute."""
     shown: set[str] = field(default_factory=set, repr=False)
     """Artifacts whose stage this process has shown, as computed or as cached."""
     decided: dict[int, str] = field(default_factory=dict, repr=False)
@@ -185,7 +196,11 @@ class CampaignRecorder:
 
     @classmethod
     def open(
-        cls, campaign: str, config: CampaignConfig, tracking: TrackingQueue
+        cls,
+        campaign: str,
+        config: CampaignConfig,
+        tracking: TrackingQueue,
+        repeated: bool = False,
     ) -> CampaignRecorder:
         """The recorder of a campaign that is in the registry, for the base model."""
         registry = open_registry()
@@ -198,6 +213,7 @@ class CampaignRecorder:
             registry=registry,
             events=events_path(campaign),
             tracking=tracking,
+            repeated=repeated,
             tags={
                 "recipe": row.recipe,
                 "seed": str(config.seed),
@@ -244,6 +260,7 @@ class CampaignRecorder:
                 report_cache_hit(title, stored, return_state=True)
             return StoredResult(stored)
         self.shown.add(artifact)
+        self.computed.add(artifact)
         return run_once(artifact, lambda: submit(stage, self.runtime, title, self.events))
 
     def _count_seconds(self, stage: Stage[Any], phase: Phase | None) -> None:

@@ -43,7 +43,19 @@ class TrackingQueue:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
         self._given_up = threading.Event()
         self._pending: list[Future[Any]] = []
+        self._latest: dict[str, int] = {}
+        """Name -> number of its last write."""
         self._opened = self._thread.submit(self._retrying, lambda: _open(campaign, params or {}))
+
+    def submit_latest(self, name: str, write: Write) -> None:
+        """Queue a write that makes earlier ones of this name superfluous.
+
+        Those that have not begun are skipped.
+        """
+        number = self._latest[name] = self._latest.get(name, 0) + 1
+        self.submit(
+            lambda tracker, run: write(tracker, run) if self._latest[name] == number else None
+        )
 
     def submit(self, write: Write) -> None:
         """Queue a call of `write(tracker, run)`; it runs in the caller's context."""

@@ -132,9 +132,10 @@ def _node(offers: Mapping[str, float]) -> Node:
 def start_ahead(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
     """Start Ray before the first stage needs it.
 
-    On a local Ray, its workers import `modules` in the background, one worker for each stage that
-    can run at the same time. The calling thread must outlive Ray: Linux ends Ray's processes with
-    the thread that started them.
+    On a local Ray, half of the workers that can run at the same time import `modules` in the
+    background. The others import them while the first stages run: all at once, they would only
+    take the cores from each other. The calling thread must outlive Ray: Linux ends Ray's processes
+    with the thread that started them.
     """
     if runtime.ray == "off":
         return
@@ -143,7 +144,7 @@ def start_ahead(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
     ensure_ray(runtime)
     if ray_address(runtime.ray_address) is None:
         work = ray.remote(_import_all).options(**stage_request(runtime).options)
-        for _ in range(max_concurrent_stages(runtime)):
+        for _ in range((max_concurrent_stages(runtime) + 1) // 2):
             work.remote(modules)
 
 

@@ -57,7 +57,7 @@ class StageRunner(TaskRunner[Any]):
 def submit(stage: Stage[Any], runtime: RuntimeConfig, label: str, events: Path) -> Any:
     """Submit the stage's Prefect task to the current flow's runner.
 
-    **Returns:** The task's future; `wait_for` gives its result.
+    **Returns:** The task's future; `work_of` gives what to wait for.
     """
     task = PREFECT_TASKS[stage.VERB]
     if runtime.ray == "off":
@@ -73,8 +73,14 @@ def submit(stage: Stage[Any], runtime: RuntimeConfig, label: str, events: Path) 
         return task.submit(stage, runtime, label, events)
 
 
-def wait_for(future: Any, poll: Callable[[], object]) -> Any:
-    """Wait for a submitted stage; returns its result.
+def work_of(future: Any) -> futures.Future[Any]:
+    """The work behind a Prefect future, whose end can be waited for. Get it once: each is new."""
+    work = future.wrapped_future
+    return work if isinstance(work, futures.Future) else work.future()
+
+
+def wait_for(work: futures.Future[Any], poll: Callable[[], object]) -> None:
+    """Wait for the end of submitted work.
 
     Signal handlers run while this waits. `ray.get` would drop every exception that they raise,
     except KeyboardInterrupt.
@@ -82,22 +88,9 @@ def wait_for(future: Any, poll: Callable[[], object]) -> Any:
     **Arguments:**
         poll: Called every `POLL_SECONDS`. What it raises ends the wait: a stopped Ray never
             responds.
-    **Raises:** The exception of the stage, or of `poll`.
     """
-    working = [_working(future)]
-    while not futures.wait(working, timeout=POLL_SECONDS).done:
+    while not futures.wait([work], timeout=POLL_SECONDS).done:
         poll()
-    return future.result()
-
-
-def has_ended(future: Any) -> bool:
-    """Whether a submitted stage has a result or has failed."""
-    return _working(future).done()
-
-
-def _working(future: Any) -> futures.Future[Any]:
-    work = future.wrapped_future
-    return work if isinstance(work, futures.Future) else work.future()
 
 
 def request_for(stage: Stage[Any], runtime: RuntimeConfig) -> ResourceRequest:

@@ -66,7 +66,6 @@ def point() -> Path:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(root / "ray" / "token"),
@@ -86,6 +85,9 @@ def point() -> Path:
         "OMP_WAIT_POLICY": "PASSIVE",
     }.items():
         os.environ.setdefault(name, value)
+    if "PREFECT_API_URL" in os.environ:
+        # for a server that outlives this process; each flow takes half a second to end them
+        os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
     if login := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         # the process that starts the server is also its client
         os.environ.setdefault("PREFECT_API_AUTH_STRING", login)

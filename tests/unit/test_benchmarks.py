@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -215,7 +216,8 @@ with side("tests.sleeping_side", {str(tmp_path / "pids")!r}, deadline=Deadline(6
     one.answer()
     one(600)
 """
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment) as process:
         assert wait_until(lambda: (tmp_path / "pids").exists(), 60)
         time.sleep(0.5)
         process.kill()

@@ -87,7 +87,7 @@ clean: ## remove the virtual environment and caches (results in .erpd are kept)
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	@echo 'Installing into $(VENV): three to six minutes; about 2.5 GB with a CPU build of torch, several GB more with the CUDA build.'
+	@echo 'Installing into $(VENV): two to four minutes; about 2.5 GB with a CPU build of torch, several GB more with the CUDA build.'
 	$(PIP) install -qq -c constraints.txt torch==2.13.0
 	$(PIP) install -qq -c constraints.txt -e .
 	@touch $@

@@ -114,16 +114,18 @@ class Race:
 
     **Arguments:**
         names: Names of the candidates, in the order that decides ties.
+        field: Number of candidates before some were left out by what their samples said; `alpha` is
+            shared among all of them. If not set, that of `names`.
     """
 
-    def __init__(self, names: Sequence[str], alpha: float) -> None:
+    def __init__(self, names: Sequence[str], alpha: float, field: int | None = None) -> None:
         self.names = tuple(names)
         self.alive = list(self.names)
         self.dropped: dict[str, str] = {}
         """Candidate -> the one that was proven better."""
         self.samples = dict.fromkeys(self.names, 0)
         """Candidate -> its samples per problem so far."""
-        self._threshold = max(1, len(self.names) - 1) / alpha
+        self._threshold = max(1, (field or len(self.names)) - 1) / alpha
         self._right = dict.fromkeys(self.names, 0.0)
         self._problems: tuple[str, ...] = ()
         self._pairs: dict[tuple[str, str], EProcess] = {}

@@ -29,6 +29,7 @@ from flows.steps.tracking_queue import TrackingQueue
 from tasks.datasets import draw_problems
 from tasks.execution.progress import session
 from tasks.execution.submit import StageRunner
+from tasks.host.home import events_path
 from tasks.host.shutdown import stop_in, why_stopped
 from tasks.registry import open_registry
 
@@ -75,9 +76,12 @@ def carry_out(prepared: PreparedCampaign, recipe: str) -> CampaignResult:
     config = prepared.config
     commit = _git_commit()
     registry = open_registry()
-    repeated = any(
+    published = events_path(prepared.id).with_suffix(".published")
+    repeated = published.exists() and any(
         row.id == prepared.id and row.status == "completed" for row in registry.campaigns()
     )
+    if not repeated:
+        published.unlink(missing_ok=True)
     registry.campaign_started(
         prepared.id, config.name, recipe, config.model_dump(mode="json"), commit
     )
@@ -114,6 +118,8 @@ def carry_out(prepared: PreparedCampaign, recipe: str) -> CampaignResult:
             tracking.submit(lambda tracker, run: tracker.finish(run, status))
         tracking.flush()
         tracking.close()
+        if status == "completed":
+            published.touch()
 
 
 run_campaign = flow(name="campaign", task_runner=StageRunner(), validate_parameters=False, **HOOKS)(
@@ -142,6 +148,7 @@ class Campaign:
         base, validation, benchmarks = self._inputs()
         with closing(Evaluations(self.config, base, benchmarks, self.recorder)) as evaluations:
             self.evaluations = evaluations
+            evaluations.meanwhile = self._finish_iterations
             evaluations.start(0, "base", base, base)
             self._record_problems(validation, benchmarks)
             self._iterate(base, validation, benchmarks)
@@ -167,9 +174,10 @@ class Campaign:
             base=base, start=base, students={}, validation=validation, benchmarks=benchmarks
         )
         for index in range(1, self.config.iterations + 1):
-            ahead = validation_stage(self.config, state.start, validation)
-            who = "student" if index > 1 else "base"
-            self.recorder.at(index - 1).start_ahead(ahead, f"validate {who}")
+            if self.config.decision.fixed_for(index) != "online":  # else nothing is decided
+                ahead = validation_stage(self.config, state.start, validation)
+                who = "student" if index > 1 else "base"
+                self.recorder.at(index - 1).start_ahead(ahead, f"validate {who}")
             end = self._iteration(index, state)
             self._unfinished.append(end)
             self._finish_iterations()
@@ -186,6 +194,7 @@ class Campaign:
             assert not isinstance(result, State), "a flow that is called returns its state's data"
             if not isinstance(result, DecisionRequest):
                 return result
+            self._finish_iterations()
             publish(self.recorder)
             self.recorder.tracking.flush()
             self.recorder.at(index).record_decision(ask_elsewhere(result))

@@ -99,7 +99,9 @@ def _servers(
     with local_platform.prefect_api() as prefect_url:
         from tasks.execution.ray_cluster import start_ahead, stop_ray
 
-        importing = threading.Thread(target=importlib.import_module, args=(flow_module,))
+        importing = threading.Thread(
+            target=importlib.import_module, args=(flow_module,), daemon=True
+        )
         importing.start()
         try:
             if runtime := _first_unfinished(campaigns):
@@ -117,7 +119,6 @@ def _servers(
                 asyncio.run(watch_for_dead_runs())
             yield
         finally:
-            importing.join()
             stop_ray()
 
 

@@ -369,6 +369,7 @@ def validation_scores(attached: Sequence[Attached], iteration: int, role: str) -
         return scores
     for row in attached:
         ref = row.artifact.meta.get("ref") or {}
+        ref = ref.get("rollouts", ref) if row.artifact.kind == "gain" else ref
         if (
             row.iteration == iteration
             and row.role == f"{role} validation"

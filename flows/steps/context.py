@@ -24,6 +24,12 @@ class CampaignState(Frozen):
     validation: ProblemsRef
     benchmarks: dict[str, ProblemsRef]
 
+    @property
+    def earlier_students(self) -> dict[int, PolicyRef]:
+        """The students before the start, which strategy 3 can move away from."""
+        last = max(self.students, default=0)
+        return {index: policy for index, policy in self.students.items() if index < last}
+
 
 def seed_for(config: CampaignConfig, iteration: int, purpose: str) -> int:
     """The seed of a purpose. A new purpose does not change the seeds of the others."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef
@@ -13,6 +14,7 @@ from flows.steps.context import seed_for
 from flows.steps.recorder import CampaignRecorder, PendingResults, StageCall
 from tasks.evaluation.evaluate import EvaluatePolicy
 
+Result = TypeVar("Result")
 _lock = threading.Lock()
 _open: dict[str, Evaluations] = {}
 """Campaign -> its evaluations in this process."""
@@ -42,7 +44,10 @@ class Evaluations:
         recorder: CampaignRecorder,
     ) -> None:
         self.config, self.base, self.benchmarks, self.recorder = config, base, benchmarks, recorder
+        self.meanwhile: Callable[[], object] = self.record_ended
+        """Called in the campaign's flow about every second while an iteration waits."""
         self._flow = copy_context()
+        self._in_flow = False
         self._recorders: dict[int, CampaignRecorder] = {}
         self._running: list[_Running] = []
         self._reports: dict[int, dict[str, EvalReport]] = {}
@@ -56,8 +61,10 @@ class Evaluations:
             return _open[campaign]
 
     def recorder_of(self, iteration: int) -> CampaignRecorder:
-        """The recorder of an iteration; while it waits, it records evaluations that have ended."""
-        return replace(self.recorder.at(iteration), meanwhile=self.record_ended)
+        """The recorder of an iteration; while it waits, ended evaluations are recorded."""
+        return replace(
+            self.recorder.at(iteration), meanwhile=lambda: self._run_in_flow(self.meanwhile)
+        )
 
     def close(self) -> None:
         """Forget the campaign."""
@@ -79,7 +86,7 @@ class Evaluations:
         )
         recorder = self._recorders.setdefault(iteration, self.recorder.at(iteration))
         call = StageCall(stage, f"evaluate {role}", f"{role} evaluation")
-        results = self._flow.run(recorder.start, [call])
+        results = self._run_in_flow(lambda: recorder.start([call]))
         self._running.append(_Running(stage, role, recorder, results))
 
     def record_ended(self) -> None:
@@ -100,16 +107,26 @@ class Evaluations:
     def wait(self) -> None:
         """Wait for all evaluations, and record them."""
         while self._running:
-            self._record_first()
+            self._run_in_flow(self._record_first)
 
     def seconds(self, iteration: int) -> Mapping[str, float]:
         """Phase -> seconds of an iteration's evaluations so far."""
         recorder = self._recorders.get(iteration)
         return recorder.seconds if recorder else {}
 
+    def _run_in_flow(self, act: Callable[[], Result]) -> Result:
+        """Call `act` in the context of the campaign's flow, also from the flow of an iteration."""
+        if self._in_flow:
+            return act()
+        self._in_flow = True
+        try:
+            return self._flow.run(act)
+        finally:
+            self._in_flow = False
+
     def _record_first(self) -> None:
         running = self._running[0]
-        (report,) = self._flow.run(running.results)
+        (report,) = running.results()
         del self._running[0]
         running.recorder.record_report(running.role, report, running.stage)
         self._reports.setdefault(running.recorder.iteration, {})[running.role] = report

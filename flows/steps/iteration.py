@@ -142,8 +142,7 @@ class Iteration:
 
     def _watch_teacher(self, stage: TrainTeacher, role: str) -> Callable[[], None]:
         """Start validating the kept steps of the teacher while it trains."""
-        chosen_among = role == "teacher" and len(stage.trail) > 1
-        return self.selection.start_ahead(stage, role) if chosen_among else lambda: None
+        return self.selection.start_ahead(stage, role) if role == "teacher" else lambda: None
 
     def _decide(self, teacher: PolicyRef) -> Decision:
         start, validation = self.selection.samples_for_decision(teacher)
@@ -152,7 +151,7 @@ class Iteration:
             self.index,
             start=start,
             teacher=validation,
-            students=self.selection.outcomes_of(self.state.students),
+            students=self.selection.outcomes_of(self.state.earlier_students),
             weak_available=self.config.weak_teacher is not None,
             online_available=self.config.online is not None,
             before=self.state.strategies,

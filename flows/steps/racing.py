@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -18,12 +18,14 @@ from tasks.evaluation.race import RacePolicies, TrustRegion
 from tasks.execution.ray_cluster import max_concurrent_stages
 from tasks.execution.stage import Stage
 from tasks.rollouts import outcomes
+from tasks.training.base import Training
 
 
 class Racing(Selection):
     """Races the candidates, and samples a teacher until its gain is proven.
 
-    The races have seeds of their own, so the validation samples of their winners are fresh.
+    Each race has a seed of its own, so its candidates and the validation samples of its winner do
+    not depend on its samples.
     """
 
     def best(self, training: TrainingRef, role: str) -> PolicyRef:
@@ -31,13 +33,20 @@ class Racing(Selection):
             return training.last
         return self._race({f"step {policy.step}": policy for policy in training.trail}, role)
 
+    def start_ahead(self, stage: Training, role: str) -> Callable[[], None]:
+        alone = role != "student" and len(stage.trail) == 1
+        return (lambda: None) if alone else super().start_ahead(stage, role)
+
     def best_student(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
         candidates = {
             f"{name} step {policy.step}".lstrip(): policy
             for name, training in trainings.items()
             for policy in training.trail
         }
-        return self._race(candidates, "student", self._trust(teacher))
+        trust = self._trust(teacher)
+        if len(candidates) == 1 and trust is None:
+            return next(iter(candidates.values()))
+        return self._race(candidates, "student", trust)
 
     def samples_for_decision(self, teacher: PolicyRef) -> tuple[Outcomes, Outcomes]:
         config, store = self.context.config, self.recorder.store
@@ -61,7 +70,7 @@ class Racing(Selection):
     def first_stage(self, policy: PolicyRef, role: str) -> Stage[Any]:
         # any policy will do as the teacher: its KL is measured by a stage of its own
         trust = self._trust(policy) if role == "student" else None
-        return _first_stage(self._stage({"": policy}, trust), policy)
+        return _first_stage(self._stage({"": policy}, role, trust), policy)
 
     def _trust(self, teacher: PolicyRef) -> TrustRegion | None:
         """The KL budget of students; None if the recipe has none."""
@@ -84,24 +93,24 @@ class Racing(Selection):
     @property
     def _alpha(self) -> float:
         """The one-sided level of `decision.z`."""
-        return 1 - NormalDist().cdf(self.context.config.decision.z)
+        return max(1e-12, 1 - NormalDist().cdf(self.context.config.decision.z))
 
     def _stage(
-        self, candidates: Mapping[str, PolicyRef], trust: TrustRegion | None = None
+        self, candidates: Mapping[str, PolicyRef], role: str, trust: TrustRegion | None = None
     ) -> RacePolicies:
         return RacePolicies(
             candidates=dict(candidates),
             problems=self.state.validation,
             sampling=self.context.config.evaluation.validation_sampling,
             race=self._settings,
-            seed=seed_for(self.context.config, 0, "race"),
+            seed=self.context.seed(f"{role} race"),
             trust=trust,
         )
 
     def _race(
         self, candidates: Mapping[str, PolicyRef], role: str, trust: TrustRegion | None = None
     ) -> PolicyRef:
-        stage = self._stage(candidates, trust)
+        stage = self._stage(candidates, role, trust)
         if max_concurrent_stages(self.context.config.runtime) > 1:
             self._first_round(stage, role)
         race = self.recorder.run(stage, f"race {len(candidates)} policies ({role})", f"{role} race")

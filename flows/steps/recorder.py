@@ -77,6 +77,11 @@ class Submission:
     def ended(self) -> bool:
         return self._work.done()
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without a result: another arm that needs it submits it again."""
+        return self._work.done() and (self._work.cancelled() or self._work.exception() is not None)
+
     @cached_property
     def _work(self) -> Future[Any]:
         return work_of(self.future)
@@ -104,7 +109,7 @@ def run_once(artifact: str, submit_task: Callable[[], Any]) -> Submission:
     if _cancelled.is_set():
         raise KeyboardInterrupt
     with _lock:
-        if artifact not in _in_flight:
+        if artifact not in _in_flight or _in_flight[artifact].failed:
             _in_flight[artifact] = Submission(artifact, submit_task())
         return _in_flight[artifact]
 
@@ -187,6 +192,8 @@ class CampaignRecorder:
     """Artifacts that this process has put into the registry for the campaign."""
     repeated: bool = False
     """Whether the campaign was complete when this run began."""
+    counted: set[str] = field(default_factory=set, repr=False)
+    """Artifacts whose seconds this run has counted, in the iteration that asked first."""
     computed: set[str] = field(default_factory=set, repr=False)
     """Artifacts that this run had to compute."""
     shown: set[str] = field(default_factory=set, repr=False)
@@ -264,8 +271,10 @@ class CampaignRecorder:
         return run_once(artifact, lambda: submit(stage, self.runtime, title, self.events))
 
     def _count_seconds(self, stage: Stage[Any], phase: Phase | None) -> None:
-        if phase := phase or stage.PHASE:
-            spent = self.store.manifest(stage.identity()).seconds
+        artifact = stage.identity()
+        if (phase := phase or stage.PHASE) and artifact not in self.counted:
+            self.counted.add(artifact)
+            spent = self.store.manifest(artifact).seconds
             self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 3)
 
     def _attach(self, artifact: str, role: str) -> None:

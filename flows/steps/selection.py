@@ -80,17 +80,31 @@ class Selection(ABC):
         return self.recorder.start(calls, phase="validation")
 
     def outcomes_of(self, policies: Mapping[int, PolicyRef]) -> dict[int, Outcomes]:
-        """Iteration -> all validation outcomes of its student."""
-        refs = self.validate(list(policies.values()), "student")()
+        """Iteration -> all validation outcomes of its student, recorded in that iteration."""
+        pending = {
+            index: self.recorder.at(index).start(
+                [
+                    StageCall(
+                        validation_stage(self.context.config, policy, self.state.validation),
+                        "validate student",
+                        "student validation",
+                    )
+                ],
+                "validation",
+            )
+            for index, policy in policies.items()
+        }
         return {
-            index: outcomes(self.recorder.store, ref)
-            for index, ref in zip(policies, refs, strict=True)
+            index: outcomes(self.recorder.store, results()[0]) for index, results in pending.items()
         }
 
     def start_ahead(self, stage: Training, role: str) -> Callable[[], None]:
         """A function that starts sampling the policies which a running training has kept.
 
         Call it while the training runs. It does nothing if no second stage can run beside it.
+
+        **Arguments:**
+            role: What the policies are candidates for.
         """
         begun: set[str] = set()
         beside = max_concurrent_stages(self.context.config.runtime) > 1

@@ -116,7 +116,7 @@ class RacePolicies(Stage[RaceRef]):
     def compute(self, context: Context, build: Build) -> RaceRef:
         kls, budget = self._distances(context)
         within = [name for name in self.candidates if kls.get(name, 0.0) <= budget]
-        race = Race(within or [next(iter(self.candidates))], self.race.alpha)
+        race = Race(within or [next(iter(self.candidates))], self.race.alpha, len(self.candidates))
         with kept_engines(context.runtime):
             for number in range(len(self.rounds)):
                 if len(race.alive) == 1:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -16,6 +20,13 @@ from tasks.execution.resource_requests import ResourceRequest, actors_request, s
 from tasks.host.machine import give_back_memory, use_threads
 from tasks.store import Build, Store, identity, open_store
 
+_this_process = threading.Lock()
+"""Held by the stage that runs in this process, if there is no Ray."""
+before_waiting: ContextVar[Callable[[], None]] = ContextVar("before_waiting", default=lambda: None)
+"""Called before this process waits for another one that builds the artifact it needs.
+
+Whoever keeps resources between two artifacts lets go of them here: the other may wait for them.
+"""
 Ref = TypeVar("Ref", bound=Frozen)
 Verb = Literal["import", "problems", "rollouts", "score", "train", "distill", "evaluate"]
 """Name of the Prefect task as which a campaign submits a stage."""
@@ -129,7 +140,9 @@ def get_or_compute(stage: Stage[Ref], context: Context) -> Ref:
                 f"{type(stage).__name__}: its {role}, {artifact}, is missing or was damaged; "
                 f"run the same command again"
             )
-    with context.store.build(stage.KIND, stage.spec(), stage.inputs(), stage.VERSION) as build:
+    with context.store.build(
+        stage.KIND, stage.spec(), stage.inputs(), stage.VERSION, before_waiting.get()
+    ) as build:
         if build is not None:
             use_threads(context.runtime.cpus)
             try:
@@ -152,10 +165,14 @@ def held_by(stage: Stage[Any], runtime: RuntimeConfig) -> ResourceRequest:
 
 
 def run_stage(stage: Stage[Ref], runtime: RuntimeConfig, label: str, events: Path | None) -> Ref:
-    """Body of a Prefect task: `get_or_compute` in this process, with progress in `events`."""
-    progress = Progress(events, label)
-    where = placement(held_by(stage, runtime), runtime)
-    progress.event(status="started", phase=stage.PHASE, resource=where)
-    ref = get_or_compute(stage, Context(open_store(), runtime, progress))
-    progress.event(status="finished")
-    return ref
+    """Body of a Prefect task: `get_or_compute` in this process, with progress in `events`.
+
+    Without Ray, stages of several flows share this process, and run one at a time.
+    """
+    with _this_process if runtime.ray == "off" else nullcontext():
+        progress = Progress(events, label)
+        where = placement(held_by(stage, runtime), runtime)
+        progress.event(status="started", phase=stage.PHASE, resource=where)
+        ref = get_or_compute(stage, Context(open_store(), runtime, progress))
+        progress.event(status="finished")
+        return ref

@@ -68,6 +68,7 @@ class SampleInformative(SampleRollouts):
         ref = self._ref(build, kept, self._refill(kinds))
         for shard in drawn:
             build.drop(shard.path.name)
+            shard.journal.unlink(missing_ok=True)
         return ref
 
     def _sampled(self, context: Context, build: Build, shards: Sequence[Shard]) -> Iterator[Shard]:
@@ -92,12 +93,20 @@ class SampleInformative(SampleRollouts):
 
 
 def _kinds(table: pa.Table) -> dict[str, str]:
-    """Problem -> `right`, `wrong` or `mixed`, in the order of the rows."""
+    """Problem -> `right`, `wrong` or `mixed`, in the order of the rows.
+
+    Responses without a token do not count: training leaves them out.
+    """
     outcomes: dict[str, set[bool]] = {}
-    for problem, reward in zip(
-        table["problem"].to_pylist(), table["reward"].to_pylist(), strict=True
+    for problem, reward, length in zip(
+        table["problem"].to_pylist(),
+        table["reward"].to_pylist(),
+        pc.list_value_length(table["response_tokens"]).to_pylist(),
+        strict=True,
     ):
-        outcomes.setdefault(problem, set()).add(reward > 0.5)
+        seen = outcomes.setdefault(problem, set())
+        if length:
+            seen.add(reward > 0.5)
     return {
         problem: "mixed" if len(seen) == 2 else "right" if True in seen else "wrong"
         for problem, seen in outcomes.items()

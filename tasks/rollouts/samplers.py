@@ -12,6 +12,7 @@ import pyarrow as pa
 from erpd_core.config import RuntimeConfig
 from tasks.engines import Engine, Sample, open_engine
 from tasks.execution.resource_requests import sampler_request
+from tasks.execution.stage import before_waiting
 from tasks.host.machine import use_threads
 from tasks.models.architecture import same_architecture
 from tasks.models.policy import load_model
@@ -50,9 +51,8 @@ class Sampler:
 
     def _engine_for(self, policy: Path) -> Engine:
         """The engine, with the weights of the policy in this folder."""
-        if self._engine is not None and self._policy not in (None, policy):
-            assert self._policy is not None
-            if same_architecture(self._policy, policy):
+        if self._engine is not None and self._policy != policy:
+            if self._policy is not None and same_architecture(self._policy, policy):
                 self._policy = None  # the weights are of neither until all are replaced
                 model = load_model(policy, self.runtime.model_copy(update={"device": "cpu"}))
                 self._engine.load_weights(model.named_parameters())
@@ -78,14 +78,16 @@ def kept_engines(runtime: RuntimeConfig) -> Iterator[None]:
     """Sample everything within this block with the same engines.
 
     For a stage that samples several policies or problem lists: each engine starts once. On a GPU,
-    nothing else that needs memory may run within the block.
+    nothing else that needs memory may run within the block. Before the stage waits for another one
+    that samples the same, it closes the engines: the other may wait for what they hold.
     """
     with closing(_workers(runtime, keep=True)) as workers:
-        token = _kept.set(workers)
+        kept, waiting = _kept.set(workers), before_waiting.set(workers.close)
         try:
             yield
         finally:
-            _kept.reset(token)
+            _kept.reset(kept)
+            before_waiting.reset(waiting)
 
 
 def _workers(runtime: RuntimeConfig, keep: bool) -> ShardWorkers[Shard]:

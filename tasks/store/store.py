@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tasks.host.atomic_files import make_durable, write_atomically
 from tasks.host.home import home
@@ -280,19 +280,25 @@ class Store:
 
     @contextlib.contextmanager
     def build(
-        self, kind: str, spec: Mapping[str, Any], inputs: Mapping[str, str], version: int
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        version: int,
+        before_waiting: Callable[[], None] = lambda: None,
     ) -> Iterator[Build | None]:
         """Context manager that yields the build of an artifact; None if the store has it already.
 
         If two processes request the same artifact, one builds it and the other waits. A build left
         without `commit` (an error, a kill) stays in `partial/` and is resumed next time.
 
-        **Arguments:** As `identity`.
+        **Arguments:** As `identity`, and
+            before_waiting: Called before this process waits for another one.
         """
         artifact = identity(kind, spec, inputs, version)
-        lock = lock_path(self.root, artifact)
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        path = lock_path(self.root, artifact)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path, before_waiting):
             if self.has(artifact):
                 yield None
                 return
@@ -341,3 +347,18 @@ def open_store() -> Store:
     """Open the store under ERPD_HOME, with the mirror at ERPD_STORE_URL if that is set."""
     url = store_url()
     return Store(home() / "store", Mirror(url) if url else None)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, before_waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock. `before_waiting` is called if another process has it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        before_waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

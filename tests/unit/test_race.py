@@ -275,5 +275,7 @@ def test_a_batch_whose_prompts_run_out_has_what_there_is(world: World):
 
 def test_a_batch_without_any_informative_group_is_refused(world: World):
     one = SamplingConfig(samples=1, temperature=1.0, max_new_tokens=24, shard=16)
+    stage = informative_of(world, 8, sampling=one)
     with pytest.raises(Fault, match="none of 64 groups has both right and wrong responses"):
-        get_or_compute(informative_of(world, 8, sampling=one), world.context)
+        get_or_compute(stage, world.context)
+    world.store.discard(stage.identity())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,4 +36,22 @@ def test_an_mlflow_that_is_away_from_the_beginning_is_not_waited_for_for_ever(
     with pytest.raises(RuntimeError, match="MLflow was away for 2 s"):
         queue.flush(2)
     assert queue.pages() is None
+    queue.close()
+
+
+@pytest.mark.slow
+def test_of_reports_that_wait_only_the_last_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ERPD_HOME", str(tmp_path))
+    (tmp_path / "mlflow").mkdir()
+    queue, go, written = TrackingQueue("tiny-1"), threading.Event(), list[str]()
+    queue.submit(lambda tracker, run: go.wait(60))
+    for number in range(3):
+        for name in ("report", "other"):
+            text = f"{name} {number}"
+            queue.submit_latest(name, lambda tracker, run, text=text: written.append(text))
+    go.set()
+    queue.flush()
+    assert written == ["report 2", "other 2"]
     queue.close()

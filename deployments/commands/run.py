@@ -97,7 +97,7 @@ def _servers(
     """
     outlives_us = "PREFECT_API_URL" in os.environ
     with local_platform.prefect_api() as prefect_url:
-        from tasks.execution.ray_cluster import start_ahead, stop_ray
+        from tasks.execution.ray_cluster import start_with_imports, stop_ray
 
         importing = threading.Thread(
             target=importlib.import_module, args=(flow_module,), daemon=True
@@ -105,7 +105,7 @@ def _servers(
         importing.start()
         try:
             if runtime := _first_unfinished(campaigns):
-                start_ahead(runtime, STAGE_MODULES)
+                start_with_imports(runtime, STAGE_MODULES)
             importing.join()
             local_platform.wait_for_prefect(prefect_url)
             console.print(

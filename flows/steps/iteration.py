@@ -142,7 +142,7 @@ class Iteration:
 
     def _watch_teacher(self, stage: TrainTeacher, role: str) -> Callable[[], None]:
         """Start validating the kept steps of the teacher while it trains."""
-        return self.selection.start_ahead(stage, role) if role == "teacher" else lambda: None
+        return self.selection.validate_kept(stage, role) if role == "teacher" else lambda: None
 
     def _decide(self, teacher: PolicyRef) -> Decision:
         start, validation = self.selection.samples_for_decision(teacher)
@@ -224,7 +224,7 @@ class Iteration:
         trainings: dict[str, TrainingRef] = {}
         chooses = validates_students(config, strategy)
         for name, results in pending.items():
-            look = self.selection.start_ahead(stages[name], "student")
+            look = self.selection.validate_kept(stages[name], "student")
             (trainings[name],) = results(look if chooses else lambda: None)
             run = _student_name(name).replace(" ", "-")
             self.recorder.record_training(run, trainings[name], {"strategy": strategy})
@@ -288,7 +288,7 @@ class Iteration:
         )
         label = f"train on policy ({config.steps} steps)"
         pending = self.recorder.start([StageCall(stage, label, "online training")])
-        (training,) = pending(self.selection.start_ahead(stage, "online"))
+        (training,) = pending(self.selection.validate_kept(stage, "online"))
         self.recorder.record_policies(training.trail, "online")
         self.recorder.record_training("online", training, {"loss": config.loss.kind})
         return self.selection.best(training, "online")

@@ -33,9 +33,9 @@ class Racing(Selection):
             return training.last
         return self._race({f"step {policy.step}": policy for policy in training.trail}, role)
 
-    def start_ahead(self, stage: Training, role: str) -> Callable[[], None]:
+    def validate_kept(self, stage: Training, role: str) -> Callable[[], None]:
         alone = role != "student" and len(stage.trail) == 1
-        return (lambda: None) if alone else super().start_ahead(stage, role)
+        return (lambda: None) if alone else super().validate_kept(stage, role)
 
     def best_student(self, teacher: PolicyRef, trainings: Mapping[str, TrainingRef]) -> PolicyRef:
         candidates = {
@@ -92,7 +92,7 @@ class Racing(Selection):
 
     @property
     def _alpha(self) -> float:
-        """The one-sided level of `decision.z`."""
+        """The one-sided level of `decision.z`; above 0, so that its inverse is finite."""
         return max(1e-12, 1 - NormalDist().cdf(self.context.config.decision.z))
 
     def _stage(

@@ -14,7 +14,7 @@ from erpd_core.config import CampaignConfig
 from erpd_core.refs import EvalReport, PolicyRef, ProblemsRef, RolloutRef, TrainingRef
 from erpd_core.scoring import Comparison, Outcomes, avg_at_k, compare
 from flows.steps.context import IterationContext, seed_for
-from flows.steps.recorder import PendingResults, StageCall
+from flows.steps.recorder import CampaignRecorder, PendingResults, StageCall
 from tasks.evaluation.evaluate import EvaluatePolicy
 from tasks.execution.ray_cluster import max_concurrent_stages
 from tasks.execution.stage import Stage
@@ -69,6 +69,21 @@ class Selection(ABC):
 
     def validate(self, policies: Sequence[PolicyRef], role: str) -> PendingResults[RolloutRef]:
         """Start drawing all validation samples of policies."""
+        return self._validate(policies, role, self.recorder)
+
+    def outcomes_of(self, policies: Mapping[int, PolicyRef]) -> dict[int, Outcomes]:
+        """Iteration -> all validation outcomes of its student, recorded in that iteration."""
+        pending = {
+            index: self._validate([policy], "student", self.recorder.at(index))
+            for index, policy in policies.items()
+        }
+        return {
+            index: outcomes(self.recorder.store, results()[0]) for index, results in pending.items()
+        }
+
+    def _validate(
+        self, policies: Sequence[PolicyRef], role: str, recorder: CampaignRecorder
+    ) -> PendingResults[RolloutRef]:
         calls = [
             StageCall(
                 validation_stage(self.context.config, policy, self.state.validation),
@@ -77,28 +92,9 @@ class Selection(ABC):
             )
             for policy in policies
         ]
-        return self.recorder.start(calls, phase="validation")
+        return recorder.start(calls, phase="validation")
 
-    def outcomes_of(self, policies: Mapping[int, PolicyRef]) -> dict[int, Outcomes]:
-        """Iteration -> all validation outcomes of its student, recorded in that iteration."""
-        pending = {
-            index: self.recorder.at(index).start(
-                [
-                    StageCall(
-                        validation_stage(self.context.config, policy, self.state.validation),
-                        "validate student",
-                        "student validation",
-                    )
-                ],
-                "validation",
-            )
-            for index, policy in policies.items()
-        }
-        return {
-            index: outcomes(self.recorder.store, results()[0]) for index, results in pending.items()
-        }
-
-    def start_ahead(self, stage: Training, role: str) -> Callable[[], None]:
+    def validate_kept(self, stage: Training, role: str) -> Callable[[], None]:
         """A function that starts sampling the policies which a running training has kept.
 
         Call it while the training runs. It does nothing if no second stage can run beside it.

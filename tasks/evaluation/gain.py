@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, repeat, takewhile
 from typing import Any, ClassVar
 
 from erpd_core.config import RuntimeConfig, SamplingConfig
@@ -66,8 +65,11 @@ class ProveGain(Stage[GainRef]):
 
     def _doses(self) -> list[int]:
         """Samples per problem of each attempt; each contains those of the one before."""
-        doubled = accumulate(repeat(min(self.first, self.sampling.samples)), lambda n, _: 2 * n)
-        return [*takewhile(lambda n: n < self.sampling.samples, doubled), self.sampling.samples]
+        doses, samples = [], self.first
+        while samples < self.sampling.samples:
+            doses.append(samples)
+            samples *= 2
+        return [*doses, self.sampling.samples]
 
     def _samples(self, samples: int) -> SampleRollouts:
         return SampleRollouts(

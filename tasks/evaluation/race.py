@@ -34,6 +34,7 @@ class TrustRegion(Frozen):
     budget: float | None
     """Nats per token."""
     teacher: PolicyRef
+    """The teacher of the iteration."""
     teacher_share: float | None
     """The same budget as a share of the teacher's own KL. The smaller of the two holds."""
 
@@ -162,20 +163,22 @@ class RacePolicies(Stage[RaceRef]):
         return kls, min(self.trust.budget or math.inf, of_teacher)
 
     def _contestant(self, store: Store, name: str, race: Race, kl: float | None) -> Contestant:
+        """How a candidate fared. One that did not take part has the samples of its first round."""
         policy = self.candidates[name]
-        ran = bool(race.samples.get(name))
-        dropped = f"{race.dropped[name]} is better" if name in race.dropped else None
-        if name not in race.names:
-            dropped = "beyond the KL budget"
-        sampled = self.samples_of(policy, 0).stored(store)
-        first = sampled.accuracy if sampled else 0.0
+        if race.samples.get(name):
+            samples, average = race.samples[name], race.average(name)
+        else:
+            first = self.samples_of(policy, 0).stored(store)
+            samples, average = (first.samples, first.accuracy) if first else (0, 0.0)
+        beaten_by = race.dropped.get(name)
+        dropped = f"{beaten_by} is better" if beaten_by else None
         return Contestant(
             name=name,
             policy=policy,
-            samples=race.samples[name] if ran else self.rounds[0],
-            avg=race.average(name) if ran else first,
+            samples=samples,
+            avg=average,
             kl_old=kl,
-            dropped=dropped,
+            dropped=dropped if name in race.names else "beyond the KL budget",
         )
 
 

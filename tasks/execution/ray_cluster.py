@@ -129,7 +129,7 @@ def _node(offers: Mapping[str, float]) -> Node:
     )
 
 
-def start_ahead(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
+def start_with_imports(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
     """Start Ray before the first stage needs it.
 
     On a local Ray, half of the workers that can run at the same time import `modules` in the

@@ -80,8 +80,8 @@ def point() -> Path:
         "DO_NOT_TRACK": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # OpenMP's threads spin while they wait for each other: where another process has a core,
-        # an optimizer step then takes ten times as long, or much longer
+        # by default OpenMP's threads spin while they wait for each other, and starve where another
+        # process has a core
         "OMP_WAIT_POLICY": "PASSIVE",
     }.items():
         os.environ.setdefault(name, value)

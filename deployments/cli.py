@@ -6,6 +6,8 @@ and how to fix it.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import getpass
 import json
 import os
@@ -47,6 +49,7 @@ app.add_typer(lineage_commands)
 
 def main() -> None:
     """Run the console script and exit with its code."""
+    atexit.register(gc.freeze)  # else the interpreter looks at a million objects before it ends
     home_is_new = False
     try:
         with checking():

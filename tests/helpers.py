@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,24 +123,12 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     }
 
 
-@functools.cache
-def prefect_database() -> Path:
-    """An empty, migrated Prefect database, made once for many homes.
-
-    A migration takes ten seconds.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="erpd-prefect-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    own = environment(folder, PREFECT_HOME=str(folder))
-    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
-    subprocess.run(command, env=own, check=True, capture_output=True, timeout=300)
-    return folder / "prefect.db"
-
-
 def migrated(home: Path) -> Path:
     """Create `home` with a Prefect database that is already migrated."""
-    (home / "prefect").mkdir(parents=True)
-    shutil.copy(prefect_database(), home / "prefect" / "prefect.db")
+    from deployments.servers import prefect_database
+
+    prefect_database.make_template()
+    prefect_database.provide(home / "prefect" / "prefect.db")
     return home
 
 

@@ -29,6 +29,7 @@ COVERS: dict[str, tuple[str, ...]] = {
     "tests/integration/test_judge_vllm.py": ("tasks/evaluation/judge", "tasks/engines"),
     "tests/integration/test_outage.py": ("flows/steps/tracking_queue.py", "tasks/tracking.py"),
     "tests/integration/test_platform.py": ("deployments/servers",),
+    "tests/integration/test_ray_runner.py": ("tasks/execution",),
     "tests/integration/test_samplers.py": ("tasks/rollouts", "tasks/execution", "tasks/engines"),
     "tests/integration/test_scorers.py": ("tasks/rollouts", "tasks/execution"),
     "tests/integration/test_secrets.py": ("deployments/servers", "tasks/host"),

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from deployments.servers import local_platform
 from erpd_core.config import RuntimeConfig
 from flows.steps.preflight import PreparedCampaign, PreparedStudy
 from tasks.host.home import events_path, home
+from tasks.host.imports import fast_imports
 from tasks.host.services import mlflow_ui, mlflow_url
 from tasks.registry import open_registry
 
@@ -104,9 +105,10 @@ def _servers(
         )
         importing.start()
         try:
-            if runtime := _first_unfinished(campaigns):
-                start_with_imports(runtime, STAGE_MODULES)
-            importing.join()
+            with fast_imports():
+                if runtime := _first_unfinished(campaigns):
+                    start_with_imports(runtime, STAGE_MODULES)
+                importing.join()
             local_platform.wait_for_prefect(prefect_url)
             console.print(
                 f"Prefect {prefect_url} (while this runs)   ERPD_HOME {home()}",
@@ -117,9 +119,20 @@ def _servers(
                 from deployments.servers.dead_runs import watch_for_dead_runs
 
                 asyncio.run(watch_for_dead_runs())
-            yield
+            with nullcontext() if outlives_us else _no_heartbeats():
+                yield
         finally:
             stop_ray()
+
+
+def _no_heartbeats() -> AbstractContextManager[None]:
+    """Context manager in which flows send none: the server stops with us, and would not miss them.
+
+    Each flow takes up to a second to end its heartbeats.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # type: ignore[return-value]
 
 
 def _first_unfinished(campaigns: Sequence[PreparedCampaign]) -> RuntimeConfig | None:

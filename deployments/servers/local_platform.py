@@ -22,7 +22,7 @@ from typing import IO
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from deployments.servers import access
+from deployments.servers import access, prefect_database
 from tasks.host.atomic_files import write_atomically
 from tasks.host.home import home
 from tasks.host.processes import Process
@@ -225,14 +225,19 @@ def wait_for_prefect(url: str) -> None:
 
 def start_prefect(host: str = access.LOOPBACK, with_parent: bool = False) -> Server:
     """Start a Prefect server. `with_parent`: it stops when this process dies (Linux)."""
-    set_aside_if_damaged(
-        home() / "prefect" / "prefect.db",
-        "Prefect starts again with no history of runs and no schedules",
-    )
+    database = home() / "prefect" / "prefect.db"
+    set_aside_if_damaged(database, "Prefect starts again with no history of runs and no schedules")
+    prefect_database.provide(database)
     port = free_port(host)
     env = {"PREFECT_API_URL": f"http://{access.address(host)}:{port}/api"}
     return _start_server(
-        "prefect", ["-m", "prefect", "server", "start"], host, port, "/api/health", with_parent, env
+        "prefect",
+        ["-m", "deployments.servers.prefect_server"],
+        host,
+        port,
+        "/api/health",
+        with_parent,
+        env,
     )
 
 

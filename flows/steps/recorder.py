@@ -257,6 +257,7 @@ class CampaignRecorder:
         """Record the artifact of a finished stage in its role, and count its seconds."""
         self._attach(call.stage.identity(), call.role)
         self._count_seconds(call.stage, phase)
+        self.tracking.begin()
 
     def _begin(self, stage: Stage[Ref], title: str) -> Submission | StoredResult[Ref]:
         artifact = stage.identity()

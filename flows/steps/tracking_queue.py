@@ -41,11 +41,24 @@ class TrackingQueue:
     def __init__(self, campaign: str, params: Mapping[str, Any] | None = None) -> None:
         self.campaign = campaign
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
+        self._begun = threading.Event()
         self._given_up = threading.Event()
         self._pending: list[Future[Any]] = []
         self._latest: dict[str, int] = {}
         """Name -> number of its last write."""
-        self._opened = self._thread.submit(self._retrying, lambda: _open(campaign, params or {}))
+        self._opened = self._thread.submit(self._open, params or {})
+
+    def begin(self) -> None:
+        """Open MLflow and begin to write. A flush begins too.
+
+        The import of MLflow and its database take seconds of a core; at the start of a campaign,
+        its stages need both cores.
+        """
+        self._begun.set()
+
+    def _open(self, params: Mapping[str, Any]) -> tuple[Tracker, TrackedRun]:
+        self._begun.wait()
+        return self._retrying(lambda: _campaign_run(self.campaign, params))
 
     def submit_latest(self, name: str, write: Write) -> None:
         """Queue a write that makes earlier ones of this name superfluous.
@@ -88,6 +101,7 @@ class TrackingQueue:
         **Raises:** The first error of a write; RuntimeError if MLflow cannot be reached within
             `seconds`.
         """
+        self.begin()
         pending, self._pending = self._pending, []
         until = time.monotonic() + seconds
         for write in pending:
@@ -102,6 +116,7 @@ class TrackingQueue:
 
     def close(self) -> None:
         """Close the queue after a flush."""
+        self.begin()
         self._thread.shutdown(wait=False)
 
     def pages(self) -> tuple[str, str] | None:
@@ -115,7 +130,7 @@ class TrackingQueue:
         return tracker.page(run), tracker.charts
 
 
-def _open(campaign: str, params: Mapping[str, Any]) -> tuple[Tracker, TrackedRun]:
+def _campaign_run(campaign: str, params: Mapping[str, Any]) -> tuple[Tracker, TrackedRun]:
     with _mlflow_lock:
         tracker = open_tracker()
         return tracker, tracker.campaign_run(campaign, campaign, params, {})

@@ -19,6 +19,7 @@ from tasks.execution.machines import machine, machine_names
 from tasks.execution.node_watch import NodeWatch, watch_own_node
 from tasks.execution.resource_requests import local_cpus, stage_request
 from tasks.host.home import home
+from tasks.host.imports import fast_imports
 from tasks.host.services import ray_address
 from tasks.host.shutdown import signals_kept
 
@@ -149,8 +150,9 @@ def start_with_imports(runtime: RuntimeConfig, modules: Sequence[str]) -> None:
 
 
 def _import_all(modules: Sequence[str]) -> None:
-    for name in modules:
-        importlib.import_module(name)
+    with fast_imports():
+        for name in modules:
+            importlib.import_module(name)
 
 
 def stop_ray() -> None:

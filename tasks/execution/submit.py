@@ -46,10 +46,10 @@ class StageRunner(TaskRunner[Any]):
         if runtime.ray not in self._started_with:
             runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
             if runtime.ray == "on":
-                from prefect_ray.task_runners import RayTaskRunner
+                from tasks.execution.ray_runner import RayRunner
 
                 ensure_ray(runtime)
-                runner = RayTaskRunner()
+                runner = RayRunner()
             self._started_with[runtime.ray] = self._open.enter_context(runner)
         return self._started_with[runtime.ray]
 

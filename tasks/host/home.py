@@ -86,7 +86,7 @@ def point() -> Path:
     }.items():
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" in os.environ:
-        # for a server that outlives this process; each flow takes half a second to end them
+        # for a server that outlives this process
         os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
     if login := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         # the process that starts the server is also its client

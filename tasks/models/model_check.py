@@ -72,7 +72,7 @@ def weights(folder: Path) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for name in weight_files(folder):
         try:
-            with safe_open(readable(folder / name, "model:"), "pt") as file:
+            with safe_open(readable(folder / name, "model:"), "numpy") as file:
                 shapes |= {
                     tensor: tuple(file.get_slice(tensor).get_shape())
                     for tensor in file.keys()  # noqa: SIM118 (it is no mapping)

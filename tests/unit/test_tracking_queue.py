@@ -44,6 +44,24 @@ def test_of_reports_that_wait_only_the_last_is_written(
     queue.close()
 
 
+def test_mlflow_is_opened_when_the_campaign_says_so_and_loses_no_earlier_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened, written = threading.Event(), list[str]()
+    monkeypatch.setattr(
+        "flows.steps.tracking_queue._campaign_run",
+        lambda *of: (opened.set(), ("tracker", "run"))[1],
+    )
+    queue = TrackingQueue("tiny-1")
+    queue.submit(lambda tracker, run: written.append(f"{tracker} {run}"))
+    assert not opened.wait(0.2)
+    queue.begin()
+    assert opened.wait(60)
+    queue.flush()
+    assert written == ["tracker run"]
+    queue.close()
+
+
 def test_an_mlflow_that_is_away_from_the_beginning_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ):

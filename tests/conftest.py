@@ -35,7 +35,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         leave_out(config, items)
 
 
+_shared: list[Path] = []
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    from sharing import open_folder
+
+    if folder := open_folder():
+        _shared.append(folder)
     os.environ["ERPD_HOME"] = tempfile.mkdtemp(prefix="erpd-tests-")
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); default 15: next to other work they starve into time-outs
     # Waiting OpenMP threads spin by default: two trainings at once on two cores then take four
@@ -49,7 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(os.environ["ERPD_HOME"], ignore_errors=True)
+    for folder in (os.environ["ERPD_HOME"], *_shared):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -130,10 +138,9 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed() -> Iterator[Campaign]:
+def undisturbed() -> Campaign:
     """The shrunk campaign, run once to its end by the real command with a separate home."""
     from helpers import run_campaign
+    from sharing import once
 
-    with tempfile.TemporaryDirectory(prefix="e-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        (Path(folder) / "home").mkdir()  # empty, so that Prefect creates its database
-        yield run_campaign(Path(folder), "iterations=2")
+    return once("undisturbed", lambda folder: run_campaign(folder, "iterations=2"))

@@ -106,8 +106,10 @@ class Iteration:
         if student.role != "student":
             self.recorder.record_policies([student], "student")
         self._evaluate("student", student)
+        validated = self.selection.validate_chosen(student)
         if self.config.evaluation.signal:
             self._measure_signal(batch, teacher, student)
+        validated()
         return self._end(decision, teacher, student)
 
     def _online(self, decision: Decision, teacher: PolicyRef | None) -> IterationEnd:

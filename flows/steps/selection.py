@@ -55,6 +55,10 @@ class Selection(ABC):
             trainings: Name of the alternative -> its distillation.
         """
 
+    def validate_chosen(self, student: PolicyRef) -> Callable[[], object]:
+        """Start what is measured of the chosen student besides; returns what waits for it."""
+        return lambda: None
+
     @abstractmethod
     def samples_for_decision(self, teacher: PolicyRef) -> tuple[Outcomes, Outcomes]:
         """Validation outcomes of the iteration's start and of its teacher."""
@@ -123,6 +127,9 @@ class FullSelection(Selection):
         validations = self.validate(training.trail, role)()
         scores = [avg_at_k(outcomes(self.recorder.store, ref)).avg for ref in validations]
         return training.trail[scores.index(max(scores))]
+
+    def validate_chosen(self, student: PolicyRef) -> Callable[[], object]:
+        return self.validate([student], "student")  # for curves, and scores over time
 
     def samples_for_decision(self, teacher: PolicyRef) -> tuple[Outcomes, Outcomes]:
         (start,) = self.validate([self.state.start], "start")()

@@ -15,6 +15,8 @@ import pytest
 from helpers import Campaign, erpd, events, run_campaign, tracked
 from pages import Page
 
+from tasks.registry import Registry
+
 pytestmark = pytest.mark.slow
 
 STUDY = """
@@ -118,6 +120,16 @@ def test_the_offline_iteration_starts_from_the_online_policy(study: Campaign):
     online, offline = study.result["iterations"][-2:]
     assert online["student"]["kl_old"] == pytest.approx(online["student"]["kl_base"])
     assert offline["student"]["kl_old"] != pytest.approx(offline["student"]["kl_base"])
+
+
+def test_every_distilled_student_of_a_full_selection_has_a_validation_score(study: Campaign):
+    registry = Registry(f"sqlite:///{study.home}/registry.db")
+    for campaign in study.result["arms"].values():
+        attached = registry.artifacts(campaign)
+        distilled = {one.iteration for one in attached if one.role.startswith("student training")}
+        validated = {one.iteration for one in attached if one.role == "student validation"}
+        assert distilled <= validated, campaign
+    registry.close()
 
 
 def test_of_alternatives_validation_chose_one_and_said_why(study: Campaign):

@@ -49,5 +49,6 @@ def provide(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=database.parent) as folder:
         copy = shutil.copy(template(), folder)
-        with contextlib.suppress(FileExistsError):  # the other process was first; it may use it
+        # fails if another process was first, which may use its file, and where links are unknown
+        with contextlib.suppress(OSError):
             os.link(copy, database)

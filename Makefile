@@ -87,7 +87,7 @@ clean: ## remove the virtual environment and caches (results in .erpd are kept)
 # created again. torch is installed first and alone, in the build that pip's own configuration
 # offers (a CPU wheel, for example): the large resolution after it then keeps that build and does
 # not consider the CUDA build with its gigabytes. pip compiles nothing (--no-compile): the last step
-# compiles the third of the modules that campaigns import, on both cores.
+# compiles the fifth of the modules that campaigns import.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)

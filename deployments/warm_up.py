@@ -3,7 +3,7 @@
     python -m deployments.warm_up
 
 Python compiles a module when it is first imported, and Prefect migrates a new database. Both are
-done here, side by side. Only the modules that campaigns import are compiled: they are a third of
+done here, side by side. Only the modules that campaigns import are compiled: they are a fifth of
 the installed ones.
 """
 

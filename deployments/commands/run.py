@@ -125,14 +125,14 @@ def _servers(
             stop_ray()
 
 
-def _no_heartbeats() -> AbstractContextManager[None]:
+def _no_heartbeats() -> AbstractContextManager[Any]:
     """Context manager in which flows send none: the server stops with us, and would not miss them.
 
     Each flow takes up to a second to end its heartbeats.
     """
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # type: ignore[return-value]
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def _first_unfinished(campaigns: Sequence[PreparedCampaign]) -> RuntimeConfig | None:

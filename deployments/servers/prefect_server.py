@@ -1,6 +1,8 @@
 """`prefect server start`, faster: imports at full speed, and no lost transactions on SQLite.
 
-python -m deployments.servers.prefect_server --host 127.0.0.1 --port 4200
+    python -m deployments.servers.prefect_server --host 127.0.0.1 --port 4200
+
+Prefect has no setting for either.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def begin_as_writer() -> None:
     begin = AioSqliteConfiguration.begin_transaction
 
     def as_writer(
-        self: AioSqliteConfiguration, session: Any, with_for_update: bool = True
+        self: AioSqliteConfiguration, session: Any, with_for_update: bool = False
     ) -> AbstractAsyncContextManager[Any]:
         return begin(self, session, with_for_update=True)
 

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 from erpd_core.config import RuntimeConfig
@@ -25,6 +26,8 @@ from tasks.host.shutdown import signals_kept
 
 CONNECT_SECONDS = 10
 """Seconds within which the head of a running cluster accepts a connection."""
+JOIN_SECONDS = 10.0
+"""Seconds within which nodes that have just started join a running cluster."""
 ACCELERATOR = "accelerator_type:"
 """Prefix of the Ray resource that names a node's kind of GPU."""
 _lock = threading.Lock()
@@ -62,7 +65,25 @@ def ensure_ray(runtime: RuntimeConfig) -> None:
             else:
                 _start(runtime)
         _watches.append(watch_own_node())
-    refuse_impossible(requirements(runtime), cluster_nodes(runtime), runtime)
+    _wait_for_nodes(runtime, JOIN_SECONDS if address else 0.0)
+
+
+def _wait_for_nodes(runtime: RuntimeConfig, patience: float) -> None:
+    """Wait until the nodes can provide what stages request.
+
+    **Arguments:**
+        patience: Seconds that nodes may take to join. A node that has just started answers before
+            its cluster lists it.
+    **Raises:** ValueError if they cannot provide it by then.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return refuse_impossible(requirements(runtime), cluster_nodes(runtime), runtime)
+        except ValueError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.5)
 
 
 def _connect(address: str) -> None:

@@ -261,7 +261,7 @@ def test_a_campaign_shows_its_iterations_stages_and_pictures(platform: Platform)
         if artifact["type"] == "image" or "data:image" in str(artifact["data"])
     ]
     assert pictures, sorted(shown)
-    assert "policies (student)" in platform.log(id) and "wins among" in platform.log(id)
+    assert "2: decided " in platform.log(id) and "wins among 2 policies" in platform.log(id)
 
 
 @pytest.mark.long

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from helpers import wait_until
 
 from erpd_core.refs import EvalReport, Score
 from tasks.tracking import TrackedRun, Tracker, name_of, params_of, record_metrics, report_metrics
@@ -369,42 +366,37 @@ def test_a_logger_killed_in_the_middle_leaves_whole_steps_and_is_resumed_without
     assert list(tmp_path.iterdir()) == []
 
 
+KILLED_AT_TABLE = """
+import os, signal, sys
+import sqlalchemy as sa
+from tasks.tracking import Tracker
+
+left = int(sys.argv[2])
+
+@sa.event.listens_for(sa.Engine, "after_cursor_execute")
+def count(connection, cursor, statement, *more):
+    global left
+    left -= statement.lstrip().startswith("CREATE TABLE")
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Tracker(sys.argv[1])
+"""
+
+
 def test_a_kill_while_the_store_is_made_leaves_nothing_in_the_way(tmp_path: Path):
     """MLflow's SQLite migrations are not one transaction: after an interrupted migration, no later
     start could continue.
     """
-    opening = f"from tasks.tracking import Tracker; Tracker('sqlite:///{tmp_path}/mlflow.db')"
-    for tables in (1, 20, 40):
-        process = subprocess.Popen([sys.executable, "-c", opening], cwd=ROOT)
-
-        def reached(process: subprocess.Popen[bytes] = process, tables: int = tables) -> bool:
-            return tables_of(tmp_path / "mlflow.db.new") >= tables or process.poll() is not None
-
-        try:
-            assert wait_until(reached, 60)
-            assert process.poll() is None, "the store was complete before the kill"
-        finally:
-            process.kill()
-            process.wait()
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    for table in (1, 20, 40):
+        command = [sys.executable, "-c", KILLED_AT_TABLE, store, str(table)]
+        assert subprocess.run(command, cwd=ROOT, timeout=60).returncode == -signal.SIGKILL
+        assert (tmp_path / "mlflow.db.new").exists()
         assert not (tmp_path / "mlflow.db").exists()
-    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")
+    tracker = Tracker(store)
     assert tracker.campaign_run("c-1", "demo").id
     assert not (tmp_path / "mlflow.db.new").exists()
-
-
-def tables_of(database: Path) -> int:
-    """Number of tables in a SQLite file; 0 if there is no file."""
-    if not database.exists():
-        return 0
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0)) as connection:
-        try:
-            return int(
-                connection.execute(
-                    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'"
-                ).fetchone()[0]
-            )
-        except sqlite3.OperationalError:
-            return 0
 
 
 @pytest.mark.long

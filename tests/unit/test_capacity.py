@@ -19,7 +19,7 @@ from flows.recipes.load import load_recipe
 from tasks.engines import check_engine
 from tasks.estimate.preflight import campaign_requirements, check_capacity, check_runtime
 from tasks.execution.capacity import Node, Requirement, refuse_impossible, requirements
-from tasks.execution.ray_cluster import _node
+from tasks.execution.ray_cluster import _node, _wait_for_nodes
 from tasks.execution.resource_requests import ResourceRequest
 
 SMALL = Node(cpus=2, gpus=0, memory=16e9)
@@ -291,3 +291,13 @@ def test_a_cluster_that_does_not_answer_is_said_at_once() -> None:
         ):
             ensure_ray(RuntimeConfig(ray_address=address))
     assert time.monotonic() - began < 60, "Ray itself would retry for minutes"
+
+
+def test_a_node_that_joins_late_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    listed = [[HEAD], [HEAD], [HEAD, SMALL]]
+    monkeypatch.setattr("tasks.execution.ray_cluster.cluster_nodes", lambda _: listed.pop(0))
+    _wait_for_nodes(RuntimeConfig(ray_address=CLUSTER), 60)
+    assert not listed
+    listed += [[HEAD]]
+    with pytest.raises(ValueError, match="has a node of 0 CPU 0 GPU; add nodes"):
+        _wait_for_nodes(RuntimeConfig(ray_address=CLUSTER), 0)

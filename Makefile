@@ -73,7 +73,7 @@ bench: $(VENV)/.installed-bench $(VENV)/.installed-smollm2 $(VENV)/.installed-vl
 tables: $(VENV)/.installed ## run every table and figure of the paper at tiny scale (about an hour on two cores)
 	$(BIN)/python -m scripts.tables
 
-evidence: $(VENV)/.installed $(VENV)/.installed-bench ## test the paper's findings at tiny scale over eight seeds (hours; resumes if stopped)
+evidence: $(VENV)/.installed-smollm2 $(VENV)/.installed-bench ## test the paper's findings at tiny scale over eight seeds (hours; resumes if stopped)
 	$(BIN)/python -m scripts.evidence
 
 docs: $(VENV)/.installed-docs ## build the documentation as a site, in build/docs

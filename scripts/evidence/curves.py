@@ -193,6 +193,7 @@ def recovery(axes: Axes, records: Sequence[Record], arms: Sequence[str]) -> None
 PANELS: Mapping[str, Callable[[Axes, Sequence[Record], Sequence[str]], None]] = {
     "bounded": over_batches,
     "clock": over_time,
+    "clock_smollm2": over_time,
     "cooler": cost_over_drift,
     "earlier": over_batches,
     "entropy": cost_over_drift,

@@ -99,6 +99,15 @@ class FollowUp:
 
 
 @dataclass(frozen=True)
+class SingleRun:
+    """A study that runs on one seed, because it is expensive; its effects have no interval."""
+
+    remark: str
+    study: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """Comparisons and their intervals; there are no intervals for fewer than two seeds."""
 

@@ -8,8 +8,16 @@ from pathlib import Path
 
 from scripts.evidence.claims import CLAIMS
 from scripts.evidence.figures import draw_all
-from scripts.evidence.followups import FOLLOW_UPS
-from scripts.evidence.judging import Claim, Finding, FollowUp, Interval, Part, judge
+from scripts.evidence.followups import FOLLOW_UPS, SINGLE_RUNS
+from scripts.evidence.judging import (
+    Claim,
+    Finding,
+    FollowUp,
+    Interval,
+    Part,
+    SingleRun,
+    judge,
+)
 from scripts.evidence.record import Record, read_records
 from scripts.evidence.running import LOOKED_AT, study_names
 from tasks.host.atomic_files import write_atomically
@@ -87,6 +95,8 @@ def write_page(records: Path, page: Path, summary: Path) -> Path:
             _follow_up(claim.title, follow_up, by_study[follow_up.study], figures)
             for follow_up in FOLLOW_UPS.get(claim.number, ())
         ]
+        if single := SINGLE_RUNS.get(claim.number):
+            parts.append(_single_run(claim.title, single, by_study[single.study], figures))
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, lambda path: path.write_text("\n".join([*parts, _cost(by_study)])))
     before, begins, rest = summary.read_text().partition(SUMMARY[0])
@@ -155,6 +165,23 @@ def _follow_up(
     )
 
 
+def _single_run(
+    title: str, single: SingleRun, records: Sequence[Record], figures: Mapping[str, str]
+) -> str:
+    lines = ["| comparison | found |", "|---|---|"]
+    for part in single.parts:
+        effect = _value(part, part.effect(records[0])) if records else "–"
+        lines.append(f"| {part.what} | {effect} |")
+    return "\n".join(
+        [
+            f"**On one seed:** {single.remark}\n",
+            *lines,
+            "",
+            *_shown(single.study, f"{title}: one seed", figures, 0),
+        ]
+    )
+
+
 def _seeds(finding: Finding, records: int) -> str:
     return (
         f"on {records} seeds"
@@ -189,8 +216,19 @@ def _verdict(finding: Finding) -> str:
     return f"{finding.verdict} so far" if 0 < finding.seeds < SEEDS else finding.verdict
 
 
+FORMS = {"points": "+.1f", "%": ".1f", "of a step": ".2f"}
+"""Unit -> how its numbers are written."""
+
+
+def _value(part: Part, effect: float) -> str:
+    text = f"{effect:{FORMS.get(part.unit, '+.3f')}} {part.unit}"
+    if part.unit.startswith("doublings"):
+        text += f" (×{2**effect:.2f})"
+    return text.replace("-", "−")
+
+
 def _effect(part: Part, bounds: Interval) -> str:
-    form = {"points": "+.1f", "%": ".1f", "of a step": ".2f"}.get(part.unit, "+.3f")
+    form = FORMS.get(part.unit, "+.3f")
     text = f"{bounds.mean:{form}} [{bounds.low:{form}}, {bounds.high:{form}}] {part.unit}"
     if part.unit.startswith("doublings"):
         text += f" (×{2**bounds.mean:.2f} [{2**bounds.low:.2f}, {2**bounds.high:.2f}])"

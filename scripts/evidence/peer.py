@@ -122,8 +122,11 @@ def _train(
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
 
-    def reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        verdicts = grader.grade_many(list(zip(answer, completions, strict=True)), extractor)
+    chats = tokenizer.chat_template is not None
+
+    def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+        texts = [completion[0]["content"] if chats else completion for completion in completions]
+        verdicts = grader.grade_many(list(zip(answer, texts, strict=True)), extractor)
         rewards = [float(verdict == "correct") for verdict in verdicts]
         clock.rewards.append(sum(rewards) / len(rewards))
         return rewards
@@ -154,7 +157,15 @@ def _train(
         disable_tqdm=True,
     )
     rows = Dataset.from_list(
-        [{"prompt": problem.prompt, "answer": problem.answer} for problem in problems]
+        [
+            {
+                "prompt": [{"role": "user", "content": problem.prompt}]
+                if chats
+                else problem.prompt,
+                "answer": problem.answer,
+            }
+            for problem in problems
+        ]
     )
     trainer = GRPOTrainer(
         model,

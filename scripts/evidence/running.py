@@ -23,7 +23,7 @@ from rich.progress import (
 from flows.ablation import begun
 from flows.recipes.studies import load_study
 from flows.steps.preflight import study_campaigns
-from scripts.evidence.followups import STUDIES_AFTER
+from scripts.evidence.followups import SINGLE_RUNS, STUDIES_AFTER
 from scripts.evidence.peer import trl_arm
 from scripts.evidence.record import Record, arm_record, record_path
 from tasks.host.atomic_files import write_atomically
@@ -31,7 +31,7 @@ from tasks.registry import open_registry
 from tasks.store import open_store
 
 STUDIES = Path(__file__).parent / "studies"
-PEERS = {"clock": ("trl", "online")}
+PEERS = {"clock": ("trl", "online"), "clock_smollm2": ("trl", "online")}
 """Study -> name of an additional arm that TRL trains, and the arm whose settings it has."""
 
 
@@ -47,8 +47,11 @@ def study_names() -> list[str]:
 def is_asked(study: str, seed: int) -> bool:
     """Return True if a study runs on a seed.
 
-    Studies of follow-ups do not run on the seeds that their explanations were derived from.
+    Studies of follow-ups do not run on the seeds that their explanations were derived from, and
+    those on a single seed only on seed 0.
     """
+    if any(study == single.study for single in SINGLE_RUNS.values()):
+        return seed == 0
     return seed >= LOOKED_AT or study not in STUDIES_AFTER
 
 

@@ -22,12 +22,13 @@ from scripts.evidence.drift import TRIED as TRIED_ON
 from scripts.evidence.figures import study_figure
 from scripts.evidence.followups import (
     FOLLOW_UPS,
+    SINGLE_RUNS,
     STUDIES_AFTER,
     even_share,
     nearer_over_further,
     responses_saved,
 )
-from scripts.evidence.judging import Claim, FollowUp, Interval, interval, judge
+from scripts.evidence.judging import Claim, FollowUp, Interval, SingleRun, interval, judge
 from scripts.evidence.page import SUMMARY, judged, summary_table, verdict_counts, write_page
 from scripts.evidence.record import (
     CURVE_POINTS,
@@ -44,6 +45,7 @@ from scripts.evidence.running import LOOKED_AT, PEERS, STUDIES, is_asked, run_mi
 from scripts.evidence.signals import agreement, outliers
 
 TRIED = [follow_up for tried in FOLLOW_UPS.values() for follow_up in tried]
+SINGLE = [*SINGLE_RUNS.values()]
 
 
 def measured(
@@ -150,8 +152,10 @@ def test_one_seed_is_no_evidence() -> None:
     )
 
 
-@pytest.mark.parametrize("one", [*CLAIMS, *TRIED], ids=lambda one: one.study)
-def test_every_comparison_names_policies_that_its_study_makes(one: Claim | FollowUp) -> None:
+@pytest.mark.parametrize("one", [*CLAIMS, *TRIED, *SINGLE], ids=lambda one: one.study)
+def test_every_comparison_names_policies_that_its_study_makes(
+    one: Claim | FollowUp | SingleRun,
+) -> None:
     """Checked on a made-up record of the study's shape.
 
     A misspelled name must not surface after hours of runs.
@@ -284,6 +288,7 @@ def test_explanations_are_tried_on_seeds_they_were_not_made_from() -> None:
         False,
         True,
     ]
+    assert [is_asked("clock_smollm2", seed) for seed in (0, 1)] == [True, False]
 
 
 def test_the_ceiling_of_what_a_batch_lets_anyone_explain() -> None:
@@ -339,7 +344,7 @@ def test_time_to_a_score_ends_at_the_first_kept_step_that_has_it() -> None:
 def test_claims_are_numbered_once_and_every_study_serves_one() -> None:
     numbers = [claim.number for claim in CLAIMS]
     assert numbers == sorted(set(numbers))
-    assert {claim.study for claim in (*CLAIMS, *TRIED)} == set(study_names())
+    assert {claim.study for claim in (*CLAIMS, *TRIED, *SINGLE)} == set(study_names())
     assert set(FOLLOW_UPS) <= set(numbers)
 
 
@@ -403,7 +408,7 @@ def test_what_is_committed_can_be_judged_and_drawn(study: str) -> None:
     records = read_records(ROOT / RECORDS, study)
     assert records, f"no record of {study}"
     for part in (
-        part for claim in (*CLAIMS, *TRIED) if claim.study == study for part in claim.parts
+        part for claim in (*CLAIMS, *TRIED, *SINGLE) if claim.study == study for part in claim.parts
     ):
         assert all(math.isfinite(part.effect(run)) for run in records), part.what
     *_, last = study_figure(records).axes

@@ -18,7 +18,7 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 MINUTES ?= 5
 BENCHMARKS := $(sort $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help quickstart smollm2 vllm-cpu install dev test test-all test-fast test-long chaos lint format audit bench tables evidence docs clean
+.PHONY: help quickstart smollm2 vllm-cpu install dev test test-all test-fast test-long coverage chaos lint format audit bench tables evidence docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -44,6 +44,13 @@ test-all: lint $(EVERYTHING) ## every test; CI runs them nightly and before a re
 
 test-long: $(EVERYTHING) ## what test-all has and test leaves out
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
+
+coverage: export COVERAGE_FILE := $(CURDIR)/build/coverage/data
+coverage: $(EVERYTHING) ## which statements `make test` runs (about 20 minutes)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest $(SIDE_BY_SIDE) --without-long
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
 
 test-fast: $(VENV)/.installed-dev ## unit tests only, under 90 seconds
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow and not ray"

@@ -123,7 +123,6 @@ def test_a_person_decides_at_the_command_line_and_is_not_asked_again(folder: Pat
     assert nothing.returncode == 2 and "has no pending decision" in nothing.stderr
 
 
-@pytest.mark.long
 def test_without_an_answer_the_automatic_decision_is_taken(folder: Path):
     ran: Campaign = run_campaign(folder, *ASK, "runtime.answer_seconds=4")
     (iteration,) = ran.result["iterations"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from erpd_core.config import SAPO, OptimizerConfig, RuntimeConfig, TrainConfig
 from erpd_core.refs import TrainingRef
 from tasks.execution import gang
 from tasks.execution.gang import run_gang
+from tasks.execution.placement import placement
 from tasks.execution.progress import Progress
 from tasks.execution.resource_requests import ResourceRequest
 from tasks.execution.stage import Context, get_or_compute
@@ -103,6 +105,20 @@ def assert_same_trajectory(single: Store, several: Store, ref: TrainingRef) -> N
             torch.testing.assert_close(
                 actual[name], expected[name], rtol=0, atol=0.1 * LR * policy.step
             )
+
+
+def test_two_workers_on_ray_follow_the_trajectory_of_one_process(
+    ray_home: Path, store: Store, stage: TrainTeacher, one_process: Store
+):
+    ref = get_or_compute(stage, with_trainers(store))
+    assert_same_trajectory(one_process, store, ref)
+    assert wait_until(lambda: not trainers(), 20), "no actor stays"
+
+
+def test_a_stage_is_placed_on_its_node_of_the_cluster(ray_home: Path):
+    place = placement(ResourceRequest(cpus=1, gpus=0.5), RuntimeConfig(cpus=2))
+    assert place["nodes"] == {place["node"]: (2.0, 0.0)}
+    assert (place["pid"], place["cpus"], place["gpus"]) == (os.getpid(), 1, 0.5)
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, environment
 
+from deployments import warm_up
 from deployments.servers import prefect_database
 from tasks.host.imports import fast_imports
 
@@ -43,8 +44,16 @@ def test_a_new_home_gets_the_empty_database_and_an_old_one_keeps_its_own(
 
 
 @pytest.mark.slow
-def test_the_empty_database_has_all_of_prefects_migrations(tmp_path: Path):
-    database = prefect_database.make_template()
+def test_an_installation_is_warmed_up_with_a_database_of_all_migrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "installation"))
+    warm_up.main()
+    database = prefect_database.template()
+    assert database.is_relative_to(tmp_path)
+    monkeypatch.setattr(warm_up, "STAGE_MODULES", ("no_such_module",))
+    with pytest.raises(SystemExit, match="an import failed"):
+        warm_up.main()
     with closing(sqlite3.connect(database)) as connection:
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     (tmp_path / "prefect.db").write_bytes(database.read_bytes())

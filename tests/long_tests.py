@@ -25,7 +25,6 @@ COVERS: dict[str, tuple[str, ...]] = {
     "tests/integration/test_docs_walkthroughs.py": ("docs", "flows/recipes"),
     "tests/integration/test_fault_messages.py": ("erpd_core", "flows/steps"),
     "tests/integration/test_full_home.py": ("tasks/store", "tasks/host", "tasks/registry"),
-    "tests/integration/test_human_decision.py": ("flows/steps",),
     "tests/integration/test_judge_vllm.py": ("tasks/evaluation/judge", "tasks/engines"),
     "tests/integration/test_outage.py": ("flows/steps/tracking_queue.py", "tasks/tracking.py"),
     "tests/integration/test_platform.py": ("deployments/servers",),

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from isolation import require
 
@@ -53,9 +54,28 @@ def left_over(before: set[int]) -> set[int]:
     return left
 
 
+def other_test_processes() -> set[int]:
+    """The test processes that run beside this one, with sandboxes of their own."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return set()
+    beside = psutil.Process().parent()
+    assert beside is not None
+    return {process.pid for process in beside.children()} - {os.getpid()}
+
+
+def started_by(pid: int, processes: set[int]) -> bool:
+    try:
+        return any(parent.pid in processes for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return False
+
+
 def sandboxed() -> set[int]:
-    """Ids of all live runners and of their forks, which have the same command line."""
-    pids = set()
+    """Ids of live runners and of their forks, which have the same command line.
+
+    Those that another test process started are not among them; those that nobody owns are.
+    """
+    pids, others = set(), other_test_processes()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes()
@@ -64,7 +84,7 @@ def sandboxed() -> set[int]:
             continue
         if b"ModuleType('tasks.grading.code')" in words and b"pytest" not in words and state != "Z":
             pids.add(int(folder.name))
-    return pids
+    return {pid for pid in pids if not started_by(pid, others)}
 
 
 def verdict(grader: CodeGrader, code: str, fn_name: str | None = None) -> str:

@@ -25,6 +25,7 @@ COVERS: dict[str, tuple[str, ...]] = {
     "tests/integration/test_docs_walkthroughs.py": ("docs", "flows/recipes"),
     "tests/integration/test_fault_messages.py": ("erpd_core", "flows/steps"),
     "tests/integration/test_full_home.py": ("tasks/store", "tasks/host", "tasks/registry"),
+    "tests/integration/test_inputs_read_once.py": ("flows/steps", "tasks/models", "tasks/host"),
     "tests/integration/test_judge_vllm.py": ("tasks/evaluation/judge", "tasks/engines"),
     "tests/integration/test_outage.py": ("flows/steps/tracking_queue.py", "tasks/tracking.py"),
     "tests/integration/test_platform.py": ("deployments/servers",),
@@ -38,6 +39,7 @@ COVERS: dict[str, tuple[str, ...]] = {
     "tests/integration/test_tracking.py": ("tasks/tracking.py", "flows/steps/tracking_queue.py"),
     "tests/integration/test_trainers.py": ("tasks/training", "tasks/execution", "erpd_core"),
     "tests/integration/test_vllm_flows.py": ("tasks/engines", "tasks/training/online.py"),
+    "tests/unit/test_datasets_hub.py": ("tasks/datasets",),
     "tests/unit/test_gc_command.py": ("tasks/store",),
     "tests/unit/test_sharding.py": ("tasks/training", "erpd_core"),
 }

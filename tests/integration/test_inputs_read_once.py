@@ -29,6 +29,7 @@ main()
 """
 
 
+@pytest.mark.long  # every event of the process is noted
 def test_a_run_reads_the_model_to_hash_it_and_to_copy_it(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("in")
     model = Path(shutil.copytree(ASSETS / "tiny-base", folder / "model"))

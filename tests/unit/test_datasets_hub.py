@@ -128,13 +128,20 @@ def test_identity_is_the_bytes_and_the_artifact_says_the_commit(hub: Hub, tmp_pa
     assert draw_problems("y", HubProblems(id="someone/other"), 0).identity() != stage.identity()
 
 
-@pytest.mark.slow
 def test_without_the_hub_the_cache_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     before = prompts()
     hub.asked.clear()
     assert prompts() == before and hub.asked == [], "cached files need no request"
     unplug(monkeypatch)
     assert prompts() == before
+
+
+@pytest.mark.long  # the hub's library tries for 20 s
+def test_a_file_that_was_never_fetched_says_what_to_do_without_the_hub(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+):
+    prompts()
+    unplug(monkeypatch)
     message = complaint(HubProblems(id=ID, split="test"))
     assert (
         "could not be reached" in message and "HF_ENDPOINT" in message and "local copy" in message
